@@ -1,0 +1,3 @@
+"""What the project's own tests share: pytester, for tests of the plugin itself."""
+
+pytest_plugins = ["pytester"]

@@ -1,0 +1,1 @@
+"""Every fixture of the plugin, and nothing else."""

@@ -1,0 +1,1 @@
+"""Boot kernels and run a Python in them; knows nothing of pytest or BPF."""
