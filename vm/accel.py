@@ -1,0 +1,103 @@
+"""Hardware acceleration that really works, and why not where it does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from .machine import Machine, MachineError
+from .store import cache_root
+
+if TYPE_CHECKING:
+    from .image import Kernel
+
+_DEVICE = Path("/dev/kvm")
+
+# A kernel under KVM is up in 2 to 4 s; a broken KVM hangs for ever.
+_DEADLINE = 20.0
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """How guests run: on the hardware, or emulated (QEMU's TCG); `reason` is one phrase."""
+
+    kvm: bool
+    reason: str
+
+
+def detect(kernel: Kernel) -> Acceleration:
+    """Return the acceleration to use on this machine.
+
+    The device is no proof: on hosts that are guests themselves it may open, create machines, and
+    yet boot no kernel. So KERNEL is booted with it, once per boot of the host and version of QEMU;
+    the answer is kept in the cache. Raises MachineError if there is no QEMU.
+    """
+    if not _DEVICE.exists():
+        return Acceleration(kvm=False, reason=f"TCG: there is no {_DEVICE}")
+    if not os.access(_DEVICE, os.R_OK | os.W_OK):
+        return Acceleration(kvm=False, reason=f"TCG: no access to {_DEVICE} (group kvm)")
+    key = f"{_boot_id()} {_qemu_version()}"
+    cache = cache_root() / "acceleration.json"
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache.with_suffix(".lock")):
+        known = _recall(cache, key)
+        if known:
+            return known
+        answer = _try_kvm(kernel)
+        cache.write_text(json.dumps({"key": key, **asdict(answer)}))
+    return answer
+
+
+def _try_kvm(kernel: Kernel) -> Acceleration:
+    hoped = Acceleration(kvm=True, reason="KVM")
+    with tempfile.TemporaryDirectory(prefix="bpflink-kvm-") as directory:
+        machine = Machine(
+            kernel,
+            acceleration=hoped,
+            directory=Path(directory) / "machine",
+            cwd=Path("/"),
+            environment={"PATH": os.defpath},
+        )
+        with machine:
+            machine.start()
+            try:
+                machine.wait_ready(_DEADLINE)
+            except MachineError:
+                if machine.died_by_itself:
+                    reason = f"TCG: QEMU fails with {_DEVICE}"
+                else:
+                    reason = f"TCG: no kernel boots with {_DEVICE} in {_DEADLINE:.0f} s"
+                return Acceleration(kvm=False, reason=reason)
+    return hoped
+
+
+def _recall(cache: Path, key: str) -> Acceleration | None:
+    try:
+        known = json.loads(cache.read_text())
+        if known["key"] == key:
+            return Acceleration(kvm=known["kvm"], reason=known["reason"])
+    except (OSError, ValueError, LookupError):
+        pass
+    return None
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _qemu_version() -> str:
+    program = shutil.which(f"qemu-system-{platform.machine()}")
+    if not program:
+        raise MachineError(
+            "QEMU is not installed: apt-get install qemu-system-x86 (or that of your architecture)"
+        )
+    return subprocess.check_output([program, "--version"], text=True).splitlines()[0]
