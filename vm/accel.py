@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from .machine import Machine, MachineError
-from .store import cache_root
+from pytest_bpflink.vm.machine import BootFailed, Machine, MachineError
+from pytest_bpflink.vm.store import cache_root
 
 if TYPE_CHECKING:
-    from .image import Kernel
+    from pytest_bpflink.vm.image import Kernel
 
 _DEVICE = Path("/dev/kvm")
 
@@ -71,12 +71,9 @@ def _try_kvm(kernel: Kernel) -> Acceleration:
             machine.start()
             try:
                 machine.wait_ready(_DEADLINE)
-            except MachineError:
-                if machine.died_by_itself:
-                    reason = f"TCG: QEMU fails with {_DEVICE}"
-                else:
-                    reason = f"TCG: no kernel boots with {_DEVICE} in {_DEADLINE:.0f} s"
-                return Acceleration(kvm=False, reason=reason)
+            except BootFailed as error:
+                what = f"hang for {_DEADLINE:.0f} s" if error.timed_out else "crash"
+                return Acceleration(kvm=False, reason=f"TCG: with {_DEVICE} guests {what}")
     return hoped
 
 

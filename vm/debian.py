@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .image import KernelFetchError
+from pytest_bpflink.vm.image import KernelFetchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -114,20 +114,26 @@ class Archive:
         (self._directory / "status").touch()
         (self._directory / "sources.list").write_text(_sources(host_sources()))
         (self._directory / "apt.conf").write_text(_configuration(self._directory))
-        self._apt("apt-get", "update")
-        stamp.touch()
+        done = self._run("apt-get", "update")
+        # What could not be read is missed later, if it is: a mirror need not carry each suite.
+        if done.returncode == 0 and "Failed to fetch" not in done.stderr:
+            stamp.touch()
 
     def _apt(self, program: str, *arguments: str, cwd: Path | None = None) -> str:
-        # Given on the command line, so that it comes after the host's files and wins.
-        command = [program, "--config-file", str(self._directory / "apt.conf"), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
-        # A suite that a mirror does not carry (any more) is an error to `update`, not to us.
-        if done.returncode and arguments[0] != "update":
+        done = self._run(program, *arguments, cwd=cwd)
+        if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.startswith("E:")]
             raise KernelFetchError(
                 f"{program} {arguments[0]} failed; is there a network? {' '.join(said)}"
             )
         return done.stdout
+
+    def _run(
+        self, program: str, *arguments: str, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        # Given on the command line the configuration comes after the host's, and wins.
+        command = [program, "--config-file", str(self._directory / "apt.conf"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
 def architecture() -> str:
@@ -142,7 +148,7 @@ def is_plain(name: str, arch: str) -> bool:
     otherwise than what people run; `-unsigned` and `-dbg` are the same kernel once more.
     """
     flavour = re.fullmatch(rf"linux-image-\d[^-]*((?:-[^-]+)*)-{re.escape(arch)}", name)
-    return bool(flavour) and not {"cloud", "rt"} & set(flavour[1].split("-"))
+    return flavour is not None and not {"cloud", "rt"} & set(flavour[1].split("-"))
 
 
 def parse_packages(text: str) -> list[Package]:
@@ -178,7 +184,7 @@ def version_key(version: str) -> tuple[tuple[tuple[tuple[int, ...], int], ...], 
     upstream, _, revision = version.rpartition("-") if "-" in version else (version, "", "")
     return tuple(
         tuple(
-            (tuple(_rank(char) for char in text) + (0,), int(number or 0))
+            ((*map(_rank, text), 0), int(number or 0))
             for text, number in re.findall(r"(\D*)(\d*)", part)
         )
         for part in (upstream, revision)

@@ -10,22 +10,22 @@ import hashlib
 import re
 import subprocess
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
+    from pathlib import Path
 
 
 class KernelError(Exception):
     """No kernel could be had for a SPEC; the message says why and what to do next."""
 
 
-class KernelNotFound(KernelError):
+class KernelNotFound(KernelError):  # noqa: N818 (reads as what happened)
     """Nothing matches the SPEC; the message says what there is."""
 
 
-class KernelUnusable(KernelError):
+class KernelUnusable(KernelError):  # noqa: N818 (reads as what happened)
     """The kernel is there, but can't run as a guest; the message names the missing piece."""
 
 
@@ -88,7 +88,7 @@ def read(path: Path, *, spec: str | None = None) -> Kernel:
         return _in_build_tree(found, spec)
     if (found / ".config").exists():
         raise KernelNotFound(f"{path} is a kernel source tree that was not built: run make there")
-    images = list(_images_in(found))
+    images = _images_in(found)
     if not images:
         raise KernelNotFound(
             f"{path} holds no kernel: expected boot/vmlinuz-RELEASE or"
@@ -134,7 +134,7 @@ def _image(image: Path, spec: str | None, *, owner: Path | None = None) -> Kerne
     release = _release_of(image)
     return Kernel(
         spec=spec or str(owner or image),
-        id=spec or _short_name(owner or image),
+        id=spec or _short_id(owner.name if owner else release, owner or image),
         release=release,
         image=image,
         modules=_modules_above(image, release),
@@ -154,7 +154,7 @@ def _in_build_tree(tree: Path, spec: str | None) -> Kernel:
         raise KernelNotFound(f"{tree} has no kernel image under arch/*/boot: run make there")
     return Kernel(
         spec=spec or str(tree),
-        id=spec or _short_name(tree),
+        id=spec or _short_id(tree.name, tree),
         release=release,
         image=built[0],
         # virtme-ng recognises an image in a build tree and collects the tree's modules itself.
@@ -171,15 +171,12 @@ def _build_tree_of(image: Path) -> Path | None:
     return None
 
 
-def _images_in(tree: Path) -> Iterator[Path]:
-    for name in _IMAGE_NAMES:
-        if (tree / name).is_file():
-            yield tree / name
-        yield from sorted(tree.glob(f"boot/{name}-*"))
-    if not any(tree.glob("boot/vmlinu?-*")):
-        for modules in ("usr/lib/modules", "lib/modules"):
-            if (tree / modules).is_dir() and not (tree / modules).is_symlink():
-                yield from sorted((tree / modules).glob("*/vmlinuz"))
+def _images_in(tree: Path) -> list[Path]:
+    """Return one image for each release in a tree: some systems have each twice."""
+    found = [tree / name for name in _IMAGE_NAMES if (tree / name).is_file()]
+    for pattern in ("boot/vmlinu[xz]-*", "usr/lib/modules/*/vmlinuz", "lib/modules/*/vmlinuz"):
+        found += sorted(tree.glob(pattern))
+    return list({_release_of(image): image for image in reversed(found)}.values())
 
 
 def _release_of(image: Path) -> str:
@@ -196,7 +193,9 @@ def _release_of(image: Path) -> str:
     raw = re.search(rb"Linux version (\d\S+) ", image.read_bytes())
     if raw:
         return raw[1].decode()
-    raise KernelNotFound(f"{image} is no kernel image: it carries no release (file: {described.stdout.strip()})")
+    raise KernelNotFound(
+        f"{image} is no kernel image: it carries no release (file: {described.stdout.strip()})"
+    )
 
 
 def _modules_above(image: Path, release: str) -> Path | None:
@@ -214,7 +213,7 @@ def _config_near(image: Path, release: str) -> dict[str, str]:
     return {}
 
 
-def _short_name(path: Path) -> str:
-    name = re.sub(rf"^(?:{'|'.join(_IMAGE_NAMES)})-", "", path.name)
-    name = re.sub(r"[^\w.+]+", "-", name).strip("-") or "root"
-    return f"{name}-{hashlib.sha256(bytes(path)).hexdigest()[:4]}"
+def _short_id(name: str, path: Path) -> str:
+    """Return a name for test ids that no other path has."""
+    plain = re.sub(r"[^\w.+]+", "-", name).strip("-") or "root"
+    return f"{plain}-{hashlib.sha256(bytes(path)).hexdigest()[:4]}"

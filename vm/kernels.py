@@ -11,11 +11,17 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
-from . import image
-from .image import Kernel, KernelError, KernelFetchError, KernelNotFound, KernelUnusable
-from .store import Store
+from pytest_bpflink.vm import image
+from pytest_bpflink.vm.image import (
+    Kernel,
+    KernelError,
+    KernelFetchError,
+    KernelNotFound,
+    KernelUnusable,
+)
+from pytest_bpflink.vm.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,17 +89,23 @@ def _silent(_text: str) -> None:
     pass
 
 
+def _say(stream: TextIO, text: str) -> None:
+    stream.write(f"{text}\n")
+    stream.flush()
+
+
 def _main() -> int:
     if len(sys.argv) < 2:
-        sys.stderr.write("usage: python -m pytest_bpflink.vm.kernels SPEC...\n")
+        _say(sys.stderr, "usage: python -m pytest_bpflink.vm.kernels SPEC...")
         return 2
     for spec in sys.argv[1:]:
         try:
-            kernel = find(spec, progress=lambda text: print(text, file=sys.stderr, flush=True))
+            kernel = find(spec, progress=lambda text: _say(sys.stderr, text))
         except KernelError as error:
-            sys.stderr.write(f"{error}\n")
+            _say(sys.stderr, str(error))
             return 1
-        print(f"{kernel.spec}: Linux {kernel.version} ({kernel.release}) at {kernel.image}")
+        found = f"Linux {kernel.version} ({kernel.release}) at {kernel.image}"
+        _say(sys.stdout, f"{kernel.spec}: {found}")
     return 0
 
 

@@ -14,17 +14,17 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from . import console, gateway, plain
+from pytest_bpflink.vm import console, gateway, plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
     from types import TracebackType
 
-    from .accel import Acceleration
-    from .image import Kernel
+    from pytest_bpflink.vm.accel import Acceleration
+    from pytest_bpflink.vm.image import Kernel
 
 # Emulated, a guest is this much slower, and more so while its neighbours boot.
 _TCG_FACTOR = 5
@@ -34,8 +34,15 @@ class MachineError(Exception):
     """No machine could be started; the message says what to do."""
 
 
-class BootFailed(MachineError):
-    """The kernel did not come up to the guest's Python; the message ends with its console."""
+class BootFailed(MachineError):  # noqa: N818 (reads as what happened)
+    """The kernel did not come up to the guest's Python; the message ends with its console.
+
+    `timed_out` tells a guest that was given up from one that ended.
+    """
+
+    def __init__(self, message: str, *, timed_out: bool) -> None:
+        super().__init__(message)
+        self.timed_out = timed_out
 
 
 class Machine:
@@ -107,14 +114,17 @@ class Machine:
             for_guest = self._pipe(undo, gateway.TO_GUEST, os.O_RDONLY)
             by_guest = self._pipe(undo, gateway.FROM_GUEST, os.O_WRONLY)
             log = undo.enter_context((self.directory / "qemu.log").open("wb"))
-            self._process = subprocess.Popen(
-                [*_dying_with_parent(), *command],
-                stdin=for_guest,
-                stdout=by_guest,
-                stderr=log,
-                # Ctrl-C is for pytest, which ends its guests when it is done with them.
-                start_new_session=True,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [*_dying_with_parent(), *command],
+                    stdin=for_guest,
+                    stdout=by_guest,
+                    stderr=log,
+                    # Ctrl-C is for pytest, which ends its guests when it is done with them.
+                    start_new_session=True,
+                )
+            except FileNotFoundError:
+                raise MachineError("setpriv is needed: apt-get install util-linux") from None
 
     def wait_ready(self, timeout: float = 60.0) -> None:
         """Return when the guest's Python is about to run.
@@ -124,17 +134,20 @@ class Machine:
         """
         scaled = timeout if self.acceleration.kvm else timeout * _TCG_FACTOR
         deadline = time.monotonic() + scaled
+        poll = select.poll()
+        poll.register(self._from_guest, select.POLLIN)
         said = b""
         while not said.endswith(plain.READY):
-            left = deadline - time.monotonic()
-            if not select.select([self._from_guest], [], [], max(0.0, left))[0]:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 self.kill()
-                raise BootFailed(self._obituary(f"was not up after {scaled:.0f} s"))
+                message = self._obituary(f"was not up after {scaled:.0f} s")
+                raise BootFailed(message, timed_out=True)
             # Byte by byte: what follows belongs to execnet.
             byte = os.read(self._from_guest, 1)
             if not byte:
                 self.kill()
-                raise BootFailed(self._obituary(f"ended (QEMU's status {self.returncode})"))
+                message = self._obituary(f"ended (QEMU's status {self.returncode})")
+                raise BootFailed(message, timed_out=False)
             said += byte
 
     @property
@@ -191,17 +204,16 @@ class Machine:
         return theirs
 
     def _obituary(self, what: str) -> str:
-        return "\n".join(
-            part
-            for part in (
-                f"Linux {self.kernel.release} {what} before its Python ran"
-                f" ({self.acceleration.reason}). Full console: {self.console_log}",
-                self.console_tail() or "(the console is empty)",
-                console.tail(self.directory / "stderr.log", count=10),
-                console.tail(self.directory / "qemu.log", count=10),
-            )
-            if part
+        happened = (
+            f"Linux {self.kernel.release} {what} before its Python ran"
+            f" ({self.acceleration.reason}). Full console: {self.console_log}"
         )
+        quotes = [
+            self.console_tail() or "(the console is empty)",
+            console.tail(self.directory / "stderr.log", count=10),
+            console.tail(self.directory / "qemu.log", count=10),
+        ]
+        return "\n".join([happened, *filter(None, quotes)])
 
 
 def _dying_with_parent() -> list[str]:
