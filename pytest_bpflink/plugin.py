@@ -6,6 +6,7 @@ Hooks only. Fixtures are in `fixtures`, kernels as a parameter in `matrix`. Noth
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,5 +24,52 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         metavar="SPEC[,SPEC...]",
         help="Kernels to run each test on: native (this one, no VM), a release (6.1, 6.1.176), a"
-        " path to an image, an unpacked package or a build tree (repeatable)",
+        " path to an image, an unpacked package or a build tree (repeatable). Each guest kernel has"
+        " one worker; -n is the number of native ones",
     )
+    kernels.addoption(
+        "--kernel-memory",
+        type=int,
+        default=512,
+        metavar="MIB",
+        help="Memory of each guest in MiB (default: %(default)s)",
+    )
+    kernels.addoption(
+        "--kernel-cpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="Processors of each guest (default: %(default)s)",
+    )
+    kernels.addoption(
+        "--kernel-append",
+        action="append",
+        default=[],
+        metavar="PARAMETERS",
+        help="Kernel parameters to boot guests with, after those that are needed (repeatable)",
+    )
+    kernels.addoption(
+        "--kernel-log",
+        type=Path,
+        metavar="DIR",
+        help="Directory to keep each guest's console in",
+    )
+    kernels.addoption(
+        "--kernel-guest",
+        choices=["plain"],
+        default="plain",
+        help="How guests are made: plain boots each through virtme-ng as it is",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Describe the markers, and set kernels up as a parameter if that was asked for."""
+    config.addinivalue_line(
+        "markers",
+        "on_kernel(spec, release): set on each item by --kernel, to select items by kernel:"
+        " -m 'on_kernel(spec=\"6.1\")'",
+    )
+    if config.option.kernel:
+        from pytest_bpflink import matrix  # noqa: PLC0415 - costs time that others don't owe
+
+        matrix.configure(config)

@@ -1,0 +1,332 @@
+"""The controller of a run with guests: an xdist worker per kernel, and what becomes of each.
+
+Knows xdist's hooks, and the order it calls them in when a worker dies. Guests are `guests`',
+dealing out items is `scheduling`'s, collection and the workers' half are `matrix`'s.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_bpflink.guests import Guest, GuestFactory
+from pytest_bpflink.report import MatrixReport, Progress
+from pytest_bpflink.scheduling import ItemLog, KernelScheduling, Location
+from pytest_bpflink.vm.kernels import KernelError
+from pytest_bpflink.vm.machine import MachineError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from execnet import XSpec
+    from xdist.dsession import DSession
+    from xdist.workermanage import NodeManager, WorkerController
+
+    from pytest_bpflink.matrix import MatrixKernel
+    from pytest_bpflink.vm.kernels import Kernel
+
+
+class LostItems(Exception):  # noqa: N818 - named for what happened, as KeyboardInterrupt is
+    """Items were collected and never reported: a defect of this plugin, and never a green run."""
+
+
+def configure(config: pytest.Config, kernels: Sequence[MatrixKernel]) -> None:
+    """Make xdist start a worker per kernel. Called before xdist looks at its options.
+
+    Raises UsageError for options that can't work with guests.
+    """
+    option = config.option
+    if option.usepdb:
+        raise pytest.UsageError("--pdb can't reach into a guest: add --kernel native, or drop it")
+    if option.tx and not option.numprocesses:
+        raise pytest.UsageError("--tx: --kernel starts the workers itself; drop --tx")
+    if option.dist == "each":
+        raise pytest.UsageError("--dist=each: --kernel runs each test on every kernel; drop it")
+    # -n is the number of native workers, and a guest has one: nothing is left for -n without
+    # `native`, and -n 0, which people have in addopts, can't switch guests off.
+    native_workers = len(option.tx) or 1
+    option.tx = [
+        f"popen//id={worker}//kernel={kernel.id}"
+        for kernel in kernels
+        for worker in _worker_ids(kernel, native_workers)
+    ]
+    option.dist = "load"
+    controller = MatrixController(config, kernels)
+    # Restarts are bounded per worker: xdist's bound is for all together, and loses items silently.
+    option.maxworkerrestart = str(sys.maxsize)
+    config.pluginmanager.register(controller, "bpflink-controller")
+
+
+def _worker_ids(kernel: MatrixKernel, native_workers: int) -> list[str]:
+    if kernel.is_native and native_workers > 1:
+        return [f"native-{number}" for number in range(1, native_workers + 1)]
+    return [kernel.id]
+
+
+class MatrixController:
+    """Boots guests, deals their items, replaces the dead, and counts that nothing got lost."""
+
+    def __init__(self, config: pytest.Config, kernels: Sequence[MatrixKernel]) -> None:
+        self._config = config
+        self._kernels = list(kernels)
+        self._found: dict[str, Kernel] = {}
+        self._factory = GuestFactory(config)
+        # Keyed by spec: a replacement has the spec of the worker that it replaces.
+        self._guests: dict[XSpec, Guest] = {}
+        self._last_words: dict[WorkerController, str] = {}
+        self._log = ItemLog()
+        self._groups: dict[str, str] = {}
+        self._report = MatrixReport(config)
+        self._session: pytest.Session | None = None
+        self._scheduling: KernelScheduling | None = None
+        self._progress = Progress(config)
+
+    # Before anything runs.
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Find the kernels, before the header names them."""
+        self._session = session
+        for index, kernel in enumerate(self._kernels):
+            if not kernel.is_native:
+                self._kernels[index] = self._find(kernel)
+        self._progress.done()
+
+    def _find(self, kernel: MatrixKernel) -> MatrixKernel:
+        machines = self._factory.machines
+        try:
+            found = machines.find(kernel.spec, self._progress)
+            acceleration = machines.acceleration(found)
+        except (KernelError, MachineError) as error:
+            raise pytest.UsageError(f"--kernel {kernel.spec}: {error}") from None
+        self._found[kernel.id] = found
+        return replace(
+            kernel,
+            release=found.release,
+            version=found.version or None,
+            where="kvm" if acceleration.kvm else "tcg",
+            reason=acceleration.reason,
+        )
+
+    def pytest_report_header(self) -> list[str]:
+        """Return a line per kernel."""
+        return [f"kernel {kernel}" for kernel in self._kernels]
+
+    def pytest_xdist_setupnodes(self, specs: Sequence[XSpec]) -> None:
+        """Boot all guests side by side, before xdist connects to one after the other."""
+        kernels = {kernel.id: kernel for kernel in self._kernels}
+        for spec in specs:
+            self._guests[spec] = self._new_guest(kernels[str(spec.kernel)], str(spec.id))
+        for guest in self._guests.values():
+            try:
+                guest.boot()
+            except MachineError as error:
+                raise pytest.UsageError(f"--kernel {guest.kernel.spec}: {error}") from None
+        began = time.monotonic()
+        for spec, guest in self._guests.items():
+            if not guest.kernel.is_native:
+                self._await(guest, began)
+            spec.python = guest.python
+        self._progress.done()
+        manager = self._dsession.nodemanager
+        assert manager is not None
+        self._survive_failed_connections(manager)
+
+    def _new_guest(self, kernel: MatrixKernel, name: str) -> Guest:
+        if kernel.is_native:
+            return self._factory.native(kernel, name=name)
+        return self._factory.guest(kernel, self._found[kernel.id], name=name)
+
+    def _await(self, guest: Guest, began: float) -> None:
+        self._progress(f"booting {guest.kernel.id}")
+        guest.wait_ready()
+        seconds = time.monotonic() - began
+        outcome = "did not boot" if guest.stand_in else "is up"
+        self._progress.line(f"{guest.kernel.id} {outcome} ({seconds:.1f} s)")
+
+    def _survive_failed_connections(self, manager: NodeManager) -> None:
+        """Give a worker that can't be connected to another guest, at the start and later.
+
+        xdist 3.8 has no hook around `NodeManager.setup_node`, and an exception from it is an
+        internal error that ends the run for all kernels.
+        """
+        set_up = manager.setup_node
+
+        def setup_node(spec: XSpec, putevent: Any) -> WorkerController:
+            while True:
+                # An id is used once in execnet's group; for a replacement xdist took "gw0".
+                spec.id = self._guests[spec].next_worker_id()
+                try:
+                    return set_up(spec, putevent)
+                except (OSError, EOFError, AssertionError) as error:
+                    self._replace_stillborn(spec, error)
+
+        manager.setup_node = setup_node  # type: ignore[method-assign]
+
+    def _replace_stillborn(self, spec: XSpec, error: Exception) -> None:
+        guest = self._guests[spec]
+        if guest.stand_in:
+            raise error
+        guest.replace(f"It could not be connected to: {error!r}. {guest.last_words()}")
+        spec.python = guest.python
+
+    def pytest_configure_node(self, node: WorkerController) -> None:
+        """Tell a worker which kernels there are, and which one is its own."""
+        guest = self._guests[node.gateway.spec]
+        channel = node.gateway.newchannel()
+        channel.setcallback(self._take_description)
+        node.workerinput["bpflink_kernels"] = [asdict(kernel) for kernel in self._kernels]
+        node.workerinput["bpflink_kernel"] = asdict(guest.kernel)
+        node.workerinput["bpflink_stand_in"] = guest.stand_in
+        node.workerinput["bpflink_channel"] = channel
+
+    def _take_description(self, items: dict[str, tuple[str, str | None, bool]]) -> None:
+        """Take what a worker says of its items; it comes before their collection does."""
+        for nodeid, (test, group, parametrized) in items.items():
+            if group is not None:
+                self._groups[nodeid] = group
+            self._report.collected(nodeid, test, parametrized=parametrized)
+
+    # While it runs.
+
+    def pytest_xdist_make_scheduler(self) -> KernelScheduling:
+        """Deal items by kernel, whatever --dist says."""
+        self._scheduling = KernelScheduling(
+            Counter(guest.kernel.id for guest in self._guests.values()),
+            log=self._log,
+            groups=self._groups,
+            on_collected=self._count_collected,
+        )
+        return self._scheduling
+
+    def _count_collected(self, number: int) -> None:
+        # xdist 3.8 sets it to what the last worker collected, which may be nothing: "no tests ran".
+        assert self._session is not None
+        self._session.testscollected = number
+
+    def pytest_runtest_logstart(self, nodeid: str, location: Location) -> None:
+        """Note which item is running."""
+        self._log.started(nodeid, location)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note what came of an item, and in which phase it is now."""
+        self._log.phase_ended(report)
+        guest = self._guests[report.node.gateway.spec]
+        self._report.add(report, guest.kernel.id, ran=guest.stand_in is None)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Note that an item is not running any more."""
+        self._log.finished(nodeid)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self) -> Generator[None, object, object]:
+        """Raise LostItems unless every item that was collected was reported."""
+        # -x, --maxfail and Ctrl-C leave xdist's loop by an exception: then items may be missing.
+        result = yield
+        assert self._scheduling is not None
+        lost = {
+            kernel: missing
+            for kernel, collected in self._scheduling.collected.items()
+            if (missing := [nodeid for nodeid in collected if nodeid not in self._log.reported])
+        }
+        if lost:
+            raise LostItems(f"collected, but never reported: {lost}")
+        return result
+
+    # When a worker is gone. xdist 3.8, DSession.worker_errordown: pytest_testnodedown,
+    # Scheduling.remove_node, pytest_handlecrashitem, then a replacement with the same spec.
+
+    def pytest_testnodedown(self, node: WorkerController, error: object | None) -> None:
+        """Decide what takes the place of a worker that died."""
+        if error is None:
+            return
+        guest = self._guests[node.gateway.spec]
+        if guest.stand_in:
+            raise RuntimeError(f"the stand-in for kernel {guest.kernel.id} died: {error}")
+        # What xdist says when the connection just ended.
+        cause = "" if error == "Not properly terminated" else f"{error}\n"
+        self._last_words[node] = cause + guest.last_words()
+        self._blame(node)
+        if self._is_over(node):
+            # xdist clones in any case; a stand-in costs no boot.
+            guest.give_up("no item was left")
+        else:
+            self._progress(f"booting {guest.kernel.id} again")
+            guest.replace(self._last_words[node])
+            self._progress.done()
+        node.gateway.spec.python = guest.python
+
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+        """Say which kernel an item's worker had, how far it came, and what the console says."""
+        # xdist 3.8 says "???", which JUnit takes for a failed set-up.
+        report.when = self._log.phase(crashitem)
+        self._describe_crash(report, f"died in the {report.when} of this test")
+
+    def _blame(self, node: WorkerController) -> None:
+        """Fail the item that a worker died after; the one that it died in is left to xdist.
+
+        Between two items it is the teardown of the one before, or what that set off in the kernel.
+        """
+        assert self._scheduling is not None
+        running, latest = self._scheduling.running(node), self._scheduling.latest(node)
+        if running is None and latest is None:
+            return
+        self._count_failure()
+        if running is None and latest is not None:
+            report = pytest.TestReport(
+                latest, self._log.location(latest), {}, "failed", None, "teardown"
+            )
+            report.node = node  # type: ignore[attr-defined]
+            self._describe_crash(report, "died after this test")
+            self._config.hook.pytest_runtest_logreport(report=report)
+
+    def _describe_crash(self, report: pytest.TestReport, what: str) -> None:
+        node: WorkerController = report.node
+        kernel = self._guests[node.gateway.spec].kernel
+        report.location = self._log.location(report.nodeid)
+        worker = "the worker" if kernel.is_native else "the guest"
+        report.longrepr = (
+            f"kernel {kernel.id}: {worker} (Linux {kernel.release}) {what}.\n"
+            f"{self._last_words[node]}"
+        )
+
+    def _count_failure(self) -> None:
+        """Count a crash for -x and --maxfail: xdist 3.8 counts the reports of workers only."""
+        session = self._dsession
+        session.countfailures += 1
+        if session.maxfail and session.countfailures >= session.maxfail and not session.shouldstop:
+            session.shouldstop = f"stopping after {session.countfailures} failures"
+
+    def _is_over(self, node: WorkerController) -> bool:
+        assert self._scheduling is not None
+        return bool(self._dsession.shouldstop) or not self._scheduling.is_needed(node)
+
+    # At the end.
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """End the guests, also those that a Ctrl-C found at work."""
+        # Before xdist waits 10 s for workers that may hang.
+        for guest in self._guests.values():
+            guest.kill()
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Show the results by kernel."""
+        self._report.write(terminalreporter, self._kernels)
+
+    def pytest_unconfigure(self) -> None:
+        """Leave nothing of the guests behind, also when the session did not start."""
+        for guest in self._guests.values():
+            guest.close()
+        self._factory.close()
+
+    @property
+    def _dsession(self) -> DSession:
+        session: DSession | None = self._config.pluginmanager.get_plugin("dsession")
+        assert session is not None
+        return session

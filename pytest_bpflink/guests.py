@@ -1,0 +1,263 @@
+"""What an xdist worker runs on: a guest, the next guest when that one died, or a stand-in.
+
+Knows how many guests a worker may use up, and what to say of the dead. Machines are `vm`'s; when a
+worker is lost is `controller`'s to notice.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from pytest_bpflink.vm import accel, kernels, machine
+from pytest_bpflink.vm.machine import BootFailed, MachineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_bpflink.matrix import MatrixKernel
+    from pytest_bpflink.vm.accel import Acceleration
+    from pytest_bpflink.vm.kernels import Kernel
+
+# Under KVM; a machine that emulates takes it several times. Guests that boot together share cores.
+_BOOT_SECONDS = 60.0
+
+_CONSOLE_LINES = 40
+_HOST_PYTHON = shlex.quote(sys.executable)
+
+
+class Machine(Protocol):
+    """What is needed of a machine; `vm.machine.Machine` is one."""
+
+    @property
+    def gateway_python(self) -> str:
+        """The command that execnet takes for a Python: its stdin and stdout reach the guest's."""
+
+    def start(self) -> None:
+        """Begin to boot, and return at once."""
+
+    def wait_ready(self, timeout: float) -> None:
+        """Wait until a worker can start; raise BootFailed if it never will."""
+
+    def kill(self) -> None:
+        """End it now."""
+
+    def close(self) -> None:
+        """End it, and leave nothing of it behind."""
+
+    def console_tail(self, *, lines: int) -> str:
+        """Return the end of what its kernel said."""
+
+
+class Machines(Protocol):
+    """Where kernels and machines come from."""
+
+    def find(self, spec: str, progress: Callable[[str], None]) -> Kernel:
+        """Return the kernel that a SPEC names, or raise KernelError."""
+
+    def acceleration(self, kernel: Kernel) -> Acceleration:
+        """Return what a machine with this kernel runs on."""
+
+    def machine(self, kernel: Kernel, *, directory: Path, console_log: Path | None) -> Machine:
+        """Return a machine that is not started yet."""
+
+
+#: What `controller` takes its machines from; tests put fakes here.
+MACHINES = pytest.StashKey[Machines]()
+
+
+class VirtualMachines:
+    """Machines of `vm`, made as the `--kernel-*` options say."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._option = config.option
+        self._cwd = config.invocation_params.dir
+        self._accelerations: dict[Path, Acceleration] = {}
+
+    def find(self, spec: str, progress: Callable[[str], None]) -> Kernel:
+        """Return the kernel that a SPEC names, fetched if need be."""
+        return kernels.find(spec, progress=progress)
+
+    def acceleration(self, kernel: Kernel) -> Acceleration:
+        """Return KVM if this kernel really boots with it, else TCG, with the reason."""
+        if kernel.image not in self._accelerations:
+            self._accelerations[kernel.image] = accel.detect(kernel)
+        return self._accelerations[kernel.image]
+
+    def machine(self, kernel: Kernel, *, directory: Path, console_log: Path | None) -> Machine:
+        """Return a machine that shares this host's root and starts in this directory."""
+        return machine.Machine(
+            kernel,
+            acceleration=self.acceleration(kernel),
+            directory=directory,
+            cwd=self._cwd,
+            environment=dict(os.environ),
+            memory_mib=self._option.kernel_memory,
+            cpus=self._option.kernel_cpus,
+            append=tuple(word for text in self._option.kernel_append for word in text.split()),
+            console_log=console_log,
+        )
+
+
+class ThisMachine:
+    """The machine that pytest runs on: a native worker needs no boot, and has no console."""
+
+    gateway_python = _HOST_PYTHON
+
+    def start(self) -> None:
+        """Be there already."""
+
+    def wait_ready(self, timeout: float) -> None:
+        """Be ready already."""
+
+    def kill(self) -> None:
+        """Leave its worker to xdist."""
+
+    def close(self) -> None:
+        """Leave its worker to xdist."""
+
+    def console_tail(self, *, lines: int) -> str:
+        """Return nothing: the kernel log is not this worker's alone."""
+        del lines
+        return ""
+
+
+class Guest:
+    """The machines that one xdist worker runs on, one after the other.
+
+    When it has used up its restarts, or its kernel does not boot, it is a stand-in: a worker on the
+    host that collects as the others do and runs nothing. Each item is an error that says why.
+    """
+
+    def __init__(
+        self,
+        kernel: MatrixKernel,
+        new_machine: Callable[[], Machine],
+        *,
+        name: str,
+        restarts: int,
+    ) -> None:
+        self.kernel = kernel
+        self._name = name
+        self._workers = 0
+        self._new_machine = new_machine
+        self._machine: Machine | None = None
+        self._restarts_left = restarts
+        self.died = 0
+        #: Why no item of this worker is run, once it is a stand-in.
+        self.stand_in: str | None = None
+
+    @property
+    def python(self) -> str:
+        """The command that execnet starts as this worker's Python."""
+        return self._machine.gateway_python if self._machine else _HOST_PYTHON
+
+    def next_worker_id(self) -> str:
+        """Return an id for the worker that is about to start: 6.1, then 6.1~2."""
+        self._workers += 1
+        return self._name if self._workers == 1 else f"{self._name}~{self._workers}"
+
+    def boot(self) -> None:
+        """Start a machine, and return at once; `wait_ready` says what came of it.
+
+        Raises MachineError if none can be started on this host.
+        """
+        self._machine = self._new_machine()
+        self._machine.start()
+
+    def wait_ready(self) -> None:
+        """Wait until the machine is ready, or become a stand-in."""
+        if self._machine is None:
+            return
+        try:
+            self._machine.wait_ready(_BOOT_SECONDS)
+        except BootFailed as error:
+            self.give_up(f"{self._title} did not boot: {error}")
+
+    def last_words(self) -> str:
+        """Return the end of the machine's console, for the item that it died in."""
+        tail = self._machine.console_tail(lines=_CONSOLE_LINES) if self._machine else ""
+        return f"The end of its console:\n{tail}" if tail else "Its console says nothing."
+
+    def replace(self, reason: str) -> None:
+        """Boot another machine in place of the dead one, as long as there are restarts left."""
+        self.died += 1
+        if not self._restarts_left:
+            self.give_up(
+                f"{self._title} died {self.died} times, and gets no more guests.\n{reason}"
+            )
+            return
+        self._restarts_left -= 1
+        self.close()
+        try:
+            self.boot()
+        except MachineError as error:
+            self.give_up(f"{self._title} could not be started again: {error}")
+        self.wait_ready()
+
+    def give_up(self, reason: str) -> None:
+        """Become a stand-in."""
+        self.stand_in = reason
+        self.close()
+
+    def kill(self) -> None:
+        """End the machine now; `close` must follow."""
+        if self._machine:
+            self._machine.kill()
+
+    def close(self) -> None:
+        """End the machine, and leave nothing of it behind."""
+        if self._machine:
+            self._machine.close()
+            self._machine = None
+
+    @property
+    def _title(self) -> str:
+        return f"kernel {self.kernel.id} (Linux {self.kernel.release})"
+
+
+class GuestFactory:
+    """Makes the guests of a run, each machine with a directory and a console log of its own."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.machines: Machines = config.stash.get(MACHINES, None) or VirtualMachines(config)
+        self._log: Path | None = config.option.kernel_log
+        option: Any = config.option.maxworkerrestart
+        self._restarts = 3 if option is None else int(option)
+        self._directory = tempfile.TemporaryDirectory(prefix="bpflink-")
+        self._made = 0
+
+    def native(self, kernel: MatrixKernel, *, name: str) -> Guest:
+        """Return a worker's place on this machine."""
+        return Guest(kernel, ThisMachine, name=name, restarts=self._restarts)
+
+    def guest(self, kernel: MatrixKernel, found: Kernel, *, name: str) -> Guest:
+        """Return a guest with a kernel."""
+        new = partial(self._machine, found, name)
+        return Guest(kernel, new, name=name, restarts=self._restarts)
+
+    def close(self) -> None:
+        """Remove the directories of all machines; they must be closed before."""
+        self._directory.cleanup()
+
+    def _machine(self, found: Kernel, name: str) -> Machine:
+        self._made += 1
+        # A name this short leaves room in a socket's path of 107 bytes.
+        directory = Path(self._directory.name) / str(self._made)
+        directory.mkdir()
+        return self.machines.machine(
+            found, directory=directory, console_log=self._console_log(name)
+        )
+
+    def _console_log(self, name: str) -> Path | None:
+        if self._log is None:
+            return None
+        self._log.mkdir(parents=True, exist_ok=True)
+        return self._log / f"{name}-{self._made}.log"

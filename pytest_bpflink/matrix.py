@@ -1,0 +1,278 @@
+"""Kernels as a parameter: which kernels a run has, and which items run on each.
+
+Knows pytest's collection, in the process that collects: an xdist worker, or pytest itself when no
+guest is asked for. Guests and their workers are `controller`'s, dealing out items is
+`scheduling`'s, what came of them is `report`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Sequence
+
+Where = Literal["native", "kvm", "tcg"]
+
+NATIVE: Final = "native"
+PARAMETER = "_bpflink_kernel"
+
+# File and directory names that say what a file is, not which kernel it is.
+_NAMELESS = frozenset({"Image", "arch", "arm64", "boot", "bzImage", "compressed", "lib", "modules"})
+_NAMELESS |= {"Image.gz", "usr", "vmlinux", "vmlinuz", "x86", "x86_64"}
+
+
+@dataclass(frozen=True)
+class MatrixKernel:
+    """One kernel of a run, as controller, workers and reports know it.
+
+    `id` is what test ids end with. `release` (as uname says it) and `where` are None until the
+    kernel was found, as with `--collect-only`. `reason` says how it runs, and why so.
+    """
+
+    spec: str
+    id: str
+    release: str | None = None
+    version: str | None = None
+    where: Where | None = None
+    reason: str = ""
+
+    @property
+    def is_native(self) -> bool:
+        """Whether this is the running kernel, with no VM around it."""
+        return self.spec == NATIVE
+
+    def __str__(self) -> str:
+        known_as = f" ({self.version})" if self.version not in {None, self.release} else ""
+        return f"{self.id}: Linux {self.release}{known_as}, {self.reason}"
+
+    @property
+    def mark(self) -> pytest.MarkDecorator:
+        """What `-m 'on_kernel(spec="6.1")'` selects by."""
+        return pytest.mark.on_kernel(spec=self.spec, release=self.release)
+
+
+def running_kernel(config: pytest.Config) -> MatrixKernel:
+    """Return the kernel that the tests of this process run on, with or without `--kernel`."""
+    described: dict[str, Any] | None = getattr(config, "workerinput", {}).get("bpflink_kernel")
+    return MatrixKernel(**described) if described else native()
+
+
+def native() -> MatrixKernel:
+    """Return the kernel of this process."""
+    release = os.uname().release
+    return MatrixKernel(NATIVE, NATIVE, release, release, NATIVE, "the running kernel")
+
+
+def requested(values: Iterable[str]) -> list[MatrixKernel]:
+    """Return the kernels that the values of `--kernel` ask for, in their order.
+
+    Raises UsageError for an empty or a repeated SPEC.
+    """
+    kernels: list[MatrixKernel] = []
+    seen: set[str] = set()
+    for spec in (part.strip() for value in values for part in value.split(",")):
+        if not spec:
+            raise pytest.UsageError("--kernel: a SPEC is empty; write --kernel native,6.1")
+        same = str(_real(spec)) if is_path(spec) else spec
+        if same in seen:
+            raise pytest.UsageError(f"--kernel: {spec} is given twice")
+        seen.add(same)
+        if spec == NATIVE:
+            kernels.append(native())
+        else:
+            kernels.append(MatrixKernel(spec, _free_id(spec, {kernel.id for kernel in kernels})))
+    return kernels
+
+
+def is_path(spec: str) -> bool:
+    """Whether a SPEC is a path rather than a word or a release; as `vm.kernels.find` sees it."""
+    return "/" in spec or (not re.match(r"\d+\.\d", spec) and Path(spec).expanduser().exists())
+
+
+def _real(path: str) -> Path:
+    return Path(path).expanduser().resolve()
+
+
+def _free_id(spec: str, taken: set[str]) -> str:
+    """Return a short id for test ids: a release as it is, the telling part of a path."""
+    name = _path_name(_real(spec)) if is_path(spec) else spec
+    # xdist takes the id into "popen//id=...", pytest between "[" and "]".
+    name = re.sub(r"[^\w.+-]+", "_", name)
+    candidates = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    return next(candidate for candidate in candidates if candidate not in taken | {NATIVE})
+
+
+def _path_name(path: Path) -> str:
+    for part in (path.name, *(parent.name for parent in path.parents)):
+        if part and part not in _NAMELESS:
+            return part.removeprefix("vmlinuz-").removeprefix("bzImage-")
+    return "kernel"
+
+
+def configure(config: pytest.Config) -> None:
+    """Register the half of the matrix that this process needs.
+
+    Called from `pytest_configure`: after the cache plugin's, which is tryfirst, since `KernelItems`
+    must be registered later than `--lf`; before xdist's, which is trylast and looks at `--tx`.
+    """
+    received: dict[str, Any] = getattr(config, "workerinput", {})
+    if "bpflink_kernels" in received:
+        kernels = [MatrixKernel(**described) for described in received["bpflink_kernels"]]
+        _register(config, KernelItems(kernels, here=running_kernel(config)))
+        _register(config, MatrixWorker(config))
+        return
+    kernels = requested(config.option.kernel)
+    if config.option.collectonly:
+        _register(config, KernelItems(kernels, here=None))
+    elif all(kernel.is_native for kernel in kernels):
+        _register(config, KernelItems(kernels, here=kernels[0]))
+    elif not config.pluginmanager.hasplugin("xdist"):
+        raise pytest.UsageError(
+            "--kernel: other kernels than native need pytest-xdist and virtme-ng:"
+            " pip install 'pytest-bpflink[vm]' (and no -p no:xdist)"
+        )
+    else:
+        # With xdist and vm, which a run on this kernel alone does without.
+        from pytest_bpflink import controller  # noqa: PLC0415
+
+        controller.configure(config, kernels)
+
+
+def _register(config: pytest.Config, plugin: object) -> None:
+    config.pluginmanager.register(plugin, f"bpflink-{type(plugin).__name__}")
+
+
+class KernelItems:
+    """Makes one item of each test for each kernel, and keeps those of the kernel `here`.
+
+    Every process makes the items of all kernels, in the same order: if a worker made its own only,
+    `--lf` would find none of its failures there and run everything. `here` None keeps all.
+    """
+
+    def __init__(self, kernels: Sequence[MatrixKernel], *, here: MatrixKernel | None) -> None:
+        self._kernels = kernels
+        self._here = here
+
+    # trylast, so that ids end with the kernel. Function scope: a wider one makes pytest reorder
+    # tests by parameter.
+    @pytest.hookimpl(trylast=True)
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Make an item per kernel."""
+        metafunc.fixturenames.append(PARAMETER)
+        metafunc.parametrize(
+            PARAMETER,
+            [pytest.param(kernel.id, id=kernel.id, marks=kernel.mark) for kernel in self._kernels],
+            scope="function",
+        )
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, items: list[pytest.Item]
+    ) -> Generator[None, None, None]:
+        """Keep this kernel's items, after every other plugin had its say on all of them."""
+        for item in items:
+            if not is_parametrized(item):
+                item.add_marker(self._kernels[0].mark)
+        yield
+        if self._here is not None:
+            items[:] = [item for item in items if self._kernel_id(item) == self._here.id]
+
+    def _kernel_id(self, item: pytest.Item) -> str:
+        return kernel_parameter(item) or self._kernels[0].id
+
+
+def kernel_parameter(item: pytest.Item) -> str | None:
+    """Return the id of the kernel that an item was made for: by its callspec, never by its name."""
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get(PARAMETER) if callspec else None
+
+
+def is_parametrized(item: pytest.Item) -> bool:
+    """Whether there is an item per kernel; unittest's, doctest's and custom items run once."""
+    return kernel_parameter(item) is not None
+
+
+def without_kernel(item: pytest.Item) -> str:
+    """Return the node id without the kernel: what the same test has on every kernel."""
+    kernel = kernel_parameter(item)
+    if kernel is None:
+        return item.nodeid
+    without = item.nodeid.removesuffix(f"[{kernel}]")
+    return without if without != item.nodeid else item.nodeid.removesuffix(f"-{kernel}]") + "]"
+
+
+class MatrixWorker:
+    """Tells the controller about the items of this worker, and runs none that it must not run."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        received: dict[str, Any] = config.workerinput  # type: ignore[attr-defined]
+        self._config = config
+        self._channel = received["bpflink_channel"]
+        self._kernel = running_kernel(config)
+        self._refusal = received["bpflink_stand_in"] or self._wrong_kernel()
+        # `controller` keeps groups together; xdist would do it by appending the group to node ids,
+        # which --lf then does not find (xdist 3.8: WorkerInteractor.pytest_collection_modifyitems).
+        config.option.loadgroup = False
+        if not self._kernel.is_native:
+            # A directory of the host, whose parents a guest need not have.
+            config.option.basetemp = None
+
+    # Before xdist's, so that the controller knows the groups when it has the collection.
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Tell the controller what it can't know from node ids."""
+        described = {
+            item.nodeid: (without_kernel(item), _group(item), is_parametrized(item))
+            for item in session.items
+        }
+        self._channel.send(described)
+
+    # The whole protocol, so that no mark (skip, xfail) and no plugin turns the error into less.
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        """Report an item that must not run as an error in its set-up."""
+        if not self._refusal:
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for report in (_report(item, "setup", self._refusal), _report(item, "teardown", None)):
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    def _wrong_kernel(self) -> str | None:
+        running = os.uname().release
+        if running == self._kernel.release:
+            return None
+        return (
+            f"{self._kernel.id} is Linux {self._kernel.release}, but this worker runs on"
+            f" {running}: not run, since the result would be another kernel's"
+        )
+
+
+def _group(item: pytest.Item) -> str | None:
+    names = {
+        str(mark.args[0] if mark.args else mark.kwargs.get("name", "default"))
+        for mark in item.iter_markers("xdist_group")
+    }
+    return "_".join(sorted(names)) or None
+
+
+def _report(
+    item: pytest.Item, when: Literal["setup", "teardown"], failure: str | None
+) -> pytest.TestReport:
+    return pytest.TestReport(
+        nodeid=item.nodeid,
+        location=item.location,
+        keywords=dict.fromkeys(item.keywords, 1),
+        outcome="failed" if failure else "passed",
+        longrepr=failure,
+        when=when,
+    )

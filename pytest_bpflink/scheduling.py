@@ -1,0 +1,277 @@
+"""Which worker runs which item: those of its kernel, in order, a few at a time.
+
+Knows xdist's scheduler protocol (xdist.scheduler.protocol.Scheduling), and what was seen of each
+item so far. Nothing of guests: a worker belongs to the kernel that its spec names.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+from xdist.report import report_collection_diff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from xdist.workermanage import WorkerController
+
+Phase = Literal["setup", "call", "teardown"]
+Location = tuple[str, int | None, str]
+
+
+class ItemLog:
+    """What the controller saw of each item: started, reported up to which phase, finished."""
+
+    def __init__(self) -> None:
+        self._locations: dict[str, Location] = {}
+        self._phases: dict[str, Phase] = {}
+        self._finished: set[str] = set()
+        self.reported: set[str] = set()
+
+    def started(self, nodeid: str, location: Location) -> None:
+        """Note that a worker began an item, perhaps again."""
+        self._locations[nodeid] = location
+        self._phases[nodeid] = "setup"
+        self._finished.discard(nodeid)
+
+    def phase_ended(self, report: pytest.TestReport) -> None:
+        """Note a report, and the phase that comes after it."""
+        self.reported.add(report.nodeid)
+        call_follows = report.when == "setup" and report.passed
+        self._phases[report.nodeid] = "call" if call_follows else "teardown"
+
+    def finished(self, nodeid: str) -> None:
+        """Note that a worker is through with an item."""
+        self._finished.add(nodeid)
+
+    def is_running(self, nodeid: str) -> bool:
+        """Whether an item was begun and is not finished."""
+        return nodeid in self._locations and nodeid not in self._finished
+
+    def is_finished(self, nodeid: str) -> bool:
+        """Whether a worker is through with an item."""
+        return nodeid in self._finished
+
+    def phase(self, nodeid: str) -> Phase:
+        """Return the phase that an item was last seen in."""
+        return self._phases.get(nodeid, "setup")
+
+    def location(self, nodeid: str) -> Location:
+        """Return where an item is, as its reports say it."""
+        path = nodeid.partition("::")[0]
+        return self._locations.get(nodeid, (path, None, nodeid))
+
+
+class KernelScheduling:
+    """Deals the items of each kernel to the workers of that kernel.
+
+    - Items keep their order. Workers of one kernel take the next item as they get free, so they
+      balance; items of one `xdist_group` go to one worker.
+    - A worker holds two items, no more: what was sent is run, even after `-x` stopped the others.
+      And no less while it lives: a worker begins an item when it knows the next one, or that none
+      comes (xdist 3.8: WorkerInteractor.run_one_test), so with one it would wait for ever.
+    - A kernel's items start when that kernel's workers have collected, whatever the others do.
+    - When a worker dies, what it held goes back to the front of the queue. The item that it died
+      in is returned by `remove_node` if it was seen to start; if not, it is nobody's fault.
+    """
+
+    def __init__(
+        self,
+        workers: Mapping[str, int],
+        *,
+        log: ItemLog,
+        groups: Mapping[str, str],
+        on_collected: Callable[[int], None],
+    ) -> None:
+        self._workers = workers
+        self._log = log
+        self._groups = groups
+        self._on_collected = on_collected
+        self._collections: dict[WorkerController, Sequence[str]] = {}
+        self._indices: dict[WorkerController, dict[str, int]] = {}
+        self._held: dict[WorkerController, list[str]] = {}
+        self._queues: dict[str, list[str]] = {}
+        self._group_workers: dict[tuple[str, str], WorkerController] = {}
+        self._latest: dict[WorkerController, str] = {}
+        self.collected: dict[str, list[str]] = {}
+
+    # What xdist asks.
+
+    @property
+    def nodes(self) -> list[WorkerController]:
+        """The workers that are ready."""
+        return list(self._held)
+
+    @property
+    def collection_is_completed(self) -> bool:
+        """Whether a kernel can start; `schedule` starts those that can."""
+        return any(self._has_collected(kernel) for kernel in self._workers)
+
+    @property
+    def tests_finished(self) -> bool:
+        """Whether every kernel's items were dealt out and run."""
+        return (
+            all(kernel in self._queues for kernel in self._workers)
+            and not any(self._queues.values())
+            and not any(self._held.values())
+        )
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether something was dealt out: xdist then stops showing how many have collected."""
+        return bool(self._queues)
+
+    def add_node(self, node: WorkerController) -> None:
+        """Take in a worker, before it collects."""
+        self._held[node] = []
+
+    def add_node_collection(self, node: WorkerController, collection: Sequence[str]) -> None:
+        """Take in what a worker collected."""
+        kernel = kernel_of(node)
+        self._collections[node] = collection
+        self._indices[node] = {nodeid: index for index, nodeid in enumerate(collection)}
+        first = self.collected.setdefault(kernel, list(collection))
+        if kernel in self._queues:
+            self._forget_unknown(kernel)
+        else:
+            self._report_difference(node, first, collection)
+        self._on_collected(self._expected())
+
+    def schedule(self) -> None:
+        """Start the kernels that can start, and give something to workers that have nothing."""
+        for kernel in self._workers:
+            if kernel not in self._queues and self._has_collected(kernel):
+                self._queues[kernel] = list(self.collected[kernel])
+        self._feed([node for node in self._indices if kernel_of(node) in self._queues])
+
+    def mark_test_complete(
+        self, node: WorkerController, item_index: int, duration: float = 0
+    ) -> None:
+        """Note that a worker is through with an item, and give it another."""
+        del duration
+        nodeid = self._collections[node][item_index]
+        self._held[node].remove(nodeid)
+        self._latest[node] = nodeid
+        self._feed([node])
+
+    def mark_test_pending(self, item: str) -> None:
+        """Run an item again: for plugins that rerun what crashed (pytest_handlecrashitem)."""
+        kernel = next(kernel for kernel, ids in self.collected.items() if item in ids)
+        self._queues[kernel].insert(0, item)
+        self._feed([node for node in self._indices if kernel_of(node) == kernel])
+
+    def remove_pending_tests_from_node(
+        self, node: WorkerController, indices: Sequence[int]
+    ) -> None:
+        """Answer to a theft; this scheduler steals nothing."""
+        raise NotImplementedError
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """Let a worker go, and return the item that it died in, if it died in one.
+
+        Raises KeyError if the worker never got ready, which xdist expects.
+        """
+        held = self._held.pop(node)
+        self._collections.pop(node, None)
+        self._indices.pop(node, None)
+        for key in [key for key, worker in self._group_workers.items() if worker is node]:
+            del self._group_workers[key]
+        crashed = held[0] if held and self._log.is_running(held[0]) else None
+        # It may have died after the last words about an item and before saying that it is through.
+        left = [id_ for id_ in held if id_ != crashed and not self._log.is_finished(id_)]
+        if left:
+            kernel = kernel_of(node)
+            self._queues[kernel][:0] = left
+            self._feed([other for other in self._indices if kernel_of(other) == kernel])
+        return crashed
+
+    # What the controller asks.
+
+    def running(self, node: WorkerController) -> str | None:
+        """Return the item that a worker is in, if any."""
+        held = self._held.get(node)
+        return held[0] if held and self._log.is_running(held[0]) else None
+
+    def latest(self, node: WorkerController) -> str | None:
+        """Return the item that a worker was last through with, if any."""
+        held = self._held.get(node)
+        if held and self._log.is_finished(held[0]):
+            return held[0]
+        return self._latest.get(node)
+
+    def is_needed(self, node: WorkerController) -> bool:
+        """Whether another worker in the place of this one would have an item to run."""
+        kernel = kernel_of(node)
+        if kernel not in self._queues:
+            return True
+        running = self.running(node)
+        held = (id_ for id_ in self._held.get(node, ()) if not self._log.is_finished(id_))
+        return bool(self._queues[kernel]) or any(id_ != running for id_ in held)
+
+    # How it does it.
+
+    def _expected(self) -> int:
+        """Return how many items there are, taking kernels that still collect for the largest."""
+        numbers = [len(collection) for collection in self.collected.values()]
+        return sum(numbers) + max(numbers) * (len(self._workers) - len(numbers))
+
+    def _has_collected(self, kernel: str) -> bool:
+        if kernel in self._queues:
+            return True
+        return sum(kernel_of(node) == kernel for node in self._indices) >= self._workers[kernel]
+
+    def _feed(self, nodes: Iterable[WorkerController]) -> None:
+        """Bring workers to two items each; one apiece first, so that few items are spread."""
+        for enough in (1, 2):
+            for node in nodes:
+                if not node.shutting_down and len(self._held[node]) < enough:
+                    self._give(node)
+
+    def _give(self, node: WorkerController) -> None:
+        nodeid = self._take(node)
+        if nodeid is None:
+            node.shutdown()
+            return
+        self._held[node].append(nodeid)
+        node.send_runtest_some([self._indices[node][nodeid]])
+
+    def _take(self, node: WorkerController) -> str | None:
+        """Return the next item that a worker may run, out of its kernel's queue."""
+        kernel = kernel_of(node)
+        queue = self._queues[kernel]
+        for position, nodeid in enumerate(queue):
+            group = self._groups.get(nodeid)
+            if nodeid not in self._indices[node]:
+                continue
+            if group is None or self._group_workers.setdefault((kernel, group), node) is node:
+                return queue.pop(position)
+        return None
+
+    def _forget_unknown(self, kernel: str) -> None:
+        """Drop what no living worker of a kernel collected: nobody could run it.
+
+        The controller then misses it among the reports, and says so.
+        """
+        known: set[str] = set()
+        for node, indices in self._indices.items():
+            if kernel_of(node) == kernel and not node.shutting_down:
+                known |= indices.keys()
+        self._queues[kernel] = [nodeid for nodeid in self._queues[kernel] if nodeid in known]
+
+    def _report_difference(
+        self, node: WorkerController, first: Sequence[str], collection: Sequence[str]
+    ) -> None:
+        if set(first) == set(collection):
+            return
+        difference = report_collection_diff(
+            first, collection, f"the first worker of {kernel_of(node)}", node.gateway.id
+        )
+        node.config.hook.pytest_collectreport(
+            report=pytest.CollectReport(node.gateway.id, "failed", difference, [])
+        )
+
+
+def kernel_of(node: WorkerController) -> str:
+    """Return the id of the kernel that a worker runs on."""
+    return str(node.gateway.spec.kernel)

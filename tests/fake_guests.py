@@ -1,0 +1,123 @@
+"""Guests that are ordinary processes of this machine: a plugin for pytester, and what tests in such
+a guest call.
+
+The SPEC is the cue: see `FakeMachines`. A test that runs in a guest can make it `panic`.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+from pytest_bpflink.vm.accel import Acceleration
+from pytest_bpflink.vm.kernels import Kernel, KernelError
+from pytest_bpflink.vm.machine import BootFailed, MachineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_CONSOLE = "FAKE_GUEST_CONSOLE"
+
+
+def panic(words: str) -> NoReturn:
+    """Say something on the console, and be gone: what the host sees of a kernel panic."""
+    Path(os.environ[_CONSOLE]).write_text(f"Kernel panic - not syncing: {words}\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("unreachable")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("kernel") and not hasattr(config, "workerinput"):
+        # Not before --kernel asks: importing it takes xdist.
+        from pytest_bpflink.guests import MACHINES  # noqa: PLC0415
+
+        config.stash[MACHINES] = FakeMachines()
+
+
+class FakeMachines:
+    """Does what the beginning of the SPEC says; any other SPEC gives a guest that works.
+
+    unknown: there is no such kernel. unbootable: the kernel does not come up. bootsonce: the second
+    machine does not. unreachable: no worker can be started in it. mistaken: the machine runs
+    another kernel. noqemu: no machine can be started.
+    """
+
+    def __init__(self) -> None:
+        self._booted: set[str] = set()
+
+    def find(self, spec: str, progress: Callable[[str], None]) -> Kernel:
+        progress(f"{spec}: fetching")
+        if spec.startswith("unknown"):
+            raise KernelError(f"there is no kernel {spec}; there are: good")
+        release = "0.0.1" if spec.startswith("mistaken") else os.uname().release
+        return Kernel(spec, spec, release, Path("/nowhere"), None, {})
+
+    def acceleration(self, kernel: Kernel) -> Acceleration:
+        del kernel
+        return Acceleration(kvm=False, reason="TCG: a fake has no hardware")
+
+    def machine(
+        self, kernel: Kernel, *, directory: Path, console_log: Path | None
+    ) -> FakeMachine:
+        cue = kernel.spec
+        if cue.startswith("bootsonce") and cue in self._booted:
+            cue = "unbootable"
+        self._booted.add(kernel.spec)
+        return FakeMachine(cue, directory, console_log or directory / "console.log")
+
+
+class FakeMachine:
+    """A process that execnet starts, and that can be killed without execnet's help."""
+
+    def __init__(self, cue: str, directory: Path, console: Path) -> None:
+        self._cue = cue
+        self._directory = directory
+        self._console = console
+
+    @property
+    def gateway_python(self) -> str:
+        if self._cue.startswith("unreachable"):
+            return "false"
+        return shlex.join([sys.executable, __file__, str(self._directory), str(self._console)])
+
+    def start(self) -> None:
+        if self._cue.startswith("noqemu"):
+            raise MachineError("QEMU is not installed: apt-get install qemu-system-x86")
+        with Path("boots").open("a") as boots:
+            boots.write(f"{self._cue}\n")
+
+    def wait_ready(self, timeout: float) -> None:
+        del timeout
+        if self._cue.startswith("unbootable"):
+            raise BootFailed("ended before its Python ran\nNo working init found", timed_out=False)
+
+    def kill(self) -> None:
+        try:
+            os.kill(int((self._directory / "pid").read_text()), signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+
+    def close(self) -> None:
+        self.kill()
+
+    def console_tail(self, *, lines: int) -> str:
+        if not self._console.exists():
+            return ""
+        return "\n".join(self._console.read_text().splitlines()[-lines:])
+
+
+def _main() -> None:
+    directory, os.environ[_CONSOLE], *arguments = sys.argv[1:]
+    (Path(directory) / "pid").write_text(str(os.getpid()))
+    os.execv(sys.executable, [sys.executable, *arguments])
+
+
+if __name__ == "__main__":
+    _main()
