@@ -1,1 +1,136 @@
 """Every fixture of the plugin, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator
+
+    from .bpffs import BpfFs
+    from .cgroup import Cgroup
+    from .leftovers import Estate
+    from .link import Link
+    from .objects import Object, Program
+    from .probe import KernelInfo
+
+
+@pytest.fixture(scope="session")
+def _bpf_privileges() -> None:
+    """Skip where this process can't use BPF natively, and name the way out."""
+    from .probe import missing_privileges
+
+    reason = missing_privileges()
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def _bpf_estate(_bpf_privileges: None) -> Iterator[Estate]:
+    """What this process makes on the system, for the next session to find should it be killed."""
+    from .leftovers import Estate
+
+    estate = Estate.found()
+    yield estate
+    estate.close()
+
+
+@pytest.fixture(scope="session")
+def bpf_kernel(request: pytest.FixtureRequest) -> KernelInfo:
+    """The kernel that the tests run on: release, version, config, BTF, and where it runs."""
+    from .probe import KernelInfo
+
+    return KernelInfo()
+
+
+@pytest.fixture(scope="session")
+def cgroup_factory(_bpf_estate: Estate) -> Iterator[Callable[[], Cgroup]]:
+    """Make cgroups: each call gives a fresh one, removed with all below it at the session's end."""
+    from .cgroup import Cgroup
+
+    parent = Cgroup(_bpf_estate.make_cgroup())
+    numbers = count(1)
+    yield lambda: parent.create(str(next(numbers)))
+    parent.remove()
+
+
+@pytest.fixture
+def cgroup(cgroup_factory: Callable[[], Cgroup]) -> Iterator[Cgroup]:
+    """A fresh cgroup v2, wherever cgroup2 is mounted; removed with all below it after the test."""
+    cgroup = cgroup_factory()
+    yield cgroup
+    cgroup.remove()
+
+
+@pytest.fixture(scope="session")
+def bpffs_factory(_bpf_estate: Estate) -> Callable[..., BpfFs]:
+    """Mount BPF file systems: each call gives a fresh one, unmounted at the session's end.
+
+    Keyword arguments are mount options: `bpffs_factory(mode=0o700)`.
+    """
+    from .bpffs import BpfFs
+
+    numbers = count(1)
+
+    def mount(**options: str | int) -> BpfFs:
+        directory = _bpf_estate.directory / f"bpffs{next(numbers)}"
+        directory.mkdir()
+        return BpfFs.mount(directory, **options)
+
+    return mount
+
+
+@pytest.fixture
+def bpffs(bpffs_factory: Callable[..., BpfFs]) -> Iterator[BpfFs]:
+    """A BPF FS mount of the test's own, path-like: `link.pin(bpffs / "name")`; unmounted after."""
+    with bpffs_factory() as bpffs:
+        yield bpffs
+    bpffs.path.rmdir()
+
+
+@pytest.fixture
+def bpf_object(
+    request: pytest.FixtureRequest, _bpf_privileges: None
+) -> Iterator[Callable[..., Object]]:
+    """Load BPF objects: `bpf_object("x.bpf.c")`, a path relative to the test's file, closed after.
+
+    A `.bpf.c` is compiled with clang first. `rodata={"name": value}` sets constants before loading.
+    """
+    from .compile import object_of
+    from .objects import Object
+
+    with contextlib.ExitStack() as undo:
+
+        def load(path: str | os.PathLike[str], *, rodata: dict[str, Any] | None = None) -> Object:
+            loaded = undo.enter_context(Object.open(object_of(request.path.parent / path)))
+            if rodata:
+                loaded.rodata.update(rodata)
+            return loaded.load()
+
+        yield load
+
+
+@pytest.fixture
+def bpf_link(_bpf_estate: Estate) -> Iterator[Callable[..., Link]]:
+    """Attach programs: `bpf_link(program, target=None, **options)` gives a `Link`.
+
+    After the test each link is destroyed and its pins are removed, the last one first.
+    """
+    made: list[Link] = []
+
+    def attach(program: Program, target: object | None = None, **options: Any) -> Link:
+        link = program.attach(target, **options)
+        link.before_pinning = lambda path: _bpf_estate.record_pin(path, link.id)
+        made.append(link)
+        return link
+
+    with contextlib.ExitStack() as undo:
+        yield attach
+        for link in made:
+            undo.callback(link.close)
+            undo.callback(link.remove_pins)

@@ -1,0 +1,285 @@
+"""Values in memory as Python values, through BTF: what a global variable or a map's value holds.
+
+Reads the raw BTF of one object, as libbpf hands it out after opening (when it has filled in where
+each global variable stands). Knows the encoding of `Documentation/bpf/btf.rst` and no kernel.
+
+| C | Python |
+|---|---|
+| integers of 1 to 16 bytes, enums, pointers, bit fields | `int` |
+| `bool` | `bool` |
+| `float`, `double` | `float` |
+| `char[n]` | `bytes`, up to the first zero |
+| other arrays | `list` |
+| struct, union | `dict` by member |
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+_MAGIC = 0xEB9F
+_HEADER = struct.Struct("=HBBIIIII")
+_TYPE = struct.Struct("=III")
+_ARRAY = struct.Struct("=III")
+_MEMBER = struct.Struct("=III")
+_SECTION_VARIABLE = struct.Struct("=III")
+
+_POINTER_BYTES = 8
+_SIGNED, _BOOL = 1, 4
+
+
+class Kind(IntEnum):
+    """`BTF_KIND_*`."""
+
+    VOID = 0
+    INT = 1
+    PTR = 2
+    ARRAY = 3
+    STRUCT = 4
+    UNION = 5
+    ENUM = 6
+    FWD = 7
+    TYPEDEF = 8
+    VOLATILE = 9
+    CONST = 10
+    RESTRICT = 11
+    FUNC = 12
+    FUNC_PROTO = 13
+    VAR = 14
+    DATASEC = 15
+    FLOAT = 16
+    DECL_TAG = 17
+    TYPE_TAG = 18
+    ENUM64 = 19
+
+
+_MODIFIERS = frozenset(
+    {Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG, Kind.VAR}
+)
+
+# Bytes that follow a type: fixed, or for each of its `vlen` members.
+_FIXED = {Kind.INT: 4, Kind.ARRAY: 12, Kind.VAR: 4, Kind.DECL_TAG: 4}
+_PER_MEMBER = {
+    Kind.STRUCT: 12,
+    Kind.UNION: 12,
+    Kind.ENUM: 8,
+    Kind.FUNC_PROTO: 8,
+    Kind.DATASEC: 12,
+    Kind.ENUM64: 12,
+}
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A global variable: where it stands in its section, and its type."""
+
+    name: str
+    type_id: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class _Type:
+    kind: Kind
+    name: str
+    members: int
+    bit_fields: bool
+    size_or_type: int
+    extra: int  # where its members begin
+
+
+class Btf:
+    """The types of one object."""
+
+    def __init__(self, raw: bytes) -> None:
+        magic, _, _, header, type_at, type_length, text_at, text_length = _HEADER.unpack_from(raw)
+        if magic != _MAGIC:
+            raise ValueError(f"not BTF of this machine's byte order: magic {magic:#x}")
+        self._raw = raw
+        self._text = raw[header + text_at : header + text_at + text_length]
+        self._types = [_Type(Kind.VOID, "void", 0, False, 0, 0)]
+        self._types += self._read_types(header + type_at, header + type_at + type_length)
+
+    def section(self, name: str) -> dict[str, Variable]:
+        """Return the variables of a section such as `.bss`, by name; empty where it has none."""
+        for each in self._types:
+            if each.kind is Kind.DATASEC and each.name == name:
+                return {variable.name: variable for variable in self._variables(each)}
+        return {}
+
+    def decode(self, type_id: int, data: bytes | memoryview) -> Any:
+        """Return the Python value of a type's bytes."""
+        each = self._strip(type_id)
+        match each.kind:
+            case Kind.INT if self._encoding(each) & _BOOL:
+                return any(data[: each.size_or_type])
+            case Kind.INT | Kind.PTR | Kind.ENUM | Kind.ENUM64:
+                return int.from_bytes(data[: self.size(type_id)], _ORDER, signed=self._signed(each))
+            case Kind.FLOAT:
+                return struct.unpack(_FLOATS[each.size_or_type], data[: each.size_or_type])[0]
+            case Kind.ARRAY:
+                return self._decode_array(each, data)
+            case Kind.STRUCT | Kind.UNION:
+                return {
+                    name: self._decode_member(member, data, bit, bits)
+                    for name, member, bit, bits in self._members(each)
+                }
+        raise TypeError(f"a {each.kind.name} has no value in memory")
+
+    def encode(self, type_id: int, value: Any, present: bytes) -> bytes:
+        """Return a type's bytes for a Python value.
+
+        What the value leaves out (members of a struct) stays as in `present`. Raises `TypeError`
+        or `OverflowError` for a value that the type can't hold.
+        """
+        each = self._strip(type_id)
+        match each.kind:
+            case Kind.INT if self._encoding(each) & _BOOL:
+                return int(bool(value)).to_bytes(each.size_or_type, _ORDER)
+            case Kind.INT | Kind.PTR | Kind.ENUM | Kind.ENUM64:
+                return self._encode_integer(each, value, self.size(type_id))
+            case Kind.FLOAT:
+                return struct.pack(_FLOATS[each.size_or_type], value)
+            case Kind.ARRAY:
+                return self._encode_array(each, value, present)
+            case Kind.STRUCT | Kind.UNION:
+                return self._encode_members(each, value, present)
+        raise TypeError(f"a {each.kind.name} has no value in memory")
+
+    def size(self, type_id: int) -> int:
+        """Size of a type in bytes."""
+        each = self._strip(type_id)
+        if each.kind is Kind.PTR:
+            return _POINTER_BYTES
+        if each.kind is Kind.ARRAY:
+            element, _, count = _ARRAY.unpack_from(self._raw, each.extra)
+            return count * self.size(element)
+        return each.size_or_type
+
+    def _read_types(self, start: int, end: int) -> Iterator[_Type]:
+        at = start
+        while at < end:
+            name, info, size_or_type = _TYPE.unpack_from(self._raw, at)
+            kind, members = Kind(info >> 24 & 0x1F), info & 0xFFFF
+            at += _TYPE.size
+            yield _Type(kind, self._name(name), members, bool(info >> 31), size_or_type, at)
+            at += _FIXED.get(kind, 0) + _PER_MEMBER.get(kind, 0) * members
+
+    def _name(self, offset: int) -> str:
+        return self._text[offset : self._text.index(0, offset)].decode()
+
+    def _variables(self, section: _Type) -> Iterator[Variable]:
+        for index in range(section.members):
+            type_id, offset, size = _SECTION_VARIABLE.unpack_from(
+                self._raw, section.extra + index * _SECTION_VARIABLE.size
+            )
+            # A section also lists extern functions; only variables have a value.
+            if self._types[type_id].kind is Kind.VAR:
+                yield Variable(self._types[type_id].name, type_id, offset, size)
+
+    def _strip(self, type_id: int) -> _Type:
+        each = self._types[type_id]
+        while each.kind in _MODIFIERS:
+            each = self._types[each.size_or_type]
+        return each
+
+    def _encoding(self, integer: _Type) -> int:
+        word: int = struct.unpack_from("=I", self._raw, integer.extra)[0]
+        return word >> 24 & 0xF
+
+    def _signed(self, each: _Type) -> bool:
+        if each.kind is Kind.INT:
+            return bool(self._encoding(each) & _SIGNED)
+        return each.bit_fields and each.kind in {Kind.ENUM, Kind.ENUM64}  # kind_flag: signed
+
+    def _is_char(self, type_id: int) -> bool:
+        each = self._strip(type_id)
+        return each.kind is Kind.INT and each.size_or_type == 1 and each.name == "char"
+
+    def _members(self, each: _Type) -> Iterator[tuple[str, int, int, int]]:
+        """Yield name, type, bit offset, and bits (0: not a bit field); anonymous ones unfolded."""
+        for index in range(each.members):
+            name, type_id, place = _MEMBER.unpack_from(
+                self._raw, each.extra + index * _MEMBER.size
+            )
+            bit, bits = (place & 0xFFFFFF, place >> 24) if each.bit_fields else (place, 0)
+            if name:
+                yield self._name(name), type_id, bit, bits
+                continue
+            inner = self._strip(type_id)
+            if inner.kind in {Kind.STRUCT, Kind.UNION}:
+                for inner_name, inner_type, inner_bit, inner_bits in self._members(inner):
+                    yield inner_name, inner_type, bit + inner_bit, inner_bits
+
+    def _decode_array(self, each: _Type, data: bytes | memoryview) -> Any:
+        element, _, count = _ARRAY.unpack_from(self._raw, each.extra)
+        step = self.size(element)
+        if self._is_char(element):
+            return bytes(data[:count]).partition(b"\0")[0]
+        return [self.decode(element, data[at : at + step]) for at in range(0, count * step, step)]
+
+    def _decode_member(self, type_id: int, data: bytes | memoryview, bit: int, bits: int) -> Any:
+        if not bits:
+            return self.decode(type_id, data[bit // 8 :])
+        raw = int.from_bytes(data, _ORDER) >> bit & (1 << bits) - 1
+        if self._signed(self._strip(type_id)) and raw >> bits - 1:
+            return raw - (1 << bits)
+        return raw
+
+    def _encode_integer(self, each: _Type, value: Any, size: int) -> bytes:
+        try:
+            return int(value).to_bytes(size, _ORDER, signed=self._signed(each))
+        except OverflowError:
+            kind = "signed" if self._signed(each) else "unsigned"
+            raise OverflowError(
+                f"{value} does not fit a {kind} integer of {size} bytes"
+            ) from None
+
+    def _encode_array(self, each: _Type, value: Any, present: bytes) -> bytes:
+        element, _, count = _ARRAY.unpack_from(self._raw, each.extra)
+        if self._is_char(element):
+            text = value.encode() if isinstance(value, str) else bytes(value)
+            if len(text) > count:
+                raise OverflowError(f"{len(text)} bytes do not fit a char[{count}]")
+            return text.ljust(count, b"\0")
+        values: Sequence[Any] = list(value)
+        if len(values) != count:
+            raise TypeError(f"{len(values)} values for an array of {count}")
+        step = self.size(element)
+        return b"".join(
+            self.encode(element, one, present[at * step : (at + 1) * step])
+            for at, one in enumerate(values)
+        )
+
+    def _encode_members(self, each: _Type, value: Mapping[str, Any], present: bytes) -> bytes:
+        members = {name: (kind, bit, bits) for name, kind, bit, bits in self._members(each)}
+        image = bytearray(present[: each.size_or_type])
+        for name, one in value.items():
+            if name not in members:
+                raise TypeError(f"no member {name!r}; there are: {', '.join(members)}")
+            type_id, bit, bits = members[name]
+            if bits:
+                _set_bits(image, bit, bits, int(one))
+                continue
+            at, size = bit // 8, self.size(type_id)
+            image[at : at + size] = self.encode(type_id, one, bytes(image[at : at + size]))
+        return bytes(image)
+
+
+_ORDER = "little" if struct.pack("=H", 1)[0] else "big"
+_FLOATS = {4: "=f", 8: "=d"}
+
+
+def _set_bits(image: bytearray, bit: int, bits: int, value: int) -> None:
+    if not -(1 << bits - 1) <= value < 1 << bits:
+        raise OverflowError(f"{value} does not fit a bit field of {bits} bits")
+    mask = (1 << bits) - 1
+    whole = int.from_bytes(image, _ORDER) & ~(mask << bit) | (value & mask) << bit
+    image[:] = whole.to_bytes(len(image), _ORDER)

@@ -1,0 +1,293 @@
+"""A cgroup of the second version: a place that programs attach to, and that can go away.
+
+Links to a cgroup end when it is removed: the kernel detaches them on its own ("auto-detach", 5.7),
+some milliseconds later, and not before the last socket that was made inside is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import signal
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from . import libbpf
+from .errors import BpfError
+from .uapi import CGROUP_ATTACH_TYPES, QUERY_EFFECTIVE, AttachFlags, AttachType
+from .wait import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .objects import Program
+
+_MOST_PROGRAMS = 64  # BPF_CGROUP_MAX_PROGS, per cgroup and attach type
+
+
+@dataclass(frozen=True)
+class Attached:
+    """What `BPF_PROG_QUERY` answers: ids of programs in the order they run, and flags.
+
+    `flags` are those of the attach type as a whole; with `effective` 5.10 gives real ones, 6.1 and
+    later 0.
+    """
+
+    prog_ids: tuple[int, ...]
+    flags: AttachFlags
+
+
+class Cgroup:
+    """A cgroup v2 directory.
+
+    Lives until `remove()`, which the `cgroup` fixture calls; nested ones, made with `create()`, go
+    with it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        """Where it is in the file system."""
+        self.id = self.path.stat().st_ino
+        """The kernel's number for it: what a link's `info.cgroup_id` holds."""
+        self._fd: int | None = None
+        self._removed = False
+
+    def fileno(self) -> int:
+        """Descriptor of the directory, opened when first asked for and kept until `close()`.
+
+        Raises `BpfError` with ENOENT when the cgroup is gone.
+        """
+        if self._fd is None:
+            try:
+                self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError as error:
+                hint = "the cgroup is gone" if error.errno == errno.ENOENT else ""
+                raise BpfError(
+                    error.errno or 0, f"open cgroup {self.path}", hint=hint
+                ) from error
+        return self._fd
+
+    def close(self) -> None:
+        """Close the descriptor; links to the cgroup don't need it."""
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            os.close(fd)
+
+    def create(self, name: str) -> Cgroup:
+        """Make a cgroup below this one. Raises `FileExistsError` where there is one."""
+        path = self.path / name
+        path.mkdir()
+        return Cgroup(path)
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[Self]:
+        """Move this process in for the length of a `with` block, and then back where it was.
+
+        Sockets belong to the cgroup they were *made* in, for good: make them inside.
+        """
+        home = own_cgroup()
+        self.add(os.getpid())
+        try:
+            yield self
+        finally:
+            _write(home / "cgroup.procs", str(os.getpid()))
+
+    def add(self, pid: int) -> None:
+        """Move a process in."""
+        _write(self.path / "cgroup.procs", str(pid))
+
+    def procs(self) -> list[int]:
+        """Pids of the processes in it, without those below."""
+        return [int(pid) for pid in (self.path / "cgroup.procs").read_text().split()]
+
+    def procs_below(self) -> set[int]:
+        """Pids of the processes in it and below."""
+        return {pid for path in self._directories_below() for pid in Cgroup(path).procs()}
+
+    def freeze(self, frozen: bool = True) -> None:  # noqa: FBT001, FBT002 - freeze(False) thaws
+        """Stop every process in it and below, or let them go on (5.2)."""
+        _write(self.path / "cgroup.freeze", str(int(frozen)))
+
+    def kill(self) -> None:
+        """Kill every process in it and below: `cgroup.kill` (5.14), before that one by one.
+
+        Raises `AssertionError` when one is still there after a second.
+        """
+        switch = self.path / "cgroup.kill"
+        if switch.exists():
+            _write(switch, "1")
+        eventually(self._is_killed_empty, what=f"processes in {self.path} end by SIGKILL")
+
+    def attached(self, attach_type: AttachType, *, effective: bool = False) -> Attached:
+        """Which programs are attached here; with `effective` those that run here (4.15).
+
+        Raises `BpfError`: EINVAL for an attach type that the kernel lacks.
+        """
+        ids = (ctypes.c_uint32 * _MOST_PROGRAMS)()
+        count, flags = ctypes.c_uint32(_MOST_PROGRAMS), ctypes.c_uint32()
+        libbpf.call(
+            "bpf_prog_query",
+            self.fileno(),
+            attach_type,
+            QUERY_EFFECTIVE if effective else 0,
+            ctypes.byref(flags),
+            ids,
+            ctypes.byref(count),
+            doing=f"ask what is attached to {self.path} ({attach_type.name})",
+        )
+        return Attached(tuple(ids[: count.value]), AttachFlags(flags.value))
+
+    def attach(self, program: Program, flags: AttachFlags = AttachFlags(0)) -> None:
+        """Attach by the legacy `BPF_PROG_ATTACH` (4.10): no link, stays until `detach()`.
+
+        Raises `BpfError` with EPERM where another attachment excludes this one.
+        """
+        libbpf.call(
+            "bpf_prog_attach",
+            program.fd,
+            self.fileno(),
+            program.expected_attach_type,
+            flags,
+            doing=f"attach {program.name} to {self.path} without a link",
+        )
+
+    def detach(self, program: Program) -> None:
+        """Detach what `attach()` attached. Raises `BpfError` with ENOENT when it is not there."""
+        libbpf.call(
+            "bpf_prog_detach2",
+            program.fd,
+            self.fileno(),
+            program.expected_attach_type,
+            doing=f"detach {program.name} from {self.path}",
+        )
+
+    def remove(self, *, within: float = 1.0) -> None:
+        """Remove it and all below, and wait until its links are detached; idempotent.
+
+        Moves the processes in it out to its parent. Raises `AssertionError` when links are still
+        attached after `within` seconds, with what holds them: a socket that was made inside and is
+        still open, as a rule.
+        """
+        if self._removed:
+            return
+        self._removed = True
+        links = self._links_inside()
+        for directory in self._directories_below():
+            _evacuate(directory, to=self.path.parent)
+            with contextlib.suppress(FileNotFoundError):
+                directory.rmdir()
+        self.close()
+        if links:
+            _await_auto_detach(self.path, links, within)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return f"<Cgroup {self.path}>"
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", None) is not None:
+            self.close()
+
+    def _is_killed_empty(self) -> bool:
+        alive = self.procs_below()
+        for pid in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not alive
+
+    def _directories_below(self) -> list[Path]:
+        """It and all below, the deepest first."""
+        return [Path(directory) for directory, _, _ in os.walk(self.path, topdown=False)]
+
+    def _links_inside(self) -> dict[int, int]:
+        """Links to it or below: id, and the cgroup's id. Costs next to nothing without any."""
+        ids = set()
+        for directory in self._directories_below():
+            below = self if directory == self.path else Cgroup(directory)
+            if any(_attached_or_none(below, attach_type) for attach_type in CGROUP_ATTACH_TYPES):
+                ids.add(below.id)
+            if below is not self:
+                below.close()
+        return _links_to(ids) if ids else {}
+
+
+@cache
+def cgroup2_mount() -> Path:
+    """Where cgroup2 is mounted: the unified hierarchy, or `unified` beside the first version's.
+
+    Raises `BpfError` with ENOENT when it is mounted nowhere.
+    """
+    with open("/proc/self/mountinfo", encoding="utf-8") as lines:  # noqa: PTH123
+        for line in lines:
+            before, _, after = line.partition(" - ")
+            if after.startswith("cgroup2 "):
+                return Path(before.split()[4])
+    raise BpfError(
+        errno.ENOENT,
+        "find the cgroup2 file system",
+        hint="it is mounted nowhere: mount -t cgroup2 none /sys/fs/cgroup",
+    )
+
+
+def own_cgroup() -> Path:
+    """Return the cgroup v2 directory that this process is in."""
+    with open("/proc/self/cgroup", encoding="utf-8") as lines:  # noqa: PTH123
+        for line in lines:
+            if line.startswith("0::"):
+                return cgroup2_mount() / line.strip().removeprefix("0::/")
+    raise BpfError(errno.ENOENT, "find this process's cgroup v2")
+
+
+def _write(file: Path, text: str) -> None:
+    """Write to a file of the cgroup file system, whose errors have errnos that say something."""
+    try:
+        file.write_text(text)
+    except OSError as error:
+        hint = "the cgroup is gone" if error.errno in {errno.ENOENT, errno.ENODEV} else ""
+        raise BpfError(error.errno or 0, f"write {text} to {file}", hint=hint) from error
+
+
+def _evacuate(directory: Path, *, to: Path) -> None:
+    """Move all processes elsewhere; those that end meanwhile need no moving."""
+    with contextlib.suppress(FileNotFoundError):
+        for pid in (directory / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                (to / "cgroup.procs").write_text(pid)
+
+
+def _attached_or_none(cgroup: Cgroup, attach_type: AttachType) -> tuple[int, ...]:
+    try:
+        return cgroup.attached(attach_type).prog_ids
+    except BpfError:  # the kernel lacks this attach type, or the cgroup is gone
+        return ()
+
+
+def _links_to(cgroup_ids: set[int]) -> dict[int, int]:
+    from .link import links  # noqa: PLC0415 - link.py needs nothing of cgroups, nor this to import
+    from .linkinfo import CgroupLinkInfo  # noqa: PLC0415
+
+    return {
+        link.id: info.cgroup_id
+        for link in links()
+        if isinstance(info := link.info, CgroupLinkInfo) and info.cgroup_id in cgroup_ids
+    }
+
+
+def _await_auto_detach(path: Path, attached: dict[int, int], within: float) -> None:
+    def still_attached() -> dict[int, int]:
+        return _links_to(set(attached.values()))
+
+    try:
+        eventually(lambda: not still_attached(), within=within)
+    except AssertionError:
+        ids = ", ".join(map(str, still_attached()))
+        raise AssertionError(
+            f"{path} is removed, but after {within:g} s these links to it are still attached:"
+            f" {ids}. A socket that was made inside and is still open holds them, as a rule"
+        ) from None

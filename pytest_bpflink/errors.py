@@ -1,0 +1,120 @@
+"""What can go wrong, as exceptions.
+
+Every failed call of libbpf or of bpf(2) becomes a `BpfError`. Its sentence names the operation and
+its object, the errno by name, and, where there is one, what the reader can do.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_Named = TypeVar("_Named")
+
+# Python names errno 95 ENOTSUP; the kernel's sources, and so every kernel developer, EOPNOTSUPP.
+_KERNEL_NAMES = {errno.EOPNOTSUPP: "EOPNOTSUPP", 524: "ENOTSUPP"}
+
+# libbpf_errno of libbpf.h: what libbpf returns beyond the kernel's own numbers.
+_LIBBPF_ERRNOS = {
+    4000: ("LIBELF", "Something wrong in libelf"),
+    4001: ("FORMAT", "BPF object format invalid"),
+    4002: ("KVERSION", "Incorrect or no 'version' section"),
+    4003: ("ENDIAN", "Endian mismatch"),
+    4004: ("INTERNAL", "Internal error in libbpf"),
+    4005: ("RELOC", "Relocation failed"),
+    4006: ("LOAD", "Load program failure for unknown reason"),
+    4007: ("VERIFY", "Kernel verifier blocks program loading"),
+    4008: ("PROG2BIG", "Program too big"),
+    4009: ("KVER", "Incorrect kernel version"),
+    4010: ("PROGTYPE", "Kernel doesn't support this program type"),
+    4011: ("WRNGPID", "Wrong pid in netlink message"),
+    4012: ("INVSEQ", "Invalid netlink sequence"),
+    4013: ("NLPARSE", "Incorrect netlink message parsing"),
+}
+
+_LOG_LINES_SHOWN = 12
+
+
+def errno_name(number: int) -> str:
+    """Name an errno as the kernel or libbpf does: `EPERM`, `EOPNOTSUPP`, `LIBBPF_ERRNO__FORMAT`."""
+    if number in _LIBBPF_ERRNOS:
+        return f"LIBBPF_ERRNO__{_LIBBPF_ERRNOS[number][0]}"
+    return _KERNEL_NAMES.get(number) or errno.errorcode.get(number, f"errno {number}")
+
+
+def _describe(number: int) -> str:
+    if number in _LIBBPF_ERRNOS:
+        return _LIBBPF_ERRNOS[number][1]
+    return "Operation is not supported" if number == 524 else os.strerror(number)  # noqa: PLR2004
+
+
+class BpfError(OSError):
+    """A BPF operation failed.
+
+    `errno` is the kernel's or libbpf's number, `operation` says what was tried on which object,
+    `hint` what the reader can do about it, and `log` is what libbpf logged meanwhile.
+    """
+
+    def __init__(self, number: int, operation: str, *, hint: str = "", log: str = "") -> None:
+        self.operation = operation
+        self.hint = hint
+        self.log = log.strip()
+        super().__init__(number, f"{operation}: {errno_name(number)} ({_describe(number)})")
+
+    def __str__(self) -> str:
+        sentence = str(self.strerror)
+        if self.hint:
+            sentence += f"; {self.hint}"
+        return "\n".join([sentence, *(f"  {line}" for line in self._shown_log())])
+
+    def _shown_log(self) -> list[str]:
+        lines = self.log.splitlines()
+        if len(lines) > _LOG_LINES_SHOWN:
+            return ["...", *lines[-_LOG_LINES_SHOWN:]]
+        return lines
+
+
+class VerifierError(BpfError):
+    """The kernel's verifier refused a program; `verifier_log` says why, in full.
+
+    pytest shows the log as a section of the failed test's report.
+    """
+
+    def __init__(self, number: int, operation: str, *, verifier_log: str, log: str = "") -> None:
+        self.verifier_log = verifier_log.strip()
+        super().__init__(number, operation, hint="the verifier says:", log=log)
+
+    def _shown_log(self) -> list[str]:
+        return self.verifier_log.splitlines()[-_LOG_LINES_SHOWN:]
+
+
+class NotSupported(BpfError):  # noqa: N818 - the field says "not supported"
+    """This kernel or this libbpf lacks a feature; `since` names the release that has it."""
+
+    def __init__(self, feature: str, *, since: str, here: str, log: str = "") -> None:
+        self.feature = feature
+        self.since = since
+        super().__init__(
+            errno.EOPNOTSUPP, feature, hint=f"needs {since} or later, this is {here}", log=log
+        )
+
+
+class UnknownName(BpfError, KeyError):  # noqa: N818 - it is a KeyError to mappings
+    """No program, map or global variable is called that; the sentence says which there are."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], where: object) -> None:
+        names = ", ".join(sorted(known))
+        hint = f"there are: {names}" if names else f"it has no {kind} at all"
+        super().__init__(errno.ENOENT, f"find {kind} {name!r} in {where}", hint=hint)
+
+
+def by_name(kind: str, name: str, known: Mapping[str, _Named], where: object) -> _Named:
+    """Look a name up, or say which there are."""
+    try:
+        return known[name]
+    except KeyError:
+        raise UnknownName(kind, name, known, where) from None

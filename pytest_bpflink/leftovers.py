@@ -1,0 +1,152 @@
+"""What a session made on the system, named so that a later one can remove it.
+
+Each process that tests has an *estate*: a directory below `/run/pytest-bpflink` that is locked as
+long as the process lives, that its BPF FS mounts are in, and in which symbolic links name what it
+made elsewhere: its cgroup, and pins outside its own mounts. A process that was killed leaves its
+estate unlocked; whoever comes next removes it and all that it names, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path("/run/pytest-bpflink")
+"""Above the estates of all processes."""
+
+_OWNER, _CGROUP, _PINS = "owner", "cgroup", "pins"
+
+# The estates of this very process. Looking at their locks would lose them: a POSIX lock goes with
+# the first descriptor of its file that is closed.
+_own: set[Path] = set()
+
+
+class Estate:
+    """What this process makes; removed by `close()`, or by the next session."""
+
+    def __init__(self, directory: Path, lock: int) -> None:
+        self.directory = directory
+        """The process's own, for its BPF FS mounts."""
+        self._lock = lock
+        self._pid = os.getpid()
+
+    @classmethod
+    def found(cls) -> Self:
+        """Make and lock a new one."""
+        ROOT.mkdir(mode=0o700, exist_ok=True)
+        with _no_sweep():
+            directory = ROOT / f"{os.getpid()}-{secrets.token_hex(4)}"
+            directory.mkdir(mode=0o700)
+            # A POSIX lock ends with the process, and children made by fork don't have it.
+            owner = os.open(directory / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.write(owner, f"{os.getpid()}\n".encode())
+            fcntl.lockf(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _own.add(directory)
+        return cls(directory, owner)
+
+    def make_cgroup(self) -> Path:
+        """Make the cgroup that all of this process's are made in."""
+        from .cgroup import cgroup2_mount  # noqa: PLC0415 - sessions without cgroups don't pay
+
+        path = cgroup2_mount() / f"pytest-bpflink-{self.directory.name}"
+        (self.directory / _CGROUP).symlink_to(path)
+        path.mkdir()
+        return path
+
+    def record_pin(self, path: Path, link_id: int) -> None:
+        """Remember a pin, lest it outlive this process; those in our own mounts need none."""
+        if path.absolute().is_relative_to(self.directory):
+            return
+        pins = self.directory / _PINS
+        pins.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            (pins / f"{link_id}-{secrets.token_hex(4)}").symlink_to(path.absolute())
+
+    def close(self) -> None:
+        """Remove all that is still there."""
+        if os.getpid() != self._pid:  # a child made by fork is not the owner
+            return
+        try:
+            _remove(self.directory)
+        finally:
+            _own.discard(self.directory)
+            os.close(self._lock)
+
+
+def sweep() -> list[str]:
+    """Remove what dead processes left, and return the names of their estates."""
+    if not ROOT.is_dir():
+        return []
+    swept = []
+    with _no_sweep():
+        for directory in sorted(ROOT.iterdir()):
+            if _is_dead(directory):
+                _remove(directory)
+                swept.append(directory.name)
+    return swept
+
+
+@contextlib.contextmanager
+def _no_sweep() -> Iterator[None]:
+    """Keep sweepers from taking an estate that is just being founded for a dead one."""
+    root = os.open(ROOT, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(root, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(root)
+
+
+def _is_dead(directory: Path) -> bool:
+    if directory in _own:
+        return False
+    try:
+        owner = os.open(directory / _OWNER, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True  # killed between making the directory and locking it
+    try:
+        fcntl.lockf(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    finally:
+        os.close(owner)
+    return True
+
+
+def _remove(directory: Path) -> None:
+    """Remove an estate and all that it names; what can't be removed doesn't keep the rest."""
+    from . import bpffs  # noqa: PLC0415 - only where there is something to remove
+
+    with contextlib.ExitStack() as undo:
+        undo.callback(shutil.rmtree, directory)
+        cgroup = directory / _CGROUP
+        if cgroup.is_symlink() and cgroup.exists():
+            undo.callback(_remove_cgroup, cgroup.readlink())
+        for mount in bpffs.mounts():
+            if mount.is_relative_to(directory):
+                undo.callback(bpffs.unmount, mount)
+        for pin in (directory / _PINS).iterdir() if (directory / _PINS).is_dir() else ():
+            undo.callback(_remove_pin, pin)
+
+
+def _remove_pin(record: Path) -> None:
+    from .link import remove_pin  # noqa: PLC0415
+
+    remove_pin(record.readlink(), int(record.name.partition("-")[0]))
+
+
+def _remove_cgroup(path: Path) -> None:
+    from .cgroup import Cgroup  # noqa: PLC0415
+
+    cgroup = Cgroup(path)
+    if cgroup.procs_below() - {os.getpid()}:
+        cgroup.kill()
+    cgroup.remove()

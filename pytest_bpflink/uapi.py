@@ -1,0 +1,389 @@
+"""The part of the kernel's `uapi/linux/bpf.h` that the project uses: enums and structures.
+
+Names are the kernel's less their common prefix: `BPF_LINK_TYPE_CGROUP` is `LinkType.CGROUP`. The
+numbers are ABI and never change; releases after this file add to them, so a number that an enum
+does not know becomes a member called `UNKNOWN_<number>` instead of an error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from enum import IntEnum, IntFlag
+from typing import Self
+
+
+class KernelEnum(IntEnum):
+    """An enum of the kernel's, open to numbers of later releases."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        if not isinstance(value, int):
+            return None
+        member = int.__new__(cls, value)
+        member._name_ = f"UNKNOWN_{value}"
+        member._value_ = value
+        return member
+
+
+class LinkType(KernelEnum):
+    """`enum bpf_link_type`: what kind of hook a link holds."""
+
+    UNSPEC = 0
+    RAW_TRACEPOINT = 1
+    TRACING = 2
+    CGROUP = 3
+    ITER = 4
+    NETNS = 5
+    XDP = 6
+    PERF_EVENT = 7
+    KPROBE_MULTI = 8
+    STRUCT_OPS = 9
+    NETFILTER = 10
+    TCX = 11
+    UPROBE_MULTI = 12
+    NETKIT = 13
+    SOCKMAP = 14
+    TRACING_MULTI = 15
+
+
+class ProgType(KernelEnum):
+    """`enum bpf_prog_type`: what kind of program the verifier checked."""
+
+    UNSPEC = 0
+    SOCKET_FILTER = 1
+    KPROBE = 2
+    SCHED_CLS = 3
+    SCHED_ACT = 4
+    TRACEPOINT = 5
+    XDP = 6
+    PERF_EVENT = 7
+    CGROUP_SKB = 8
+    CGROUP_SOCK = 9
+    LWT_IN = 10
+    LWT_OUT = 11
+    LWT_XMIT = 12
+    SOCK_OPS = 13
+    SK_SKB = 14
+    CGROUP_DEVICE = 15
+    SK_MSG = 16
+    RAW_TRACEPOINT = 17
+    CGROUP_SOCK_ADDR = 18
+    LWT_SEG6LOCAL = 19
+    LIRC_MODE2 = 20
+    SK_REUSEPORT = 21
+    FLOW_DISSECTOR = 22
+    CGROUP_SYSCTL = 23
+    RAW_TRACEPOINT_WRITABLE = 24
+    CGROUP_SOCKOPT = 25
+    TRACING = 26
+    STRUCT_OPS = 27
+    EXT = 28
+    LSM = 29
+    SK_LOOKUP = 30
+    SYSCALL = 31
+    NETFILTER = 32
+
+
+class AttachType(KernelEnum):
+    """`enum bpf_attach_type`: where a program may be attached."""
+
+    CGROUP_INET_INGRESS = 0
+    CGROUP_INET_EGRESS = 1
+    CGROUP_INET_SOCK_CREATE = 2
+    CGROUP_SOCK_OPS = 3
+    SK_SKB_STREAM_PARSER = 4
+    SK_SKB_STREAM_VERDICT = 5
+    CGROUP_DEVICE = 6
+    SK_MSG_VERDICT = 7
+    CGROUP_INET4_BIND = 8
+    CGROUP_INET6_BIND = 9
+    CGROUP_INET4_CONNECT = 10
+    CGROUP_INET6_CONNECT = 11
+    CGROUP_INET4_POST_BIND = 12
+    CGROUP_INET6_POST_BIND = 13
+    CGROUP_UDP4_SENDMSG = 14
+    CGROUP_UDP6_SENDMSG = 15
+    LIRC_MODE2 = 16
+    FLOW_DISSECTOR = 17
+    CGROUP_SYSCTL = 18
+    CGROUP_UDP4_RECVMSG = 19
+    CGROUP_UDP6_RECVMSG = 20
+    CGROUP_GETSOCKOPT = 21
+    CGROUP_SETSOCKOPT = 22
+    TRACE_RAW_TP = 23
+    TRACE_FENTRY = 24
+    TRACE_FEXIT = 25
+    MODIFY_RETURN = 26
+    LSM_MAC = 27
+    TRACE_ITER = 28
+    CGROUP_INET4_GETPEERNAME = 29
+    CGROUP_INET6_GETPEERNAME = 30
+    CGROUP_INET4_GETSOCKNAME = 31
+    CGROUP_INET6_GETSOCKNAME = 32
+    XDP_DEVMAP = 33
+    CGROUP_INET_SOCK_RELEASE = 34
+    XDP_CPUMAP = 35
+    SK_LOOKUP = 36
+    XDP = 37
+    SK_SKB_VERDICT = 38
+    SK_REUSEPORT_SELECT = 39
+    SK_REUSEPORT_SELECT_OR_MIGRATE = 40
+    PERF_EVENT = 41
+    TRACE_KPROBE_MULTI = 42
+    LSM_CGROUP = 43
+    STRUCT_OPS = 44
+    NETFILTER = 45
+    TCX_INGRESS = 46
+    TCX_EGRESS = 47
+    TRACE_UPROBE_MULTI = 48
+    CGROUP_UNIX_CONNECT = 49
+    CGROUP_UNIX_SENDMSG = 50
+    CGROUP_UNIX_RECVMSG = 51
+    CGROUP_UNIX_GETPEERNAME = 52
+    CGROUP_UNIX_GETSOCKNAME = 53
+    NETKIT_PRIMARY = 54
+    NETKIT_PEER = 55
+    TRACE_KPROBE_SESSION = 56
+    TRACE_UPROBE_SESSION = 57
+
+
+CGROUP_ATTACH_TYPES = tuple(
+    attach_type
+    for attach_type in AttachType
+    if attach_type.name.startswith("CGROUP_") or attach_type is AttachType.LSM_CGROUP
+)
+"""The attach types that a cgroup has a list of programs for."""
+
+
+class AttachFlags(IntFlag):
+    """The `BPF_F_*` flags of attaching: `BPF_PROG_ATTACH`, `BPF_LINK_CREATE`, `BPF_LINK_UPDATE`.
+
+    `ALLOW_OVERRIDE`, `ALLOW_MULTI` 4.10 and 4.15; `REPLACE` 5.6; `BEFORE` to `LINK` 6.6 (tcx);
+    `PREORDER` about 6.15, and backported.
+    """
+
+    ALLOW_OVERRIDE = 1 << 0
+    ALLOW_MULTI = 1 << 1
+    REPLACE = 1 << 2
+    BEFORE = 1 << 3
+    AFTER = 1 << 4
+    ID = 1 << 5
+    PREORDER = 1 << 6
+    LINK = 1 << 13
+
+
+QUERY_EFFECTIVE = 1 << 0
+"""`BPF_F_QUERY_EFFECTIVE`: what runs here, ancestors' programs included."""
+
+PROG_NAME_LENGTH = 16
+"""`BPF_OBJ_NAME_LEN`: names of programs and maps, with the closing zero."""
+
+
+class _RawTracepoint(ctypes.Structure):
+    _fields_ = (
+        ("tp_name", ctypes.c_uint64),
+        ("tp_name_len", ctypes.c_uint32),
+        ("cookie", ctypes.c_uint64),
+    )
+
+
+class _Tracing(ctypes.Structure):
+    _fields_ = (
+        ("attach_type", ctypes.c_uint32),
+        ("target_obj_id", ctypes.c_uint32),
+        ("target_btf_id", ctypes.c_uint32),
+        ("cookie", ctypes.c_uint64),
+    )
+
+
+class _Cgroup(ctypes.Structure):
+    _fields_ = (("cgroup_id", ctypes.c_uint64), ("attach_type", ctypes.c_uint32))
+
+
+class _IterCgroup(ctypes.Structure):
+    _fields_ = (("cgroup_id", ctypes.c_uint64), ("order", ctypes.c_uint32))
+
+
+class _IterTask(ctypes.Structure):
+    _fields_ = (("tid", ctypes.c_uint32), ("pid", ctypes.c_uint32))
+
+
+class _IterTarget(ctypes.Union):
+    _fields_ = (("cgroup", _IterCgroup), ("task", _IterTask))
+
+
+class _Iter(ctypes.Structure):
+    _fields_ = (
+        ("target_name", ctypes.c_uint64),
+        ("target_name_len", ctypes.c_uint32),
+        ("map_id", ctypes.c_uint32),
+        ("target", _IterTarget),
+    )
+
+
+class _Netns(ctypes.Structure):
+    _fields_ = (("netns_ino", ctypes.c_uint32), ("attach_type", ctypes.c_uint32))
+
+
+class _Device(ctypes.Structure):
+    # xdp has an index only, tcx and netkit have both.
+    _fields_ = (("ifindex", ctypes.c_uint32), ("attach_type", ctypes.c_uint32))
+
+
+class _Map(ctypes.Structure):
+    # struct_ops has a map only, sockmap has both.
+    _fields_ = (("map_id", ctypes.c_uint32), ("attach_type", ctypes.c_uint32))
+
+
+class _Netfilter(ctypes.Structure):
+    _fields_ = (
+        ("pf", ctypes.c_uint32),
+        ("hooknum", ctypes.c_uint32),
+        ("priority", ctypes.c_int32),
+        ("flags", ctypes.c_uint32),
+    )
+
+
+class _KprobeMulti(ctypes.Structure):
+    _fields_ = (
+        ("addrs", ctypes.c_uint64),
+        ("count", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("missed", ctypes.c_uint64),
+        ("cookies", ctypes.c_uint64),
+    )
+
+
+class _UprobeMulti(ctypes.Structure):
+    _fields_ = (
+        ("path", ctypes.c_uint64),
+        ("offsets", ctypes.c_uint64),
+        ("ref_ctr_offsets", ctypes.c_uint64),
+        ("cookies", ctypes.c_uint64),
+        ("path_size", ctypes.c_uint32),
+        ("count", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("pid", ctypes.c_uint32),
+    )
+
+
+class _Uprobe(ctypes.Structure):
+    _fields_ = (
+        ("file_name", ctypes.c_uint64),
+        ("name_len", ctypes.c_uint32),
+        ("offset", ctypes.c_uint32),
+        ("cookie", ctypes.c_uint64),
+        ("ref_ctr_offset", ctypes.c_uint64),
+    )
+
+
+class _Kprobe(ctypes.Structure):
+    _fields_ = (
+        ("func_name", ctypes.c_uint64),
+        ("name_len", ctypes.c_uint32),
+        ("offset", ctypes.c_uint32),
+        ("addr", ctypes.c_uint64),
+        ("missed", ctypes.c_uint64),
+        ("cookie", ctypes.c_uint64),
+    )
+
+
+class _Tracepoint(ctypes.Structure):
+    _fields_ = (
+        ("tp_name", ctypes.c_uint64),
+        ("name_len", ctypes.c_uint32),
+        ("cookie", ctypes.c_uint64),
+    )
+
+
+class _Event(ctypes.Structure):
+    _fields_ = (
+        ("config", ctypes.c_uint64),
+        ("type", ctypes.c_uint32),
+        ("cookie", ctypes.c_uint64),
+    )
+
+
+class _PerfEventDetail(ctypes.Union):
+    _fields_ = (
+        ("uprobe", _Uprobe),
+        ("kprobe", _Kprobe),
+        ("tracepoint", _Tracepoint),
+        ("event", _Event),
+    )
+
+
+class _PerfEvent(ctypes.Structure):
+    _fields_ = (("type", ctypes.c_uint32), ("detail", _PerfEventDetail))
+
+
+class _LinkDetail(ctypes.Union):
+    _fields_ = (
+        ("raw_tracepoint", _RawTracepoint),
+        ("tracing", _Tracing),
+        ("cgroup", _Cgroup),
+        ("iter", _Iter),
+        ("netns", _Netns),
+        ("device", _Device),
+        ("map", _Map),
+        ("netfilter", _Netfilter),
+        ("kprobe_multi", _KprobeMulti),
+        ("uprobe_multi", _UprobeMulti),
+        ("perf_event", _PerfEvent),
+    )
+
+
+class BpfLinkInfo(ctypes.Structure):
+    """`struct bpf_link_info`; the kernel fills as much as it knows and leaves the rest zero."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("prog_id", ctypes.c_uint32),
+        ("detail", _LinkDetail),
+    )
+
+
+class PerfEventType(KernelEnum):
+    """`enum bpf_perf_event_type`: what a PERF_EVENT link's event is (6.6)."""
+
+    UNSPEC = 0
+    UPROBE = 1
+    URETPROBE = 2
+    KPROBE = 3
+    KRETPROBE = 4
+    TRACEPOINT = 5
+    EVENT = 6
+
+
+class BpfProgInfo(ctypes.Structure):
+    """The beginning of `struct bpf_prog_info`, as far as the name (4.15)."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("tag", ctypes.c_uint8 * 8),
+        ("jited_prog_len", ctypes.c_uint32),
+        ("xlated_prog_len", ctypes.c_uint32),
+        ("jited_prog_insns", ctypes.c_uint64),
+        ("xlated_prog_insns", ctypes.c_uint64),
+        ("load_time", ctypes.c_uint64),
+        ("created_by_uid", ctypes.c_uint32),
+        ("nr_map_ids", ctypes.c_uint32),
+        ("map_ids", ctypes.c_uint64),
+        ("name", ctypes.c_char * PROG_NAME_LENGTH),
+    )
+
+
+class BpfMapInfo(ctypes.Structure):
+    """The beginning of `struct bpf_map_info`, as far as the name (4.15)."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("key_size", ctypes.c_uint32),
+        ("value_size", ctypes.c_uint32),
+        ("max_entries", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+        ("name", ctypes.c_char * PROG_NAME_LENGTH),
+    )

@@ -1,0 +1,73 @@
+"""Seeing that a program ran: what triggers it, and what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_bpflink import Cgroup, Object
+
+_DISCARD_PORT = 9
+
+
+class SyscallWitness:
+    """`sys_enter.bpf.c`: says whether one of its programs runs at this process's system calls."""
+
+    def __init__(self, loaded: Object) -> None:
+        self.object = loaded
+        self._last = 0
+
+    @staticmethod
+    def rodata() -> dict[str, int]:
+        """What the programs need to know this process by."""
+        namespace = os.stat("/proc/self/ns/pid")  # noqa: PTH116
+        return {
+            "target_pid": os.getpid(),
+            "pidns_dev": _kernel_device(namespace.st_dev),
+            "pidns_ino": namespace.st_ino,
+        }
+
+    def runs(self) -> bool:
+        """Make a system call and say whether a program saw it."""
+        self._last += 1
+        self.object.bss["in"] = self._last
+        os.getppid()
+        return bool(self.object.bss["out"] == self._last)
+
+    def stopped(self) -> bool:
+        """Make a system call and say whether no program saw it."""
+        return not self.runs()
+
+
+class PacketWitness:
+    """`cgroup_egress.bpf.c`: counts what its two programs see of one datagram."""
+
+    def __init__(self, loaded: Object) -> None:
+        self.object = loaded
+
+    def of_datagram_from(self, cgroup: Cgroup) -> tuple[int, int]:
+        """Send a datagram from inside a cgroup; runs of `egress` and of `egress_alt` for it."""
+        with cgroup.entered(), datagram_socket() as sender:
+            return self.of_datagram_through(sender)
+
+    def of_datagram_through(self, sender: socket.socket) -> tuple[int, int]:
+        """Send a datagram through a socket, which belongs to the cgroup that it was made in."""
+        before = self._counts()
+        sender.sendto(b"bpflink", ("127.0.0.1", _DISCARD_PORT))
+        after = self._counts()
+        return after[0] - before[0], after[1] - before[1]
+
+    def _counts(self) -> tuple[int, int]:
+        return self.object.bss["calls"], self.object.bss["alt_calls"]
+
+
+def datagram_socket() -> socket.socket:
+    """Make a UDP socket; loopback hands its packets over before `sendto` returns."""
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+
+def _kernel_device(device: int) -> int:
+    """Return the kernel's own dev_t, which it keeps as major and minor in 12 and 20 bits."""
+    return os.major(device) << 20 | os.minor(device)
