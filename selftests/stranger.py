@@ -1,0 +1,57 @@
+"""Running a function as somebody else: without privilege, and not the owner of any file."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+_NOBODY = 65534
+_CAPABILITY_VERSION_3 = 0x20080522
+
+
+def as_stranger(
+    function: Callable[_Arguments, _Result],
+    /,
+    *arguments: _Arguments.args,
+    **options: _Arguments.kwargs,
+) -> _Result:
+    """Call a function without any capability, and as the user nobody to file systems.
+
+    Descriptors are this process's: what the function is given, it has inherited. Its exceptions go
+    through.
+    """
+    results: list[_Result] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            _drop_privileges_of_thread()
+            results.append(function(*arguments, **options))
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _drop_privileges_of_thread() -> None:
+    # To the kernel credentials are a thread's. glibc spreads setuid() over all threads of the
+    # process, but neither setfsuid() nor capset(), so that this thread alone gives them up.
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.setfsgid(_NOBODY)
+    libc.setfsuid(_NOBODY)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    nothing = (ctypes.c_uint32 * 6)()
+    if libc.capset(header, nothing):
+        raise OSError(ctypes.get_errno(), "capset")

@@ -1,0 +1,362 @@
+"""What keeps a link, what ends it, and who may change it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bpflink import BpfError, CgroupLinkInfo, DescriptorHolder, Link, eventually, link_ids
+from pytest_bpflink.selftests.stranger import as_stranger
+from pytest_bpflink.selftests.witness import PacketWitness, SyscallWitness
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pytest_bpflink import BpfFs, Cgroup, KernelInfo, Object, Program
+
+
+@pytest.fixture
+def witness(bpf_object: Callable[..., Object]) -> SyscallWitness:
+    return SyscallWitness(bpf_object("progs/sys_enter.bpf.c", rodata=SyscallWitness.rodata()))
+
+
+@pytest.fixture
+def program(witness: SyscallWitness) -> Program:
+    return witness.object.program("pin_raw_tp")
+
+
+@pytest.fixture
+def link(program: Program, bpf_link: Callable[..., Link]) -> Link:
+    return bpf_link(program)
+
+
+@pytest.fixture
+def packets(bpf_object: Callable[..., Object]) -> PacketWitness:
+    return PacketWitness(bpf_object("progs/cgroup_egress.bpf.c"))
+
+
+@pytest.fixture
+def egress(packets: PacketWitness) -> Program:
+    return packets.object.program("egress")
+
+
+@pytest.fixture
+def egress_alt(packets: PacketWitness) -> Program:
+    return packets.object.program("egress_alt")
+
+
+# What ends a link.
+
+
+def test_destroy_ends_it(link: Link, witness: SyscallWitness) -> None:
+    """The program stops with the last descriptor, at once, and the id with it."""
+    assert witness.runs()
+
+    link.destroy()
+
+    assert witness.stopped()
+    assert link.id not in link_ids()
+
+
+def test_destroy_twice(link: Link, witness: SyscallWitness) -> None:
+    """A second destroy does nothing, not even to a descriptor that has the number since."""
+    number = link.fd
+    link.destroy()
+    other = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(other, number)
+    link.destroy()
+    os.fstat(number)  # EBADF if the second destroy had closed it
+    for descriptor in {other, number}:
+        os.close(descriptor)
+    assert witness.stopped()
+
+
+@pytest.mark.parametrize("end", ["exit", "sigkill"])
+def test_ends_with_its_process(link: Link, witness: SyscallWitness, end: str) -> None:
+    """A process that holds the last descriptor takes the link along, however it ends."""
+    with _holding_process(link) as holder:
+        link.destroy()
+        assert witness.runs()
+        assert {type(each) for each in link.holders()} == {DescriptorHolder}
+        assert [each.pid for each in _descriptors(link)] == [holder.pid]
+
+        _end(holder, end)
+
+    assert witness.stopped()
+    assert link.id not in link_ids()
+
+
+@pytest.mark.parametrize("end", ["exit", "sigkill"])
+def test_pinned_survives_its_process(
+    link: Link, witness: SyscallWitness, bpffs: BpfFs, end: str
+) -> None:
+    """The end of its last process does nothing to a link that is pinned."""
+    link.pin(bpffs / "link")
+    with _holding_process(link) as holder:
+        link.destroy()
+        _end(holder, end)
+
+    assert witness.runs()
+    with Link.open(bpffs / "link") as opened:
+        assert opened.id == link.id
+
+
+def test_unlinking_the_pin_ends_it(link: Link, witness: SyscallWitness, bpffs: BpfFs) -> None:
+    """Without the file, which is all that held it, the program stops; the kernel may defer it."""
+    link.pin(bpffs / "link")
+    link.destroy()
+    assert witness.runs()
+
+    (bpffs / "link").unlink()
+
+    eventually(witness.stopped, what="the program stops after unlink")
+    eventually(lambda: link.id not in link_ids(), what="the link's id is gone")
+
+
+def test_unmounting_ends_it(link: Link, witness: SyscallWitness, bpffs: BpfFs) -> None:
+    """The pins of a BPF FS end with it; the kernel may defer that."""
+    link.pin(bpffs / "link")
+    link.destroy()
+    assert witness.runs()
+
+    bpffs.unmount()
+
+    eventually(witness.stopped, what="the program stops after umount")
+    eventually(lambda: link.id not in link_ids(), what="the link's id is gone")
+
+
+# What keeps it.
+
+
+def test_second_descriptor_keeps_it(link: Link, witness: SyscallWitness) -> None:
+    """A duplicate is as good as the first descriptor."""
+    with Link.from_fd(link.fd) as duplicate:
+        link.destroy()
+        assert witness.runs()
+        assert duplicate.id == link.id
+    assert witness.stopped()
+
+
+def test_child_keeps_it(link: Link, witness: SyscallWitness) -> None:
+    """A descriptor inherited by fork is as good as the first."""
+    with _holding_process(link) as holder:
+        link.destroy()
+        assert witness.runs()
+        holder.kill()
+        holder.wait()
+    assert witness.stopped()
+
+
+def test_descriptor_in_flight_keeps_it(link: Link, witness: SyscallWitness) -> None:
+    """A descriptor sent over a socket keeps it while nobody has received it, and then after."""
+    near, far = socket.socketpair()
+    with near, far:
+        socket.send_fds(near, [b"link"], [link.fd])
+        link.destroy()
+        assert witness.runs()
+        assert link.holders() == ()
+
+        _, (received, *_), _, _ = socket.recv_fds(far, 16, 1)
+        with Link.from_fd(received) as passed:
+            os.close(received)
+            assert witness.runs()
+            assert passed.id == link.id
+    assert witness.stopped()
+
+
+def test_disconnect(link: Link, witness: SyscallWitness) -> None:
+    """A disconnected link leaves its descriptor open when destroyed, and so stays attached."""
+    number = link.fd
+    link.disconnect()
+    link.destroy()
+
+    assert witness.runs()
+    assert [each.fd for each in _descriptors(link)] == [number]
+
+    link.close()
+
+    assert witness.stopped()
+    assert link.id not in link_ids()
+
+
+# One program and several links, one after the other or at once.
+
+
+def test_one_program_in_two_links(
+    packets: PacketWitness, egress: Program, cgroup: Cgroup, bpf_link: Callable[..., Link]
+) -> None:
+    """Two links to two cgroups are independent of each other."""
+    first, second = cgroup.create("first"), cgroup.create("second")
+    bpf_link(egress, first)
+    to_second = bpf_link(egress, second)
+    assert packets.of_datagram_from(first) == (1, 0)
+    assert packets.of_datagram_from(second) == (1, 0)
+
+    to_second.destroy()
+
+    assert packets.of_datagram_from(first) == (1, 0)
+    assert packets.of_datagram_from(second) == (0, 0)
+
+
+def test_attach_again_after_destroy(
+    link: Link, program: Program, witness: SyscallWitness, bpf_link: Callable[..., Link]
+) -> None:
+    """A program can be attached anew when its link is gone, by a link of another id."""
+    link.destroy()
+    assert witness.stopped()
+
+    again = bpf_link(program)
+
+    assert witness.runs()
+    assert again.id != link.id
+
+
+def test_attach_again_after_detach(
+    packets: PacketWitness, egress: Program, cgroup: Cgroup, bpf_link: Callable[..., Link]
+) -> None:
+    """A program can be attached anew while the detached link is still held."""
+    detached = bpf_link(egress, cgroup)
+    detached.detach()
+    assert packets.of_datagram_from(cgroup) == (0, 0)
+
+    bpf_link(egress, cgroup)
+
+    assert packets.of_datagram_from(cgroup) == (1, 0)
+    detached.destroy()
+    assert packets.of_datagram_from(cgroup) == (1, 0)
+
+
+# Who may change it.
+
+
+@pytest.fixture
+def owned(egress: Program, cgroup: Cgroup, bpf_link: Callable[..., Link]) -> Link:
+    """A link of a type that can be updated and detached."""
+    return bpf_link(egress, cgroup)
+
+
+def test_owner_may_change(
+    owned: Link, cgroup: Cgroup, packets: PacketWitness, egress_alt: Program
+) -> None:
+    """Who attached it may update and detach it."""
+    owned.update(egress_alt)
+    assert packets.of_datagram_from(cgroup) == (0, 1)
+    owned.detach()
+    assert packets.of_datagram_from(cgroup) == (0, 0)
+
+
+def test_inheritor_may_change(
+    owned: Link,
+    cgroup: Cgroup,
+    packets: PacketWitness,
+    egress_alt: Program,
+    bpf_kernel: KernelInfo,
+) -> None:
+    """Who merely has the descriptor may do the same without privilege, if bpf(2) is open to it.
+
+    Before 5.19 `kernel.unprivileged_bpf_disabled` closed all of bpf(2), since then it closes
+    loading programs and making maps (c8644cd0efe7).
+    """
+    if bpf_kernel.version < (5, 19) and _unprivileged_bpf_disabled():
+        for change in (owned.detach, lambda: owned.update(egress_alt), lambda: owned.info):
+            with pytest.raises(BpfError) as refused:
+                as_stranger(change)
+            assert refused.value.errno == errno.EPERM
+        assert packets.of_datagram_from(cgroup) == (1, 0)
+        return
+
+    info = as_stranger(lambda: owned.info)
+    assert isinstance(info, CgroupLinkInfo)
+    assert info.cgroup_id == cgroup.id
+    as_stranger(owned.update, egress_alt)
+    assert packets.of_datagram_from(cgroup) == (0, 1)
+    as_stranger(owned.detach)
+    assert packets.of_datagram_from(cgroup) == (0, 0)
+
+
+def test_by_id_needs_privilege(owned: Link, cgroup: Cgroup, packets: PacketWitness) -> None:
+    """By its id it opens to CAP_SYS_ADMIN, who may detach it, and to nobody else."""
+    with pytest.raises(BpfError) as refused:
+        as_stranger(Link.by_id, owned.id)
+    assert refused.value.errno == errno.EPERM
+    assert packets.of_datagram_from(cgroup) == (1, 0)
+
+    with Link.by_id(owned.id) as opened:
+        opened.detach()
+    assert packets.of_datagram_from(cgroup) == (0, 0)
+
+
+def test_pin_opens_by_its_mode(
+    owned: Link,
+    cgroup: Cgroup,
+    packets: PacketWitness,
+    bpffs_factory: Callable[..., BpfFs],
+    bpf_kernel: KernelInfo,
+) -> None:
+    """A pin opens to whom its mode allows both reading and writing, and to nobody else."""
+    with bpffs_factory(mode=0o755) as bpffs, _directory(bpffs) as directory:
+        owned.pin(bpffs / "link")
+        # Through the descriptor the stranger needs no right to the directories above the mount.
+        pin = Path(f"/proc/self/fd/{directory}/link")
+        closed = bpf_kernel.version < (5, 19) and _unprivileged_bpf_disabled()
+
+        for mode in (0o600, 0o644):
+            pin.chmod(mode)
+            with pytest.raises(BpfError) as refused:
+                as_stranger(Link.open, pin)
+            assert refused.value.errno == (errno.EPERM if closed else errno.EACCES)
+        assert packets.of_datagram_from(cgroup) == (1, 0)
+
+        pin.chmod(0o666)
+        if closed:
+            with pytest.raises(BpfError) as refused:
+                as_stranger(Link.open, pin)
+            assert refused.value.errno == errno.EPERM
+            return
+        with as_stranger(Link.open, pin) as opened:
+            as_stranger(opened.detach)
+        assert packets.of_datagram_from(cgroup) == (0, 0)
+
+
+def _descriptors(link: Link) -> list[DescriptorHolder]:
+    return [holder for holder in link.holders() if isinstance(holder, DescriptorHolder)]
+
+
+@contextlib.contextmanager
+def _holding_process(link: Link) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process that has a link's descriptor, until its input ends or it is killed."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[link.fd]) as process:  # noqa: S607
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _end(process: subprocess.Popen[bytes], end: str) -> None:
+    if end == "exit":
+        process.communicate()
+        assert process.returncode == 0
+    else:
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+
+
+def _unprivileged_bpf_disabled() -> bool:
+    return Path("/proc/sys/kernel/unprivileged_bpf_disabled").read_text().strip() != "0"
+
+
+@contextlib.contextmanager
+def _directory(path: os.PathLike[str]) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
