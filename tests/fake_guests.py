@@ -1,11 +1,12 @@
-"""Guests that are ordinary processes of this machine: a plugin for pytester, and what tests in such
-a guest call.
+"""Guests that are ordinary processes of this machine: a plugin for pytester.
 
-The SPEC is the cue: see `FakeMachines`. A test that runs in a guest can make it `panic`.
+What they do is in their SPEC, see `FakeMachines`. Tests that run in such a guest can make it
+`panic`. Each boot adds a line to the file `boots` in the current directory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -63,9 +64,7 @@ class FakeMachines:
         del kernel
         return Acceleration(kvm=False, reason="TCG: a fake has no hardware")
 
-    def machine(
-        self, kernel: Kernel, *, directory: Path, console_log: Path | None
-    ) -> FakeMachine:
+    def machine(self, kernel: Kernel, *, directory: Path, console_log: Path | None) -> FakeMachine:
         cue = kernel.spec
         if cue.startswith("bootsonce") and cue in self._booted:
             cue = "unbootable"
@@ -99,10 +98,8 @@ class FakeMachine:
             raise BootFailed("ended before its Python ran\nNo working init found", timed_out=False)
 
     def kill(self) -> None:
-        try:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             os.kill(int((self._directory / "pid").read_text()), signal.SIGKILL)
-        except (FileNotFoundError, ProcessLookupError):
-            pass
 
     def close(self) -> None:
         self.kill()
@@ -116,7 +113,7 @@ class FakeMachine:
 def _main() -> None:
     directory, os.environ[_CONSOLE], *arguments = sys.argv[1:]
     (Path(directory) / "pid").write_text(str(os.getpid()))
-    os.execv(sys.executable, [sys.executable, *arguments])
+    os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -1,0 +1,30 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    RunWithFakes = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def with_fakes(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> RunWithFakes:
+    """Return a function that runs pytest where guests are processes of this machine."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    temporary = pytester.mkdir("temporary")
+    monkeypatch.setenv("TMPDIR", str(temporary))
+
+    def run(*arguments: str | Path) -> pytest.RunResult:
+        result = pytester.runpytest_subprocess(
+            "-p", "fake_guests", "-W", "error", *arguments, timeout=60
+        )
+        assert not list(temporary.glob("bpflink-*")), "guests left something behind"
+        return result
+
+    return run
