@@ -10,45 +10,45 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .bpffs import BpfFs as BpfFs
-    from .cgroup import Attached as Attached
-    from .cgroup import Cgroup as Cgroup
-    from .compile import CompileError as CompileError
-    from .errors import BpfError as BpfError
-    from .errors import NotSupported as NotSupported
-    from .errors import UnknownName as UnknownName
-    from .errors import VerifierError as VerifierError
-    from .ledger import DescriptorHolder as DescriptorHolder
-    from .ledger import Holder as Holder
-    from .ledger import PinHolder as PinHolder
-    from .link import Link as Link
-    from .link import link_ids as link_ids
-    from .link import links as links
-    from .linkinfo import CgroupLinkInfo as CgroupLinkInfo
-    from .linkinfo import IterLinkInfo as IterLinkInfo
-    from .linkinfo import KprobeMultiLinkInfo as KprobeMultiLinkInfo
-    from .linkinfo import LinkInfo as LinkInfo
-    from .linkinfo import NetfilterLinkInfo as NetfilterLinkInfo
-    from .linkinfo import NetkitLinkInfo as NetkitLinkInfo
-    from .linkinfo import NetnsLinkInfo as NetnsLinkInfo
-    from .linkinfo import PerfEventLinkInfo as PerfEventLinkInfo
-    from .linkinfo import RawTracepointLinkInfo as RawTracepointLinkInfo
-    from .linkinfo import SockmapLinkInfo as SockmapLinkInfo
-    from .linkinfo import StructOpsLinkInfo as StructOpsLinkInfo
-    from .linkinfo import TcxLinkInfo as TcxLinkInfo
-    from .linkinfo import TracingLinkInfo as TracingLinkInfo
-    from .linkinfo import UprobeMultiLinkInfo as UprobeMultiLinkInfo
-    from .linkinfo import XdpLinkInfo as XdpLinkInfo
-    from .objects import Map as Map
-    from .objects import Object as Object
-    from .objects import Program as Program
-    from .probe import KernelInfo as KernelInfo
-    from .uapi import AttachFlags as AttachFlags
-    from .uapi import AttachType as AttachType
-    from .uapi import LinkType as LinkType
-    from .uapi import PerfEventType as PerfEventType
-    from .uapi import ProgType as ProgType
-    from .wait import eventually as eventually
+    from pytest_bpflink.bpffs import BpfFs as BpfFs
+    from pytest_bpflink.cgroup import Attached as Attached
+    from pytest_bpflink.cgroup import Cgroup as Cgroup
+    from pytest_bpflink.compile import CompileError as CompileError
+    from pytest_bpflink.errors import BpfError as BpfError
+    from pytest_bpflink.errors import NotSupported as NotSupported
+    from pytest_bpflink.errors import UnknownName as UnknownName
+    from pytest_bpflink.errors import VerifierError as VerifierError
+    from pytest_bpflink.ledger import DescriptorHolder as DescriptorHolder
+    from pytest_bpflink.ledger import Holder as Holder
+    from pytest_bpflink.ledger import PinHolder as PinHolder
+    from pytest_bpflink.link import Link as Link
+    from pytest_bpflink.link import link_ids as link_ids
+    from pytest_bpflink.link import links as links
+    from pytest_bpflink.linkinfo import CgroupLinkInfo as CgroupLinkInfo
+    from pytest_bpflink.linkinfo import IterLinkInfo as IterLinkInfo
+    from pytest_bpflink.linkinfo import KprobeMultiLinkInfo as KprobeMultiLinkInfo
+    from pytest_bpflink.linkinfo import LinkInfo as LinkInfo
+    from pytest_bpflink.linkinfo import NetfilterLinkInfo as NetfilterLinkInfo
+    from pytest_bpflink.linkinfo import NetkitLinkInfo as NetkitLinkInfo
+    from pytest_bpflink.linkinfo import NetnsLinkInfo as NetnsLinkInfo
+    from pytest_bpflink.linkinfo import PerfEventLinkInfo as PerfEventLinkInfo
+    from pytest_bpflink.linkinfo import RawTracepointLinkInfo as RawTracepointLinkInfo
+    from pytest_bpflink.linkinfo import SockmapLinkInfo as SockmapLinkInfo
+    from pytest_bpflink.linkinfo import StructOpsLinkInfo as StructOpsLinkInfo
+    from pytest_bpflink.linkinfo import TcxLinkInfo as TcxLinkInfo
+    from pytest_bpflink.linkinfo import TracingLinkInfo as TracingLinkInfo
+    from pytest_bpflink.linkinfo import UprobeMultiLinkInfo as UprobeMultiLinkInfo
+    from pytest_bpflink.linkinfo import XdpLinkInfo as XdpLinkInfo
+    from pytest_bpflink.objects import Map as Map
+    from pytest_bpflink.objects import Object as Object
+    from pytest_bpflink.objects import Program as Program
+    from pytest_bpflink.probe import KernelInfo as KernelInfo
+    from pytest_bpflink.uapi import AttachFlags as AttachFlags
+    from pytest_bpflink.uapi import AttachType as AttachType
+    from pytest_bpflink.uapi import LinkType as LinkType
+    from pytest_bpflink.uapi import PerfEventType as PerfEventType
+    from pytest_bpflink.uapi import ProgType as ProgType
+    from pytest_bpflink.wait import eventually as eventually
 
 _MODULES = {
     "bpffs": ("BpfFs",),
@@ -81,7 +81,7 @@ _MODULES = {
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = list(_HOME)  # noqa: PLE0605 - the names stand above once
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

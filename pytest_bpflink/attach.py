@@ -6,14 +6,14 @@ import ctypes
 import errno
 from typing import TYPE_CHECKING, Any
 
-from . import libbpf
-from .cgroup import Cgroup
-from .errors import BpfError, NotSupported
-from .link import Link, attached
-from .uapi import AttachType, ProgType
+from pytest_bpflink import libbpf
+from pytest_bpflink.cgroup import Cgroup
+from pytest_bpflink.errors import BpfError, NotSupported
+from pytest_bpflink.link import Link, attached
+from pytest_bpflink.uapi import AttachType, ProgType
 
 if TYPE_CHECKING:
-    from .objects import Program
+    from pytest_bpflink.objects import Program
 
 _CGROUP_PROGRAMS = frozenset(
     {
@@ -50,8 +50,7 @@ def attach(program: Program, target: object | None, options: dict[str, Any]) -> 
 
 def _require_fitting(program: Program, target: object | None) -> None:
     wants_cgroup = (
-        program.type in _CGROUP_PROGRAMS
-        or program.expected_attach_type is AttachType.LSM_CGROUP
+        program.type in _CGROUP_PROGRAMS or program.expected_attach_type is AttachType.LSM_CGROUP
     )
     doing = f"attach {program.name} ({program.type.name}, {program.section}) to {target!r}"
     if wants_cgroup and not isinstance(target, Cgroup):
@@ -64,8 +63,7 @@ def _require_fitting(program: Program, target: object | None) -> None:
 
 def _as_its_section_says(program: Program) -> int:
     doing = f"attach {program.name} ({program.section})"
-    pointer: int = libbpf.call("bpf_program__attach", program.pointer, doing=doing)
-    return pointer
+    return libbpf.call("bpf_program__attach", program.pointer, doing=doing)
 
 
 def _to_cgroup(
@@ -78,20 +76,18 @@ def _to_cgroup(
 ) -> int:
     doing = f"attach {program.name} to {cgroup.path}"
     if not (flags or relative or expected_revision):
-        pointer: int = libbpf.call(
+        return libbpf.call(
             "bpf_program__attach_cgroup", program.pointer, cgroup.fileno(), doing=doing
         )
-        return pointer
     options = libbpf.CgroupOptions(
         flags=flags,
         relative_fd=relative.fd if relative else 0,
         expected_revision=expected_revision,
     )
-    pointer = libbpf.call(
+    return libbpf.call(
         "bpf_program__attach_cgroup_opts",
         program.pointer,
         cgroup.fileno(),
         ctypes.byref(options),
         doing=doing,
     )
-    return pointer

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import os
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from .errors import BpfError
+from pytest_bpflink.errors import BpfError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +78,7 @@ class BpfFs(os.PathLike[str]):
 
 def is_on_bpffs(path: str | os.PathLike[str]) -> bool:
     """Whether a path, or the nearest directory above it that exists, is on a BPF FS."""
-    here = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would look the last name up
+    here = Path(os.path.abspath(path))  # resolve() would look the last name up
     while True:
         with contextlib.suppress(OSError):
             return _file_system(here) == MAGIC
@@ -90,7 +89,7 @@ def is_on_bpffs(path: str | os.PathLike[str]) -> bool:
 
 def mounts() -> Iterator[Path]:
     """Yield the BPF FS mounts that this process sees."""
-    with open("/proc/self/mountinfo", encoding="utf-8") as lines:  # noqa: PTH123
+    with open("/proc/self/mountinfo", encoding="utf-8") as lines:
         for line in lines:
             before, _, after = line.partition(" - ")
             if after.startswith("bpf "):

@@ -16,6 +16,7 @@ each global variable stands). Knows the encoding of `Documentation/bpf/btf.rst` 
 from __future__ import annotations
 
 import struct
+import sys
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ _MEMBER = struct.Struct("=III")
 _SECTION_VARIABLE = struct.Struct("=III")
 
 _POINTER_BYTES = 8
+_ORDER = sys.byteorder
 _SIGNED, _BOOL = 1, 4
 
 
@@ -159,7 +161,7 @@ class Btf:
         if each.kind is Kind.PTR:
             return _POINTER_BYTES
         if each.kind is Kind.ARRAY:
-            element, _, count = _ARRAY.unpack_from(self._raw, each.extra)
+            element, count = self._array(each)
             return count * self.size(element)
         return each.size_or_type
 
@@ -199,6 +201,11 @@ class Btf:
             return bool(self._encoding(each) & _SIGNED)
         return each.bit_fields and each.kind in {Kind.ENUM, Kind.ENUM64}  # kind_flag: signed
 
+    def _array(self, each: _Type) -> tuple[int, int]:
+        """Return an array's type of element, and how many there are."""
+        element, _, count = _ARRAY.unpack_from(self._raw, each.extra)
+        return element, count
+
     def _is_char(self, type_id: int) -> bool:
         each = self._strip(type_id)
         return each.kind is Kind.INT and each.size_or_type == 1 and each.name == "char"
@@ -206,9 +213,7 @@ class Btf:
     def _members(self, each: _Type) -> Iterator[tuple[str, int, int, int]]:
         """Yield name, type, bit offset, and bits (0: not a bit field); anonymous ones unfolded."""
         for index in range(each.members):
-            name, type_id, place = _MEMBER.unpack_from(
-                self._raw, each.extra + index * _MEMBER.size
-            )
+            name, type_id, place = _MEMBER.unpack_from(self._raw, each.extra + index * _MEMBER.size)
             bit, bits = (place & 0xFFFFFF, place >> 24) if each.bit_fields else (place, 0)
             if name:
                 yield self._name(name), type_id, bit, bits
@@ -219,7 +224,7 @@ class Btf:
                     yield inner_name, inner_type, bit + inner_bit, inner_bits
 
     def _decode_array(self, each: _Type, data: bytes | memoryview) -> Any:
-        element, _, count = _ARRAY.unpack_from(self._raw, each.extra)
+        element, count = self._array(each)
         step = self.size(element)
         if self._is_char(element):
             return bytes(data[:count]).partition(b"\0")[0]
@@ -238,12 +243,10 @@ class Btf:
             return int(value).to_bytes(size, _ORDER, signed=self._signed(each))
         except OverflowError:
             kind = "signed" if self._signed(each) else "unsigned"
-            raise OverflowError(
-                f"{value} does not fit a {kind} integer of {size} bytes"
-            ) from None
+            raise OverflowError(f"{value} does not fit a {kind} integer of {size} bytes") from None
 
     def _encode_array(self, each: _Type, value: Any, present: bytes) -> bytes:
-        element, _, count = _ARRAY.unpack_from(self._raw, each.extra)
+        element, count = self._array(each)
         if self._is_char(element):
             text = value.encode() if isinstance(value, str) else bytes(value)
             if len(text) > count:
@@ -273,7 +276,6 @@ class Btf:
         return bytes(image)
 
 
-_ORDER = "little" if struct.pack("=H", 1)[0] else "big"
 _FLOATS = {4: "=f", 8: "=d"}
 
 

@@ -16,15 +16,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from . import libbpf
-from .errors import BpfError
-from .uapi import CGROUP_ATTACH_TYPES, QUERY_EFFECTIVE, AttachFlags, AttachType
-from .wait import eventually
+from pytest_bpflink import libbpf
+from pytest_bpflink.errors import BpfError
+from pytest_bpflink.uapi import CGROUP_ATTACH_TYPES, QUERY_EFFECTIVE, AttachFlags, AttachType
+from pytest_bpflink.wait import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .objects import Program
+    from pytest_bpflink.objects import Program
 
 _MOST_PROGRAMS = 64  # BPF_CGROUP_MAX_PROGS, per cgroup and attach type
 
@@ -66,9 +66,7 @@ class Cgroup:
                 self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except OSError as error:
                 hint = "the cgroup is gone" if error.errno == errno.ENOENT else ""
-                raise BpfError(
-                    error.errno or 0, f"open cgroup {self.path}", hint=hint
-                ) from error
+                raise BpfError(error.errno or 0, f"open cgroup {self.path}", hint=hint) from error
         return self._fd
 
     def close(self) -> None:
@@ -141,7 +139,7 @@ class Cgroup:
         )
         return Attached(tuple(ids[: count.value]), AttachFlags(flags.value))
 
-    def attach(self, program: Program, flags: AttachFlags = AttachFlags(0)) -> None:
+    def attach(self, program: Program, flags: AttachFlags | None = None) -> None:
         """Attach by the legacy `BPF_PROG_ATTACH` (4.10): no link, stays until `detach()`.
 
         Raises `BpfError` with EPERM where another attachment excludes this one.
@@ -151,7 +149,7 @@ class Cgroup:
             program.fd,
             self.fileno(),
             program.expected_attach_type,
-            flags,
+            flags or 0,
             doing=f"attach {program.name} to {self.path} without a link",
         )
 
@@ -223,7 +221,7 @@ def cgroup2_mount() -> Path:
 
     Raises `BpfError` with ENOENT when it is mounted nowhere.
     """
-    with open("/proc/self/mountinfo", encoding="utf-8") as lines:  # noqa: PTH123
+    with open("/proc/self/mountinfo", encoding="utf-8") as lines:
         for line in lines:
             before, _, after = line.partition(" - ")
             if after.startswith("cgroup2 "):
@@ -237,7 +235,7 @@ def cgroup2_mount() -> Path:
 
 def own_cgroup() -> Path:
     """Return the cgroup v2 directory that this process is in."""
-    with open("/proc/self/cgroup", encoding="utf-8") as lines:  # noqa: PTH123
+    with open("/proc/self/cgroup", encoding="utf-8") as lines:
         for line in lines:
             if line.startswith("0::"):
                 return cgroup2_mount() / line.strip().removeprefix("0::/")
@@ -269,8 +267,8 @@ def _attached_or_none(cgroup: Cgroup, attach_type: AttachType) -> tuple[int, ...
 
 
 def _links_to(cgroup_ids: set[int]) -> dict[int, int]:
-    from .link import links  # noqa: PLC0415 - link.py needs nothing of cgroups, nor this to import
-    from .linkinfo import CgroupLinkInfo  # noqa: PLC0415
+    from pytest_bpflink.link import links  # link.py needs nothing of cgroups, nor this to import
+    from pytest_bpflink.linkinfo import CgroupLinkInfo
 
     return {
         link.id: info.cgroup_id

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import platformdirs
 
-from . import libbpf
-from .errors import BpfError
+from pytest_bpflink import libbpf
+from pytest_bpflink.errors import BpfError
 
 _TARGETS = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv", "ppc64le": "powerpc"}
 _KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
@@ -169,7 +169,9 @@ def _vmlinux_header() -> Path:
         key = _digest(_KERNEL_BTF.read_bytes())
     except OSError as error:
         hint = "the kernel has no BTF (CONFIG_DEBUG_INFO_BTF)"
-        raise CompileError(error.errno or 0, f"make vmlinux.h of {_KERNEL_BTF}", hint=hint) from error
+        raise CompileError(
+            error.errno or 0, f"make vmlinux.h of {_KERNEL_BTF}", hint=hint
+        ) from error
     header = cache_directory() / "vmlinux" / key / "vmlinux.h"
     if not header.exists():
         with tempfile.TemporaryDirectory(prefix="bpflink-") as scratch:
@@ -192,7 +194,9 @@ def _dump_kernel_types(header: Path) -> None:
     guard = b"__VMLINUX_H__"
     access = b"attribute push(__attribute__((preserve_access_index)), apply_to = record)"
     libc.fprintf(stream, b"#ifndef %s\n#define %s\n", guard, guard)
-    libc.fprintf(stream, b"#ifndef BPF_NO_PRESERVE_ACCESS_INDEX\n#pragma clang %s\n#endif\n", access)
+    libc.fprintf(
+        stream, b"#ifndef BPF_NO_PRESERVE_ACCESS_INDEX\n#pragma clang %s\n#endif\n", access
+    )
     for type_id in range(1, libbpf.call("btf__type_cnt", btf, doing=doing)):
         libbpf.call("btf_dump__dump_type", dump, type_id, doing=doing)
     libc.fprintf(stream, b"#ifndef BPF_NO_PRESERVE_ACCESS_INDEX\n")
@@ -215,9 +219,9 @@ def _write_whole(file: Path, content: bytes) -> None:
     try:
         with fresh:
             fresh.write(content)
-        os.replace(fresh.name, file)  # noqa: PTH105
+        os.replace(fresh.name, file)
     except BaseException:
-        os.unlink(fresh.name)  # noqa: PTH108
+        os.unlink(fresh.name)
         raise
 
 

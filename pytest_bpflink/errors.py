@@ -49,7 +49,7 @@ def errno_name(number: int) -> str:
 def _describe(number: int) -> str:
     if number in _LIBBPF_ERRNOS:
         return _LIBBPF_ERRNOS[number][1]
-    return "Operation is not supported" if number == 524 else os.strerror(number)  # noqa: PLR2004
+    return "Operation is not supported" if number == 524 else os.strerror(number)
 
 
 class BpfError(OSError):
@@ -93,7 +93,7 @@ class VerifierError(BpfError):
 
 
 class NotSupported(BpfError):  # noqa: N818 - the field says "not supported"
-    """This kernel or this libbpf lacks a feature; `since` names the release that has it."""
+    """The kernel or libbpf lacks a feature; `since` names the release that has it."""
 
     def __init__(self, feature: str, *, since: str, here: str, log: str = "") -> None:
         self.feature = feature

@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
 
-    from .bpffs import BpfFs
-    from .cgroup import Cgroup
-    from .leftovers import Estate
-    from .link import Link
-    from .objects import Object, Program
-    from .probe import KernelInfo
+    from pytest_bpflink.bpffs import BpfFs
+    from pytest_bpflink.cgroup import Cgroup
+    from pytest_bpflink.leftovers import Estate
+    from pytest_bpflink.link import Link
+    from pytest_bpflink.objects import Object, Program
+    from pytest_bpflink.probe import KernelInfo
 
 
 @pytest.fixture(scope="session")
 def _bpf_privileges() -> None:
     """Skip where this process can't use BPF natively, and name the way out."""
-    from .probe import missing_privileges
+    from pytest_bpflink.probe import missing_privileges
 
     reason = missing_privileges()
     if reason:
@@ -33,7 +33,7 @@ def _bpf_privileges() -> None:
 @pytest.fixture(scope="session")
 def _bpf_estate(_bpf_privileges: None) -> Iterator[Estate]:
     """What this process makes on the system, for the next session to find should it be killed."""
-    from .leftovers import Estate
+    from pytest_bpflink.leftovers import Estate
 
     estate = Estate.found()
     yield estate
@@ -43,15 +43,17 @@ def _bpf_estate(_bpf_privileges: None) -> Iterator[Estate]:
 @pytest.fixture(scope="session")
 def bpf_kernel(request: pytest.FixtureRequest) -> KernelInfo:
     """The kernel that the tests run on: release, version, config, BTF, and where it runs."""
-    from .probe import KernelInfo
+    from pytest_bpflink.matrix import running_kernel
+    from pytest_bpflink.probe import KernelInfo
 
-    return KernelInfo()
+    kernel = running_kernel(request.config)
+    return KernelInfo(where=kernel.where or "native", spec=kernel.spec)
 
 
 @pytest.fixture(scope="session")
 def cgroup_factory(_bpf_estate: Estate) -> Iterator[Callable[[], Cgroup]]:
     """Make cgroups: each call gives a fresh one, removed with all below it at the session's end."""
-    from .cgroup import Cgroup
+    from pytest_bpflink.cgroup import Cgroup
 
     parent = Cgroup(_bpf_estate.make_cgroup())
     numbers = count(1)
@@ -73,7 +75,7 @@ def bpffs_factory(_bpf_estate: Estate) -> Callable[..., BpfFs]:
 
     Keyword arguments are mount options: `bpffs_factory(mode=0o700)`.
     """
-    from .bpffs import BpfFs
+    from pytest_bpflink.bpffs import BpfFs
 
     numbers = count(1)
 
@@ -101,8 +103,8 @@ def bpf_object(
 
     A `.bpf.c` is compiled with clang first. `rodata={"name": value}` sets constants before loading.
     """
-    from .compile import object_of
-    from .objects import Object
+    from pytest_bpflink.compile import object_of
+    from pytest_bpflink.objects import Object
 
     with contextlib.ExitStack() as undo:
 

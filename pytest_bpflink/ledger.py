@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import bpffs, libbpf
-from .errors import BpfError
-from .link import kind_of_descriptor
+from pytest_bpflink import bpffs, libbpf
+from pytest_bpflink.errors import BpfError
+from pytest_bpflink.link import kind_of_descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,9 +55,9 @@ _LINK_ID = re.compile(r"^link_id:\s+(\d+)$", re.MULTILINE)
 
 
 def _descriptors_of_link(link_id: int) -> Iterator[DescriptorHolder]:
-    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):  # noqa: PTH208
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            for fd in sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd")):  # noqa: PTH208
+            for fd in sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd")):
                 if _link_behind(pid, fd) == link_id:
                     yield DescriptorHolder(pid, fd, Path(f"/proc/{pid}/comm").read_text().strip())
 

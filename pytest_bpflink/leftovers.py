@@ -54,7 +54,7 @@ class Estate:
 
     def make_cgroup(self) -> Path:
         """Make the cgroup that all of this process's are made in."""
-        from .cgroup import cgroup2_mount  # noqa: PLC0415 - sessions without cgroups don't pay
+        from pytest_bpflink.cgroup import cgroup2_mount  # sessions without cgroups don't pay
 
         path = cgroup2_mount() / f"pytest-bpflink-{self.directory.name}"
         (self.directory / _CGROUP).symlink_to(path)
@@ -123,7 +123,7 @@ def _is_dead(directory: Path) -> bool:
 
 def _remove(directory: Path) -> None:
     """Remove an estate and all that it names; what can't be removed doesn't keep the rest."""
-    from . import bpffs  # noqa: PLC0415 - only where there is something to remove
+    from pytest_bpflink import bpffs  # only where there is something to remove
 
     with contextlib.ExitStack() as undo:
         undo.callback(shutil.rmtree, directory)
@@ -138,13 +138,13 @@ def _remove(directory: Path) -> None:
 
 
 def _remove_pin(record: Path) -> None:
-    from .link import remove_pin  # noqa: PLC0415
+    from pytest_bpflink.link import remove_pin
 
     remove_pin(record.readlink(), int(record.name.partition("-")[0]))
 
 
 def _remove_cgroup(path: Path) -> None:
-    from .cgroup import Cgroup  # noqa: PLC0415
+    from pytest_bpflink.cgroup import Cgroup
 
     cgroup = Cgroup(path)
     if cgroup.procs_below() - {os.getpid()}:

@@ -10,14 +10,14 @@ The library is loaded on the first call; `use()` chooses another one than the sy
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
+import os
 import threading
 from ctypes import c_bool, c_char_p, c_int, c_size_t, c_uint32, c_void_p
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import BpfError, NotSupported, VerifierError
+from pytest_bpflink.errors import BpfError, NotSupported, VerifierError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,8 +145,8 @@ def use(path: str | Path) -> None:
 
 def version() -> str:
     """Release of the loaded libbpf, such as `1.1.2`."""
-    text: bytes = _library().function("libbpf_version_string")()
-    return text.decode().removeprefix("v")
+    told: bytes = _library().function("libbpf_version_string")()
+    return told.decode().removeprefix("v")
 
 
 def path() -> str:
@@ -154,22 +154,29 @@ def path() -> str:
     return _state.path
 
 
-def call(name: str, *arguments: Any, doing: str) -> Any:
-    """Call a function of libbpf and return its result.
+def call(name: str, *arguments: Any, doing: str) -> int:
+    """Call a function of libbpf and return its result: a number, or the address of something.
 
     `doing` says what is tried, on which object: it begins the sentence of the error. Raises
     `VerifierError`, `NotSupported` or `BpfError`, with what libbpf logged meanwhile.
     """
     __tracebackhide__ = True  # a failed test shows where it called, not how
     function = _library().function(name)
-    _log.lines = lines = []
+    lines: list[str] = []
+    _log.lines = lines
     ctypes.set_errno(0)
-    result = function(*arguments)
+    result: int = function(*arguments)
     if function.restype is c_int and result < 0:
         raise _error(-result, doing, lines)
     if function.restype is c_void_p and not result and name not in _NULL_IS_AN_ANSWER:
         raise _error(ctypes.get_errno(), doing, lines)
     return result
+
+
+def text(name: str, pointer: int) -> str | None:
+    """Call a function that tells a string of an object; None where it has none."""
+    told: bytes | None = _library().function(name)(pointer)
+    return None if told is None else os.fsdecode(told)
 
 
 def read_info(fd: int, kind: type[_Structure], *, doing: str) -> _Structure:
@@ -279,14 +286,14 @@ def _catch_log(level: int, template: bytes, arguments: int) -> int:
 
 def _format(template: bytes, arguments: int) -> str:
     """Format with a `va_list`, which is passed by address on every 64-bit ABI libbpf runs on."""
-    text = c_void_p()
-    length = _libc().vasprintf(ctypes.byref(text), template, c_void_p(arguments))
+    message = c_void_p()
+    length = _libc().vasprintf(ctypes.byref(message), template, c_void_p(arguments))
     if length < 0:
         return "(libbpf's message could not be formatted: out of memory)"
     try:
-        return ctypes.string_at(text, length).decode(errors="replace")
+        return ctypes.string_at(message, length).decode(errors="replace")
     finally:
-        _libc().free(text)
+        _libc().free(message)
 
 
 @cache

@@ -15,17 +15,17 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
-from . import libbpf
-from .bpffs import is_on_bpffs
-from .errors import BpfError
-from .linkinfo import LinkInfo, read_link_info
-from .uapi import AttachFlags
+from pytest_bpflink import libbpf
+from pytest_bpflink.bpffs import is_on_bpffs
+from pytest_bpflink.errors import BpfError
+from pytest_bpflink.linkinfo import LinkInfo, read_link_info
+from pytest_bpflink.uapi import AttachFlags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .ledger import Holder
-    from .objects import Map, Program
+    from pytest_bpflink.ledger import Holder
+    from pytest_bpflink.objects import Map, Program
 
 
 class Link:
@@ -154,9 +154,7 @@ class Link:
             return
         doing = self._doing("update", f" from {old.name} to {program.name}")
         options = libbpf.LinkUpdateOptions(flags=AttachFlags.REPLACE, old_prog_fd=old.fd)
-        libbpf.call(
-            "bpf_link_update", reference.fd, program.fd, ctypes.byref(options), doing=doing
-        )
+        libbpf.call("bpf_link_update", reference.fd, program.fd, ctypes.byref(options), doing=doing)
 
     def update_map(self, new: Map) -> None:
         """Put another struct_ops map in place of the present one (6.4, libbpf 1.2).
@@ -206,7 +204,7 @@ class Link:
 
     def holders(self) -> tuple[Holder, ...]:
         """Who holds it: descriptors of processes, and pins, as far as this process may see."""
-        from .ledger import holders_of_link  # noqa: PLC0415 - rarely asked, and it reads /proc
+        from pytest_bpflink.ledger import holders_of_link  # rarely asked, and it reads /proc
 
         return holders_of_link(self.id)
 
@@ -219,7 +217,9 @@ class Link:
     def __del__(self) -> None:
         held = getattr(self, "_reference", None) is not None
         if held or getattr(self, "_left_open", None) is not None:
-            warnings.warn(f"{self!r} was never destroyed", ResourceWarning, source=self)
+            warnings.warn(
+                f"{self!r} was never destroyed", ResourceWarning, stacklevel=1, source=self
+            )
             self.close()
 
     def __repr__(self) -> str:
@@ -298,13 +298,12 @@ class _LibbpfLink:
 
     @property
     def fd(self) -> int:
-        fd: int = libbpf.call("bpf_link__fd", self._pointer, doing="ask for a link's descriptor")
-        return fd
+        return libbpf.call("bpf_link__fd", self._pointer, doing="ask for a link's descriptor")
 
     @property
     def pin_path(self) -> Path | None:
-        path = libbpf.call("bpf_link__pin_path", self._pointer, doing="ask for a link's pin")
-        return None if path is None else Path(os.fsdecode(path))
+        path = libbpf.text("bpf_link__pin_path", self._pointer)
+        return None if path is None else Path(path)
 
     def pin(self, path: Path, doing: str) -> None:
         libbpf.call("bpf_link__pin", self._pointer, os.fsencode(path), doing=doing)
@@ -344,7 +343,7 @@ class _Descriptor:
 
     def unpin(self, doing: str) -> None:
         try:
-            os.unlink(self.pin_path or "")  # noqa: PTH108 - a Path would be the same call
+            os.unlink(self.pin_path or "")  # a Path would be the same call
         except OSError as error:
             raise BpfError(error.errno or 0, doing) from error
         self.pin_path = None

@@ -10,8 +10,8 @@ import ctypes
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from . import libbpf
-from .uapi import AttachType, BpfLinkInfo, LinkType, PerfEventType
+from pytest_bpflink import libbpf
+from pytest_bpflink.uapi import AttachType, BpfLinkInfo, LinkType, PerfEventType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -242,7 +242,9 @@ def _read_xdp(_fd: int, raw: BpfLinkInfo) -> LinkInfo:
     return XdpLinkInfo(raw.id, raw.prog_id, raw.detail.device.ifindex)
 
 
-def _read_device(kind: type[TcxLinkInfo | NetkitLinkInfo]) -> Callable[[int, BpfLinkInfo], LinkInfo]:
+def _read_device(
+    kind: type[TcxLinkInfo | NetkitLinkInfo],
+) -> Callable[[int, BpfLinkInfo], LinkInfo]:
     def read(_fd: int, raw: BpfLinkInfo) -> LinkInfo:
         it = raw.detail.device
         return kind(raw.id, raw.prog_id, it.ifindex, AttachType(it.attach_type))

@@ -14,16 +14,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from . import libbpf
-from .btf import Btf
-from .errors import BpfError, by_name
-from .uapi import AttachType, BpfMapInfo, BpfProgInfo, ProgType
-from .variables import Globals
+from pytest_bpflink import libbpf
+from pytest_bpflink.btf import Btf
+from pytest_bpflink.errors import BpfError, by_name
+from pytest_bpflink.uapi import AttachType, BpfMapInfo, BpfProgInfo, ProgType
+from pytest_bpflink.variables import Globals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .link import Link
+    from pytest_bpflink.link import Link
 
 _ELF_MAGIC = b"\x7fELF"
 
@@ -159,9 +159,9 @@ class Program:
     def __init__(self, owner: Object, pointer: int) -> None:
         self._owner = owner
         self._pointer = pointer
-        self.name = _text("bpf_program__name", pointer)
+        self.name = libbpf.text("bpf_program__name", pointer) or ""
         """The name of its function."""
-        self.section = _text("bpf_program__section_name", pointer)
+        self.section = libbpf.text("bpf_program__section_name", pointer) or ""
         """What `SEC()` says: the program's type and, for most types, its target."""
 
     @property
@@ -183,8 +183,7 @@ class Program:
     @property
     def fd(self) -> int:
         """Its descriptor, borrowed. Raises `BpfError` before the object is loaded."""
-        fd: int = self._ask("bpf_program__fd")
-        return fd
+        return self._ask("bpf_program__fd")
 
     @property
     def id(self) -> int:
@@ -208,14 +207,14 @@ class Program:
         Raises `BpfError`: EINVAL for the wrong kind of target, and what the kernel says;
         `NotSupported` where no BPF link comes of it (kprobe and tracepoint before 5.15).
         """
-        from .attach import attach  # noqa: PLC0415 - it knows all kinds of targets; objects don't
+        from pytest_bpflink.attach import attach  # it knows all kinds of targets; objects don't
 
         return attach(self, target, options)
 
     def __repr__(self) -> str:
         return f"<Program {self.name} {self.section}>"
 
-    def _ask(self, function: str) -> Any:
+    def _ask(self, function: str) -> int:
         return libbpf.call(function, self.pointer, doing=f"ask about program {self.name}")
 
 
@@ -229,7 +228,7 @@ class Map(MutableMapping[Any, Any]):
     def __init__(self, owner: Object, pointer: int) -> None:
         self._owner = owner
         self._pointer = pointer
-        self.name = _text("bpf_map__name", pointer)
+        self.name = libbpf.text("bpf_map__name", pointer) or ""
         """Its name in the object; one of libbpf's own has the object's before the section's."""
 
     @property
@@ -241,8 +240,7 @@ class Map(MutableMapping[Any, Any]):
     @property
     def fd(self) -> int:
         """Its descriptor, borrowed."""
-        fd: int = self._ask("bpf_map__fd")
-        return fd
+        return self._ask("bpf_map__fd")
 
     @property
     def id(self) -> int:
@@ -322,7 +320,7 @@ class Map(MutableMapping[Any, Any]):
     def _codec(self, type_function: str, size_function: str) -> _Codec:
         return _Codec(self._owner.btf, self._ask(type_function), self._ask(size_function))
 
-    def _ask(self, function: str) -> Any:
+    def _ask(self, function: str) -> int:
         return libbpf.call(function, self.pointer, doing=self._doing("ask about"))
 
     def _call(self, function: str, *arguments: Any, verb: str) -> None:
@@ -355,11 +353,6 @@ def _each(function: str, owner: int) -> Iterator[int]:
     pointer = None
     while pointer := libbpf.call(function, owner, pointer, doing="look through an object"):
         yield pointer
-
-
-def _text(function: str, pointer: int) -> str:
-    text: bytes = libbpf.call(function, pointer, doing="ask for a name")
-    return text.decode()
 
 
 def _require_elf(file: Path, doing: str) -> None:

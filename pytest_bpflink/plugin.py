@@ -6,11 +6,14 @@ Hooks only. Fixtures are in `fixtures`, kernels as a parameter in `matrix`. Noth
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Generator
 
 pytest_plugins = ["pytest_bpflink.fixtures"]
 
@@ -70,6 +73,33 @@ def pytest_configure(config: pytest.Config) -> None:
         " -m 'on_kernel(spec=\"6.1\")'",
     )
     if config.option.kernel:
-        from pytest_bpflink import matrix  # noqa: PLC0415 - costs time that others don't owe
+        from pytest_bpflink import matrix  # costs time that others don't owe
 
         matrix.configure(config)
+
+
+def pytest_report_header() -> list[str]:
+    """Say what the run stands on."""
+    from pytest_bpflink import header
+
+    return header.lines()
+
+
+def pytest_sessionstart() -> None:
+    """Remove what sessions left that were killed."""
+    from pytest_bpflink import leftovers
+
+    leftovers.sweep()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    call: pytest.CallInfo[None],
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the verifier's whole log under a test that it failed."""
+    report = yield
+    # Whoever raised it has imported it; nobody else pays for that.
+    errors = sys.modules.get("pytest_bpflink.errors")
+    if errors and call.excinfo and isinstance(call.excinfo.value, errors.VerifierError):
+        report.sections.append(("Verifier log", call.excinfo.value.verifier_log))
+    return report

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from . import libbpf
-from .errors import BpfError
+from pytest_bpflink import libbpf
+from pytest_bpflink.errors import BpfError
 
 # Bits of CapEff in /proc/self/status, and what asks for them.
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
@@ -86,7 +86,7 @@ def _read_config(release: str) -> dict[str, str]:
         Path(f"/usr/lib/modules/{release}/config"),
     )
     if packed.exists():
-        import gzip  # noqa: PLC0415 - few kernels have it
+        import gzip  # few kernels have it
 
         return _parse_config(gzip.decompress(packed.read_bytes()).decode())
     for place in places:
@@ -96,5 +96,5 @@ def _read_config(release: str) -> dict[str, str]:
 
 
 def _parse_config(text: str) -> dict[str, str]:
-    pairs = (line.split("=", 1) for line in text.splitlines() if line.startswith("CONFIG_"))
-    return {name: value for name, value in pairs}
+    lines = (line for line in text.splitlines() if line.startswith("CONFIG_"))
+    return dict(line.split("=", 1) for line in lines)

@@ -8,14 +8,14 @@ import mmap
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from . import libbpf
-from .errors import BpfError, by_name
+from pytest_bpflink import libbpf
+from pytest_bpflink.errors import BpfError, by_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .btf import Btf, Variable
-    from .objects import Map
+    from pytest_bpflink.btf import Btf, Variable
+    from pytest_bpflink.objects import Map
 
 
 class Globals(MutableMapping[str, Any]):

@@ -11,6 +11,7 @@ inside goes on being counted after rmdir, and once it is closed the links lose t
 from __future__ import annotations
 
 import errno
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -235,7 +236,7 @@ def test_auto_detach(
 
     for link, level in zip(attached, levels, strict=True):
         assert _cgroup_id(link) in {level.id, 0}
-        eventually(lambda link=link: _cgroup_id(link) == 0, what=f"{link} loses its cgroup")
+        eventually(partial(_has_no_cgroup, link), what=f"{link} loses its cgroup")
         with pytest.raises(BpfError) as refused:
             link.update(egress)
         assert refused.value.errno == errno.ENOLINK
@@ -246,3 +247,7 @@ def _cgroup_id(link: Link) -> int:
     info = link.info
     assert isinstance(info, CgroupLinkInfo)
     return info.cgroup_id
+
+
+def _has_no_cgroup(link: Link) -> bool:
+    return _cgroup_id(link) == 0

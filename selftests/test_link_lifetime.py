@@ -333,7 +333,7 @@ def _descriptors(link: Link) -> list[DescriptorHolder]:
 @contextlib.contextmanager
 def _holding_process(link: Link) -> Iterator[subprocess.Popen[bytes]]:
     """Start a process that has a link's descriptor, until its input ends or it is killed."""
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[link.fd]) as process:  # noqa: S607
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[link.fd]) as process:
         try:
             yield process
         finally:

@@ -18,7 +18,6 @@ from pytest_bpflink.selftests.witness import SyscallWitness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from pytest_bpflink import BpfFs, Object
 
@@ -95,7 +94,7 @@ def _holders(link: Link) -> set[object]:
 
 
 def _own(fd: int) -> DescriptorHolder:
-    with open("/proc/self/comm", encoding="utf-8") as name:  # noqa: PTH123
+    with open("/proc/self/comm", encoding="utf-8") as name:
         return DescriptorHolder(os.getpid(), fd, name.read().strip())
 
 

@@ -22,7 +22,7 @@ class SyscallWitness:
     @staticmethod
     def rodata() -> dict[str, int]:
         """What the programs need to know this process by."""
-        namespace = os.stat("/proc/self/ns/pid")  # noqa: PTH116
+        namespace = os.stat("/proc/self/ns/pid")
         return {
             "target_pid": os.getpid(),
             "pidns_dev": _kernel_device(namespace.st_dev),

@@ -1,0 +1,43 @@
+"""What a run stands on, for the head of its report: kernel, libbpf, clang, cgroup2, privileges."""
+
+from __future__ import annotations
+
+from pytest_bpflink import libbpf
+from pytest_bpflink.cgroup import cgroup2_mount
+from pytest_bpflink.compile import clang_version
+from pytest_bpflink.errors import BpfError
+from pytest_bpflink.probe import KernelInfo, missing_privileges
+
+
+def lines() -> list[str]:
+    """Describe the running kernel and what this process can do with it, a line or less each."""
+    kernel = KernelInfo()
+    btf = "with BTF" if kernel.btf else "without BTF"
+    clang = clang_version() or "none (only built .bpf.o can be loaded)"
+    return [
+        f"bpflink: Linux {kernel.release} {btf}, libbpf {_libbpf()}, clang {clang}",
+        f"bpflink: cgroup2 {_cgroup2()}, privileges {_privileges()}",
+    ]
+
+
+def _libbpf() -> str:
+    try:
+        release = libbpf.version()
+    except BpfError as error:
+        return f"missing: {error.hint}"
+    place = "the system's" if libbpf.path() == libbpf.SYSTEM else libbpf.path()
+    return f"{release} ({place})"
+
+
+def _cgroup2() -> str:
+    try:
+        return f"at {cgroup2_mount()}"
+    except BpfError as error:
+        return error.hint
+
+
+def _privileges() -> str:
+    try:
+        return missing_privileges() or "complete"
+    except BpfError:  # no libbpf to ask with, which another line says
+        return "unknown"
