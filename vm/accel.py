@@ -82,7 +82,7 @@ def _recall(cache: Path, key: str) -> Acceleration | None:
         known = json.loads(cache.read_text())
         if known["key"] == key:
             return Acceleration(kvm=known["kvm"], reason=known["reason"])
-    except (OSError, ValueError, LookupError):
+    except (OSError, ValueError, LookupError, TypeError):
         pass
     return None
 
@@ -92,9 +92,8 @@ def _boot_id() -> str:
 
 
 def _qemu_version() -> str:
-    program = shutil.which(f"qemu-system-{platform.machine()}")
+    name = f"qemu-system-{platform.machine()}"
+    program = shutil.which(name)
     if not program:
-        raise MachineError(
-            "QEMU is not installed: apt-get install qemu-system-x86 (or that of your architecture)"
-        )
+        raise MachineError(f"{name} is not installed: apt-get install qemu-system")
     return subprocess.check_output([program, "--version"], text=True).splitlines()[0]

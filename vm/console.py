@@ -15,8 +15,10 @@ _FATAL = re.compile(
     r"Kernel panic|\bOops\b|BUG:|kernel BUG at|general protection fault|Unable to handle kernel"
 )
 
-# Panics quote their cause last, after the registers and the trace of the oops before it.
 _TAIL_BYTES = 1 << 18
+
+# An oops with its registers, its trace, and the panic that it leads to.
+_LONGEST_TRACE = 200
 
 
 def lines(path: Path) -> list[str]:
@@ -33,8 +35,11 @@ def lines(path: Path) -> list[str]:
 
 
 def tail(path: Path, *, count: int) -> str:
-    """Return the last lines of a console file."""
-    return "\n".join(lines(path)[-count:])
+    """Return the last lines of a console file; all from the oops on, where there is one."""
+    text = lines(path)
+    first = next((index for index, line in enumerate(text) if _FATAL.search(line)), len(text))
+    start = max(min(first, len(text) - count), len(text) - _LONGEST_TRACE, 0)
+    return "\n".join(text[start:])
 
 
 def fatal(path: Path) -> list[str]:

@@ -112,7 +112,7 @@ class Archive:
         for part in ("state/lists/partial", "cache/archives/partial"):
             (self._directory / part).mkdir(parents=True, exist_ok=True)
         (self._directory / "status").touch()
-        (self._directory / "sources.list").write_text(_sources(host_sources()))
+        (self._directory / "sources.list").write_text(sources(host_sources()))
         (self._directory / "apt.conf").write_text(_configuration(self._directory))
         done = self._run("apt-get", "update")
         # What could not be read is missed later, if it is: a mirror need not carry each suite.
@@ -212,22 +212,17 @@ def host_sources() -> list[dict[str, str]]:
     return list(stanzas(listed.stdout))
 
 
-def _sources(host: list[dict[str, str]]) -> str:
-    lines = []
-    for suites, wanted in ((_SUITES, False), (_SECURITY_SUITES, True)):
-        mirror = next(
-            (
-                source
-                for source in host
-                if source.get("Component") == "main"
-                and source.get("Release", "").endswith("-security") is wanted
-                and source.get("Release", "").partition("-")[0] in (*_SUITES, "stable", "testing")
-            ),
-            None,
-        )
-        if mirror:
-            signed = f"[signed-by={_keyring(mirror)}] " if _keyring(mirror) else ""
-            lines += [f"deb {signed}{mirror['Repo-URI']} {suite} main\n" for suite in suites]
+def sources(host: list[dict[str, str]]) -> str:
+    """Return the list of sources to read: the host's own mirrors, with more suites.
+
+    Raises KernelFetchError if none of them is a mirror of Debian.
+    """
+    lines = [
+        f"deb {_keyring_option(mirror)}{mirror['Repo-URI']} {suite} main\n"
+        for suites in (_SUITES, _SECURITY_SUITES)
+        for mirror in _mirrors(host, of=suites)[:1]
+        for suite in suites
+    ]
     if not lines:
         raise KernelFetchError(
             "this host's apt knows no Debian mirror to fetch kernels from: give the path of a"
@@ -236,12 +231,22 @@ def _sources(host: list[dict[str, str]]) -> str:
     return "".join(lines)
 
 
-def _keyring(source: dict[str, str]) -> str | None:
+def _mirrors(host: list[dict[str, str]], *, of: tuple[str, ...]) -> list[dict[str, str]]:
+    names = (*of, "stable-security") if of is _SECURITY_SUITES else (*of, "stable", "testing")
+    return [
+        source
+        for source in host
+        if source.get("Component") == "main" and source.get("Release") in names
+    ]
+
+
+def _keyring_option(source: dict[str, str]) -> str:
     named = source.get("Signed-By", "")
-    if named.startswith("/"):
-        return named
-    found = sorted(Path("/usr/share/keyrings").glob("debian-archive-keyring.*"))
-    return str(found[0]) if found else None
+    # It may also hold the key itself, which does not fit on one line.
+    if not named.startswith("/"):
+        found = sorted(Path("/usr/share/keyrings").glob("debian-archive-keyring.*"))
+        named = str(found[0]) if found else ""
+    return f"[signed-by={named}] " if named else ""
 
 
 def _configuration(directory: Path) -> str:

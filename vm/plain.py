@@ -7,6 +7,7 @@ business. virtme-ng is run as a program.
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -106,7 +107,7 @@ def compose(
         env=os.environ | {"TMPDIR": str(directory)},
     )
     if done.returncode or not done.stdout.strip():
-        raise ComposeError(f"virtme-ng could not compose a guest: {done.stderr.strip()}")
+        raise ComposeError(_explain(done.stderr))
     # virtme-ng would rather emulate than fail; what is reported as KVM shall be KVM.
     composed = [word.replace("accel=kvm:tcg", "accel=kvm") for word in shlex.split(done.stdout)]
     return _redirected(composed, console=console, errors=directory / "stderr.log")
@@ -119,6 +120,23 @@ def _virtme_run() -> list[str]:
     if not program:
         raise ComposeError("virtme-ng is not installed: pip install 'pytest-bpflink[vm]'")
     return [program]
+
+
+def _explain(errors: str) -> str:
+    """Return what virtme-ng said, less its traceback, and what to install."""
+    last = next(iter(errors.strip().splitlines()[-1:]), "it said nothing")
+    hints = {
+        "cannot find qemu": f"QEMU is not installed: apt-get install {_qemu_package()}",
+        "busybox": "apt-get install busybox-static",
+        "'file'": "apt-get install file",
+    }
+    advice = [hint for sign, hint in hints.items() if sign in last]
+    return "; ".join([f"virtme-ng could not compose a guest: {last}", *advice])
+
+
+def _qemu_package() -> str:
+    packages = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}
+    return packages.get(platform.machine(), "qemu-system")
 
 
 def _kernel_options(kernel: Kernel) -> Iterator[str]:

@@ -1,0 +1,114 @@
+"""Which acceleration is taken, and how often it is tried; the machines here are pretended."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from pytest_bpflink.vm import accel
+from pytest_bpflink.vm.accel import Acceleration, detect
+from pytest_bpflink.vm.kernels import Kernel
+from pytest_bpflink.vm.machine import BootFailed
+
+KERNEL = Kernel("6.1", "6.1", "6.1.0", Path("/vmlinuz"), None, {})
+
+
+class PretendedMachine:
+    """A machine whose guest comes up, or fails as told."""
+
+    failure: BootFailed | None = None
+    started = 0
+
+    def __init__(self, *_arguments: Any, **_options: Any) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        pass
+
+    def start(self) -> None:
+        type(self).started += 1
+
+    def wait_ready(self, _timeout: float) -> None:
+        if self.failure:
+            raise self.failure
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[PretendedMachine]:
+    """Have a device, an empty cache, and machines that are only pretended."""
+
+    class Machine(PretendedMachine):
+        pass
+
+    device = tmp_path / "kvm"
+    device.touch()
+    monkeypatch.setattr(accel, "_DEVICE", device)
+    monkeypatch.setattr(accel, "_qemu_version", lambda: "QEMU 7.2")
+    monkeypatch.setattr(accel, "Machine", Machine)
+    monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "cache"))
+    return Machine
+
+
+def test_kvm_with_which_a_kernel_boots(machine: type[PretendedMachine]) -> None:
+    assert detect(KERNEL) == Acceleration(kvm=True, reason="KVM")
+    assert machine.started == 1
+
+
+@pytest.mark.parametrize(
+    ("timed_out", "phrase"), [(True, "guests hang for 20 s"), (False, "guests crash")]
+)
+def test_kvm_with_which_no_kernel_boots(
+    machine: type[PretendedMachine],
+    *,
+    timed_out: bool,
+    phrase: str,
+) -> None:
+    machine.failure = BootFailed("nothing", timed_out=timed_out)
+    found = detect(KERNEL)
+    assert not found.kvm
+    assert found.reason.startswith("TCG: with ")
+    assert found.reason.endswith(phrase)
+
+
+def test_kvm_is_tried_once(machine: type[PretendedMachine]) -> None:
+    first = detect(KERNEL)
+    assert detect(KERNEL) == first
+    assert machine.started == 1
+
+
+def test_kvm_is_tried_again_with_another_qemu(
+    machine: type[PretendedMachine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detect(KERNEL)
+    monkeypatch.setattr(accel, "_qemu_version", lambda: "QEMU 9.0")
+    detect(KERNEL)
+    assert machine.started == 2
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"key": 1})])
+def test_damaged_cache_is_no_answer(
+    machine: type[PretendedMachine], tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "acceleration.json").write_text(text)
+    assert detect(KERNEL).kvm
+    assert machine.started == 1
+
+
+def test_no_device(machine: type[PretendedMachine], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accel, "_DEVICE", Path("/dev/none"))
+    assert detect(KERNEL) == Acceleration(kvm=False, reason="TCG: there is no /dev/none")
+    assert machine.started == 0
+
+
+def test_device_of_others(machine: type[PretendedMachine], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert detect(KERNEL).reason.endswith("kvm (group kvm)")
+    assert machine.started == 0

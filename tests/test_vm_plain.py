@@ -1,0 +1,209 @@
+"""The QEMU command of a plain guest, as virtme-ng composes it; no guest is started."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bpflink.vm import plain
+from pytest_bpflink.vm.accel import Acceleration
+from pytest_bpflink.vm.kernels import Kernel, find
+from pytest_bpflink.vm.machine import Machine, MachineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+QEMU = f"qemu-system-{platform.machine()}"
+TCG = Acceleration(kvm=False, reason="TCG")
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Kernel:
+    """Find a kernel; it is not booted."""
+    return find("6.1")
+
+
+@pytest.fixture
+def compose(kernel: Kernel, tmp_path: Path) -> Callable[..., list[str]]:
+    """Compose a guest with some options changed."""
+
+    def composed(
+        *,
+        acceleration: Acceleration = TCG,
+        directory: Path = tmp_path,
+        kernel: Kernel = kernel,
+        append: Sequence[str] = (),
+    ) -> list[str]:
+        return plain.compose(
+            kernel,
+            acceleration=acceleration,
+            directory=directory,
+            console=directory / "con,sole.log",
+            worker=plain.Worker("/usr/bin/python3", tmp_path, {"KEY": "a 'b'\n\"c\""}),
+            memory_mib=640,
+            cpus=2,
+            append=append,
+        )
+
+    return composed
+
+
+def kernel_command_line(command: list[str]) -> list[str]:
+    return shlex.split(command[command.index("-append") + 1])
+
+
+def chardevs(command: list[str]) -> dict[str, str]:
+    options = [after for word, after in pairwise(command) if word == "-chardev"]
+    return {option.partition("id=")[2].partition(",")[0]: option for option in options}
+
+
+def test_console_and_errors_go_to_files(compose: Callable[..., list[str]], tmp_path: Path) -> None:
+    found = chardevs(compose())
+    assert found["console"] == f"file,id=console,path={tmp_path}/con,,sole.log,append=on"
+    for name in ("stderr", "dev_stdout", "dev_stderr"):
+        assert found[name] == f"file,id={name},path={tmp_path}/stderr.log,append=on"
+
+
+def test_worker_s_streams_are_qemu_s(compose: Callable[..., list[str]]) -> None:
+    found = chardevs(compose())
+    assert found["stdin"].startswith("stdio,")
+    assert found["stdout"] == "file,id=stdout,path=/proc/self/fd/1"
+
+
+def test_an_oops_ends_the_guest(compose: Callable[..., list[str]]) -> None:
+    command = compose()
+    assert {"oops=panic", "panic=-1"} <= set(kernel_command_line(command))
+    assert "-no-reboot" in command
+
+
+def test_size_and_options_are_passed_on(compose: Callable[..., list[str]]) -> None:
+    command = compose(append=["quiet_please=1"])
+    assert command[command.index("-m") + 1] == "640M"
+    assert command[command.index("-smp") + 1] == "2"
+    assert "quiet_please=1" in kernel_command_line(command)
+
+
+def test_init_stays_last(compose: Callable[..., list[str]]) -> None:
+    """What follows init= on the kernel's command line is given to init."""
+    assert kernel_command_line(compose(append=["x=1"]))[-1].startswith("init=")
+
+
+@pytest.mark.parametrize(
+    ("config", "option"),
+    [
+        ({"CONFIG_LSM": "yama,bpf"}, "lsm=yama,bpf"),
+        ({"CONFIG_LSM": "yama,selinux"}, "lsm=yama,selinux,bpf"),
+        ({}, "lsm=landlock,lockdown,yama,bpf"),
+    ],
+)
+def test_bpf_is_added_to_the_kernel_s_own_security_modules(
+    compose: Callable[..., list[str]], kernel: Kernel, config: dict[str, str], option: str
+) -> None:
+    assert option in kernel_command_line(compose(kernel=replace(kernel, config=config)))
+
+
+def test_host_is_shared_read_only(compose: Callable[..., list[str]]) -> None:
+    shared = [word for word in compose() if word.startswith("local,")]
+    assert len(shared) == 1
+    assert "readonly=on" in shared[0].split(",")
+
+
+def test_directory_that_the_guest_would_not_see_is_mounted(
+    compose: Callable[..., list[str]],
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as hidden:
+        command = compose(directory=Path(hidden))
+    assert f"virtme_initmount0={hidden.lstrip('/')}" in kernel_command_line(command)
+    shared = [word for word in command if word.startswith("local,")]
+    assert all("readonly=on" in word.split(",") for word in shared)
+
+
+def test_emulated_guest_does_not_try_kvm(compose: Callable[..., list[str]]) -> None:
+    assert not any("kvm" in word for word in compose())
+
+
+@pytest.mark.skipif(not os.access("/dev/kvm", os.W_OK), reason="/dev/kvm is not on this host")
+def test_accelerated_guest_does_not_fall_back_silently(compose: Callable[..., list[str]]) -> None:
+    command = compose(acceleration=Acceleration(kvm=True, reason="KVM"))
+    assert any("accel=kvm" in word for word in command)
+    assert not any("tcg" in word for word in command)
+
+
+def test_launch_script_gives_python_its_surroundings(
+    compose: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    compose()
+    launch = tmp_path / "launch.sh"
+    assert stat.S_IMODE(launch.stat().st_mode) == 0o600
+    worker = plain.Worker("sh", tmp_path, {"KEY": "a 'b'\n\"c\"", "PATH": os.environ["PATH"]})
+    script = worker.launch_script().replace("-u -c", "-c 'pwd; printf %s \"$KEY\"' #")
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{tmp_path}\na 'b'\n\"c\""
+
+
+def test_compose_leaves_nothing_outside_its_directory(
+    compose: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    own = tmp_path / "own"
+    own.mkdir()
+    monkeypatch.setenv("TMPDIR", str(elsewhere))
+    compose(directory=own)
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.fixture
+def hide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Make a program missing."""
+
+    def hidden(missing: str) -> None:
+        directory = tmp_path / "bin"
+        directory.mkdir()
+        needed = {"sh", "file", "strings", "busybox", "depmod", "setpriv", QEMU}
+        for name in needed - {missing}:
+            (directory / name).symlink_to(str(shutil.which(name)))
+        monkeypatch.setenv("PATH", str(directory))
+
+    return hidden
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        (QEMU, r"could not compose .*QEMU is not installed: apt-get install qemu-system"),
+        ("file", r"could not compose .*; apt-get install file"),
+        ("setpriv", r"setpriv is needed: apt-get install util-linux"),
+    ],
+)
+def test_program_that_is_missing(
+    kernel: Kernel, hide: Callable[[str], None], tmp_path: Path, *, missing: str, sentence: str
+) -> None:
+    hide(missing)
+    machine = Machine(
+        kernel, acceleration=TCG, directory=tmp_path / "own", cwd=tmp_path, environment={}
+    )
+    with machine, pytest.raises(MachineError, match=sentence):
+        machine.start()
+    assert not machine.alive
+
+
+def test_virtme_ng_is_missing(
+    compose: Callable[..., list[str]], hide: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide("virtme-run")
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    with pytest.raises(plain.ComposeError, match=r"pip install 'pytest-bpflink\[vm\]'"):
+        compose()

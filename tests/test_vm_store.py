@@ -1,0 +1,353 @@
+"""Kernels out of packages, into the store: a real apt on a small archive of our own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from itertools import combinations
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from test_vm_kernels import CONFIG, write
+
+from pytest_bpflink.vm import debian
+from pytest_bpflink.vm.kernels import (
+    KernelFetchError,
+    KernelNotFound,
+    KernelUnusable,
+    Store,
+    find,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+needs_apt = pytest.mark.skipif(
+    not shutil.which("apt-get"), reason="apt-get is not on this host, and nothing else is tested"
+)
+
+
+class Deb(NamedTuple):
+    """A package to build: its files by path, as in the tree it unpacks to."""
+
+    name: str
+    version: str
+    files: dict[str, str]
+    depends: str = ""
+
+    def build(self, pool: Path) -> str:
+        """Build it into POOL, and return its paragraph in the list of packages."""
+        root = pool / f"{self.name}_{self.version}"
+        control = (
+            f"Package: {self.name}\nVersion: {self.version}\n"
+            f"Architecture: {debian.architecture()}\nInstalled-Size: 20\n"
+            "Maintainer: nobody <nobody@localhost>\nDescription: Linux\n"
+        ) + (f"Depends: {self.depends}\n" if self.depends else "")
+        write(root / "DEBIAN/control", control)
+        for path, text in self.files.items():
+            write(root / path, text)
+        package = root.with_suffix(root.suffix + ".deb")
+        command = ["dpkg-deb", "-Znone", "--root-owner-group", "--build", root, package]
+        subprocess.run(command, check=True, capture_output=True)
+        data = package.read_bytes()
+        return (
+            f"{control}Filename: pool/{package.name}\nSize: {len(data)}\n"
+            f"SHA256: {hashlib.sha256(data).hexdigest()}\n\n"
+        )
+
+
+def kernel_deb(name: str, version: str, *, config: str = CONFIG) -> Deb:
+    """Return a package as they are up to Linux 6.18."""
+    release = name.removeprefix("linux-image-")
+    files = {
+        f"boot/vmlinuz-{release}": "kernel",
+        f"boot/config-{release}": config,
+        f"lib/modules/{release}/modules.order": "",
+    }
+    return Deb(name, version, files)
+
+
+def split_debs(release: str, version: str) -> list[Deb]:
+    """Return packages as they are from Linux 6.19 on: a shell, the image, the modules."""
+    directory = f"usr/lib/modules/{release}"
+    image = {f"{directory}/vmlinuz": "kernel", f"{directory}/config": CONFIG}
+    base, binary, modules = (f"linux-{part}-{release}" for part in ("base", "binary", "modules"))
+    depends = ", ".join(f"{name} (= {version})" for name in (base, binary, modules))
+    return [
+        Deb(f"linux-image-{release}", version, {}, f"initramfs-tools (>= 0.1) | dracut, {depends}"),
+        Deb(base, version, {}),
+        Deb(binary, version, image, f"{base} (= {version})"),
+        Deb(modules, version, {f"{directory}/modules.order": ""}, f"kmod, {base} (= {version})"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a Debian archive with kernels of all flavours."""
+    root = tmp_path_factory.mktemp("archive")
+    arch = debian.architecture()
+    without_9p = CONFIG.replace("CONFIG_9P_FS=m\n", "")
+    debs = [
+        kernel_deb(f"linux-image-6.1.0-9-{arch}", "6.1.99-1"),
+        kernel_deb(f"linux-image-6.1.0-10-{arch}", "6.1.100-1"),
+        kernel_deb(f"linux-image-6.1.0-10-{arch}-unsigned", "6.1.100-1"),
+        kernel_deb(f"linux-image-6.1.0-11-cloud-{arch}", "6.1.101-1", config=without_9p),
+        kernel_deb(f"linux-image-6.1.0-11-rt-{arch}", "6.1.101-1"),
+        Deb(
+            f"linux-image-6.1-{arch}",
+            "6.1.102-1",
+            {},
+            f"linux-image-6.1.0-12-{arch} (= 6.1.102-1)",
+        ),
+        kernel_deb(f"linux-image-6.12.5+deb13-{arch}", "6.12.5-1"),
+        kernel_deb(f"linux-image-6.8.1-{arch}", "6.8.1-1", config=without_9p),
+        *split_debs(f"7.2.9+deb14-{arch}", "7.2.9-1"),
+        *split_debs(f"7.3-{arch}", "7.3~rc7-1~exp1"),
+    ]
+    (root / "pool").mkdir()
+    packages = "".join(deb.build(root / "pool") for deb in debs)
+    write(root / f"dists/bookworm/main/binary-{arch}/Packages", packages)
+    digest = hashlib.sha256(packages.encode()).hexdigest()
+    write(
+        root / "dists/bookworm/Release",
+        f"Origin: Debian\nCodename: bookworm\nComponents: main\nArchitectures: {arch}\n"
+        f"SHA256:\n {digest} {len(packages)} main/binary-{arch}/Packages\n",
+    )
+    return root
+
+
+@pytest.fixture
+def store(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Make an empty store, fed from the archive."""
+    options = ("Acquire::AllowInsecureRepositories", "APT::Get::AllowUnauthenticated")
+    unsigned = write(tmp_path / "apt.conf", "".join(f'{name} "true";\n' for name in options))
+    monkeypatch.setenv("APT_CONFIG", str(unsigned))
+    source = {"Component": "main", "Release": "bookworm", "Repo-URI": f"file:{archive}"}
+    monkeypatch.setattr(debian, "host_sources", lambda: [source])
+    return Store(tmp_path / "cache" / "kernels")
+
+
+def contents(store: Store) -> list[str]:
+    return sorted(path.name for path in store.root.iterdir() if path.name != ".lock")
+
+
+@needs_apt
+def test_newest_plain_kernel_of_a_series_is_fetched(store: Store) -> None:
+    said: list[str] = []
+    kernel = find("6.1", store=store, progress=said.append)
+    arch = debian.architecture()
+    assert kernel.version == "6.1.100"
+    assert kernel.release == f"6.1.0-10-{arch}"
+    assert (kernel.spec, kernel.id) == ("6.1", "6.1")
+    assert kernel.image.read_text() == "kernel"
+    assert (kernel.modules / "lib/modules" / kernel.release / "modules.dep").exists()
+    assert contents(store) == [f"6.1.0-10-{arch}_6.1.100-1"]
+    assert any("fetching Linux 6.1.100 (" in line for line in said)
+
+
+@needs_apt
+def test_exact_patch_release(store: Store) -> None:
+    assert find("6.1.99", store=store).version == "6.1.99"
+
+
+@needs_apt
+def test_release_with_suffix(store: Store) -> None:
+    assert find("6.12.5+deb13", store=store).version == "6.12.5"
+
+
+@needs_apt
+def test_split_packages_are_put_together(store: Store) -> None:
+    kernel = find("7.2", store=store)
+    assert kernel.image.name == "vmlinuz"
+    assert kernel.config["CONFIG_9P_FS"] == "m"
+    assert (kernel.modules / "lib/modules" / kernel.release / "modules.dep").exists()
+
+
+@needs_apt
+def test_candidate_serves_while_there_is_no_release(store: Store) -> None:
+    assert find("7.3", store=store).version == "7.3~rc7"
+
+
+@needs_apt
+def test_unknown_release_lists_what_there_is(store: Store) -> None:
+    with pytest.raises(KernelNotFound) as caught:
+        find("6.2", store=store)
+    listed = "6.1.100, 6.8.1, 6.12.5, 7.2.9, 7.3~rc7"
+    assert str(caught.value) == f"there is no kernel 6.2; there are: {listed}"
+
+
+@needs_apt
+def test_unknown_patch_release_lists_its_series(store: Store) -> None:
+    with pytest.raises(KernelNotFound, match=r"no kernel 6\.1\.7; there are: 6\.1\.99, 6\.1\.100$"):
+        find("6.1.7", store=store)
+
+
+@needs_apt
+def test_kernel_that_cannot_serve_is_not_kept(store: Store) -> None:
+    with pytest.raises(KernelUnusable, match="CONFIG_9P_FS"):
+        find("6.8", store=store)
+    assert contents(store) == []
+
+
+@needs_apt
+def test_stored_kernel_needs_neither_apt_nor_network(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = find("6.1.99", store=store)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert find("6.1", store=store).image == fetched.image
+
+
+@needs_apt
+def test_not_enough_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")._replace(free=5 << 10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    with pytest.raises(
+        KernelFetchError, match=r"not enough room for Linux 6\.1\.100: .*BPFLINK_CACHE"
+    ):
+        find("6.1", store=store)
+    assert contents(store) == []
+
+
+@needs_apt
+def test_damaged_package_is_refused(store: Store, archive: Path) -> None:
+    package = archive / f"pool/linux-image-6.1.0-10-{debian.architecture()}_6.1.100-1.deb"
+    good = package.read_bytes()
+    package.write_bytes(good[:-1] + b"X")
+    try:
+        with pytest.raises(KernelFetchError, match="apt-get download failed"):
+            find("6.1", store=store)
+    finally:
+        package.write_bytes(good)
+    assert contents(store) == []
+
+
+def test_no_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(KernelFetchError, match=r"no apt on this host .* give the path of a kernel"):
+        find("6.1", store=Store(tmp_path / "kernels"))
+
+
+@needs_apt
+def test_no_debian_mirror(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debian, "host_sources", list)
+    with pytest.raises(KernelFetchError, match="knows no Debian mirror"):
+        find("6.1", store=store)
+
+
+def test_store_that_cannot_be_written(tmp_path: Path) -> None:
+    write(tmp_path / "file")
+    with pytest.raises(KernelFetchError, match=r"Not a directory; BPFLINK_CACHE names another"):
+        find("6.1", store=Store(tmp_path / "file" / "kernels"))
+
+
+@needs_apt
+def test_two_runs_fetch_once(store: Store) -> None:
+    said: list[str] = []
+    runs = [
+        threading.Thread(
+            target=find, args=("7.2",), kwargs={"store": store, "progress": said.append}
+        )
+        for _ in range(2)
+    ]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert sum("fetching Linux" in line for line in said) == 1
+    assert len(contents(store)) == 1
+
+
+@needs_apt
+def test_store_survives_sigkill_while_unpacking(
+    store: Store, archive: Path, tmp_path: Path
+) -> None:
+    # A dpkg-deb that says that it runs, and then takes its time.
+    slow = write(tmp_path / "bin/dpkg-deb", f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
+    slow.chmod(0o755)
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from pytest_bpflink.vm import debian\n"
+        "from pytest_bpflink.vm.kernels import Store, find\n"
+        "debian.host_sources = lambda: [{'Component': 'main', 'Release': 'bookworm',"
+        " 'Repo-URI': 'file:' + sys.argv[1]}]\n"
+        "find('6.1', store=Store(Path(sys.argv[2])))"
+    )
+    path = f"{slow.parent}:{os.environ['PATH']}"
+    command = [sys.executable, "-c", program, str(archive), str(store.root)]
+    with subprocess.Popen(command, env=os.environ | {"PATH": path}) as run:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        run.send_signal(signal.SIGKILL)
+    assert contents(store)[0].startswith(".unpacking-")
+    try:
+        assert find("6.1", store=store).version == "6.1.100"
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    assert contents(store) == [f"6.1.0-10-{debian.architecture()}_6.1.100-1"]
+
+
+def test_cache_is_where_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path))
+    assert Store().root == tmp_path / "kernels"
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("linux-image-6.1.0-50-amd64", True),
+        ("linux-image-6.1.0-0.deb11.52-amd64", True),
+        ("linux-image-6.12.107+deb13-amd64", True),
+        ("linux-image-7.3-amd64", True),
+        ("linux-image-6.1.0-50-amd64-unsigned", False),
+        ("linux-image-6.1.0-50-amd64-dbg", False),
+        ("linux-image-6.1.0-50-cloud-amd64", False),
+        ("linux-image-6.12.107+deb13-rt-amd64", False),
+        ("linux-image-6.1.0-50-arm64", False),
+        ("linux-image-amd64", False),
+    ],
+)
+def test_flavours(name: str, plain: bool) -> None:  # noqa: FBT001 (a column of the table)
+    assert debian.is_plain(name, "amd64") is plain
+
+
+@pytest.mark.skipif(not shutil.which("dpkg"), reason="dpkg is the reference, and is not here")
+def test_versions_sort_as_dpkg_sorts_them() -> None:
+    ascending = [
+        "5.10.262-1",
+        "6.1.9-1",
+        "6.1.90-1",
+        "6.1.176-1~deb11u1",
+        "6.1.176-1",
+        "6.1.176-1+b1",
+        "6.12.95-1~bpo12+1",
+        "6.12.95-1",
+        "6.12.107-1",
+        "7.3~rc7-1~exp1",
+        "7.3-1",
+        "7.3.1-1",
+    ]
+    assert sorted(sorted(ascending), key=debian.version_key) == ascending
+    for lower, higher in combinations(ascending, 2):
+        subprocess.run(["dpkg", "--compare-versions", lower, "lt", higher], check=True)
+
+
+def test_security_suites_come_from_the_security_mirror() -> None:
+    host = [
+        {"Component": "main", "Release": "bookworm", "Repo-URI": "http://a/debian/"},
+        {"Component": "main", "Release": "bookworm-security", "Repo-URI": "http://a/security/"},
+    ]
+    lines = debian.sources(host).splitlines()
+    assert any(line.endswith("http://a/debian/ sid main") for line in lines)
+    assert any(line.endswith("http://a/security/ trixie-security main") for line in lines)
+    assert not any("http://a/debian/ trixie-security" in line for line in lines)
