@@ -1,0 +1,32 @@
+# `make demo` and `make test` install what they need; what they need before is in the README.
+
+PYTHON ?= python3
+KERNELS ?= 5.10,6.1,6.12,7.2
+
+export PYTHON
+
+.PHONY: help prepare demo test lint bench clean
+
+help: ## Show this
+	@sed -n 's/^\([a-z]*\):.*## /    make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
+
+prepare: ## Install what is missing: Debian packages, and a virtual environment in .venv
+	@tools/prepare
+
+demo: prepare ## See two of the kernel's selftests pass on this kernel, and on Linux 6.1 in a VM
+	@tools/demo
+
+test: prepare ## Run all tests: the plugin's own, and the selftests on KERNELS too
+	@tools/python -m pytest
+	@tools/python -m pytest selftests --kernel $(KERNELS)
+
+lint: prepare ## Check the code without running it
+	@.venv/bin/tox -e lint
+
+bench: ## Measure what fixtures and link operations cost
+	@tools/prepare bpftool
+	@tools/python -m pytest bench
+
+clean: ## Remove what was made here; kernels stay in the cache
+	rm -rf .venv .tox build dist .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -exec rm -rf {} +
