@@ -37,7 +37,7 @@ def panic(words: str) -> NoReturn:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("kernel") and not hasattr(config, "workerinput"):
         # Not before --kernel asks: importing it takes xdist.
-        from pytest_bpflink.guests import MACHINES  # noqa: PLC0415
+        from pytest_bpflink.guests import MACHINES
 
         config.stash[MACHINES] = FakeMachines()
 
