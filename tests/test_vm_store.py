@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from test_vm_kernels import CONFIG, write
 
-from pytest_bpflink.vm import debian
+from pytest_bpflink.vm import apt, debian
 from pytest_bpflink.vm.kernels import (
     KernelFetchError,
     KernelNotFound,
@@ -129,7 +129,7 @@ def store(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sto
     unsigned = write(tmp_path / "apt.conf", "".join(f'{name} "true";\n' for name in options))
     monkeypatch.setenv("APT_CONFIG", str(unsigned))
     source = {"Component": "main", "Release": "bookworm", "Repo-URI": f"file:{archive}"}
-    monkeypatch.setattr(debian, "host_sources", lambda: [source])
+    monkeypatch.setattr(apt, "host_sources", lambda: [source])
     return Store(tmp_path / "cache" / "kernels")
 
 
@@ -236,7 +236,7 @@ def test_no_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_apt
 def test_no_debian_mirror(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(debian, "host_sources", list)
+    monkeypatch.setattr(apt, "host_sources", list)
     with pytest.raises(KernelFetchError, match="knows no Debian mirror"):
         find("6.1", store=store)
 
@@ -274,9 +274,9 @@ def test_store_survives_sigkill_while_unpacking(
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from pytest_bpflink.vm import debian\n"
+        "from pytest_bpflink.vm import apt\n"
         "from pytest_bpflink.vm.kernels import Store, find\n"
-        "debian.host_sources = lambda: [{'Component': 'main', 'Release': 'bookworm',"
+        "apt.host_sources = lambda: [{'Component': 'main', 'Release': 'bookworm',"
         " 'Repo-URI': 'file:' + sys.argv[1]}]\n"
         "find('6.1', store=Store(Path(sys.argv[2])))"
     )
@@ -347,7 +347,7 @@ def test_security_suites_come_from_the_security_mirror() -> None:
         {"Component": "main", "Release": "bookworm", "Repo-URI": "http://a/debian/"},
         {"Component": "main", "Release": "bookworm-security", "Repo-URI": "http://a/security/"},
     ]
-    lines = debian.sources(host).splitlines()
+    lines = apt.sources(host, ("sid", "trixie-security"), kind="deb").splitlines()
     assert any(line.endswith("http://a/debian/ sid main") for line in lines)
     assert any(line.endswith("http://a/security/ trixie-security main") for line in lines)
     assert not any("http://a/debian/ trixie-security" in line for line in lines)

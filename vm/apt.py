@@ -1,0 +1,153 @@
+"""apt with a private directory: the host's own mirror, proxies and keyring, but other suites.
+
+Nothing of the host's package state is read or changed. Which packages are wanted, and what is done
+with them, is the caller's business: kernels are `debian`'s.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+_RELEASES = ("bullseye", "bookworm", "trixie", "forky", "sid", "experimental")
+_ALIASES = ("oldoldstable", "oldstable", "stable", "testing", "unstable")
+
+_FRESH_SECONDS = 3600
+
+
+class AptError(Exception):
+    """apt is missing, knows no Debian mirror, or failed; the sentence says which."""
+
+
+class Apt:
+    """apt-get and apt-cache with a directory and a list of suites of our own.
+
+    `kind` is `deb` for binary packages, `deb-src` for sources. Not safe for use by two processes at
+    once: hold a lock.
+    """
+
+    def __init__(
+        self, directory: Path, suites: Sequence[str], *, kind: Literal["deb", "deb-src"] = "deb"
+    ) -> None:
+        self._directory = directory
+        self._suites = suites
+        self._kind = kind
+
+    def update(self, progress: Callable[[str], None]) -> bool:
+        """Read the lists of packages, once an hour; say whether they are up to date now.
+
+        Where the network fails, what was read earlier is still there. Raises AptError.
+        """
+        stamp = self._directory / "updated"
+        if stamp.exists() and time.time() - stamp.stat().st_mtime < _FRESH_SECONDS:
+            return True
+        if not shutil.which("apt-get"):
+            raise AptError("there is no apt on this host")
+        progress("reading the lists of packages")
+        for part in ("state/lists/partial", "cache/archives/partial"):
+            (self._directory / part).mkdir(parents=True, exist_ok=True)
+        (self._directory / "status").touch()
+        listed = sources(host_sources(), self._suites, kind=self._kind)
+        (self._directory / "sources.list").write_text(listed)
+        (self._directory / "apt.conf").write_text(_configuration(self._directory))
+        done = self._run("apt-get", "update")
+        # What could not be read is missed later, if it is: a mirror need not carry each suite.
+        complete = done.returncode == 0 and "Failed to fetch" not in done.stderr
+        if complete:
+            stamp.touch()
+        return complete
+
+    def output(self, program: str, *arguments: str, cwd: Path | None = None) -> str:
+        """Run apt-get or apt-cache and return what it prints. Raises AptError."""
+        done = self._run(program, *arguments, cwd=cwd)
+        if done.returncode:
+            said = [line for line in done.stderr.splitlines() if line.startswith("E:")]
+            raise AptError(f"{program} {arguments[0]} failed; is there a network? {' '.join(said)}")
+        return done.stdout
+
+    def _run(
+        self, program: str, *arguments: str, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        # Given on the command line the configuration comes after the host's, and wins.
+        command = [program, "--config-file", str(self._directory / "apt.conf"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def stanzas(text: str) -> Iterator[dict[str, str]]:
+    """Yield the paragraphs of a deb822 text; continuation lines are left out."""
+    for paragraph in re.split(r"\n\s*\n", text.strip()):
+        fields = re.findall(r"^([A-Za-z0-9-]+): *(.*)$", paragraph, re.MULTILINE)
+        if fields:
+            yield dict(fields)
+
+
+def host_sources() -> list[dict[str, str]]:
+    """Return the host's own package sources, as apt describes them."""
+    listed = subprocess.run(
+        ["apt-get", "indextargets", "Created-By: Packages"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return list(stanzas(listed.stdout))
+
+
+def sources(host: list[dict[str, str]], suites: Sequence[str], *, kind: str) -> str:
+    """Return the list of sources to read: the host's own mirrors, with other suites.
+
+    Raises AptError if none of them is a mirror of Debian.
+    """
+    mirrors = {security: _mirror(host, security=security) for security in (False, True)}
+    lines = [
+        f"{kind} {_keyring_option(mirror)}{mirror['Repo-URI']} {suite} main\n"
+        for suite in suites
+        if (mirror := mirrors[suite.endswith("-security")])
+    ]
+    if not lines:
+        raise AptError("this host's apt knows no Debian mirror")
+    return "".join(lines)
+
+
+def _mirror(host: list[dict[str, str]], *, security: bool) -> dict[str, str] | None:
+    for source in host:
+        name, _, suffix = source.get("Release", "").partition("-")
+        if (
+            name in _RELEASES + _ALIASES
+            and source.get("Component") == "main"
+            and (suffix == "security") is security
+        ):
+            return source
+    return None
+
+
+def _keyring_option(source: dict[str, str]) -> str:
+    named = source.get("Signed-By", "")
+    # It may also hold the key itself, which does not fit on one line.
+    if not named.startswith("/"):
+        found = sorted(Path("/usr/share/keyrings").glob("debian-archive-keyring.*"))
+        named = str(found[0]) if found else ""
+    return f"[signed-by={named}] " if named else ""
+
+
+def _configuration(directory: Path) -> str:
+    # As root apt would drop to its own user, who can't read a private directory. The host's hooks
+    # after an update (desktop notifiers, caches) are not for this one.
+    return f"""\
+Dir::State "{directory}/state";
+Dir::State::status "{directory}/status";
+Dir::Cache "{directory}/cache";
+Dir::Etc::sourcelist "{directory}/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+Acquire::Languages "none";
+APT::Sandbox::User "root";
+#clear APT::Update;
+"""
