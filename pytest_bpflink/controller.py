@@ -42,7 +42,7 @@ def configure(config: pytest.Config, kernels: Sequence[MatrixKernel]) -> None:
     """
     option = config.option
     if option.usepdb:
-        raise pytest.UsageError("--pdb can't reach into a guest: add --kernel native, or drop it")
+        raise pytest.UsageError("--pdb can't reach into a guest: use it with --kernel native alone")
     if option.tx and not option.numprocesses:
         raise pytest.UsageError("--tx: --kernel starts the workers itself; drop --tx")
     if option.dist == "each":
@@ -127,12 +127,9 @@ class MatrixController:
                 guest.boot()
             except MachineError as error:
                 raise pytest.UsageError(f"--kernel {guest.kernel.spec}: {error}") from None
-        began = time.monotonic()
+        self._await_boots()
         for spec, guest in self._guests.items():
-            if not guest.kernel.is_native:
-                self._await(guest, began)
             spec.python = guest.python
-        self._progress.done()
         manager = self._dsession.nodemanager
         assert manager is not None
         self._survive_failed_connections(manager)
@@ -142,12 +139,15 @@ class MatrixController:
             return self._factory.native(kernel, name=name)
         return self._factory.guest(kernel, self._found[kernel.id], name=name)
 
-    def _await(self, guest: Guest, began: float) -> None:
-        self._progress(f"booting {guest.kernel.id}")
-        guest.wait_ready()
-        seconds = time.monotonic() - began
-        outcome = "did not boot" if guest.stand_in else "is up"
-        self._progress.line(f"{guest.kernel.id} {outcome} ({seconds:.1f} s)")
+    def _await_boots(self) -> None:
+        began = time.monotonic()
+        booting = [guest for guest in self._guests.values() if not guest.kernel.is_native]
+        self._progress(f"booting {', '.join(guest.kernel.id for guest in booting)}")
+        for guest in booting:
+            guest.wait_ready()
+            outcome = "did not boot" if guest.stand_in else "is up"
+            self._progress.line(f"{guest.kernel.id} {outcome} ({time.monotonic() - began:.1f} s)")
+        self._progress.done()
 
     def _survive_failed_connections(self, manager: NodeManager) -> None:
         """Give a worker that can't be connected to another guest, at the start and later.

@@ -183,7 +183,9 @@ class Guest:
 
     def last_words(self) -> str:
         """Return the end of the machine's console, for the item that it died in."""
-        tail = self._machine.console_tail(lines=_CONSOLE_LINES) if self._machine else ""
+        if self.kernel.is_native or self._machine is None:
+            return ""
+        tail = self._machine.console_tail(lines=_CONSOLE_LINES)
         return f"The end of its console:\n{tail}" if tail else "Its console says nothing."
 
     def replace(self, reason: str) -> None:
@@ -228,7 +230,8 @@ class GuestFactory:
 
     def __init__(self, config: pytest.Config) -> None:
         self.machines: Machines = config.stash.get(MACHINES, None) or VirtualMachines(config)
-        self._log: Path | None = config.option.kernel_log
+        log: Path | None = config.option.kernel_log
+        self._log = log and log.absolute()
         option: Any = config.option.maxworkerrestart
         self._restarts = 3 if option is None else int(option)
         self._directory = tempfile.TemporaryDirectory(prefix="bpflink-")

@@ -130,7 +130,7 @@ def configure(config: pytest.Config) -> None:
         _register(config, MatrixWorker(config))
         return
     kernels = requested(config.option.kernel)
-    if config.option.collectonly:
+    if _runs_no_test(config):
         _register(config, KernelItems(kernels, here=None))
     elif all(kernel.is_native for kernel in kernels):
         _register(config, KernelItems(kernels, here=kernels[0]))
@@ -141,9 +141,15 @@ def configure(config: pytest.Config) -> None:
         )
     else:
         # With xdist and vm, which a run on this kernel alone does without.
-        from pytest_bpflink import controller  # noqa: PLC0415
+        from pytest_bpflink import controller
 
         controller.configure(config, kernels)
+
+
+def _runs_no_test(config: pytest.Config) -> bool:
+    """Whether pytest only shows something; it starts a session even so (pytest 9.2)."""
+    options = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
+    return any(getattr(config.option, option, None) for option in options)
 
 
 def _register(config: pytest.Config, plugin: object) -> None:

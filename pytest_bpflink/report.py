@@ -98,10 +98,14 @@ class Progress:
         self._shown = text
 
     def line(self, text: str) -> None:
-        """Say what was done."""
+        """Say what was done; what is being done stays in view."""
+        terminal, shown = self._terminal, self._shown
+        if terminal is None:
+            return
         self.done()
-        if self._terminal is not None:
-            self._terminal.write_line(text)
+        terminal.write_line(text)
+        if shown and terminal.isatty:
+            self(shown)
 
     def done(self) -> None:
         """Take back what is being done."""

@@ -72,12 +72,15 @@ def test_each_test_is_an_item_per_kernel_and_ids_end_with_it(
     ]
 
 
-def test_collecting_only_neither_fetches_nor_boots(
-    pytester: pytest.Pytester, with_fakes: Run
+@pytest.mark.parametrize(
+    "option", ["--collect-only", "--fixtures", "--fixtures-per-test", "--cache-show", "--markers"]
+)
+def test_what_only_shows_something_neither_fetches_nor_boots(
+    pytester: pytest.Pytester, with_fakes: Run, option: str
 ) -> None:
     pytester.makepyfile("def test_x(): pass")
 
-    result = with_fakes("--collect-only", "--kernel", "unknown")
+    result = with_fakes(option, "--kernel", "unknown")
 
     assert result.ret == 0
     result.stdout.no_fnmatch_line("*fetching*")

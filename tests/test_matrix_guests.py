@@ -378,7 +378,7 @@ def test_pytest_exit_in_a_guest_ends_the_run(pytester: pytest.Pytester, with_fak
 def test_ctrl_c_ends_guests_and_leaves_nothing(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(request.path.parent))
+    monkeypatch.setenv("PYTHONPATH", str(request.path.parent), prepend=os.pathsep)
     temporary = pytester.mkdir("temporary")
     monkeypatch.setenv("TMPDIR", str(temporary))
     pytester.makepyfile(
