@@ -31,6 +31,9 @@ ulimit -l unlimited
 
 mount -t bpf bpf /sys/fs/bpf
 
+# virtme-ng's init has done it where the host has iproute2.
+ip link set dev lo up 2> /dev/null || busybox ip link set dev lo up
+
 # Each BPF FS mount asks for bpf_preload, which starts a user-mode helper: refuse it at once.
 cat > /run/modprobe << 'EOF'
 #!/bin/sh
