@@ -55,10 +55,8 @@ class BpfFs(os.PathLike[str]):
         unmount(self.path)
 
     def pins(self) -> Iterator[Path]:
-        """Yield every pinned object in it."""
-        for directory, _, names in os.walk(self.path):
-            for name in sorted(names):
-                yield Path(directory, name)
+        """Yield every pinned object in it, less the two iterators of the kernel's own."""
+        return pins_below(self.path)
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -94,6 +92,18 @@ def mounts() -> Iterator[Path]:
             before, _, after = line.partition(" - ")
             if after.startswith("bpf "):
                 yield Path(before.split()[4].encode().decode("unicode_escape"))
+
+
+def pins_below(mount: Path) -> Iterator[Path]:
+    """Yield what is pinned in a BPF FS.
+
+    Names with a dot are the kernel's (`maps.debug`, of CONFIG_BPF_PRELOAD): nobody else may make
+    them, nor look them up.
+    """
+    for directory, _, names in os.walk(mount):
+        for name in sorted(names):
+            if "." not in name:
+                yield Path(directory, name)
 
 
 def unmount(path: Path) -> None:

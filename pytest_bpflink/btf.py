@@ -242,8 +242,8 @@ class Btf:
         try:
             return int(value).to_bytes(size, _ORDER, signed=self._signed(each))
         except OverflowError:
-            kind = "signed" if self._signed(each) else "unsigned"
-            raise OverflowError(f"{value} does not fit a {kind} integer of {size} bytes") from None
+            kind = f"{'s' if self._signed(each) else 'u'}{8 * size}"
+            raise OverflowError(f"{value} is out of range for {kind}") from None
 
     def _encode_array(self, each: _Type, value: Any, present: bytes) -> bytes:
         element, count = self._array(each)

@@ -116,7 +116,7 @@ def _look_up(entry: Path) -> tuple[Path, list[Path]] | None:
         contents: dict[str, str] = json.loads((entry / "parts.json").read_bytes())
         parts = [Path(name) for name in contents]
         if all(_digest(part.read_bytes()) == contents[str(part)] for part in parts):
-            built = entry / f"{_digest(*contents.values())}.bpf.o"
+            built = _place(entry, contents)
             if built.exists():
                 return built, parts
     return None
@@ -137,14 +137,20 @@ def _compile(source: Path, command: list[str], entry: Path) -> tuple[Path, list[
         parts = [Path(name) for name in _parse_depends(depends.read_text())]
         contents = {str(part): _digest(part.read_bytes()) for part in parts}
         image = Path(scratch, "object").read_bytes()
-    built = entry / f"{_digest(*contents.values())}.bpf.o"
+    built = _place(entry, contents)
     try:
         _write_whole(built, image)
         _write_whole(entry / "parts.json", json.dumps(contents).encode())
     except OSError:
-        built = Path(_unwritable_cache().name, f"{_digest(image)}.bpf.o")
-        built.write_bytes(image)
+        built = _place(Path(_unwritable_cache().name), contents)
+        _write_whole(built, image)
     return built, parts
+
+
+def _place(entry: Path, contents: dict[str, str]) -> Path:
+    # The file's name is seen by users: libbpf puts it before the names of maps for globals.
+    source = Path(next(iter(contents)))
+    return entry / _digest(*contents.values()) / source.with_suffix(".o").name
 
 
 @functools.cache

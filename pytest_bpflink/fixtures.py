@@ -103,13 +103,12 @@ def bpf_object(
 
     A `.bpf.c` is compiled with clang first. `rodata={"name": value}` sets constants before loading.
     """
-    from pytest_bpflink.compile import object_of
     from pytest_bpflink.objects import Object
 
     with contextlib.ExitStack() as undo:
 
         def load(path: str | os.PathLike[str], *, rodata: dict[str, Any] | None = None) -> Object:
-            loaded = undo.enter_context(Object.open(object_of(request.path.parent / path)))
+            loaded = undo.enter_context(Object.open(request.path.parent / path))
             if rodata:
                 loaded.rodata.update(rodata)
             return loaded.load()

@@ -76,17 +76,15 @@ def _link_behind(pid: int, fd: int) -> int | None:
 
 def _pins_of_link(link_id: int) -> Iterator[PinHolder]:
     for mount in sorted(set(bpffs.mounts())):
-        for directory, _, names in os.walk(mount):
-            for name in sorted(names):
-                path = Path(directory, name)
-                if _link_pinned_at(path) == link_id:
-                    yield PinHolder(path)
+        for path in bpffs.pins_below(mount):
+            if _link_pinned_at(path) == link_id:
+                yield PinHolder(path)
 
 
 def _link_pinned_at(path: Path) -> int | None:
     try:
         fd = libbpf.call("bpf_obj_get", os.fsencode(path), doing=f"look at {path}")
-    except BpfError:  # an iterator of the kernel's own, a directory above hidden by its mode
+    except BpfError:  # gone meanwhile
         return None
     try:
         return _link_behind(os.getpid(), fd) if kind_of_descriptor(fd) == "link" else None

@@ -45,6 +45,7 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
     "bpf_program__type": (c_int, _pointer, "0.5"),
     "bpf_program__expected_attach_type": (c_int, _pointer, "0.5"),
     "bpf_program__set_autoload": (c_int, (c_void_p, c_bool), "0.1"),
+    "bpf_program__pin": (c_int, (c_void_p, c_char_p), "0.0.1"),
     "bpf_program__attach": (c_void_p, _pointer, "0.0.4"),
     "bpf_program__attach_cgroup": (c_void_p, (c_void_p, c_int), "0.0.8"),
     "bpf_program__attach_cgroup_opts": (c_void_p, (c_void_p, c_int, c_void_p), "1.6"),
@@ -152,6 +153,15 @@ def version() -> str:
 def path() -> str:
     """What was given to the dynamic linker: the system's soname or the path given to `use()`."""
     return _state.path
+
+
+def has(name: str) -> bool:
+    """Whether the loaded libbpf has a function that the project uses."""
+    try:
+        _library().function(name)
+    except NotSupported:
+        return False
+    return True
 
 
 def call(name: str, *arguments: Any, doing: str) -> int:

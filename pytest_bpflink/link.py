@@ -217,10 +217,9 @@ class Link:
     def __del__(self) -> None:
         held = getattr(self, "_reference", None) is not None
         if held or getattr(self, "_left_open", None) is not None:
-            warnings.warn(
-                f"{self!r} was never destroyed", ResourceWarning, stacklevel=1, source=self
-            )
-            self.close()
+            name = repr(self)
+            self.close()  # first: where warnings are errors the next line raises
+            warnings.warn(f"{name} was never destroyed", ResourceWarning, stacklevel=1, source=self)
 
     def __repr__(self) -> str:
         state = "" if self._reference else " destroyed"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pytest_bpflink import libbpf
 from pytest_bpflink.btf import Btf
+from pytest_bpflink.compile import object_of
 from pytest_bpflink.errors import BpfError, by_name
 from pytest_bpflink.uapi import AttachType, BpfMapInfo, BpfProgInfo, ProgType
 from pytest_bpflink.variables import Globals
@@ -38,22 +39,22 @@ class Object:
     def __init__(self, pointer: int, path: Path) -> None:
         self._pointer: int | None = pointer
         self.path = path
-        """The file that it was opened from."""
+        """The file that it was opened from, as it was named."""
         self.loaded = False
         """Whether the kernel has its programs and maps."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Read an object file; the kernel is not asked yet.
+        """Read a `.bpf.o`, or compile a `.bpf.c` and read that; the kernel is not asked yet.
 
         Raises `BpfError`: ENOENT where there is no file, EINVAL or an errno of libbpf's own for a
-        file that is no BPF object.
+        file that is no BPF object; `CompileError` for a source that clang refuses.
         """
-        file = Path(path)
-        doing = f"open BPF object {file}"
+        doing = f"open BPF object {Path(path)}"
+        file = object_of(path)
         _require_elf(file, doing)
         pointer = libbpf.call("bpf_object__open_file", os.fsencode(file), None, doing=doing)
-        return cls(pointer, file)
+        return cls(pointer, Path(path))
 
     def load(self) -> Self:
         """Hand its programs and maps to the kernel, and return the object itself.
@@ -196,6 +197,11 @@ class Program:
         libbpf.call(
             "bpf_program__set_autoload", self.pointer, load, doing=f"set autoload of {self.name}"
         )
+
+    def pin(self, path: str | os.PathLike[str]) -> None:
+        """Pin it in a BPF FS; whoever asked removes the file."""
+        doing = f"pin program {self.name} at {Path(path)}"
+        libbpf.call("bpf_program__pin", self.pointer, os.fsencode(path), doing=doing)
 
     def attach(self, target: object | None = None, **options: Any) -> Link:
         """Attach it by a BPF link, which is the caller's to destroy.

@@ -1,0 +1,141 @@
+"""Compiling `.bpf.c`: what the cache's key is made of, and what becomes of it without a cache."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_bpflink import BpfError, CompileError, Object
+from pytest_bpflink import compile as compiling
+
+SOURCE = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include "value.h"
+
+int value = VALUE;
+
+SEC("cgroup_skb/egress")
+int keep(struct __sk_buff *skb)
+{
+	return value & 1;
+}
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "value.h").write_text("#define VALUE 7\n")
+    source = tmp_path / "source.bpf.c"
+    source.write_text(SOURCE)
+    return source
+
+
+def value_in(source: Path) -> int:
+    with Object.open(source) as opened:
+        value: int = opened.data["value"]
+        return value
+
+
+def test_compiled_once(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = compiling.object_of(source)
+    assert built.name == "source.bpf.o"
+    assert built.is_relative_to(source.parent / "cache")
+
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
+    assert compiling.object_of(source) == built
+    monkeypatch.setattr(compiling, "_compiled", {})  # as another process finds it
+    assert compiling.object_of(source) == built
+
+
+def test_compiled_again_when_the_source_changes(source: Path) -> None:
+    assert value_in(source) == 7
+    source.write_text(SOURCE.replace("VALUE;", "VALUE + 1;"))
+    assert value_in(source) == 8
+
+
+def test_compiled_again_when_a_header_changes(source: Path) -> None:
+    first = compiling.object_of(source)
+    assert value_in(source) == 7
+    (source.parent / "value.h").write_text("#define VALUE 9\n")
+    assert value_in(source) == 9
+    (source.parent / "value.h").write_text("#define VALUE 7\n")
+    assert compiling.object_of(source) == first
+
+
+def test_object_beside_its_source_is_taken(source: Path) -> None:
+    beside = source.with_suffix(".o")
+    beside.write_bytes(compiling.object_of(source).read_bytes())
+    assert compiling.object_of(source) == beside
+
+    os.utime(beside, (0, 0))  # older than its source
+    assert compiling.object_of(source) != beside
+
+
+def test_cache_that_can_not_be_written(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = source.parent / "blocked"
+    blocked.write_text("a file where the cache's directory should be")
+    monkeypatch.setenv("BPFLINK_CACHE", str(blocked))
+    assert value_in(source) == 7
+    assert not compiling.object_of(source).is_relative_to(source.parent)
+
+
+def test_without_clang(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "clang", lambda: None)
+    with pytest.raises(CompileError, match=r"clang is not installed .*apt install clang"):
+        compiling.object_of(source)
+    assert compiling.clang_version() == ""
+
+
+def test_nothing_is_left_of_a_failed_compilation(source: Path) -> None:
+    (source.parent / "value.h").unlink()
+    with pytest.raises(BpfError, match=r"'value.h' file not found"):
+        compiling.object_of(source)
+    assert not (source.parent / "cache").exists()
+
+
+def test_vmlinux_header(source: Path) -> None:
+    """`vmlinux.h` is made of the running kernel's BTF, and is what CO-RE needs."""
+    source.write_text("""
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+
+int pid;
+
+SEC("raw_tp/sys_enter")
+int read_pid(void *ctx)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	pid = BPF_CORE_READ(task, tgid);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";
+""")
+    with Object.open(source).load() as loaded, loaded.program("read_pid").attach():
+        os.getppid()
+        assert loaded.bss["pid"] != 0
+
+
+def test_processes_at_once_make_one_object(source: Path) -> None:
+    script = (
+        "import sys; from pytest_bpflink.compile import object_of; print(object_of(sys.argv[1]))"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", script, source], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    outputs = {process.communicate()[0].strip() for process in started}
+    assert len(outputs) == 1
+    built = Path(outputs.pop())
+    assert sorted(path.name for path in built.parent.parent.rglob("*") if path.is_file()) == [
+        "parts.json",
+        "source.bpf.o",
+    ]
