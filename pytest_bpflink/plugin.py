@@ -6,6 +6,7 @@ Hooks only. Fixtures are in `fixtures`, kernels as a parameter in `matrix`. Noth
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,15 @@ pytest_plugins = ["pytest_bpflink.fixtures"]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options; `docs` and the README list them in this order."""
+    links = parser.getgroup("bpflink", "BPF links")
+    links.addoption(
+        "--bpf-libbpf",
+        metavar="SPEC",
+        help="The libbpf to use: system (default), a path to a shared object or to a source tree of"
+        " libbpf or the kernel, a release (1.7, 1.7.0) or newest, built from the distribution's"
+        " source package",
+    )
+    parser.addini("bpflink_libbpf", "The default of --bpf-libbpf", default="system")
     kernels = parser.getgroup("bpflink-kernels", "BPF links on other kernels")
     kernels.addoption(
         "--kernel",
@@ -85,11 +95,40 @@ def pytest_report_header() -> list[str]:
     return header.lines()
 
 
-def pytest_sessionstart() -> None:
-    """Remove what sessions left that were killed."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Choose the libbpf, and remove what sessions left that were killed."""
+    _choose_libbpf(session.config)
+
     from pytest_bpflink import leftovers
 
     leftovers.sweep()
+
+
+def _choose_libbpf(config: pytest.Config) -> None:
+    spec, directory = config.option.bpf_libbpf, config.invocation_params.dir
+    if spec is None:
+        spec = os.environ.get("BPFLINK_LIBBPF") or None
+    if spec is None:
+        spec = config.getini("bpflink_libbpf")
+        directory = config.inipath.parent if config.inipath else directory
+    # Workers get it as their option: nothing is chosen or built there.
+    config.option.bpf_libbpf = spec
+    if spec == "system":
+        return
+    # After that test, for it costs what others don't owe.
+    from pytest_bpflink import libbpf, libbpf_choice
+    from pytest_bpflink.report import Progress
+
+    progress = Progress(config)
+    try:
+        chosen = libbpf_choice.choose(spec, progress, directory=directory)
+        libbpf.use(chosen)
+    except (libbpf_choice.LibbpfError, RuntimeError) as error:
+        raise pytest.UsageError(f"--bpf-libbpf {spec}: {error}") from None
+    finally:
+        progress.done()
+    config.option.bpf_libbpf = chosen
 
 
 @pytest.hookimpl(wrapper=True)

@@ -57,7 +57,8 @@ class Apt:
         listed = sources(host_sources(), self._suites, kind=self._kind)
         (self._directory / "sources.list").write_text(listed)
         (self._directory / "apt.conf").write_text(_configuration(self._directory))
-        done = self._run("apt-get", "update")
+        # With no network at all, waiting before each retry makes 9 s of 0.1 s.
+        done = self._run("apt-get", "-o", "Acquire::Retries::Delay=false", "update")
         # What could not be read is missed later, if it is: a mirror need not carry each suite.
         complete = done.returncode == 0 and "Failed to fetch" not in done.stderr
         if complete:
