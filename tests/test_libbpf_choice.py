@@ -132,7 +132,11 @@ def test_another_library(workshop: Workshop, compiled: Callable[..., Path]) -> N
 
 
 @pytest.mark.parametrize(
-    "source", [pytest.param("void bpf_object__open_file(void) {}", id="0.5"), SOURCE]
+    "source",
+    [
+        pytest.param("void bpf_object__open_file(void) {}", id="0.5"),
+        pytest.param(SOURCE, id="0.6"),
+    ],
 )
 def test_too_old(workshop: Workshop, compiled: Callable[..., Path], source: str) -> None:
     library = compiled(source, "-DMAJOR=0")
@@ -213,7 +217,7 @@ class Distribution:
 
     def __init__(self, tree: Path) -> None:
         self.tree = tree
-        self.packages = {"sid": ["1.9.0-1", "1.9.0-2", "1.10.0-1"], "bookworm": ["1.4.6-1"]}
+        self.packages = {"sid": ["1.9.0-1", "1.9.0-2", "1.10.0-1"], "bookworm": ["1.1.2-1"]}
         self.reachable = True
         self.read: list[str] = []
 
@@ -250,7 +254,7 @@ def distribution(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Distrib
 
 @pytest.mark.parametrize(
     ("spec", "version"),
-    [("newest", "1.10.0-1"), ("1.9", "1.9.0-2"), ("1.9.0", "1.9.0-2"), ("1.4", "1.4.6-1")],
+    [("newest", "1.10.0-1"), ("1.9", "1.9.0-2"), ("1.9.0", "1.9.0-2"), ("1.1", "1.1.2-1")],
 )
 @pytest.mark.usefixtures("distribution")
 def test_newest_that_matches_is_built(workshop: Workshop, spec: str, version: str) -> None:
@@ -268,7 +272,7 @@ def test_older_suites_are_read_only_where_needed(
 
 @pytest.mark.usefixtures("distribution")
 def test_version_that_there_is_not(workshop: Workshop) -> None:
-    with pytest.raises(LibbpfError, match=r"no libbpf 3\.1; it has 1\.4\.6, 1\.9\.0, 1\.10\.0$"):
+    with pytest.raises(LibbpfError, match=r"no libbpf 3\.1; it has 1\.1\.2, 1\.9\.0, 1\.10\.0$"):
         workshop.choose("3.1")
 
 
@@ -348,8 +352,9 @@ def test_path_in_the_ini_file_reaches_workers(
         f"""
         from pytest_bpflink import libbpf
 
-        def test_libbpf():
+        def test_libbpf(pytestconfig):
             assert libbpf.version()
+            assert pytestconfig.option.bpf_libbpf == {str(library)!r}
             assert libbpf.path() == {str(library)!r}
         """
     )
