@@ -224,8 +224,8 @@ class MatrixWorker:
         self._channel = received["bpflink_channel"]
         self._kernel = running_kernel(config)
         self._refusal = received["bpflink_stand_in"] or self._wrong_kernel()
-        # `controller` keeps groups together; xdist would do it by appending the group to node ids,
-        # which --lf then does not find (xdist 3.8: WorkerInteractor.pytest_collection_modifyitems).
+        # The scheduler has groups from marks; xdist appends them to node ids, which --lf then does
+        # not find (and with pytest 9.2, whose node ids don't change, xdist 3.8 ignores groups).
         config.option.loadgroup = False
         if not self._kernel.is_native:
             # A directory of the host, whose parents a guest need not have.

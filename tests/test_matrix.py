@@ -313,18 +313,21 @@ def test_nothing_selected_on_any_kernel_is_no_tests_collected(
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
+@pytest.mark.parametrize("by_path", [False, True])
 def test_last_failed_runs_what_failed_on_its_kernel_only(
-    pytester: pytest.Pytester, with_fakes: Run
+    pytester: pytest.Pytester, with_fakes: Run, *, by_path: bool
 ) -> None:
-    pytester.makepyfile(
+    file = pytester.makepyfile(
         """
         def test_x(request): assert "good" not in request.node.name
         def test_y(): pass
         """
     )
-    with_fakes("--kernel", "native,good").assert_outcomes(passed=3, failed=1)
+    # pytest filters while it collects, but not in files that were named.
+    arguments = ["--kernel", "native,good", *([file] if by_path else [])]
+    with_fakes(*arguments).assert_outcomes(passed=3, failed=1)
 
-    result = with_fakes("-v", "--lf", "--kernel", "native,good")
+    result = with_fakes("-v", "--lf", *arguments)
 
     result.assert_outcomes(failed=1)
     assert set(reported_by(result).values()) == {"good"}

@@ -305,6 +305,7 @@ def test_a_native_worker_that_crashes_is_replaced_too(
 
     result.assert_outcomes(passed=11, failed=1)
     result.stdout.fnmatch_lines(["kernel native: the worker *died in the call of this test."])
+    result.stdout.no_fnmatch_line("*console*")
 
 
 def test_a_stand_in_that_dies_ends_the_run(pytester: pytest.Pytester, with_fakes: Run) -> None:

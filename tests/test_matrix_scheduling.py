@@ -132,6 +132,7 @@ def test_a_kernel_starts_without_waiting_for_the_others() -> None:
     run.collect(native, list("ab"))
 
     assert run.run_all(native) == ["a", "b"]
+    assert run.scheduling.has_pending
     assert not run.scheduling.tests_finished
     run.collect(guest, [])
     assert run.scheduling.tests_finished
