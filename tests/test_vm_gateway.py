@@ -104,7 +104,10 @@ def test_ends_when_execnet_is_gone(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
     ) as process:
         process.stdin.close()
-        assert process.wait(DEADLINE) == 0
+        try:
+            assert process.wait(DEADLINE) == 0
+        finally:
+            process.kill()
 
 
 @pytest.mark.usefixtures("guest")
