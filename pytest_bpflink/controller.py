@@ -145,8 +145,9 @@ class MatrixController:
         self._progress(f"booting {', '.join(guest.kernel.id for guest in booting)}")
         for guest in booting:
             guest.wait_ready()
-            outcome = "did not boot" if guest.stand_in else "is up"
-            self._progress.line(f"{guest.kernel.id} {outcome} ({time.monotonic() - began:.1f} s)")
+            if guest.stand_in:
+                self._progress.line(f"{guest.kernel.id} did not boot")
+        self._progress.line(f"guests are up after {time.monotonic() - began:.1f} s")
         self._progress.done()
 
     def _survive_failed_connections(self, manager: NodeManager) -> None:
