@@ -20,13 +20,18 @@ import subprocess
 import tempfile
 from ctypes import c_void_p
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 
 from pytest_bpflink import libbpf
 from pytest_bpflink.errors import BpfError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 _TARGETS = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv", "ppc64le": "powerpc"}
+_HEADER_VARIABLE = "BPFLINK_VMLINUX_H"
 _KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 
 
@@ -58,6 +63,19 @@ def object_of(path: str | os.PathLike[str]) -> Path:
     if remembered and remembered[1] == _signature(remembered[2]):
         return remembered[0]
     return _compile_cached(source)
+
+
+def prepare(sources: Iterable[Path]) -> None:
+    """Compile sources before guests start, which find the objects in the cache.
+
+    clang takes minutes in an emulated guest. A source that does not compile is left to the test
+    that asks for it. Guests compile against this kernel's `vmlinux.h` too: CO-RE makes it fit.
+    """
+    for source in sources:
+        with contextlib.suppress(CompileError):
+            if _includes_kernel_types(source):
+                os.environ[_HEADER_VARIABLE] = str(_vmlinux_header())
+            object_of(source)
 
 
 def cache_directory() -> Path:
@@ -164,13 +182,20 @@ def _flags(source: Path) -> list[str]:
     flags += [f"-D__TARGET_ARCH_{_TARGETS.get(machine, machine)}"]
     # Debian keeps asm/ apart per architecture, where clang looks for its own target's only.
     flags += [f"-I/usr/include/{machine}-linux-gnu"]
-    if b'"vmlinux.h"' in source.read_bytes():
+    if _includes_kernel_types(source):
         flags += [f"-I{_vmlinux_header().parent}"]
     return flags
 
 
+def _includes_kernel_types(source: Path) -> bool:
+    return b'"vmlinux.h"' in source.read_bytes()
+
+
 def _vmlinux_header() -> Path:
-    """Dump the running kernel's types as C, once per kernel."""
+    """Dump the running kernel's types as C, once per kernel; in a guest take its host's."""
+    named = os.environ.get(_HEADER_VARIABLE)
+    if named:
+        return Path(named)
     try:
         key = _digest(_KERNEL_BTF.read_bytes())
     except OSError as error:

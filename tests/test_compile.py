@@ -139,3 +139,19 @@ def test_processes_at_once_make_one_object(source: Path) -> None:
         "parts.json",
         "source.bpf.o",
     ]
+
+
+def test_prepared_for_guests(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was prepared is not compiled again, even where the kernel's types are others."""
+    monkeypatch.delenv("BPFLINK_VMLINUX_H", raising=False)
+    broken = source.with_name("broken.bpf.c")
+    broken.write_text("nonsense")
+    with_types = source.with_name("types.bpf.c")
+    with_types.write_text('#include "vmlinux.h"\nint value;\n')
+    compiling.prepare([broken, source, with_types])
+
+    monkeypatch.setattr(compiling, "_compiled", {})
+    monkeypatch.setattr(compiling, "_KERNEL_BTF", source)  # another kernel's
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
+    assert compiling.object_of(source).name == "source.bpf.o"
+    assert compiling.object_of(with_types).name == "types.bpf.o"
