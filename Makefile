@@ -25,7 +25,7 @@ lint: prepare ## Check the code without running it
 
 bench: ## Measure what fixtures and link operations cost
 	@tools/prepare bpftool
-	@tools/python -m pytest bench
+	@tools/python bench/bench_fixtures.py
 
 clean: ## Remove what was made here; kernels stay in the cache
 	rm -rf .venv .tox build dist .mypy_cache .ruff_cache .pytest_cache
