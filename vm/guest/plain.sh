@@ -26,7 +26,8 @@ case $(readlink /proc/self/fd/0) in
     ;;
 esac
 
-# Before Linux 5.11 BPF maps and programs are charged against it.
+# Before Linux 5.11 BPF maps and programs are charged against it. POSIX has no -l, dash has.
+# shellcheck disable=SC3045
 ulimit -l unlimited
 
 mount -t bpf bpf /sys/fs/bpf
