@@ -39,15 +39,20 @@ if TYPE_CHECKING:
     from pytest_bpflink.linkinfo import TracingLinkInfo as TracingLinkInfo
     from pytest_bpflink.linkinfo import UprobeMultiLinkInfo as UprobeMultiLinkInfo
     from pytest_bpflink.linkinfo import XdpLinkInfo as XdpLinkInfo
+    from pytest_bpflink.netns import Device as Device
+    from pytest_bpflink.netns import NetNs as NetNs
     from pytest_bpflink.objects import Map as Map
     from pytest_bpflink.objects import Object as Object
     from pytest_bpflink.objects import Program as Program
+    from pytest_bpflink.perf import PerfEvent as PerfEvent
+    from pytest_bpflink.perf import SoftwareEvent as SoftwareEvent
     from pytest_bpflink.probe import KernelInfo as KernelInfo
     from pytest_bpflink.uapi import AttachFlags as AttachFlags
     from pytest_bpflink.uapi import AttachType as AttachType
     from pytest_bpflink.uapi import LinkType as LinkType
     from pytest_bpflink.uapi import PerfEventType as PerfEventType
     from pytest_bpflink.uapi import ProgType as ProgType
+    from pytest_bpflink.uapi import XdpFlags as XdpFlags
     from pytest_bpflink.wait import eventually as eventually
 
 _MODULES = {
@@ -74,9 +79,11 @@ _MODULES = {
         "UprobeMultiLinkInfo",
         "XdpLinkInfo",
     ),
+    "netns": ("Device", "NetNs"),
     "objects": ("Map", "Object", "Program"),
+    "perf": ("PerfEvent", "SoftwareEvent"),
     "probe": ("KernelInfo",),
-    "uapi": ("AttachFlags", "AttachType", "LinkType", "PerfEventType", "ProgType"),
+    "uapi": ("AttachFlags", "AttachType", "LinkType", "PerfEventType", "ProgType", "XdpFlags"),
     "wait": ("eventually",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

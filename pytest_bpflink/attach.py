@@ -2,92 +2,259 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_bpflink import attach_events as events
 from pytest_bpflink import libbpf
+from pytest_bpflink import options as opts
 from pytest_bpflink.cgroup import Cgroup
 from pytest_bpflink.errors import BpfError, NotSupported
-from pytest_bpflink.link import Link, attached
-from pytest_bpflink.uapi import AttachType, ProgType
+from pytest_bpflink.link import Link, attached, created
+from pytest_bpflink.netns import Device, NetNs
+from pytest_bpflink.objects import Map, Program
+from pytest_bpflink.perf import PerfEvent
+from pytest_bpflink.uapi import AttachFlags, AttachType, IterInfo, ProgType, XdpFlags
 
 if TYPE_CHECKING:
-    from pytest_bpflink.objects import Program
-
-_CGROUP_PROGRAMS = frozenset(
-    {
-        ProgType.CGROUP_SKB,
-        ProgType.CGROUP_SOCK,
-        ProgType.CGROUP_DEVICE,
-        ProgType.CGROUP_SOCK_ADDR,
-        ProgType.CGROUP_SYSCTL,
-        ProgType.CGROUP_SOCKOPT,
-        ProgType.SOCK_OPS,
-    }
-)
+    from collections.abc import Callable
 
 
 def attach(program: Program, target: object | None, options: dict[str, Any]) -> Link:
     """Attach a program to a target of the kind that its type takes; see `Program.attach()`."""
-    _require_fitting(program, target)
-    if isinstance(target, Cgroup):
-        name, pointer = f"{program.name} on {target.path}", _to_cgroup(program, target, **options)
-    else:
-        name, pointer = program.name, _as_its_section_says(program, **options)
+    way = _way_of(program)
+    if not isinstance(target, way.targets):
+        doing = f"attach {program.name} ({program.type.name}, {program.section}) to {target!r}"
+        raise BpfError(errno.EINVAL, doing, hint=f"a program of this type attaches to {way.takes}")
+    return way.attach(program, target, **options)
+
+
+def attach_struct_ops(table: Map) -> Link:
+    """Put a struct_ops map in force; see `Map.attach()`."""
+    doing = f"attach struct_ops map {table.name}"
+    pointer = libbpf.call("bpf_map__attach_struct_ops", table.pointer, doing=doing)
     try:
-        return attached(pointer, name)
+        return attached(pointer, table.name)
     except BpfError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        # Before 5.15 libbpf makes up a link around a perf event, which is none to the kernel.
+        # Without BPF_F_LINK the map itself stands for the attachment, and libbpf says so.
         raise NotSupported(
-            f"attach {name} ({program.section}) by a BPF link",
-            since="Linux 5.15",
-            here="an older kernel, where libbpf hands out a perf event",
+            f"attach {table.name} by a BPF link",
+            since='Linux 6.4, libbpf 1.2 and a map in SEC(".struct_ops.link")',
+            here="without one of them",
         ) from error
 
 
-def _require_fitting(program: Program, target: object | None) -> None:
-    wants_cgroup = (
-        program.type in _CGROUP_PROGRAMS or program.expected_attach_type is AttachType.LSM_CGROUP
-    )
-    doing = f"attach {program.name} ({program.type.name}, {program.section}) to {target!r}"
-    if wants_cgroup and not isinstance(target, Cgroup):
-        raise BpfError(errno.EINVAL, doing, hint="a program of this type attaches to a Cgroup")
-    if not wants_cgroup and target is not None:
-        raise BpfError(
-            errno.EINVAL, doing, hint="a program of this type attaches to what its SEC() names"
-        )
+def _to_cgroup(program: Program, cgroup: Cgroup, **order: Any) -> Link:
+    name = f"{program.name} on {cgroup.path}"
+    doing = f"attach {program.name} to {cgroup.path}"
+    arguments = program.pointer, cgroup.fileno()
+    if not any(order.values()):
+        pointer = libbpf.call("bpf_program__attach_cgroup", *arguments, doing=doing)
+    else:
+        options = ctypes.byref(_order(**order))
+        pointer = libbpf.call("bpf_program__attach_cgroup_opts", *arguments, options, doing=doing)
+    return attached(pointer, name)
 
 
-def _as_its_section_says(program: Program) -> int:
-    doing = f"attach {program.name} ({program.section})"
-    return libbpf.call("bpf_program__attach", program.pointer, doing=doing)
+def _to_ordered_device(function: str) -> Callable[..., Link]:
+    def to_device(program: Program, device: Device, **order: Any) -> Link:
+        name = f"{program.name} on {device}"
+        options = ctypes.byref(_order(**order))
+        with device.netns.entered():
+            pointer = libbpf.call(
+                function, program.pointer, device.ifindex, options, doing=f"attach {name}"
+            )
+        return attached(pointer, name)
+
+    return to_device
 
 
-def _to_cgroup(
-    program: Program,
-    cgroup: Cgroup,
+def _order(
     *,
     flags: int = 0,
     relative: Program | Link | None = None,
     expected_revision: int = 0,
-) -> int:
-    doing = f"attach {program.name} to {cgroup.path}"
-    if not (flags or relative or expected_revision):
-        return libbpf.call(
-            "bpf_program__attach_cgroup", program.pointer, cgroup.fileno(), doing=doing
-        )
-    options = libbpf.CgroupOptions(
+) -> opts.OrderOptions:
+    """Say where among several programs one shall stand."""
+    if isinstance(relative, Link):
+        flags |= AttachFlags.LINK
+    return opts.OrderOptions(
         flags=flags,
         relative_fd=relative.fd if relative else 0,
         expected_revision=expected_revision,
     )
-    return libbpf.call(
-        "bpf_program__attach_cgroup_opts",
-        program.pointer,
-        cgroup.fileno(),
-        ctypes.byref(options),
-        doing=doing,
+
+
+def _xdp(program: Program, device: Device, *, flags: XdpFlags | int = 0) -> Link:
+    name = f"{program.name} on {device}"
+    with device.netns.entered():
+        if not flags:
+            pointer = libbpf.call(
+                "bpf_program__attach_xdp", program.pointer, device.ifindex, doing=f"attach {name}"
+            )
+            return attached(pointer, name)
+        # libbpf's own helper has no place for flags.
+        return _create(program, device.ifindex, AttachType.XDP, name, flags=flags)
+
+
+def _to_netns(program: Program, netns: NetNs) -> Link:
+    name = f"{program.name} on {netns}"
+    pointer = libbpf.call(
+        "bpf_program__attach_netns", program.pointer, netns.fileno(), doing=f"attach {name}"
     )
+    return attached(pointer, name)
+
+
+def _netfilter(
+    program: Program,
+    netns: NetNs | None,
+    *,
+    pf: int,
+    hooknum: int,
+    priority: int = 0,
+    flags: int = 0,
+) -> Link:
+    name = f"{program.name} on netfilter hook {hooknum} at {priority}"
+    options = opts.NetfilterOptions(pf=pf, hooknum=hooknum, priority=priority, flags=flags)
+    with netns.entered() if netns else contextlib.nullcontext():
+        pointer = libbpf.call(
+            "bpf_program__attach_netfilter",
+            program.pointer,
+            ctypes.byref(options),
+            doing=f"attach {name}",
+        )
+    return attached(pointer, name)
+
+
+def _to_sockmap(program: Program, sockets: Map) -> Link:
+    name = f"{program.name} on {sockets.name}"
+    pointer = libbpf.call(
+        "bpf_program__attach_sockmap", program.pointer, sockets.fd, doing=f"attach {name}"
+    )
+    return attached(pointer, name)
+
+
+def _iter(
+    program: Program,
+    target: Map | Cgroup | None,
+    *,
+    order: int = 0,
+    tid: int = 0,
+    pid: int = 0,
+) -> Link:
+    info = IterInfo()
+    if isinstance(target, Map):
+        info.map_fd = target.fd
+    elif isinstance(target, Cgroup):
+        info.cgroup.order, info.cgroup.cgroup_fd = order, target.fileno()
+    elif tid or pid:
+        info.task.tid, info.task.pid = tid, pid
+    options = opts.IterOptions(link_info=ctypes.addressof(info), link_info_len=ctypes.sizeof(info))
+    name = f"{program.name} over {target or program.section}"
+    pointer = libbpf.call(
+        "bpf_program__attach_iter", program.pointer, ctypes.byref(options), doing=f"attach {name}"
+    )
+    return attached(pointer, name)
+
+
+def _freplace(program: Program, target: Program | None, *, function: str = "") -> Link:
+    name = f"{program.name} in place of {function or program.section}"
+    if target is None:
+        return events.as_section_says(program)
+    pointer = libbpf.call(
+        "bpf_program__attach_freplace",
+        program.pointer,
+        target.fd,
+        function.encode(),
+        doing=f"attach {name}",
+    )
+    return attached(pointer, name)
+
+
+def _not_by_itself(program: Program, _target: object) -> Link:
+    doing = f"attach {program.name} ({program.type.name})"
+    raise BpfError(errno.EINVAL, doing, hint="its struct_ops map is what attaches: Map.attach()")
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How programs of one kind attach."""
+
+    attach: Callable[..., Link]
+    targets: tuple[type, ...]
+    takes: str
+
+
+_NONE = type(None)
+_SECTION = _Way(events.as_section_says, (_NONE,), "what its SEC() names")
+_CGROUP = _Way(_to_cgroup, (Cgroup,), "a Cgroup")
+_NETNS = _Way(_to_netns, (NetNs,), "a NetNs")
+_SOCKMAP = _Way(_to_sockmap, (Map,), "a Map of sockets")
+_TCX = _Way(_to_ordered_device("bpf_program__attach_tcx"), (Device,), "a device of a NetNs")
+_NETKIT = _Way(_to_ordered_device("bpf_program__attach_netkit"), (Device,), "a netkit device")
+_ITER = _Way(_iter, (_NONE, Map, Cgroup), "a Map, a Cgroup, or what its SEC() names")
+
+_BY_PROGRAM_TYPE = {
+    ProgType.CGROUP_SKB: _CGROUP,
+    ProgType.CGROUP_SOCK: _CGROUP,
+    ProgType.CGROUP_DEVICE: _CGROUP,
+    ProgType.CGROUP_SOCK_ADDR: _CGROUP,
+    ProgType.CGROUP_SYSCTL: _CGROUP,
+    ProgType.CGROUP_SOCKOPT: _CGROUP,
+    ProgType.SOCK_OPS: _CGROUP,
+    ProgType.XDP: _Way(_xdp, (Device,), "a device of a NetNs"),
+    ProgType.FLOW_DISSECTOR: _NETNS,
+    ProgType.SK_LOOKUP: _NETNS,
+    ProgType.SK_MSG: _SOCKMAP,
+    ProgType.SK_SKB: _SOCKMAP,
+    ProgType.NETFILTER: _Way(_netfilter, (_NONE, NetNs), "a NetNs, by default the present one"),
+    ProgType.EXT: _Way(_freplace, (_NONE, Program), "a function of another Program"),
+    ProgType.PERF_EVENT: _Way(events.to_perf_event, (PerfEvent,), "a PerfEvent"),
+    ProgType.KPROBE: _Way(
+        events.to_probe, (_NONE, str, Path), "a kernel function's name, or a Path with offset="
+    ),
+    ProgType.STRUCT_OPS: _Way(_not_by_itself, (object,), "nothing by itself"),
+}
+
+# These say more than the type of the program does.
+_BY_ATTACH_TYPE = {
+    AttachType.LSM_CGROUP: _CGROUP,
+    AttachType.TRACE_ITER: _ITER,
+    AttachType.TCX_INGRESS: _TCX,
+    AttachType.TCX_EGRESS: _TCX,
+    AttachType.NETKIT_PRIMARY: _NETKIT,
+    AttachType.NETKIT_PEER: _NETKIT,
+    AttachType.TRACE_KPROBE_MULTI: _Way(
+        events.to_kprobe_multi, (_NONE, str, list, tuple), "names of kernel functions, or a pattern"
+    ),
+    AttachType.TRACE_UPROBE_MULTI: _Way(
+        events.to_uprobe_multi, (_NONE, Path), "a Path with offsets="
+    ),
+}
+_BY_ATTACH_TYPE[AttachType.TRACE_KPROBE_SESSION] = _BY_ATTACH_TYPE[AttachType.TRACE_KPROBE_MULTI]
+_BY_ATTACH_TYPE[AttachType.TRACE_UPROBE_SESSION] = _BY_ATTACH_TYPE[AttachType.TRACE_UPROBE_MULTI]
+
+
+def _way_of(program: Program) -> _Way:
+    by_attach_type = _BY_ATTACH_TYPE.get(program.expected_attach_type)
+    return by_attach_type or _BY_PROGRAM_TYPE.get(program.type, _SECTION)
+
+
+def _create(
+    program: Program, target: int, attach_type: AttachType, name: str, *, flags: int
+) -> Link:
+    """`BPF_LINK_CREATE` itself."""
+    options = opts.LinkCreateOptions(flags=flags)
+    fd = libbpf.call(
+        "bpf_link_create",
+        program.fd,
+        target,
+        attach_type,
+        ctypes.byref(options),
+        doing=f"attach {name}",
+    )
+    return created(fd, name)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pytest_bpflink.cgroup import Cgroup
     from pytest_bpflink.leftovers import Estate
     from pytest_bpflink.link import Link
-    from pytest_bpflink.objects import Object, Program
+    from pytest_bpflink.netns import NetNs
+    from pytest_bpflink.objects import Map, Object, Program
     from pytest_bpflink.probe import KernelInfo
 
 
@@ -96,6 +97,18 @@ def bpffs(bpffs_factory: Callable[..., BpfFs]) -> Iterator[BpfFs]:
 
 
 @pytest.fixture
+def netns(_bpf_privileges: None) -> Iterator[NetNs]:
+    """A fresh network namespace with `lo` up; makes veth, dummy and netkit devices; let go after.
+
+    Nothing names it, so it goes with this process at the latest. Devices need pyroute2.
+    """
+    from pytest_bpflink.netns import NetNs
+
+    with NetNs.create() as netns:
+        yield netns
+
+
+@pytest.fixture
 def bpf_object(
     request: pytest.FixtureRequest, _bpf_privileges: None
 ) -> Iterator[Callable[..., Object]]:
@@ -120,12 +133,16 @@ def bpf_object(
 def bpf_link(_bpf_estate: Estate) -> Iterator[Callable[..., Link]]:
     """Attach programs: `bpf_link(program, target=None, **options)` gives a `Link`.
 
+    A struct_ops map is attached as a program is: `bpf_link(map)`.
+
     After the test each link is destroyed and its pins are removed, the last one first.
     """
     made: list[Link] = []
 
-    def attach(program: Program, target: object | None = None, **options: Any) -> Link:
-        link = program.attach(target, **options)
+    def attach(program: Program | Map, target: object | None = None, **options: Any) -> Link:
+        if target is not None:
+            options["target"] = target
+        link = program.attach(**options)
         link.before_pinning = lambda path: _bpf_estate.record_pin(path, link.id)
         made.append(link)
         return link

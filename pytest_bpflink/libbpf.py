@@ -45,10 +45,33 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
     "bpf_program__type": (c_int, _pointer, "0.5"),
     "bpf_program__expected_attach_type": (c_int, _pointer, "0.5"),
     "bpf_program__set_autoload": (c_int, (c_void_p, c_bool), "0.1"),
+    "bpf_program__set_attach_target": (c_int, (c_void_p, c_int, c_char_p), "0.0.8"),
     "bpf_program__pin": (c_int, (c_void_p, c_char_p), "0.0.1"),
     "bpf_program__attach": (c_void_p, _pointer, "0.0.4"),
     "bpf_program__attach_cgroup": (c_void_p, (c_void_p, c_int), "0.0.8"),
     "bpf_program__attach_cgroup_opts": (c_void_p, (c_void_p, c_int, c_void_p), "1.6"),
+    "bpf_program__attach_freplace": (c_void_p, (c_void_p, c_int, c_char_p), "0.2"),
+    "bpf_program__attach_iter": (c_void_p, (c_void_p, c_void_p), "0.0.9"),
+    "bpf_program__attach_kprobe_multi_opts": (c_void_p, (c_void_p, c_char_p, c_void_p), "0.8"),
+    "bpf_program__attach_kprobe_opts": (c_void_p, (c_void_p, c_char_p, c_void_p), "0.5"),
+    "bpf_program__attach_netfilter": (c_void_p, (c_void_p, c_void_p), "1.3"),
+    "bpf_program__attach_netkit": (c_void_p, (c_void_p, c_int, c_void_p), "1.3"),
+    "bpf_program__attach_netns": (c_void_p, (c_void_p, c_int), "0.0.9"),
+    "bpf_program__attach_perf_event_opts": (c_void_p, (c_void_p, c_int, c_void_p), "0.5"),
+    "bpf_program__attach_sockmap": (c_void_p, (c_void_p, c_int), "1.5"),
+    "bpf_program__attach_tcx": (c_void_p, (c_void_p, c_int, c_void_p), "1.3"),
+    "bpf_program__attach_uprobe_multi": (
+        c_void_p,
+        (c_void_p, c_int, c_char_p, c_char_p, c_void_p),
+        "1.3",
+    ),
+    "bpf_program__attach_uprobe_opts": (
+        c_void_p,
+        (c_void_p, c_int, c_char_p, c_size_t, c_void_p),
+        "0.5",
+    ),
+    "bpf_program__attach_xdp": (c_void_p, (c_void_p, c_int), "0.1"),
+    "bpf_map__attach_struct_ops": (c_void_p, _pointer, "0.0.7"),
     "bpf_map__name": (c_char_p, _pointer, "0.0.1"),
     "bpf_map__fd": (c_int, _pointer, "0.0.1"),
     "bpf_map__type": (c_int, _pointer, "0.2"),
@@ -73,10 +96,12 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
     "bpf_link__detach": (c_int, _pointer, "0.1"),
     "bpf_link__disconnect": (None, _pointer, "0.0.7"),
     "bpf_link__destroy": (c_int, _pointer, "0.0.4"),
+    "bpf_link_create": (c_int, (c_int, c_int, c_int, c_void_p), "0.0.8"),
     "bpf_link_update": (c_int, (c_int, c_int, c_void_p), "0.0.8"),
     "bpf_link_detach": (c_int, _int, "0.1"),
     "bpf_link_get_fd_by_id": (c_int, (c_uint32,), "0.0.9"),
     "bpf_link_get_next_id": (c_int, (c_uint32, c_void_p), "0.0.9"),
+    "bpf_iter_create": (c_int, _int, "0.0.9"),
     "bpf_obj_pin": (c_int, (c_int, c_char_p), "0.0.1"),
     "bpf_obj_get": (c_int, (c_char_p,), "0.0.1"),
     "bpf_obj_get_info_by_fd": (c_int, (c_int, c_void_p, c_void_p), "0.0.1"),
@@ -97,31 +122,6 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
     "libbpf_set_print": (c_void_p, _pointer, "0.0.1"),
     "libbpf_version_string": (c_char_p, (), "0.6"),
 }
-
-
-class Options(ctypes.Structure):
-    """Base of libbpf's `*_opts` structures, whose first field `sz` is their own size."""
-
-    def __init__(self, **fields: Any) -> None:
-        super().__init__(sz=ctypes.sizeof(self), **fields)
-
-
-class LinkUpdateOptions(Options):
-    """`struct bpf_link_update_opts`."""
-
-    _fields_ = (("sz", c_size_t), ("flags", c_uint32), ("old_prog_fd", c_uint32))
-
-
-class CgroupOptions(Options):
-    """`struct bpf_cgroup_opts` (libbpf 1.6)."""
-
-    _fields_ = (
-        ("sz", c_size_t),
-        ("flags", c_uint32),
-        ("relative_fd", c_uint32),
-        ("relative_id", c_uint32),
-        ("expected_revision", ctypes.c_uint64),
-    )
 
 
 @dataclass

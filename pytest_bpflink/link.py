@@ -19,6 +19,7 @@ from pytest_bpflink import libbpf
 from pytest_bpflink.bpffs import is_on_bpffs
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.linkinfo import LinkInfo, read_link_info
+from pytest_bpflink.options import LinkUpdateOptions
 from pytest_bpflink.uapi import AttachFlags
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class Link:
             reference.update(program, self._doing("update", f" to {program.name}"))
             return
         doing = self._doing("update", f" from {old.name} to {program.name}")
-        options = libbpf.LinkUpdateOptions(flags=AttachFlags.REPLACE, old_prog_fd=old.fd)
+        options = LinkUpdateOptions(flags=AttachFlags.REPLACE, old_prog_fd=old.fd)
         libbpf.call("bpf_link_update", reference.fd, program.fd, ctypes.byref(options), doing=doing)
 
     def update_map(self, new: Map) -> None:
@@ -373,6 +374,11 @@ def attached(pointer: int, name: str) -> Link:
     except BpfError:
         reference.destroy(f"attach {name}")
         raise
+
+
+def created(fd: int, name: str) -> Link:
+    """Make the `Link` of a descriptor that `BPF_LINK_CREATE` gave, which is now the link's own."""
+    return Link(_Descriptor(fd), name)
 
 
 def kind_of_descriptor(fd: int) -> str:

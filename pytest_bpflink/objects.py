@@ -206,9 +206,24 @@ class Program:
     def attach(self, target: object | None = None, **options: Any) -> Link:
         """Attach it by a BPF link, which is the caller's to destroy.
 
-        `target` is what a program of this type attaches to: a `Cgroup`, or nothing where `SEC()`
-        says it. Options for a cgroup: `flags`, `relative` (a program or link to stand before or
-        after) and `expected_revision` (libbpf 1.6; kernels before 6.17 ignore or refuse them).
+        `target` is what a program of this type attaches to, and the options are those it has:
+
+        - cgroup programs: a `Cgroup`; `flags`, `relative` (a program or link to stand before or
+          after) and `expected_revision` (libbpf 1.6; kernels before 6.17 ignore or refuse them).
+        - tcx (6.6), netkit (6.7; the primary device): a `Device`; the same options.
+        - xdp: a `Device`; `flags` (`XdpFlags`).
+        - flow_dissector, sk_lookup: a `NetNs`.
+        - netfilter (6.4): a `NetNs`, or nothing for the present one; `pf`, `hooknum`, `priority`,
+          `flags`.
+        - sk_msg, sk_skb (6.10): a `Map` of sockets.
+        - iter: nothing, a `Map`, a `Cgroup` with `order` (6.1), or `tid` or `pid` (6.1).
+        - freplace: nothing, or a `Program` with `function`.
+        - perf_event: a `PerfEvent`; `cookie`.
+        - kprobe: a function's name with `offset`; uprobe: a `Path` with `offset` and `pid`; both
+          with `retprobe` and `cookie`.
+        - kprobe.multi: names or a pattern; uprobe.multi: a `Path` with `offsets` and `pid`; both
+          with `retprobe` and `cookies`.
+        - all others: nothing, since `SEC()` says it.
 
         Raises `BpfError`: EINVAL for the wrong kind of target, and what the kernel says;
         `NotSupported` where no BPF link comes of it (kprobe and tracepoint before 5.15).
@@ -262,6 +277,16 @@ class Map(MutableMapping[Any, Any]):
     def is_internal(self) -> bool:
         """Whether it holds global variables."""
         return bool(self._ask("bpf_map__is_internal"))
+
+    def attach(self) -> Link:
+        """Put a struct_ops map in force by a BPF link, which is the caller's to destroy (6.4).
+
+        The map is one in `SEC(".struct_ops.link")`. Raises `BpfError`: EINVAL for any other map,
+        EEXIST where one of its name is in force; `NotSupported` where no BPF link comes of it.
+        """
+        from pytest_bpflink.attach import attach_struct_ops  # as in Program.attach()
+
+        return attach_struct_ops(self)
 
     def pin(self, path: str | os.PathLike[str]) -> None:
         """Pin it in a BPF FS; whoever asked removes the file."""

@@ -172,6 +172,14 @@ class AttachFlags(IntFlag):
     LINK = 1 << 13
 
 
+class XdpFlags(IntFlag):
+    """The `XDP_FLAGS_*` of `uapi/linux/if_link.h`: where a device runs its program."""
+
+    SKB_MODE = 1 << 1
+    DRV_MODE = 1 << 2
+    HW_MODE = 1 << 3
+
+
 QUERY_EFFECTIVE = 1 << 0
 """`BPF_F_QUERY_EFFECTIVE`: what runs here, ancestors' programs included."""
 
@@ -341,6 +349,28 @@ class BpfLinkInfo(ctypes.Structure):
         ("id", ctypes.c_uint32),
         ("prog_id", ctypes.c_uint32),
         ("detail", _LinkDetail),
+    )
+
+
+class _IterInfoCgroup(ctypes.Structure):
+    _fields_ = (
+        ("order", ctypes.c_uint32),
+        ("cgroup_fd", ctypes.c_uint32),
+        ("cgroup_id", ctypes.c_uint64),
+    )
+
+
+class _IterInfoTask(ctypes.Structure):
+    _fields_ = (("tid", ctypes.c_uint32), ("pid", ctypes.c_uint32), ("pid_fd", ctypes.c_uint32))
+
+
+class IterInfo(ctypes.Union):
+    """`union bpf_iter_link_info`: what an iterator is to go over (map 5.9, the others 6.1)."""
+
+    _fields_ = (
+        ("map_fd", ctypes.c_uint32),
+        ("cgroup", _IterInfoCgroup),
+        ("task", _IterInfoTask),
     )
 
 

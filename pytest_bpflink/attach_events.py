@@ -1,0 +1,173 @@
+"""Attaching to events: functions of the kernel and of programs, tracepoints, perf events.
+
+Before 5.15 such a program is on a perf event, which libbpf wraps up as if it were a link.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_bpflink import libbpf
+from pytest_bpflink import options as opts
+from pytest_bpflink.errors import BpfError, NotSupported
+from pytest_bpflink.link import attached
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_bpflink.link import Link
+    from pytest_bpflink.objects import Program
+    from pytest_bpflink.perf import PerfEvent
+
+
+def as_section_says(program: Program, _target: None = None) -> Link:
+    """Attach to what `SEC()` names."""
+    doing = f"attach {program.name} ({program.section})"
+    pointer = libbpf.call("bpf_program__attach", program.pointer, doing=doing)
+    return _perf_or_other(program, pointer, program.name)
+
+
+def to_perf_event(program: Program, event: PerfEvent, *, cookie: int = 0) -> Link:
+    """Attach to a perf event."""
+    name = f"{program.name} on {event}"
+    options = opts.PerfEventOptions(bpf_cookie=cookie)
+    own = os.dup(event.fileno())  # libbpf closes it with the link
+    try:
+        pointer = libbpf.call(
+            "bpf_program__attach_perf_event_opts",
+            program.pointer,
+            own,
+            ctypes.byref(options),
+            doing=f"attach {name}",
+        )
+    except BpfError:
+        os.close(own)
+        raise
+    return _perf_or_other(program, pointer, name)
+
+
+def to_probe(program: Program, target: str | Path | None, **options: Any) -> Link:
+    """Attach a kprobe to a function of the kernel, or a uprobe to an offset in a file."""
+    if target is None:
+        return as_section_says(program)
+    if isinstance(target, Path):
+        return _uprobe(program, target, **options)
+    return _kprobe(program, target, **options)
+
+
+def _kprobe(
+    program: Program, function: str, *, offset: int = 0, retprobe: bool = False, cookie: int = 0
+) -> Link:
+    name = f"{program.name} on {function}+{offset}"
+    options = opts.KprobeOptions(offset=offset, retprobe=retprobe, bpf_cookie=cookie)
+    pointer = libbpf.call(
+        "bpf_program__attach_kprobe_opts",
+        program.pointer,
+        function.encode(),
+        ctypes.byref(options),
+        doing=f"attach {name}",
+    )
+    return _perf_or_other(program, pointer, name)
+
+
+def _uprobe(
+    program: Program,
+    file: Path,
+    *,
+    offset: int,
+    pid: int = -1,
+    retprobe: bool = False,
+    cookie: int = 0,
+) -> Link:
+    name = f"{program.name} on {file}+{offset:#x}"
+    options = opts.UprobeOptions(retprobe=retprobe, bpf_cookie=cookie)
+    pointer = libbpf.call(
+        "bpf_program__attach_uprobe_opts",
+        program.pointer,
+        pid,
+        os.fsencode(file),
+        offset,
+        ctypes.byref(options),
+        doing=f"attach {name}",
+    )
+    return _perf_or_other(program, pointer, name)
+
+
+def to_kprobe_multi(
+    program: Program,
+    target: str | Sequence[str] | None,
+    *,
+    retprobe: bool = False,
+    cookies: Sequence[int] = (),
+) -> Link:
+    """Attach to many functions of the kernel."""
+    if target is None:
+        return as_section_says(program)
+    pattern = target.encode() if isinstance(target, str) else None
+    names = () if isinstance(target, str) else tuple(name.encode() for name in target)
+    symbols = (ctypes.c_char_p * len(names))(*names)
+    values = (ctypes.c_uint64 * len(cookies))(*cookies)
+    options = opts.KprobeMultiOptions(
+        syms=_address(symbols), cookies=_address(values), cnt=len(names), retprobe=retprobe
+    )
+    name = f"{program.name} on {target}"
+    pointer = libbpf.call(
+        "bpf_program__attach_kprobe_multi_opts",
+        program.pointer,
+        pattern,
+        ctypes.byref(options),
+        doing=f"attach {name}",
+    )
+    return attached(pointer, name)
+
+
+def to_uprobe_multi(
+    program: Program,
+    file: Path | None,
+    *,
+    offsets: Sequence[int] = (),
+    pid: int = -1,
+    retprobe: bool = False,
+    cookies: Sequence[int] = (),
+) -> Link:
+    """Attach to many places of a file."""
+    if file is None:
+        return as_section_says(program)
+    places = (ctypes.c_ulong * len(offsets))(*offsets)
+    values = (ctypes.c_uint64 * len(cookies))(*cookies)
+    options = opts.UprobeMultiOptions(
+        offsets=_address(places), cookies=_address(values), cnt=len(offsets), retprobe=retprobe
+    )
+    name = f"{program.name} on {file}"
+    pointer = libbpf.call(
+        "bpf_program__attach_uprobe_multi",
+        program.pointer,
+        pid,
+        os.fsencode(file),
+        None,
+        ctypes.byref(options),
+        doing=f"attach {name}",
+    )
+    return attached(pointer, name)
+
+
+def _perf_or_other(program: Program, pointer: int, name: str) -> Link:
+    try:
+        return attached(pointer, name)
+    except BpfError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # Before 5.15 libbpf makes up a link around a perf event, which is none to the kernel.
+        raise NotSupported(
+            f"attach {name} ({program.section}) by a BPF link",
+            since="Linux 5.15",
+            here="an older kernel, where libbpf hands out a perf event",
+        ) from error
+
+
+def _address(array: ctypes.Array[Any]) -> int | None:
+    return ctypes.addressof(array) if len(array) else None

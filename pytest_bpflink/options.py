@@ -1,0 +1,120 @@
+"""libbpf's `*_opts` structures: arguments that later releases add to.
+
+A structure may be shorter than the loaded libbpf's own, and longer where what is beyond is zero.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_bool, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
+from typing import Any
+
+
+class Options(ctypes.Structure):
+    """Base of libbpf's `*_opts` structures, whose first field `sz` is their own size."""
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(sz=ctypes.sizeof(self), **fields)
+
+
+class LinkUpdateOptions(Options):
+    """`struct bpf_link_update_opts`."""
+
+    _fields_ = (("sz", c_size_t), ("flags", c_uint32), ("old_prog_fd", c_uint32))
+
+
+class LinkCreateOptions(Options):
+    """`struct bpf_link_create_opts`, as far as every link type has it."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("flags", c_uint32),
+        ("iter_info", c_void_p),
+        ("iter_info_len", c_uint32),
+        ("target_btf_id", c_uint32),
+    )
+
+
+class OrderOptions(Options):
+    """`struct bpf_cgroup_opts` (1.6), `bpf_tcx_opts` and `bpf_netkit_opts` (1.3)."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("flags", c_uint32),
+        ("relative_fd", c_uint32),
+        ("relative_id", c_uint32),
+        ("expected_revision", c_uint64),
+    )
+
+
+class NetfilterOptions(Options):
+    """`struct bpf_netfilter_opts` (libbpf 1.3)."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("pf", c_uint32),
+        ("hooknum", c_uint32),
+        ("priority", c_int32),
+        ("flags", c_uint32),
+    )
+
+
+class IterOptions(Options):
+    """`struct bpf_iter_attach_opts`."""
+
+    _fields_ = (("sz", c_size_t), ("link_info", c_void_p), ("link_info_len", c_uint32))
+
+
+class PerfEventOptions(Options):
+    """`struct bpf_perf_event_opts`."""
+
+    _fields_ = (("sz", c_size_t), ("bpf_cookie", c_uint64))
+
+
+class KprobeOptions(Options):
+    """`struct bpf_kprobe_opts`."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("bpf_cookie", c_uint64),
+        ("offset", c_size_t),
+        ("retprobe", c_bool),
+    )
+
+
+class UprobeOptions(Options):
+    """`struct bpf_uprobe_opts`."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("ref_ctr_offset", c_size_t),
+        ("bpf_cookie", c_uint64),
+        ("retprobe", c_bool),
+    )
+
+
+class KprobeMultiOptions(Options):
+    """`struct bpf_kprobe_multi_opts`."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("syms", c_void_p),
+        ("addrs", c_void_p),
+        ("cookies", c_void_p),
+        ("cnt", c_size_t),
+        ("retprobe", c_bool),
+    )
+
+
+class UprobeMultiOptions(Options):
+    """`struct bpf_uprobe_multi_opts` (libbpf 1.3)."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("syms", c_void_p),
+        ("offsets", c_void_p),
+        ("ref_ctr_offsets", c_void_p),
+        ("cookies", c_void_p),
+        ("cnt", c_size_t),
+        ("retprobe", c_bool),
+    )
