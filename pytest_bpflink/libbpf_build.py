@@ -58,16 +58,7 @@ def version(spec: str, progress: Progress) -> Path:
     if built and spec != NEWEST:
         return _library_in(built.path)
     with _cache_locked(progress):
-        package = _find(spec, progress)
-        if package is None:
-            built = _newest(spec, _built())
-            if built is None:
-                raise LibbpfError(
-                    "the distribution's mirror can't be read, and no such libbpf is built yet;"
-                    " is there a network?"
-                )
-            progress.line(f"libbpf {spec}: no mirror can be read, {built} is the newest built here")
-            return _library_in(built.path)
+        package = _find(spec, progress) or _built_without_network(spec, progress)
         if not package.path.exists():
             _build_package(package, progress)
         return _library_in(package.path)
@@ -215,6 +206,17 @@ def _find(spec: str, progress: Progress) -> _Package | None:
             return found
     names = sorted({package.upstream for package in offered}, key=version_key)
     raise LibbpfError(f"the distribution has no libbpf {spec}; it has {', '.join(names)}")
+
+
+def _built_without_network(spec: str, progress: Progress) -> _Package:
+    built = _newest(spec, _built())
+    if built is None:
+        raise LibbpfError(
+            "the distribution's mirror can't be read, and no such libbpf is built yet;"
+            " is there a network?"
+        )
+    progress.line(f"libbpf {spec}: no mirror can be read, {built} is the newest built here")
+    return built
 
 
 def _apt(suites: tuple[str, ...]) -> Apt:
