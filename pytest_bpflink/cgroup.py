@@ -278,14 +278,19 @@ def _links_to(cgroup_ids: set[int]) -> dict[int, int]:
 
 
 def _await_auto_detach(path: Path, attached: dict[int, int], within: float) -> None:
-    def still_attached() -> dict[int, int]:
-        return _links_to(set(attached.values()))
-
+    cgroup_ids = set(attached.values())
     try:
-        eventually(lambda: not still_attached(), within=within)
+        eventually(lambda: not _links_to(cgroup_ids), within=within)
     except AssertionError:
-        ids = ", ".join(map(str, still_attached()))
+        ids = ", ".join(map(str, _links_to(cgroup_ids)))
         raise AssertionError(
             f"{path} is removed, but after {within:g} s these links to it are still attached:"
-            f" {ids}. A socket that was made inside and is still open holds them, as a rule"
+            f" {ids}. What holds them: {_holding_sockets(cgroup_ids)}"
         ) from None
+
+
+def _holding_sockets(cgroup_ids: set[int]) -> str:
+    from pytest_bpflink.sockets import holders_of_cgroups
+
+    found = holders_of_cgroups(cgroup_ids)
+    return "; ".join(found) or "a socket that was made inside and is still open, as a rule"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pytest_bpflink import Object
 
+UNSEEN = "a socket that was made inside and is still open, as a rule"
 EGRESS = AttachType.CGROUP_INET_EGRESS
 
 
@@ -109,17 +110,28 @@ def test_remove_waits_for_auto_detach(cgroup: Cgroup, witness: PacketWitness) ->
         assert link.info.cgroup_id == 0  # type: ignore[attr-defined]
 
 
-def test_remove_says_what_holds_it(cgroup: Cgroup, witness: PacketWitness) -> None:
+@pytest.mark.parametrize("bound", [True, False], ids=["bound", "unbound"])
+def test_remove_says_what_holds_it(cgroup: Cgroup, witness: PacketWitness, *, bound: bool) -> None:
+    """A socket with a port is named; one without the kernel does not tell of."""
     inner = cgroup.create("inner")
     with witness.object.program("egress").attach(inner) as link:
         with inner.entered():
             held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            number = held.fileno()
+        if bound:
+            held.bind(("127.0.0.1", 0))
         with held, pytest.raises(AssertionError) as raised:
             inner.remove(within=0.05)
+        holder = f"UDP socket, fd {number} of pid {os.getpid()} ({_own_name()})"
         assert str(raised.value) == (
             f"{inner.path} is removed, but after 0.05 s these links to it are still attached:"
-            f" {link.id}. A socket that was made inside and is still open holds them, as a rule"
+            f" {link.id}. What holds them: {holder if bound else UNSEEN}"
         )
+
+
+def _own_name() -> str:
+    with open("/proc/self/comm", encoding="utf-8") as name:
+        return name.read().strip()
 
 
 def test_legacy_attachment(cgroup: Cgroup, witness: PacketWitness) -> None:

@@ -170,7 +170,7 @@ def test_after(everything):
         """
     )
     assert "the test's own failure" in output
-    assert "A socket that was made inside and is still open holds them" in output
+    assert "What holds them: a socket that was made inside and is still open" in output
     assert "1 failed, 1 passed, 1 error" in output
     assert session.left() == []
 
