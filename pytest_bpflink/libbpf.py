@@ -105,6 +105,15 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
     "bpf_obj_pin": (c_int, (c_int, c_char_p), "0.0.1"),
     "bpf_obj_get": (c_int, (c_char_p,), "0.0.1"),
     "bpf_obj_get_info_by_fd": (c_int, (c_int, c_void_p, c_void_p), "0.0.1"),
+    "bpf_prog_load": (
+        c_int,
+        (c_int, c_char_p, c_char_p, c_char_p, c_size_t, c_void_p),
+        "0.6",
+    ),
+    "bpf_raw_tracepoint_open": (c_int, (c_char_p, c_int), "0.0.1"),
+    "bpf_enable_stats": (c_int, _int, "0.0.9"),
+    "libbpf_probe_bpf_prog_type": (c_int, (c_int, c_void_p), "0.7"),
+    "btf__find_by_name_kind": (c_int, (c_void_p, c_char_p, c_uint32), "0.0.5"),
     "bpf_prog_attach": (c_int, (c_int, c_int, c_int, c_uint32), "0.0.1"),
     "bpf_prog_detach2": (c_int, (c_int, c_int, c_int), "0.0.1"),
     "bpf_prog_query": (
@@ -255,11 +264,20 @@ class _Library:
             function = getattr(self._dll, name)
         except AttributeError:
             raise NotSupported(
-                f"call {name}", since=f"libbpf {since}", here=f"libbpf {version()}"
+                f"call {name}", since=f"libbpf {since}", here=f"libbpf {self._release()}"
             ) from None
         function.restype = result
         function.argtypes = arguments
         return function
+
+    def _release(self) -> str:
+        # Asked while the library is being loaded, too, and of one that is no libbpf.
+        function = getattr(self._dll, "libbpf_version_string", None)
+        if function is None:
+            return "of an unknown release"
+        function.restype = c_char_p
+        text: bytes = function()
+        return text.decode().removeprefix("v")
 
 
 def _library() -> _Library:
