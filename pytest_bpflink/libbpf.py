@@ -164,6 +164,11 @@ def path() -> str:
     return _state.path
 
 
+def require(name: str) -> None:
+    """Raise `NotSupported` where the loaded libbpf lacks a function that the project uses."""
+    _library().function(name)
+
+
 def has(name: str) -> bool:
     """Whether the loaded libbpf has a function that the project uses."""
     try:

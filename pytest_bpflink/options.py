@@ -6,7 +6,7 @@ A structure may be shorter than the loaded libbpf's own, and longer where what i
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_bool, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import c_bool, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from typing import Any
 
 
@@ -33,6 +33,35 @@ class LinkCreateOptions(Options):
         ("iter_info_len", c_uint32),
         ("target_btf_id", c_uint32),
     )
+
+
+class CgroupLinkOptions(Options):
+    """`struct bpf_link_create_opts` for a cgroup; tcx and netkit have the same (libbpf 1.3)."""
+
+    _fields_ = (
+        *LinkCreateOptions._fields_,
+        ("relative_fd", c_uint32),
+        ("relative_id", c_uint32),
+        ("expected_revision", c_uint64),
+    )
+
+
+class NetfilterLinkOptions(Options):
+    """`struct bpf_link_create_opts` for netfilter (libbpf 1.3)."""
+
+    _fields_ = (
+        *LinkCreateOptions._fields_,
+        ("pf", c_uint32),
+        ("hooknum", c_uint32),
+        ("priority", c_int32),
+        ("netfilter_flags", c_uint32),
+    )
+
+
+class ProgLoadOptions(Options):
+    """The beginning of `struct bpf_prog_load_opts`."""
+
+    _fields_ = (("sz", c_size_t), ("attempts", c_int), ("expected_attach_type", c_uint32))
 
 
 class OrderOptions(Options):

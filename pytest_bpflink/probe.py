@@ -80,11 +80,14 @@ def _refusal_of_bpf() -> str:
 
 def _read_config(release: str) -> dict[str, str]:
     packed = Path("/proc/config.gz")
-    places = (
+    modules = Path(f"/lib/modules/{release}")
+    places = [
         Path(f"/boot/config-{release}"),
-        Path(f"/lib/modules/{release}/config"),
+        modules / "config",
         Path(f"/usr/lib/modules/{release}/config"),
-    )
+    ]
+    # In a guest that is a link into the unpacked package, which has its config above.
+    places += [parent / f"boot/config-{release}" for parent in modules.resolve().parents]
     if packed.exists():
         import gzip  # few kernels have it
 

@@ -387,7 +387,7 @@ class PerfEventType(KernelEnum):
 
 
 class BpfProgInfo(ctypes.Structure):
-    """The beginning of `struct bpf_prog_info`, as far as the name (4.15)."""
+    """The beginning of `struct bpf_prog_info`, as far as the count of its runs (5.1)."""
 
     _fields_ = (
         ("type", ctypes.c_uint32),
@@ -402,6 +402,11 @@ class BpfProgInfo(ctypes.Structure):
         ("nr_map_ids", ctypes.c_uint32),
         ("map_ids", ctypes.c_uint64),
         ("name", ctypes.c_char * PROG_NAME_LENGTH),
+        ("ifindex", ctypes.c_uint32),
+        ("gpl_compatible", ctypes.c_uint32),
+        # Device, inode and what is said of its instructions, which nobody asks for.
+        ("rest", ctypes.c_uint64 * 14),
+        ("run_cnt", ctypes.c_uint64),
     )
 
 

@@ -1,0 +1,132 @@
+"""What tests need of a kernel: marks, and what is a skip and what a failure."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from pytest_bpflink import BpfError, KernelInfo, NotSupported, features, requirements
+
+_OLD = KernelInfo(release="6.1.0-50-amd64", where="tcg", spec="6.1")
+_ABSENT = BpfError(errno.EINVAL, "make a link")
+
+
+def test_older_kernel_is_an_excuse() -> None:
+    """A kernel from before the feature need not have it; one of its release must."""
+    assert features.excuse(_ABSENT, _OLD, since="6.6") == (
+        "came with Linux 6.6, this is 6.1.0-50-amd64"
+    )
+    assert features.excuse(_ABSENT, _OLD, since="6.1") == ""
+    assert features.excuse(_ABSENT, _OLD) == ""
+
+
+def test_config_is_an_excuse() -> None:
+    """Only a config that is known and lacks the option explains anything."""
+    kernel = KernelInfo(release="6.6.1", where="tcg")
+    kernel.__dict__["config"] = {"CONFIG_BPF": "y"}
+    lacking = features.excuse(_ABSENT, kernel, config=("CONFIG_BPF", "CONFIG_FPROBE"))
+    assert lacking == "this kernel (6.6.1) is built without CONFIG_FPROBE"
+    assert features.excuse(_ABSENT, kernel, config=("CONFIG_BPF",)) == ""
+    kernel.__dict__["config"] = {}
+    assert features.excuse(_ABSENT, kernel, config=("CONFIG_FPROBE",)) == ""
+
+
+def test_libbpf_is_an_excuse() -> None:
+    """What the loaded libbpf lacks is not the kernel's fault."""
+    missing = NotSupported("call f", since="libbpf 1.3", here="libbpf 1.1.2")
+    assert "needs libbpf 1.3 or later, this is libbpf 1.1.2" in features.excuse(missing, _OLD)
+    made = NotSupported("attach", since="Linux 5.15", here="an older kernel")
+    assert features.excuse(made, _OLD, since="5.15") == ""
+
+
+def test_refusal_is_an_excuse_of_hosts_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EPERM in spite of every capability is a host's policy; a guest has none."""
+    refused = BpfError(errno.EPERM, "attach")
+    monkeypatch.setattr(features, "missing_privileges", lambda: "")
+    assert "policy" in features.excuse(refused, KernelInfo(release="6.18.1"))
+    assert features.excuse(refused, KernelInfo(release="6.18.1", where="tcg")) == ""
+    assert features.excuse(_ABSENT, KernelInfo(release="6.18.1")) == ""
+    monkeypatch.setattr(features, "missing_privileges", lambda: "needs CAP_BPF")
+    assert features.excuse(refused, KernelInfo(release="6.18.1")) == ""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fits"),
+    [
+        (">=6.1", True),
+        (">=6.1.51", False),
+        ("<6.1", False),
+        ("<6.2", True),
+        ("==6.1", True),
+        ("!=6.1", False),
+        (">=5.10,<6.1", False),
+        (">=5.10, <6.12", True),
+    ],
+)
+def test_kernel_expression(wanted: str, fits: bool) -> None:  # noqa: FBT001
+    """A bound is compared as far as it goes: 6.1.50 is 6.1."""
+    assert requirements.matches((6, 1, 50), wanted) is fits
+
+
+def test_kernel_expression_that_is_none() -> None:
+    """What can't be read says how to write it."""
+    with pytest.raises(pytest.UsageError, match=r'kernel\(">=6.6"\)'):
+        requirements.matches((6, 1), "6.6")
+
+
+def test_probes_look_at_the_effect(pytester: pytest.Pytester) -> None:
+    """What is there runs, what is newer is skipped, what is absent or unknown is an error."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.bpf_requires("link:raw_tracepoint", "link:cgroup", "prog:cgroup_skb")
+        def test_here(): pass
+
+        @pytest.mark.bpf_requires("kfunc:nobody_has_this", since="99.0")
+        def test_newer(): pass
+
+        @pytest.mark.bpf_requires("kfunc:nobody_has_this", since="5.0")
+        def test_absent(): pass
+
+        @pytest.mark.bpf_requires("link:nonsense")
+        def test_unknown(): pass
+
+        @pytest.mark.kernel("<4.0")
+        def test_other(): pass
+        """
+    )
+    result = pytester.runpytest("-rs")
+    result.assert_outcomes(passed=1, skipped=2, errors=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*kfunc:nobody_has_this is absent, and nothing explains it: *ENOENT*",
+            "*no probe for 'link:nonsense'; there are link:raw_tracepoint, *",
+            "SKIPPED*kfunc:nobody_has_this: came with Linux 99.0, this is *",
+            "SKIPPED*for Linux <4.0, this is *",
+        ]
+    )
+    strict = pytester.runpytest("--bpf-strict", "-k", "newer or other")
+    strict.assert_outcomes(errors=1, skipped=1)
+
+
+def test_guest_only(pytester: pytest.Pytester) -> None:
+    """What can crash a kernel is skipped natively, unless the machine may be lost."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.guest_only
+        def test_dangerous(): pass
+
+        @pytest.mark.kernel_bug("commit 123")
+        def test_crasher(): pass
+        """
+    )
+    result = pytester.runpytest("-rs")
+    result.assert_outcomes(skipped=2)
+    result.stdout.fnmatch_lines(
+        ["*can crash or change the whole machine*", "*known to crash kernels (commit 123)*"]
+    )
+    pytester.runpytest("--bpf-native-all").assert_outcomes(passed=2)
