@@ -19,17 +19,6 @@ if TYPE_CHECKING:
 pytest_plugins = ["pytest_bpflink.fixtures"]
 
 
-_REQUIREMENTS = {
-    "bpf_requires(*features, since, config): needs what is probed by these names (link:tcx,"
-    " prog:netfilter, kfunc:NAME, cgroup:revision); skipped on kernels older than since or built"
-    " without config, else a failure where it is absent": "bpf_requires",
-    'kernel(">=6.6"): runs on such kernels only': "kernel",
-    "guest_only: can crash the kernel or changes the whole machine, so it runs in guests"
-    " (--kernel), and natively with --bpf-native-all only": "guest_only",
-    "kernel_bug(source): triggers a known bug of kernels, otherwise as guest_only": "kernel_bug",
-}
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options; `docs` and the README list them in this order."""
     links = parser.getgroup("bpflink", "BPF links")
@@ -41,17 +30,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         " source package",
     )
     parser.addini("bpflink_libbpf", "The default of --bpf-libbpf", default="system")
-    links.addoption(
-        "--bpf-strict",
-        action="store_true",
-        help="Fail tests of features that this kernel or libbpf lacks instead of skipping them",
-    )
-    links.addoption(
-        "--bpf-native-all",
-        action="store_true",
-        help="Run tests on this kernel that are meant for guests, since they can crash it or change"
-        " the whole machine",
-    )
     kernels = parser.getgroup("bpflink-kernels", "BPF links on other kernels")
     kernels.addoption(
         "--kernel",
@@ -104,8 +82,6 @@ def pytest_configure(config: pytest.Config) -> None:
         "on_kernel(spec, release): set on each item by --kernel, to select items by kernel:"
         " -m 'on_kernel(spec=\"6.1\")'",
     )
-    for marker in _REQUIREMENTS:
-        config.addinivalue_line("markers", marker)
     if config.option.kernel:
         from pytest_bpflink import matrix  # costs time that others don't owe
 
@@ -163,15 +139,6 @@ def _choose_libbpf(config: pytest.Config) -> None:
     finally:
         progress.done()
     config.option.bpf_libbpf = chosen
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip or fail a test that this kernel lacks something for, before its fixtures."""
-    if any(item.get_closest_marker(name) for name in _REQUIREMENTS.values()):
-        from pytest_bpflink import requirements  # costs what tests without such marks don't owe
-
-        requirements.check(item)
 
 
 @pytest.hookimpl(wrapper=True)

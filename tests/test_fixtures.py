@@ -17,7 +17,6 @@ import pytest
 from pytest_bpflink import Link, bpffs, eventually, leftovers, link_ids
 
 if TYPE_CHECKING:
-
     from pytest_bpflink import BpfFs
 
 OBJECT = Path(__file__).parent / "../selftests/progs/cgroup_egress.bpf.c"
@@ -264,14 +263,26 @@ def test_verifier_log_is_a_section_of_the_report(pytester: pytest.Pytester) -> N
     )
 
 
-def test_header(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest_subprocess("--collect-only")
+@pytest.mark.parametrize("arguments", [(), ("-n1",)], ids=["here", "dealt-out"])
+def test_header(pytester: pytest.Pytester, arguments: tuple[str, ...]) -> None:
+    pytester.makepyfile("def test_it(cgroup): pass")
+    result = pytester.runpytest_subprocess(*arguments)
     result.stdout.fnmatch_lines(
         [
             f"bpflink: Linux {os.uname().release} *BTF, libbpf 1.* (the system's), clang *",
             "bpflink: cgroup2 at /*, privileges complete",
         ]
     )
+
+
+@pytest.mark.parametrize(
+    ("test", "arguments"), [("test_it()", ()), ("test_it(cgroup)", ("-q",))], ids=["unused", "q"]
+)
+def test_no_header(pytester: pytest.Pytester, test: str, arguments: tuple[str, ...]) -> None:
+    """A session that uses none of it is told nothing of it, and pays nothing."""
+    pytester.makepyfile(f"def {test}: pass")
+    result = pytester.runpytest_subprocess(*arguments)
+    result.stdout.no_fnmatch_line("bpflink:*")
 
 
 def test_without_privilege_tests_are_skipped_with_the_way_out(pytester: pytest.Pytester) -> None:
