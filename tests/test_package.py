@@ -1,0 +1,180 @@
+"""What is installed is what is here, and parts know only what they may know."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import pytest_bpflink
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {"pytest_bpflink": "pytest_bpflink", "vm": "pytest_bpflink/vm"}
+PACKAGES["selftests"] = "pytest_bpflink/selftests"
+
+# Pytest is known to the plugin proper. All else is an API that needs no pytest to run.
+KNOW_PYTEST = {"controller", "fixtures", "guests", "matrix", "plugin", "report", "requirements"}
+KNOW_PYTEST |= {"scheduling"}
+PYTEST = {"pytest", "_pytest", "pluggy", "xdist", "execnet"}
+
+
+@pytest.fixture(scope="session")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the source distribution."""
+    return build("--sdist", ROOT, tmp_path_factory.mktemp("sdist"))
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build a wheel from the checkout."""
+    return build("--wheel", ROOT, tmp_path_factory.mktemp("wheel"))
+
+
+def build(kind: str, source: Path, directory: Path) -> Path:
+    """Build a distribution without a network: the backend is a dependency for development."""
+    subprocess.run(
+        [sys.executable, "-m", "build", kind, "--no-isolation", "--outdir", directory, source],
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    (built,) = directory.iterdir()
+    return built
+
+
+def names_in(wheel: Path) -> set[str]:
+    """Return the files in a wheel, without those about it."""
+    names = zipfile.ZipFile(wheel).namelist()
+    return {name for name in names if ".dist-info/" not in name}
+
+
+def sources() -> set[str]:
+    """Return what ought to be installed."""
+    return {
+        str(Path(installed, file.relative_to(ROOT / directory)))
+        for directory, installed in PACKAGES.items()
+        # This follows no symbolic links, which are packages of their own.
+        for file in (ROOT / directory).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+
+
+def test_wheel_holds_every_source(wheel: Path) -> None:
+    assert names_in(wheel) == sources()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pytest_bpflink/py.typed",
+        "pytest_bpflink/selftests/progs/cgroup_egress.bpf.c",
+        "pytest_bpflink/selftests/test_link_pinning.py",
+        "pytest_bpflink/vm/guest/plain.sh",
+        "pytest_bpflink/vm/machine.py",
+    ],
+)
+def test_wheel_holds_what_is_no_module_of_the_plugin(wheel: Path, name: str) -> None:
+    assert name in names_in(wheel)
+
+
+def test_wheel_of_the_sdist_is_the_same(sdist: Path, wheel: Path, tmp_path: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path / "source", filter="data")
+    (source,) = (tmp_path / "source").iterdir()
+
+    assert names_in(build("--wheel", source, tmp_path / "wheel")) == names_in(wheel)
+
+
+def test_installed_wheel_is_a_plugin(wheel: Path, tmp_path: Path) -> None:
+    """From a directory of its own, with nothing of the checkout on the path."""
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    (tmp_path / "test_it.py").write_text(
+        "from pytest_bpflink import selftests, vm\n\n"
+        "def test_it(pytestconfig):\n"
+        "    plugin = pytestconfig.pluginmanager.get_plugin('bpflink')\n"
+        "    for each in (plugin, vm, selftests):\n"
+        f"        assert each.__file__.startswith({str(tmp_path / 'site')!r})\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", tmp_path / "test_it.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", pytest_bpflink.__all__)
+def test_public_name(name: str) -> None:
+    value = getattr(pytest_bpflink, name)
+    if inspect.isclass(value) or inspect.isfunction(value):
+        assert value.__module__.startswith("pytest_bpflink.")
+        assert inspect.getdoc(value)
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    """Names are looked up when asked for; what mypy reads must not fall behind."""
+    tree = ast.parse(Path(pytest_bpflink.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.asname: str(node.module).removeprefix("pytest_bpflink.")
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+    assert seen == pytest_bpflink._HOME
+
+
+def test_importing_the_plugin_is_cheap() -> None:
+    """A session that uses nothing of it pays for no ctypes, libbpf or xdist."""
+    show = "import sys; before = set(sys.modules); import pytest_bpflink.plugin;"
+    show += "print(*(set(sys.modules) - before))"
+    loaded = subprocess.check_output([sys.executable, "-c", f"import pytest; {show}"], text=True)
+
+    ours = {name for name in loaded.split() if name.startswith(("pytest_bpflink", "ctypes"))}
+    assert not ours & {"ctypes", "pytest_bpflink.libbpf", "pytest_bpflink.controller"}
+    assert not {name for name in loaded.split() if name.startswith(("xdist", "pyroute2"))}
+
+
+def imports(file: Path) -> set[str]:
+    """Return the names of the modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add("." * node.level + (node.module or ""))
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "vm").rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT))
+)
+def test_vm_stands_by_itself(file: Path) -> None:
+    outside = {name for name in imports(file) if name.startswith(("pytest_bpflink", ".."))}
+    assert {name for name in outside if not name.startswith("pytest_bpflink.vm")} == set()
+    # It boots kernels for anyone. What it preloads into guests is a matter of its own.
+    knows = {name for name in imports(file) if name.partition(".")[0] in PYTEST}
+    assert not knows or file.name == "preload.py"
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "pytest_bpflink").glob("*.py")), ids=lambda file: file.name
+)
+def test_only_the_plugin_proper_knows_pytest(file: Path) -> None:
+    knows = {name for name in imports(file) if name.partition(".")[0] in PYTEST}
+    assert not knows or file.stem in KNOW_PYTEST
