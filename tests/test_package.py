@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -95,7 +95,7 @@ def test_wheel_of_the_sdist_is_the_same(sdist: Path, wheel: Path, tmp_path: Path
 
 def test_installed_wheel_is_a_plugin(wheel: Path, tmp_path: Path) -> None:
     """From a directory of its own, with nothing of the checkout on the path."""
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    shutil.unpack_archive(wheel, tmp_path / "site", "zip")
     (tmp_path / "test_it.py").write_text(
         "from pytest_bpflink import selftests, vm\n\n"
         "def test_it(pytestconfig):\n"
