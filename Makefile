@@ -1,9 +1,7 @@
 # `make demo` and `make test` install what they need; what they need before is in the README.
 
-PYTHON ?= python3
-KERNELS ?= 5.10,6.1,6.12,7.2
-
-export PYTHON
+export PYTHON ?= python3
+export KERNELS ?= 5.10,6.1,6.12,7.2
 
 .PHONY: help prepare demo test lint bench clean
 
@@ -17,8 +15,7 @@ demo: prepare ## See two of the kernel's selftests pass on this kernel, and on L
 	@tools/demo
 
 test: prepare ## Run all tests: the plugin's own, and the selftests on KERNELS too
-	@tools/python -m pytest
-	@tools/python -m pytest selftests --kernel $(KERNELS)
+	@tools/test
 
 lint: prepare ## Check the code without running it
 	@.venv/bin/tox -e lint
