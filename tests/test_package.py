@@ -19,8 +19,6 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {"pytest_bpflink": "pytest_bpflink", "vm": "pytest_bpflink/vm"}
 PACKAGES["selftests"] = "pytest_bpflink/selftests"
 
-PYTEST = {"controller", "fixtures", "guests", "matrix", "plugin", "report", "requirements"}
-KNOW_PYTEST |= {"scheduling", "watchdog"}
 PYTEST = {"pytest", "_pytest", "pluggy", "xdist", "execnet"}
 
 
