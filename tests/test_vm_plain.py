@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.vm import plain
+from pytest_bpflink.vm import plain, virtme
 from pytest_bpflink.vm.accel import Acceleration
 from pytest_bpflink.vm.kernels import Kernel, find
 from pytest_bpflink.vm.machine import Machine, MachineError
@@ -205,5 +205,5 @@ def test_virtme_ng_is_missing(
 ) -> None:
     hide("virtme-run")
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
-    with pytest.raises(plain.ComposeError, match=r"pip install 'pytest-bpflink\[vm\]'"):
+    with pytest.raises(virtme.ComposeError, match=r"pip install 'pytest-bpflink\[vm\]'"):
         compose()

@@ -1,7 +1,8 @@
 """One virtual machine: a QEMU process from its start to its death.
 
 Knows processes, pipes and deadlines. What QEMU is told and what the guest runs is `plain`'s
-business; which kernel and which acceleration are given.
+business here, and that of `warm` for the guests it makes; which kernel and which acceleration are
+given.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import shlex
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
-from pytest_bpflink.vm import console, gateway, plain
+from pytest_bpflink.vm import console, gateway, plain, virtme
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 # Emulated, a guest is this much slower, and more so while its neighbours boot.
 _TCG_FACTOR = 5
+
+_STARTER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="qemu")
 
 
 class MachineError(Exception):
@@ -76,6 +80,7 @@ class Machine:
         self._append = tuple(append)
         self._process: subprocess.Popen[bytes] | None = None
         self._from_guest = -1
+        self._to_guest = -1
         self._undo = ExitStack()
 
     def __enter__(self) -> Self:
@@ -92,8 +97,7 @@ class Machine:
     def start(self) -> None:
         """Start QEMU and return; the guest boots meanwhile.
 
-        Call it from a thread that lives as long as the machine shall: QEMU dies with that thread,
-        for so PR_SET_PDEATHSIG is defined (prctl(2)). Raises MachineError.
+        Raises MachineError.
         """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
@@ -107,22 +111,32 @@ class Machine:
                 cpus=self._cpus,
                 append=self._append,
             )
-        except plain.ComposeError as error:
+        except virtme.ComposeError as error:
             raise MachineError(str(error)) from None
         self.console_log.write_bytes(b"")
+        self._launch(command)
+
+    def _launch(self, command: Sequence[str], *, pass_fds: Sequence[int] = ()) -> None:
+        """Start a QEMU with pipes to it, in place of the one before."""
+        self.kill()
+        self._undo.close()
         with ExitStack() as undo:
             for_guest = self._pipe(undo, gateway.TO_GUEST, os.O_RDONLY)
             by_guest = self._pipe(undo, gateway.FROM_GUEST, os.O_WRONLY)
             log = undo.enter_context((self.directory / "qemu.log").open("wb"))
             try:
-                self._process = subprocess.Popen(
+                # QEMU dies with the thread that starts it, for so PR_SET_PDEATHSIG is defined
+                # (prctl(2)): one that lives as long as this process.
+                self._process = _STARTER.submit(
+                    subprocess.Popen,
                     [*_dying_with_parent(), *command],
                     stdin=for_guest,
                     stdout=by_guest,
                     stderr=log,
+                    pass_fds=pass_fds,
                     # Ctrl-C is for pytest, which ends its guests when it is done with them.
                     start_new_session=True,
-                )
+                ).result()
             except FileNotFoundError:
                 raise MachineError("setpriv is needed: apt-get install util-linux") from None
 
@@ -132,12 +146,16 @@ class Machine:
         TIMEOUT is in seconds under KVM, and five times as much where the guest is emulated. Raises
         BootFailed, with the end of the console; the machine is dead then.
         """
-        scaled = timeout if self.acceleration.kvm else timeout * _TCG_FACTOR
+        self._await(plain.READY, timeout)
+
+    def _await(self, line: bytes, timeout: float) -> None:
+        """Read what the guest says up to a LINE, or raise BootFailed."""
+        scaled = self._scaled(timeout)
         deadline = time.monotonic() + scaled
         poll = select.poll()
         poll.register(self._from_guest, select.POLLIN)
         said = b""
-        while not said.endswith(plain.READY):
+        while not said.endswith(line):
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 self.kill()
                 message = self._obituary(f"was not up after {scaled:.0f} s")
@@ -183,6 +201,9 @@ class Machine:
         """Return the end of the console, without control sequences."""
         return console.tail(self.console_log, count=lines)
 
+    def _scaled(self, seconds: float) -> float:
+        return seconds if self.acceleration.kvm else seconds * _TCG_FACTOR
+
     def _pipe(self, undo: ExitStack, name: str, mode: int) -> int:
         """Make a pipe, and return QEMU's end of it; ours stays open as long as the machine.
 
@@ -201,6 +222,8 @@ class Machine:
         self._undo.callback(os.close, ours)
         if mode == os.O_WRONLY:
             self._from_guest = ours
+        else:
+            self._to_guest = ours
         return theirs
 
     def _obituary(self, what: str) -> str:
@@ -217,7 +240,7 @@ class Machine:
 
 
 def _dying_with_parent() -> list[str]:
-    """Return the beginning of a command that does not outlive this thread.
+    """Return the beginning of a command that does not outlive the thread that starts it.
 
     setpriv sets PR_SET_PDEATHSIG and executes the shell, which keeps it; should this process have
     died just before, the shell has another parent by now and goes no further. A preexec_fn would do

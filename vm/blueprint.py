@@ -1,0 +1,116 @@
+"""The QEMU command of our own guests: what virtme-ng composes, with another image in it.
+
+Knows how that command is taken apart. Processes are `machine`'s business, the order of things that
+of `warm`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from pytest_bpflink.vm import guest_image, virtme
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from pytest_bpflink.vm.accel import Acceleration
+    from pytest_bpflink.vm.image import Kernel
+
+# Ports that only virtme-ng's init uses; each costs time at every start.
+_UNUSED_PORTS = ("dev_stdout", "dev_stderr", "ret")
+
+# What differs between a guest that boots and one that is restored.
+_BOOT_OPTIONS = ("-kernel", "-initrd", "-append")
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A machine: how QEMU makes it, where the console is, where its kernel's modules are."""
+
+    command: tuple[str, ...]
+    consoles: tuple[str, ...]
+    modules: str | None
+
+    @classmethod
+    def draw(
+        cls,
+        kernel: Kernel,
+        *,
+        acceleration: Acceleration,
+        directory: Path,
+        memory_mib: int,
+        cpus: int,
+    ) -> Self:
+        """Have virtme-ng compose the machine. Raises virtme.ComposeError."""
+        composed = virtme.compose(
+            kernel,
+            acceleration=acceleration,
+            directory=directory,
+            cwd=directory,
+            memory_mib=memory_mib,
+            cpus=cpus,
+            # Only where something is to be run are there ports to talk through.
+            options=["--script-sh", "true"],
+        )
+        parameters = shlex.split(composed[composed.index("-append") + 1])
+        modules = [word for word in parameters if word.startswith("virtme_link_mods=")]
+        return cls(
+            command=tuple(_without_unused(composed)),
+            consoles=tuple(
+                word for word in parameters if word.startswith(("console=", "earlyprintk="))
+            ),
+            modules=modules[0].partition("=")[2] if modules else None,
+        )
+
+    def booting(self, *, image: Path, initramfs: Path, init: Sequence[str]) -> list[str]:
+        """Return the options that boot an image; INIT is what the kernel is told of its init."""
+        append = " ".join([*self.consoles, *init])
+        return ["-kernel", str(image), "-initrd", str(initramfs), "-append", append]
+
+
+def kernel_parameters(kernel: Kernel, *, python: str, append: Sequence[str]) -> list[str]:
+    """Return what the kernel of one of our own guests is told."""
+    return [
+        *virtme.kernel_options(kernel),
+        # Freed memory is then saved as holes.
+        "init_on_free=1",
+        # A tmpfs would have half of the memory, and the image needs more where there is little.
+        "rootfstype=ramfs",
+        *append,
+        f"rdinit={python}",
+        "--",
+        "-u",
+        str(guest_image.AGENT),
+    ]
+
+
+def memory_file(path: Path, *, mib: int, shared: bool) -> list[str]:
+    """Return the options that make a file the machine's memory: itself if shared, else its copy."""
+    escaped = str(path).replace(",", ",,")
+    share = "on" if shared else "off"
+    backend = f"memory-backend-file,id=ram,size={mib}M,mem-path={escaped},share={share}"
+    return ["-object", backend, "-machine", "memory-backend=ram"]
+
+
+def monitor(descriptor: int) -> list[str]:
+    """Return the options for a monitor on a connected socket."""
+    chardev = f"socket,id=monitor,fd={descriptor}"
+    return ["-chardev", chardev, "-mon", "chardev=monitor,mode=control"]
+
+
+def _without_unused(command: Sequence[str]) -> Iterator[str]:
+    """Leave out boot options, and ports that nobody uses, each with its own controller."""
+    words = list(command)
+    for port in _UNUSED_PORTS:
+        where = next((at for at, word in enumerate(words) if f",id={port}," in word), None)
+        # -chardev FILE -device virtio-serial-pci -device virtserialport,...
+        if where is not None and words[where + 4].endswith(f"chardev={port}"):
+            del words[where - 1 : where + 5]
+    skip = False
+    for word in words:
+        if not skip and word not in _BOOT_OPTIONS:
+            yield word
+        skip = not skip and word in _BOOT_OPTIONS

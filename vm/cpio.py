@@ -1,0 +1,108 @@
+"""An initramfs: an archive in cpio's "newc" format, with files of the host at their own paths.
+
+Knows the format (Documentation/driver-api/early-userspace/buffer-format.rst) and symbolic links in
+paths. What goes into a guest's image is `guest_image`'s business.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_MAGIC = b"070701"
+
+# As many links in one path as Linux follows (path_resolution(7)).
+_MOST_LINKS = 40
+
+
+class Archive:
+    """Writes an initramfs to FILE. Everything in it is root's; each path is written once."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._written: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self._written.discard("TRAILER!!!")
+            self._entry("TRAILER!!!", 0, b"")
+
+    def add_host_file(self, path: Path) -> None:
+        """Add a file of the host, and all directories and links on the way to it."""
+        for _ in range(_MOST_LINKS):
+            link = self._add_way(path)
+            if link is None:
+                if path.is_file():
+                    self.add(path, path.read_bytes(), mode=path.stat().st_mode)
+                else:
+                    self._directory(path)
+                return
+            path = link
+        raise OSError(f"too many symbolic links at {path}")
+
+    def add(self, path: Path, content: bytes, *, mode: int = 0o644) -> None:
+        """Add a file with this content."""
+        self._directory(path.parent)
+        self._entry(str(path), stat.S_IFREG | stat.S_IMODE(mode), content)
+
+    def add_console(self) -> None:
+        """Add /dev/console, which the kernel opens for init before there is anything mounted."""
+        self._directory(Path("/dev"))
+        self._entry("/dev/console", stat.S_IFCHR | 0o600, b"", device=(5, 1))
+
+    def _add_way(self, path: Path) -> Path | None:
+        """Add what leads to PATH up to the first link; return where that leads, None without."""
+        for part in [*reversed(path.parents), path]:
+            if part.is_symlink():
+                target = os.readlink(part)
+                self._directory(part.parent)
+                self._entry(str(part), stat.S_IFLNK | 0o777, target.encode())
+                # The directories before this link are none themselves, so that ".." means theirs.
+                return Path(os.path.normpath(part.parent / target / path.relative_to(part)))
+        return None
+
+    def _directory(self, path: Path) -> None:
+        for part in [*reversed(path.parents), path]:
+            if str(part) != "/":
+                self._entry(str(part), stat.S_IFDIR | 0o755, b"")
+
+    def _entry(
+        self, path: str, mode: int, content: bytes, *, device: tuple[int, int] = (0, 0)
+    ) -> None:
+        if path in self._written:
+            return
+        self._written.add(path)
+        name = os.fsencode(path.lstrip("/")) + b"\0"
+        numbers = (
+            len(self._written),  # inode: without hard links any number will do
+            mode,
+            0,  # user
+            0,  # group
+            1,  # links
+            0,  # time
+            len(content),
+            0,
+            0,  # device of the archive
+            *device,
+            len(name),
+            0,  # checksum, unused
+        )
+        header = _MAGIC + b"".join(b"%08X" % number for number in numbers)
+        self._padded(header + name)
+        self._padded(content)
+
+    def _padded(self, data: bytes) -> None:
+        self._file.write(data + bytes(-len(data) % 4))

@@ -1,0 +1,328 @@
+"""PID 1 of a guest of ours: boots to the point where it is saved, and makes it a host's likeness.
+
+Runs in the guest's own image, on the host's Python. It loads modules, imports what `preload` says,
+and waits for the host's letter; by then it may have been saved and restored. Then it sets what
+each guest has of its own, makes the host's root its own, and forks the worker. Standard library
+only, and no program is run: under emulation each costs tenths of seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import gc
+import importlib
+import json
+import locale
+import os
+import random
+import resource
+import shutil
+import site
+import socket
+import struct
+import sys
+import time
+import traceback
+import types
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_bpflink.vm.guest import preload
+else:
+    import preload  # beside it in the image
+
+Letter = dict[str, Any]
+
+IMAGE = Path("/bpflink")
+
+# What the host waits for: ready to be saved, and ready for execnet.
+BOOTED = b"bpflink: guest booted\n"
+READY = b"bpflink: guest ready\n"
+
+# The length of the letter, before the letter.
+LENGTH = struct.Struct("!Q")
+
+_ROOT = "/bpflink/root"
+_HOST = "/bpflink/host"
+_WRITTEN = "/bpflink/written"
+
+# Mounted before the guest is saved, and moved to the host's root as they are.
+_MOVED = ("/proc", "/sys", "/dev", "/run")
+_FILESYSTEMS = (
+    ("proc", "/proc", ""),
+    ("sysfs", "/sys", ""),
+    ("devtmpfs", "/dev", ""),
+    ("tmpfs", "/run", "mode=755"),
+    ("tmpfs", "/dev/shm", "mode=1777"),  # noqa: S108
+    ("devpts", "/dev/pts", "gid=5,mode=620,ptmxmode=666"),
+    ("mqueue", "/dev/mqueue", ""),
+    ("cgroup2", "/sys/fs/cgroup", ""),
+    ("bpf", "/sys/fs/bpf", "mode=700"),
+    ("securityfs", "/sys/kernel/security", ""),
+    ("tracefs", "/sys/kernel/tracing", ""),
+    ("debugfs", "/sys/kernel/debug", ""),
+)
+_LINKS = {
+    "/dev/fd": "/proc/self/fd",
+    "/dev/stdin": "/proc/self/fd/0",
+    "/dev/stdout": "/proc/self/fd/1",
+    "/dev/stderr": "/proc/self/fd/2",
+}
+
+_MODPROBE = "/run/bpflink-modprobe"
+# Each BPF FS mount asks for bpf_preload, which starts a user-mode helper: refuse it at once.
+_MODPROBE_SCRIPT = """#!/bin/sh
+case "$*" in *bpf_preload*) exit 1 ;; esac
+exec /sbin/modprobe "$@"
+"""
+
+# linux/mount.h, linux/random.h, linux/sockios.h, linux/if.h, linux/reboot.h
+_MS_RDONLY, _MS_BIND, _MS_MOVE = 1, 4096, 8192
+_RNDADDENTROPY, _RNDRESEEDCRNG = 0x40085203, 0x5207
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+_POWER_OFF = 0x4321FEDC
+_SYS_FINIT_MODULE = {"x86_64": 313, "aarch64": 273}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main() -> None:
+    """Be PID 1; return in the worker, whose Python then ends as any other."""
+    with Path("/dev/console").open("wb", buffering=0) as console:
+        for descriptor in range(3):
+            os.dup2(console.fileno(), descriptor)
+    settings = json.loads((IMAGE / "settings.json").read_text())
+    _be_the_same_python(settings["python"])
+    own_path = sys.path[1:]
+    _mount_own()
+    for module in settings["modules"]:
+        _load(IMAGE / "modules" / module)
+    ports = [_port(name, mode) for name, mode in _PORTS]
+    sys.path[:] = [*settings["path"], *own_path]
+    preload.preload()
+    sys.path[:] = own_path
+    _forget_image()
+    gc.collect()
+    gc.freeze()
+    os.write(ports[1], BOOTED)
+    letter = json.loads(_read(ports[0], *LENGTH.unpack(_read(ports[0], LENGTH.size))))
+    _become_a_host(letter)
+    worker = os.fork()
+    if not worker:
+        _start_worker(letter, ports)
+        return
+    for port in ports:
+        os.close(port)
+    # An init adopts the orphans of its workers, and buries them.
+    while os.wait()[0] != worker:
+        pass
+    _libc.reboot(ctypes.c_int(_POWER_OFF))
+
+
+def _be_the_same_python(environment: dict[str, str]) -> None:
+    """Start again if the environment has what Python reads only when it starts."""
+    if any(os.environ.get(name) != value for name, value in environment.items()):
+        command = [sys.executable, "-u", __file__]
+        os.execve(sys.executable, command, {**os.environ, **environment})  # noqa: S606
+
+
+# Before it is saved.
+
+
+def _mount_own() -> None:
+    for kind, target, options in _FILESYSTEMS:
+        Path(target).mkdir(parents=True, exist_ok=True)
+        # What a kernel lacks, tests of it skip.
+        with contextlib.suppress(OSError):
+            _mount(kind, target, kind, options=options)
+    for link, target in _LINKS.items():
+        with contextlib.suppress(FileExistsError):
+            Path(link).symlink_to(target)
+    Path(_MODPROBE).write_text(_MODPROBE_SCRIPT)
+    Path(_MODPROBE).chmod(0o755)
+    Path("/proc/sys/kernel/modprobe").write_text(_MODPROBE)
+    # As systemd has it; programs raise their limit up to it.
+    Path("/proc/sys/fs/nr_open").write_text("1048576")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = struct.pack("16sh22x", b"lo", 0)
+        flags = struct.unpack_from("16xh", fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request))[0]
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
+
+
+def _load(module: Path) -> None:
+    with module.open("rb") as file:
+        number = ctypes.c_long(_SYS_FINIT_MODULE[os.uname().machine])
+        if _libc.syscall(number, file.fileno(), b"", 0):
+            code = ctypes.get_errno()
+            if code != errno.EEXIST:
+                raise OSError(code, f"{os.strerror(code)}: loading {module.name}")
+
+
+# The host's end of each is QEMU's standard input, output, and a file.
+_PORTS = (
+    ("virtme.stdin", os.O_RDONLY),
+    ("virtme.stdout", os.O_WRONLY),
+    ("virtme.stderr", os.O_WRONLY),
+)
+
+
+def _port(name: str, mode: int) -> int:
+    # Its driver tells a port's name some time after the port.
+    for _ in range(500):
+        for candidate in Path("/sys/class/virtio-ports").glob("*/name"):
+            if candidate.read_text().strip() == name:
+                return os.open(f"/dev/{candidate.parent.name}", mode | os.O_CLOEXEC)
+        time.sleep(0.01)
+    raise OSError(errno.ENODEV, f"there is no virtio port {name}")
+
+
+def _forget_image() -> None:
+    """Remove the image's files: what is mapped stays, the rest would only be saved."""
+    for entry in Path("/").iterdir():
+        if str(entry) in _MOVED:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink()
+    for directory in (_HOST, _ROOT, _WRITTEN):
+        Path(directory).mkdir(parents=True)
+
+
+def _read(descriptor: int, length: int) -> bytes:
+    """Read from a port: never more than LENGTH, for what follows is execnet's."""
+    data = b""
+    while len(data) < length:
+        data += os.read(descriptor, length - len(data))
+    return data
+
+
+# After it was restored.
+
+
+def _become_a_host(letter: Letter) -> None:
+    time.clock_settime(time.CLOCK_REALTIME, letter["time"])
+    _seed(bytes.fromhex(letter["seed"]))
+    socket.sethostname(letter["hostname"])
+    _change_root(letter["visible"])
+    if letter["modules"]:
+        _show_modules(letter["modules"])
+    os.environ.clear()
+    os.environ.update(letter["environment"])
+    time.tzset()
+    _find_packages_again(letter["environment"].get("PYTHONPATH", ""))
+    random.seed()
+
+
+def _seed(seed: bytes) -> None:
+    """Make the kernel's randomness this guest's own; all restored from one save had the same.
+
+    Adding entropy alone reseeds nothing soon; writing to /dev/urandom, and virtio-rng, did not help
+    either.
+    """
+    with Path("/dev/urandom").open("wb", buffering=0) as device:
+        pool = struct.pack("ii", len(seed) * 8, len(seed)) + seed
+        fcntl.ioctl(device, _RNDADDENTROPY, pool)
+        fcntl.ioctl(device, _RNDRESEEDCRNG)
+
+
+def _change_root(visible: list[str]) -> None:
+    """Make the host's root, with what is written in memory over it, the root of all processes.
+
+    Kernel threads share PID 1's root, so modprobe is run in it too.
+    """
+    # The host's files don't change while a test runs, so that the guest may keep what it read.
+    options = "trans=virtio,version=9p2000.L,cache=loose,access=any,msize=262144"
+    _mount("/dev/root", _HOST, "9p", _MS_RDONLY, options)
+    _mount("tmpfs", _WRITTEN, "tmpfs", options="size=75%,mode=755")
+    for name in ("upper", "work"):
+        (Path(_WRITTEN) / name).mkdir()
+    layers = f"lowerdir={_HOST},upperdir={_WRITTEN}/upper,workdir={_WRITTEN}/work"
+    _mount("overlay", _ROOT, "overlay", options=layers)
+    covered = [path for path in visible if path.startswith(tuple(f"{top}/" for top in _MOVED))]
+    kept = {path: os.open(f"{_ROOT}{path}", os.O_PATH | os.O_CLOEXEC) for path in covered}
+    for top in _MOVED:
+        Path(f"{_ROOT}{top}").mkdir(exist_ok=True)
+        _mount(top, f"{_ROOT}{top}", None, _MS_MOVE)
+    os.chdir(_ROOT)
+    _mount(".", "/", None, _MS_MOVE)
+    os.chroot(".")
+    os.chdir("/")
+    for path, descriptor in kept.items():
+        Path(path).mkdir(parents=True, exist_ok=True)
+        _mount(f"/proc/self/fd/{descriptor}", path, None, _MS_BIND)
+        os.close(descriptor)
+
+
+def _show_modules(modules: str) -> None:
+    place = Path("/lib/modules") / os.uname().release
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(modules)
+    elif not place.samefile(modules):
+        _mount(modules, str(place), None, _MS_BIND)
+
+
+def _find_packages_again(python_path: str) -> None:
+    """Look for packages in the host's root: .pth files, user's packages, PYTHONPATH."""
+    sys.path_importer_cache.clear()
+    importlib.invalidate_caches()
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    sys.pycache_prefix = os.environ.get("PYTHONPYCACHEPREFIX") or None
+    site.ENABLE_USER_SITE = site.USER_SITE = site.USER_BASE = None
+    before = [path for path in python_path.split(os.pathsep) if path]
+    sys.path[:] = [*before, *sys.path]
+    site.main()
+    # What `python -c` has.
+    sys.path.insert(0, "")
+
+
+def _start_worker(letter: Letter, ports: list[int]) -> None:
+    os.setsid()
+    with contextlib.suppress(OSError):
+        os.chdir(letter["cwd"])
+    os.umask(letter["umask"])
+    for name, limits in letter["limits"].items():
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(getattr(resource, name), limits)
+    # Before Linux 5.11 BPF maps and programs are charged against it.
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
+    with contextlib.suppress(locale.Error):
+        locale.setlocale(locale.LC_CTYPE, "")
+    os.write(ports[1], READY)
+    for descriptor, port in enumerate(ports):
+        os.dup2(port, descriptor)
+    # What Python itself sets, and faulthandler looks for.
+    streams: Any = sys
+    streams.stdin = streams.__stdin__ = open(0, closefd=False)  # noqa: SIM115
+    streams.stdout = streams.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
+    streams.stderr = streams.__stderr__ = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.argv = ["-c"]
+    sys.orig_argv = [sys.executable, "-u", "-c", letter["program"]]
+    main = types.ModuleType("__main__")
+    main.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = main
+    exec(letter["program"], main.__dict__)  # noqa: S102
+
+
+def _mount(source: str, target: str, kind: str | None, flags: int = 0, options: str = "") -> None:
+    arguments = [value and value.encode() for value in (source, target, kind)]
+    if _libc.mount(*arguments, ctypes.c_ulong(flags), options.encode() or None):
+        code = ctypes.get_errno()
+        raise OSError(code, f"{os.strerror(code)}: mounting {source} on {target}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BaseException:
+        if os.getpid() != 1:
+            raise
+        # On the console, which the host quotes.
+        traceback.print_exc()
+        _libc.reboot(ctypes.c_int(_POWER_OFF))

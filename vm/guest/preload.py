@@ -1,0 +1,169 @@
+"""What a guest's Python imports before it is saved: pytest, xdist, and what they need.
+
+Frozen in the save: never the plugin, nor what is tested. Runs on the host too, as a program, to
+tell what files these imports take; that is what the guest's image is made of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import sys
+import sysconfig
+from importlib import metadata
+from pathlib import Path
+
+_ROOTS = ("pytest", "pytest-xdist")
+
+_MODULES = (
+    # For the agent.
+    "fcntl",
+    "gc",
+    "locale",
+    "resource",
+    "site",
+    "types",
+    "pytest",
+    "_pytest.assertion.rewrite",
+    "_pytest.assertion.truncate",
+    "_pytest.assertion.util",
+    "_pytest.fixtures",
+    "_pytest.pathlib",
+    "_pytest.python",
+    "execnet.gateway",
+    "execnet.gateway_base",
+    "xdist.looponfail",
+    "xdist.newhooks",
+    "xdist.plugin",
+    "xdist.remote",
+    # To show failures, they are highlighted.
+    "pygments.formatters.terminal",
+    "pygments.lexers.diff",
+    "pygments.lexers.python",
+    "pygments.style",
+    "pygments.styles.default",
+    "pygments.util",
+    # What most tests and plugins use, and what Python itself imports late.
+    "concurrent.futures",
+    "ctypes",
+    "ctypes.util",
+    "difflib",
+    "email.parser",
+    "encodings.ascii",
+    "encodings.idna",
+    "encodings.latin_1",
+    "getpass",
+    "importlib.metadata",
+    "importlib.resources",
+    "inspect",
+    "json",
+    "logging.handlers",
+    "multiprocessing",
+    "pickle",
+    "pprint",
+    "queue",
+    "random",
+    "secrets",
+    "shutil",
+    "signal",
+    "socket",
+    "statistics",
+    "string",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "timeit",
+    "traceback",
+    "typing",
+    "unittest",
+    "uuid",
+    "zipfile",
+)
+
+
+def preload() -> None:
+    """Import it all; what is not there is left to the time when it is needed."""
+    for name in _MODULES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    with contextlib.suppress(ImportError, AttributeError):
+        from _pytest import config
+
+        for plugin in config.default_plugins:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(f"_pytest.{plugin}")
+    for name in ("xdist", "execnet"):
+        # Imported before pytest, its assertions can't be rewritten: of a plugin pytest warns, which
+        # is the end of a worker whose warnings are errors.
+        if name in sys.modules:
+            sys.modules[name].__doc__ = "PYTEST_DONT_REWRITE"
+
+
+def describe() -> dict[str, object]:
+    """Return the files that this process has loaded for `preload`, and where it looked for them."""
+    files = set()
+    packages = _packages()
+    libraries = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
+    others = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    for name, module in list(sys.modules.items()):
+        # A module that is frozen into the interpreter has one too: os.py is what Python finds its
+        # standard library by.
+        origin = getattr(module, "__file__", None)
+        if not origin:
+            continue
+        top = name.partition(".")[0]
+        standard = origin.startswith(libraries) and not origin.startswith(others)
+        if top not in packages and (not standard or top not in sys.stdlib_module_names):
+            continue
+        cached = getattr(module, "__cached__", None)
+        files |= {path for path in (origin, cached) if path and Path(path).is_file()}
+    return {
+        "path": [path for path in sys.path if path.startswith("/")],
+        "files": sorted(files),
+        "libraries": sorted(_mapped() - files),
+    }
+
+
+def _packages() -> set[str]:
+    """Return the top-level names of pytest's and xdist's distributions, and of all they require."""
+    wanted, seen, names = list(_ROOTS), set(), set()
+    while wanted:
+        distribution = wanted.pop()
+        if distribution in seen:
+            continue
+        seen.add(distribution)
+        try:
+            found = metadata.distribution(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+        required = [text for text in found.requires or () if "extra ==" not in text]
+        wanted.extend(_name_of(requirement) for requirement in required)
+        for file in found.files or ():
+            top = file.parts[0]
+            if file.suffix in {".py", ".so"} and not top.startswith("."):
+                names.add(top.removesuffix(".py").partition(".")[0])
+    # Where pytest lies in a checkout, its distribution lists no files.
+    return names | {"pytest", "_pytest", "pluggy", "iniconfig", "packaging", "xdist", "execnet"}
+
+
+def _name_of(requirement: str) -> str:
+    end = next(
+        (at for at, char in enumerate(requirement) if not (char.isalnum() or char in "-_.")),
+        len(requirement),
+    )
+    return requirement[:end]
+
+
+def _mapped() -> set[str]:
+    """Return the executable and the shared libraries of this process."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    mapped = {line.split(maxsplit=5)[5] for line in lines if line.count("/")}
+    return {path for path in mapped if path.startswith("/") and Path(path).is_file()}
+
+
+if __name__ == "__main__":
+    # The directory of this file is none of the interpreter's.
+    del sys.path[0]
+    preload()
+    json.dump(describe(), sys.stdout)
