@@ -139,7 +139,8 @@ def selftests_with(tmp_path: Path) -> Callable[[str], Outcome]:
         library = tmp_path / f"{switch.lower()}.so"
         source = PROJECT / "tests/broken_libbpf.c"
         # The real one by its soname, which needs no libbpf-dev.
-        command = ["cc", "-shared", "-fPIC", f"-D{switch}", source, "-o", library]
+        command: list[str | Path] = ["cc", "-shared", "-fPIC", f"-D{switch}", source]
+        command += ["-o", library]
         subprocess.run([*command, "-Wl,--no-as-needed", "-l:libbpf.so.1"], check=True)
         return _run_selftests(library)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -47,7 +47,7 @@ class Run:
             on_collected=self.expected.append,
         )
         for worker in workers:
-            self.scheduling.add_node(worker)
+            self.scheduling.add_node(cast("Any", worker))
 
     def collect(self, worker: Worker, items: list[str]) -> None:
         self.scheduling.add_node_collection(worker, items)

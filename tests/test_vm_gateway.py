@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import execnet
 import pytest
@@ -103,6 +103,7 @@ def test_ends_when_execnet_is_gone(tmp_path: Path) -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
+        assert process.stdin
         process.stdin.close()
         try:
             assert process.wait(DEADLINE) == 0
@@ -115,7 +116,8 @@ def test_leaves_ctrl_c_to_pytest(group: execnet.Group, tmp_path: Path) -> None:
     made = group.makegateway(specification(tmp_path))
     channel = made.remote_exec("channel.send(1); channel.send(channel.receive())")
     assert channel.receive(DEADLINE) == 1
-    made._io.popen.send_signal(signal.SIGINT)
+    relaying: Any = made._io  # execnet's protocol names no process
+    relaying.popen.send_signal(signal.SIGINT)
     channel.send("still here")
     assert channel.receive(DEADLINE) == "still here"
 

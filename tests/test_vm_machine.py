@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ DEADLINE = 60.0
 @pytest.fixture(scope="module")
 def kernel() -> Kernel:
     """Find the kernel that the guests run."""
-    return find("6.1", progress=lambda text: sys.stderr.write(f"{text}\n"))
+    return find("6.1", progress=partial(print, file=sys.stderr))
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +253,7 @@ time.sleep(60)
     directory = tmp_path / "machine"
     command = [sys.executable, "-c", program, str(directory)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
         assert parent.stdout.readline() == "started\n"
         assert wait_for(lambda: len(processes_of(directory)) == 1)
         parent.kill()

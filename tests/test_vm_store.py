@@ -53,8 +53,11 @@ class Deb(NamedTuple):
         for path, text in self.files.items():
             write(root / path, text)
         package = root.with_suffix(root.suffix + ".deb")
-        command = ["dpkg-deb", "-Znone", "--root-owner-group", "--build", root, package]
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(
+            ["dpkg-deb", "-Znone", "--root-owner-group", "--build", root, package],
+            check=True,
+            capture_output=True,
+        )
         data = package.read_bytes()
         return (
             f"{control}Filename: pool/{package.name}\nSize: {len(data)}\n"
@@ -146,6 +149,7 @@ def test_newest_plain_kernel_of_a_series_is_fetched(store: Store) -> None:
     assert kernel.release == f"6.1.0-10-{arch}"
     assert (kernel.spec, kernel.id) == ("6.1", "6.1")
     assert kernel.image.read_text() == "kernel"
+    assert kernel.modules
     assert (kernel.modules / "lib/modules" / kernel.release / "modules.dep").exists()
     assert contents(store) == [f"6.1.0-10-{arch}_6.1.100-1"]
     assert any("fetching Linux 6.1.100 (" in line for line in said)
@@ -166,6 +170,7 @@ def test_split_packages_are_put_together(store: Store) -> None:
     kernel = find("7.2", store=store)
     assert kernel.image.name == "vmlinuz"
     assert kernel.config["CONFIG_9P_FS"] == "m"
+    assert kernel.modules
     assert (kernel.modules / "lib/modules" / kernel.release / "modules.dep").exists()
 
 
