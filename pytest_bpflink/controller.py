@@ -7,18 +7,22 @@ dealing out items is `scheduling`'s, collection and the workers' half are `matri
 from __future__ import annotations
 
 import sys
-import time
 from collections import Counter
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_bpflink import boots
+from pytest_bpflink.crashes import Crashes
 from pytest_bpflink.guests import Guest, GuestFactory
+from pytest_bpflink.replacements import Replacements
 from pytest_bpflink.report import MatrixReport, Progress
 from pytest_bpflink.scheduling import ItemLog, KernelScheduling, Location
 from pytest_bpflink.vm.kernels import KernelError
 from pytest_bpflink.vm.machine import MachineError
+from pytest_bpflink.watchdog import LIMITS, Limits, Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -47,39 +51,50 @@ def configure(config: pytest.Config, kernels: Sequence[MatrixKernel]) -> None:
         raise pytest.UsageError("--tx: --kernel starts the workers itself; drop --tx")
     if option.dist == "each":
         raise pytest.UsageError("--dist=each: --kernel runs each test on every kernel; drop it")
-    # -n is the number of native workers, and a guest has one: nothing is left for -n without
-    # `native`, and -n 0, which people have in addopts, can't switch guests off.
+    # -n is the number of native workers: nothing is left for it without `native`, and -n 0, which
+    # people have in addopts, can't switch guests off.
     native_workers = len(option.tx) or 1
+    guests, bounded = boots.affordable_workers(
+        option.kernel_workers,
+        kernels=sum(not kernel.is_native for kernel in kernels),
+        memory_mib=option.kernel_memory,
+    )
     option.tx = [
         f"popen//id={worker}//kernel={kernel.id}"
         for kernel in kernels
-        for worker in _worker_ids(kernel, native_workers)
+        for worker in _worker_ids(kernel, native_workers if kernel.is_native else guests)
     ]
     option.dist = "load"
-    controller = MatrixController(config, kernels)
+    controller = MatrixController(config, kernels, bounded=bounded)
     # Restarts are bounded per worker: xdist's bound is for all together, and loses items silently.
     option.maxworkerrestart = str(sys.maxsize)
     config.pluginmanager.register(controller, "bpflink-controller")
 
 
-def _worker_ids(kernel: MatrixKernel, native_workers: int) -> list[str]:
-    if kernel.is_native and native_workers > 1:
-        return [f"native-{number}" for number in range(1, native_workers + 1)]
-    return [kernel.id]
+def _worker_ids(kernel: MatrixKernel, workers: int) -> list[str]:
+    if workers == 1:
+        return [kernel.id]
+    return [f"{kernel.id}-{number}" for number in range(1, workers + 1)]
 
 
 class MatrixController:
     """Boots guests, deals their items, replaces the dead, and counts that nothing got lost."""
 
-    def __init__(self, config: pytest.Config, kernels: Sequence[MatrixKernel]) -> None:
+    def __init__(
+        self, config: pytest.Config, kernels: Sequence[MatrixKernel], *, bounded: str
+    ) -> None:
         self._config = config
+        self._bounded = bounded
         self._kernels = list(kernels)
         self._found: dict[str, Kernel] = {}
         self._factory = GuestFactory(config)
         # Keyed by spec: a replacement has the spec of the worker that it replaces.
         self._guests: dict[XSpec, Guest] = {}
-        self._last_words: dict[WorkerController, str] = {}
         self._log = ItemLog()
+        self._crashes = Crashes(config, self._log)
+        limits = config.stash.get(LIMITS, None) or Limits.of(config.option.kernel_timeout)
+        self._watchdog = Watchdog(limits if limits.test else None)
+        self._replacements = Replacements(config)
         self._groups: dict[str, str] = {}
         self._report = MatrixReport(config)
         self._session: pytest.Session | None = None
@@ -115,42 +130,31 @@ class MatrixController:
 
     def pytest_report_header(self) -> list[str]:
         """Return a line per kernel."""
-        return [f"kernel {kernel}" for kernel in self._kernels]
+        lines = [f"kernel {kernel}" for kernel in self._kernels]
+        return [*lines, self._bounded] if self._bounded else lines
 
     def pytest_xdist_setupnodes(self, specs: Sequence[XSpec]) -> None:
         """Boot all guests side by side, before xdist connects to one after the other."""
         kernels = {kernel.id: kernel for kernel in self._kernels}
         for spec in specs:
             self._guests[spec] = self._new_guest(kernels[str(spec.kernel)], str(spec.id))
-        for guest in self._guests.values():
-            try:
-                guest.boot()
-            except MachineError as error:
-                raise pytest.UsageError(f"--kernel {guest.kernel.spec}: {error}") from None
-        self._await_boots()
-        for spec, guest in self._guests.items():
-            spec.python = guest.python
+        try:
+            boots.side_by_side(
+                [guest for guest in self._guests.values() if not guest.kernel.is_native],
+                self._progress,
+            )
+        except MachineError as error:
+            raise pytest.UsageError(f"--kernel {error}") from None
         manager = self._dsession.nodemanager
         assert manager is not None
-        self._survive_failed_connections(manager)
+        self._wrap_setup(manager)
 
     def _new_guest(self, kernel: MatrixKernel, name: str) -> Guest:
         if kernel.is_native:
             return self._factory.native(kernel, name=name)
         return self._factory.guest(kernel, self._found[kernel.id], name=name)
 
-    def _await_boots(self) -> None:
-        began = time.monotonic()
-        booting = [guest for guest in self._guests.values() if not guest.kernel.is_native]
-        self._progress(f"booting {', '.join(guest.kernel.id for guest in booting)}")
-        for guest in booting:
-            guest.wait_ready()
-            if guest.stand_in:
-                self._progress.line(f"{guest.kernel.id} did not boot")
-        self._progress.line(f"guests are up after {time.monotonic() - began:.1f} s")
-        self._progress.done()
-
-    def _survive_failed_connections(self, manager: NodeManager) -> None:
+    def _wrap_setup(self, manager: NodeManager) -> None:
         """Give a worker that can't be connected to another guest, at the start and later.
 
         xdist 3.8 has no hook around `NodeManager.setup_node`, and an exception from it is an
@@ -159,35 +163,46 @@ class MatrixController:
         set_up = manager.setup_node
 
         def setup_node(spec: XSpec, putevent: Any) -> WorkerController:
+            guest = self._guests[spec]
+            if guest.booting:
+                return self._replacements.await_boot(guest, partial(setup_node, spec, putevent))
             while True:
                 # An id is used once in execnet's group; for a replacement xdist took "gw0".
-                spec.id = self._guests[spec].next_worker_id()
+                spec.id, spec.python = guest.next_worker_id(), guest.python
+                if guest.is_machine:
+                    self._watchdog.connecting(guest)
                 try:
                     return set_up(spec, putevent)
                 except (OSError, EOFError, AssertionError) as error:
-                    self._replace_stillborn(spec, error)
+                    self._watchdog.forget(guest)
+                    if guest.stand_in:
+                        raise
+                    words = guest.last_words()
+                    guest.replace(f"It could not be connected to: {error!r}. {words}")
+                    guest.wait_ready()
 
         manager.setup_node = setup_node  # type: ignore[method-assign]
-
-    def _replace_stillborn(self, spec: XSpec, error: Exception) -> None:
-        guest = self._guests[spec]
-        if guest.stand_in:
-            raise error
-        guest.replace(f"It could not be connected to: {error!r}. {guest.last_words()}")
-        spec.python = guest.python
 
     def pytest_configure_node(self, node: WorkerController) -> None:
         """Tell a worker which kernels there are, and which one is its own."""
         guest = self._guests[node.gateway.spec]
         channel = node.gateway.newchannel()
-        channel.setcallback(self._take_description)
+        channel.setcallback(partial(self._hear, guest))
+        self._watchdog.connected(guest, node, ask=partial(channel.send, "where"))
         node.workerinput["bpflink_kernels"] = [asdict(kernel) for kernel in self._kernels]
         node.workerinput["bpflink_kernel"] = asdict(guest.kernel)
         node.workerinput["bpflink_stand_in"] = guest.stand_in
         node.workerinput["bpflink_channel"] = channel
 
+    def _hear(self, guest: Guest, message: tuple[str, Any]) -> None:
+        """Take what a worker says beside xdist's channel; of its items before their collection."""
+        subject, content = message
+        if subject == "stack":
+            self._watchdog.answered(guest, content)
+        else:
+            self._take_description(content)
+
     def _take_description(self, items: dict[str, tuple[str, str | None, bool]]) -> None:
-        """Take what a worker says of its items; it comes before their collection does."""
         for nodeid, (test, group, parametrized) in items.items():
             if group is not None:
                 self._groups[nodeid] = group
@@ -249,59 +264,20 @@ class MatrixController:
         guest = self._guests[node.gateway.spec]
         if guest.stand_in:
             raise RuntimeError(f"the stand-in for kernel {guest.kernel.id} died: {error}")
-        # What xdist says when the connection just ended.
-        cause = "" if error == "Not properly terminated" else f"{error}\n"
-        self._last_words[node] = cause + guest.last_words()
-        self._blame(node)
+        self._watchdog.forget(guest)
+        last_words = self._crashes.record(node, guest, error)
+        assert self._scheduling is not None
+        self._crashes.blame(node, guest, self._scheduling)
         if self._is_over(node):
             # xdist clones in any case; a stand-in costs no boot.
             guest.give_up("no item was left")
         else:
-            self._progress(f"booting {guest.kernel.id} again")
-            guest.replace(self._last_words[node])
-            self._progress.done()
-        node.gateway.spec.python = guest.python
+            guest.replace(last_words)
 
-    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+    def pytest_handlecrashitem(self, report: pytest.TestReport) -> None:
         """Say which kernel an item's worker had, how far it came, and what the console says."""
-        # xdist 3.8 says "???", which JUnit takes for a failed set-up.
-        report.when = self._log.phase(crashitem)
-        self._describe_crash(report, f"died in the {report.when} of this test")
-
-    def _blame(self, node: WorkerController) -> None:
-        """Fail the item that a worker died after; the one that it died in is left to xdist.
-
-        Between two items it is the teardown of the one before, or what that set off in the kernel.
-        """
-        assert self._scheduling is not None
-        running, latest = self._scheduling.running(node), self._scheduling.latest(node)
-        if running is None and latest is None:
-            return
-        self._count_failure()
-        if running is None and latest is not None:
-            report = pytest.TestReport(
-                latest, self._log.location(latest), {}, "failed", None, "teardown"
-            )
-            report.node = node  # type: ignore[attr-defined]
-            self._describe_crash(report, "died after this test")
-            self._config.hook.pytest_runtest_logreport(report=report)
-
-    def _describe_crash(self, report: pytest.TestReport, what: str) -> None:
         node: WorkerController = report.node
-        kernel = self._guests[node.gateway.spec].kernel
-        report.location = self._log.location(report.nodeid)
-        worker = "the worker" if kernel.is_native else "the guest"
-        report.longrepr = (
-            f"kernel {kernel.id}: {worker} (Linux {kernel.release}) {what}.\n"
-            f"{self._last_words[node]}"
-        )
-
-    def _count_failure(self) -> None:
-        """Count a crash for -x and --maxfail: xdist 3.8 counts the reports of workers only."""
-        session = self._dsession
-        session.countfailures += 1
-        if session.maxfail and session.countfailures >= session.maxfail and not session.shouldstop:
-            session.shouldstop = f"stopping after {session.countfailures} failures"
+        self._crashes.complete(report, self._guests[node.gateway.spec])
 
     def _is_over(self, node: WorkerController) -> bool:
         assert self._scheduling is not None
@@ -312,6 +288,7 @@ class MatrixController:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
         """End the guests, also those that a Ctrl-C found at work."""
+        self._watchdog.stop()
         # Before xdist waits 10 s for workers that may hang.
         for guest in self._guests.values():
             guest.kill()
@@ -322,6 +299,10 @@ class MatrixController:
 
     def pytest_unconfigure(self) -> None:
         """Leave nothing of the guests behind, also when the session did not start."""
+        self._watchdog.stop()
+        for guest in self._guests.values():
+            guest.kill()
+        self._replacements.close()
         for guest in self._guests.values():
             guest.close()
         self._factory.close()

@@ -10,13 +10,15 @@ import os
 import shlex
 import sys
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from pytest_bpflink.vm import accel, kernels, machine
+from pytest_bpflink.report import Progress
+from pytest_bpflink.vm import accel, kernels, machine, warm
 from pytest_bpflink.vm.machine import BootFailed, MachineError
 
 if TYPE_CHECKING:
@@ -80,6 +82,8 @@ class VirtualMachines:
         self._option = config.option
         self._cwd = config.invocation_params.dir
         self._accelerations: dict[Path, Acceleration] = {}
+        self._progress = Progress(config)
+        self._said: set[str] = set()
 
     def find(self, spec: str, progress: Callable[[str], None]) -> Kernel:
         """Return the kernel that a SPEC names, fetched if need be."""
@@ -93,7 +97,8 @@ class VirtualMachines:
 
     def machine(self, kernel: Kernel, *, directory: Path, console_log: Path | None) -> Machine:
         """Return a machine that shares this host's root and starts in this directory."""
-        return machine.Machine(
+        make = {"plain": machine.Machine, "cold": warm.ColdMachine, "warm": self._warm}
+        return make[self._option.kernel_guest](
             kernel,
             acceleration=self.acceleration(kernel),
             directory=directory,
@@ -104,6 +109,16 @@ class VirtualMachines:
             append=tuple(word for text in self._option.kernel_append for word in text.split()),
             console_log=console_log,
         )
+
+    def _warm(self, kernel: Kernel, **options: Any) -> Machine:
+        def say(text: str) -> None:
+            said = f"{kernel.id}: {text}"
+            # What goes for one guest of a kernel goes for all.
+            if said not in self._said:
+                self._said.add(said)
+                self._progress.line(said)
+
+        return warm.WarmMachine(kernel, say=say, **options)
 
 
 class ThisMachine:
@@ -145,14 +160,25 @@ class Guest:
         restarts: int,
     ) -> None:
         self.kernel = kernel
-        self._name = name
+        self.name = name
         self._workers = 0
         self._new_machine = new_machine
         self._machine: Machine | None = None
         self._restarts_left = restarts
+        self._began = 0.0
         self.died = 0
+        self.booting = False
+        #: How long the latest boot took, in seconds.
+        self.boot_seconds = 0.0
+        #: Why the watchdog killed the machine, if it did.
+        self.verdict = ""
         #: Why no item of this worker is run, once it is a stand-in.
         self.stand_in: str | None = None
+
+    @property
+    def is_machine(self) -> bool:
+        """Whether the worker is in a machine, which can be killed, and not on this host."""
+        return not self.kernel.is_native and self.stand_in is None
 
     @property
     def python(self) -> str:
@@ -162,34 +188,43 @@ class Guest:
     def next_worker_id(self) -> str:
         """Return an id for the worker that is about to start: 6.1, then 6.1~2."""
         self._workers += 1
-        return self._name if self._workers == 1 else f"{self._name}~{self._workers}"
+        return self.name if self._workers == 1 else f"{self.name}~{self._workers}"
 
     def boot(self) -> None:
         """Start a machine, and return at once; `wait_ready` says what came of it.
 
         Raises MachineError if none can be started on this host.
         """
+        self.verdict = ""
         self._machine = self._new_machine()
+        self._began = time.monotonic()
         self._machine.start()
+        self.booting = not self.kernel.is_native
 
     def wait_ready(self) -> None:
-        """Wait until the machine is ready, or become a stand-in."""
+        """Wait until the machine is ready, or become a stand-in; any thread may call it."""
         if self._machine is None:
             return
         try:
             self._machine.wait_ready(_BOOT_SECONDS)
         except BootFailed as error:
             self.give_up(f"{self._title} did not boot: {error}")
+        self.boot_seconds = time.monotonic() - self._began
+        self.booting = False
 
     def last_words(self) -> str:
-        """Return the end of the machine's console, for the item that it died in."""
+        """Return what its death is put down to: the watchdog's verdict, the console's end."""
         if self.kernel.is_native or self._machine is None:
             return ""
         tail = self._machine.console_tail(lines=_CONSOLE_LINES)
-        return f"The end of its console:\n{tail}" if tail else "Its console says nothing."
+        console = f"The end of its console:\n{tail}" if tail else "Its console says nothing."
+        return f"{self.verdict}\n{console}" if self.verdict else console
 
     def replace(self, reason: str) -> None:
-        """Boot another machine in place of the dead one, as long as there are restarts left."""
+        """Boot another machine in place of the dead one, as long as there are restarts left.
+
+        Returns while it boots; without restarts left this is a stand-in then.
+        """
         self.died += 1
         if not self._restarts_left:
             self.give_up(
@@ -202,11 +237,11 @@ class Guest:
             self.boot()
         except MachineError as error:
             self.give_up(f"{self._title} could not be started again: {error}")
-        self.wait_ready()
 
     def give_up(self, reason: str) -> None:
         """Become a stand-in."""
         self.stand_in = reason
+        self.booting = False
         self.close()
 
     def kill(self) -> None:

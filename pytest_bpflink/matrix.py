@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+import threading
+import traceback
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -222,6 +225,8 @@ class MatrixWorker:
         received: dict[str, Any] = config.workerinput  # type: ignore[attr-defined]
         self._config = config
         self._channel = received["bpflink_channel"]
+        # It is called in execnet's thread: also while a test hangs, unless it keeps the GIL.
+        self._channel.setcallback(lambda _: self._channel.send(("stack", _where_the_test_is())))
         self._kernel = running_kernel(config)
         self._refusal = received["bpflink_stand_in"] or self._wrong_kernel()
         # The scheduler has groups from marks; xdist appends them to node ids, which --lf then does
@@ -239,7 +244,7 @@ class MatrixWorker:
             item.nodeid: (without_kernel(item), _group(item), is_parametrized(item))
             for item in session.items
         }
-        self._channel.send(described)
+        self._channel.send(("items", described))
 
     # The whole protocol, so that no mark (skip, xfail) and no plugin turns the error into less.
     @pytest.hookimpl(tryfirst=True)
@@ -261,6 +266,15 @@ class MatrixWorker:
             f"{self._kernel.id} is Linux {self._kernel.release}, but this worker runs on"
             f" {running}: not run, since the result would be another kernel's"
         )
+
+
+def _where_the_test_is() -> str:
+    """Return the stack of the main thread, less what runs tests."""
+    frame = sys._current_frames()[threading.main_thread().ident or 0]  # noqa: SLF001
+    stack = traceback.extract_stack(frame)
+    runners = re.compile(r"/(_pytest|pluggy|xdist|execnet|pytest_bpflink/matrix\.py)\b|^<")
+    tests = [entry for entry in stack if not runners.search(entry.filename)]
+    return "".join(traceback.format_list(tests or stack)).rstrip()
 
 
 def _group(item: pytest.Item) -> str | None:

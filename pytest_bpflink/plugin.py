@@ -8,15 +8,27 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from pytest_bpflink import kernel_options
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
 pytest_plugins = ["pytest_bpflink.fixtures"]
+
+
+_REQUIREMENTS = {
+    "bpf_requires(*features, since, config): needs what is probed by these names (link:tcx,"
+    " prog:netfilter, kfunc:NAME, cgroup:revision); skipped on kernels older than since or built"
+    " without config, else a failure where it is absent": "bpf_requires",
+    'kernel(">=6.6"): runs on such kernels only': "kernel",
+    "guest_only: can crash the kernel or changes the whole machine, so it runs in guests"
+    " (--kernel), and natively with --bpf-native-all only": "guest_only",
+    "kernel_bug(source): triggers a known bug of kernels, otherwise as guest_only": "kernel_bug",
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,49 +42,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         " source package",
     )
     parser.addini("bpflink_libbpf", "The default of --bpf-libbpf", default="system")
-    kernels = parser.getgroup("bpflink-kernels", "BPF links on other kernels")
-    kernels.addoption(
-        "--kernel",
-        action="append",
-        default=[],
-        metavar="SPEC[,SPEC...]",
-        help="Kernels to run each test on: native (this one, no VM), a release (6.1, 6.1.176), a"
-        " path to an image, an unpacked package or a build tree (repeatable). Each guest kernel has"
-        " one worker; -n is the number of native ones",
+    links.addoption(
+        "--bpf-strict",
+        action="store_true",
+        help="Fail tests of features that this kernel or libbpf lacks instead of skipping them",
     )
-    kernels.addoption(
-        "--kernel-memory",
-        type=int,
-        default=512,
-        metavar="MIB",
-        help="Memory of each guest in MiB (default: %(default)s)",
+    links.addoption(
+        "--bpf-native-all",
+        action="store_true",
+        help="Run tests on this kernel that are meant for guests, since they can crash it or change"
+        " the whole machine",
     )
-    kernels.addoption(
-        "--kernel-cpus",
-        type=int,
-        default=1,
-        metavar="N",
-        help="Processors of each guest (default: %(default)s)",
-    )
-    kernels.addoption(
-        "--kernel-append",
-        action="append",
-        default=[],
-        metavar="PARAMETERS",
-        help="Kernel parameters to boot guests with, after those that are needed (repeatable)",
-    )
-    kernels.addoption(
-        "--kernel-log",
-        type=Path,
-        metavar="DIR",
-        help="Directory to keep each guest's console in",
-    )
-    kernels.addoption(
-        "--kernel-guest",
-        choices=["plain"],
-        default="plain",
-        help="How guests are made: plain boots each through virtme-ng as it is",
-    )
+    kernel_options.add(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -82,6 +63,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "on_kernel(spec, release): set on each item by --kernel, to select items by kernel:"
         " -m 'on_kernel(spec=\"6.1\")'",
     )
+    for marker in _REQUIREMENTS:
+        config.addinivalue_line("markers", marker)
     if config.option.kernel:
         from pytest_bpflink import matrix  # costs time that others don't owe
 
@@ -139,6 +122,15 @@ def _choose_libbpf(config: pytest.Config) -> None:
     finally:
         progress.done()
     config.option.bpf_libbpf = chosen
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip or fail a test that this kernel lacks something for, before its fixtures."""
+    if any(item.get_closest_marker(name) for name in _REQUIREMENTS.values()):
+        from pytest_bpflink import requirements  # costs what tests without such marks don't owe
+
+        requirements.check(item)
 
 
 @pytest.hookimpl(wrapper=True)

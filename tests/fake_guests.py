@@ -11,6 +11,8 @@ import os
 import shlex
 import signal
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -38,8 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("kernel") and not hasattr(config, "workerinput"):
         # Not before --kernel asks: importing it takes xdist.
         from pytest_bpflink.guests import MACHINES
+        from pytest_bpflink.watchdog import LIMITS, Limits
 
         config.stash[MACHINES] = FakeMachines()
+        limits = Limits.of(config.getoption("kernel_timeout"))
+        named = (pair.split("=") for pair in os.environ.get("FAKE_GUEST_LIMITS", "").split())
+        config.stash[LIMITS] = replace(limits, **{name: float(value) for name, value in named})
 
 
 class FakeMachines:
@@ -47,7 +53,8 @@ class FakeMachines:
 
     unknown: there is no such kernel. unbootable: the kernel does not come up. bootsonce: the second
     machine does not. unreachable: no worker can be started in it. mistaken: the machine runs
-    another kernel. noqemu: no machine can be started.
+    another kernel. noqemu: no machine can be started. mute: the machine says nothing to execnet.
+    slow: each machine but the first takes 2 s to boot.
     """
 
     def __init__(self) -> None:
@@ -68,6 +75,8 @@ class FakeMachines:
         cue = kernel.spec
         if cue.startswith("bootsonce") and cue in self._booted:
             cue = "unbootable"
+        if cue == "slow" and cue not in self._booted:
+            cue = "quick"
         self._booted.add(kernel.spec)
         return FakeMachine(cue, directory, console_log or directory / "console.log")
 
@@ -79,12 +88,17 @@ class FakeMachine:
         self._cue = cue
         self._directory = directory
         self._console = console
+        self._killed = threading.Event()
 
     @property
     def gateway_python(self) -> str:
         if self._cue.startswith("unreachable"):
             return "false"
-        return shlex.join([sys.executable, __file__, str(self._directory), str(self._console)])
+        command = [sys.executable, __file__, str(self._directory), str(self._console)]
+        if self._cue.startswith("mute"):
+            # What execnet adds is left to the command, which ignores it.
+            command += ["-c", "import time; time.sleep(60)"]
+        return shlex.join(command)
 
     def start(self) -> None:
         if self._cue.startswith("noqemu"):
@@ -94,10 +108,15 @@ class FakeMachine:
 
     def wait_ready(self, timeout: float) -> None:
         del timeout
+        if self._cue == "slow":
+            self._killed.wait(2)
         if self._cue.startswith("unbootable"):
             raise BootFailed("ended before its Python ran\nNo working init found", timed_out=False)
 
     def kill(self) -> None:
+        self._killed.set()
+        # Should it not have said yet which process it is.
+        (self._directory / "killed").touch()
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             os.kill(int((self._directory / "pid").read_text()), signal.SIGKILL)
 
@@ -113,6 +132,8 @@ class FakeMachine:
 def _main() -> None:
     directory, os.environ[_CONSOLE], *arguments = sys.argv[1:]
     (Path(directory) / "pid").write_text(str(os.getpid()))
+    if (Path(directory) / "killed").exists():
+        sys.exit("killed")
     os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606
 
 

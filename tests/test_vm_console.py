@@ -59,3 +59,10 @@ def test_long_log_is_read_from_its_end(tmp_path: Path) -> None:
 
 def test_no_log_is_no_lines(tmp_path: Path) -> None:
     assert console.tail(tmp_path / "console.log", count=5) == ""
+
+
+def test_the_cause_is_the_first_fatal_line_without_its_time() -> None:
+    assert console.cause(
+        "[    1.0] fine\n[    2.0][  T1] Oops: 0002\n[    2.1] Kernel panic\n"
+    ) == ("Oops: 0002")
+    assert console.cause("nothing\n") == ""

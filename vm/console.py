@@ -15,6 +15,9 @@ _FATAL = re.compile(
     r"Kernel panic|\bOops\b|BUG:|kernel BUG at|general protection fault|Unable to handle kernel"
 )
 
+# When it was printed, with CONFIG_PRINTK_CALLER by which thread or processor.
+_TIME = re.compile(r"^\[ *\d+\.\d+\](\[ *[TC]\d+\])? ")
+
 _TAIL_BYTES = 1 << 18
 
 # An oops with its registers, its trace, and the panic that it leads to.
@@ -45,3 +48,9 @@ def tail(path: Path, *, count: int) -> str:
 def fatal(path: Path) -> list[str]:
     """Return the lines that say what a kernel died of, in the order they were printed."""
     return [line for line in lines(path) if _FATAL.search(line)]
+
+
+def cause(text: str) -> str:
+    """Return what a kernel died of, the first line in TEXT that says so; empty without one."""
+    first = next((line for line in text.splitlines() if _FATAL.search(line)), "")
+    return _TIME.sub("", first)

@@ -1,0 +1,79 @@
+"""Whom a worker's death is put down to, and what the report of it says.
+
+Knows the order in which xdist (3.8, DSession.worker_errordown) tells of a death. What takes the
+place of the dead is `controller`'s to decide.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bpflink.vm import console
+
+if TYPE_CHECKING:
+    from xdist.dsession import DSession
+    from xdist.workermanage import WorkerController
+
+    from pytest_bpflink.guests import Guest
+    from pytest_bpflink.scheduling import ItemLog, KernelScheduling
+
+
+class Crashes:
+    """Makes the reports of the items that workers died in or after."""
+
+    def __init__(self, config: pytest.Config, log: ItemLog) -> None:
+        self._config = config
+        self._log = log
+        self._last_words: dict[WorkerController, str] = {}
+
+    def record(self, node: WorkerController, guest: Guest, error: object) -> str:
+        """Keep what a dead worker and its guest said last, before the guest is cleared away."""
+        # What xdist says when the connection just ended.
+        cause = "" if error == "Not properly terminated" else f"{error}\n"
+        self._last_words[node] = cause + guest.last_words()
+        return self._last_words[node]
+
+    def blame(self, node: WorkerController, guest: Guest, scheduling: KernelScheduling) -> None:
+        """Fail the item that a worker died after; the one that it died in is left to xdist.
+
+        Between two items it is the teardown of the one before, or what that set off in the kernel.
+        """
+        running, latest = scheduling.running(node), scheduling.latest(node)
+        if running is None and latest is None:
+            return
+        self._count_failure()
+        if running is None and latest is not None:
+            report = pytest.TestReport(
+                latest, self._log.location(latest), {}, "failed", None, "teardown"
+            )
+            report.node = node  # type: ignore[attr-defined]
+            self._describe(report, guest, "died after this test")
+            self._config.hook.pytest_runtest_logreport(report=report)
+
+    def complete(self, report: pytest.TestReport, guest: Guest) -> None:
+        """Say in xdist's report of a crash which kernel it was, how far it came, and its panic."""
+        # xdist 3.8 says "???", which JUnit takes for a failed set-up.
+        report.when = self._log.phase(report.nodeid)
+        self._describe(report, guest, f"died in the {report.when} of this test")
+
+    def _describe(self, report: pytest.TestReport, guest: Guest, what: str) -> None:
+        kernel = guest.kernel
+        worker = "the worker" if kernel.is_native else "the guest"
+        last_words = self._last_words[report.node]
+        # The first line is what pytest's short summary shows.
+        panic = console.cause(last_words)
+        report.location = self._log.location(report.nodeid)
+        report.longrepr = (
+            f"kernel {kernel.id}: {worker} (Linux {kernel.release}) {what}"
+            f"{f': {panic}' if panic else '.'}\n{last_words}"
+        )
+
+    def _count_failure(self) -> None:
+        """Count a crash for -x and --maxfail: xdist 3.8 counts the reports of workers only."""
+        session: DSession | None = self._config.pluginmanager.get_plugin("dsession")
+        assert session is not None
+        session.countfailures += 1
+        if session.maxfail and session.countfailures >= session.maxfail and not session.shouldstop:
+            session.shouldstop = f"stopping after {session.countfailures} failures"

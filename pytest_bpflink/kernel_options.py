@@ -1,0 +1,99 @@
+"""The options of runs on other kernels: what they are called, and which values make sense."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+
+
+def add(parser: pytest.Parser) -> None:
+    """Add them; `docs` and the README list them in this order."""
+    kernels = parser.getgroup("bpflink-kernels", "BPF links on other kernels")
+    kernels.addoption(
+        "--kernel",
+        action="append",
+        default=[],
+        metavar="SPEC[,SPEC...]",
+        help="Kernels to run each test on: native (this one, no VM), a release (6.1, 6.1.176), a"
+        " path to an image, an unpacked package or a build tree (repeatable)",
+    )
+    kernels.addoption(
+        "--kernel-workers",
+        type=_at_least(1),
+        default=1,
+        metavar="N",
+        help="Guests of each kernel, which share its tests (default: %(default)s); -n is the number"
+        " of native workers",
+    )
+    kernels.addoption(
+        "--kernel-timeout",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="Time that a test may take in a guest before the guest is killed and the test fails;"
+        " five times as much where it is emulated, 0 for no limit (default: %(default)g)",
+    )
+    kernels.addoption(
+        "--kernel-memory",
+        type=_at_least(128),
+        default=512,
+        metavar="MIB",
+        help="Memory of each guest in MiB (default: %(default)s)",
+    )
+    kernels.addoption(
+        "--kernel-cpus",
+        type=_at_least(1),
+        default=1,
+        metavar="N",
+        help="Processors of each guest (default: %(default)s)",
+    )
+    kernels.addoption(
+        "--kernel-append",
+        action="append",
+        default=[],
+        metavar="PARAMETERS",
+        help="Kernel parameters to boot guests with, after those that are needed (repeatable)",
+    )
+    kernels.addoption(
+        "--kernel-log",
+        type=Path,
+        metavar="DIR",
+        help="Directory to keep each guest's console in",
+    )
+    kernels.addoption(
+        "--kernel-guest",
+        choices=["warm", "cold", "plain"],
+        default="plain",
+        help="How guests are made: warm restores a saved guest, which is saved at first use; cold"
+        " boots the same guest each time; plain boots through virtme-ng as it is"
+        " (default: %(default)s)",
+    )
+
+
+def _at_least(minimum: int) -> Callable[[str], int]:
+    def number(value: str) -> int:
+        try:
+            chosen = int(value)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{value!r} is no whole number") from None
+        if chosen < minimum:
+            raise argparse.ArgumentTypeError(f"{value} is too little: at least {minimum} is needed")
+        return chosen
+
+    return number
+
+
+def _seconds(value: str) -> float:
+    try:
+        chosen = float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{value!r} is no number of seconds") from None
+    if not 0 <= chosen < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value} is no number of seconds: 0 or more is needed")
+    return chosen
