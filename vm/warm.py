@@ -29,7 +29,9 @@ from pytest_bpflink.vm.snapshot import Save, SaveError, Saves
 from pytest_bpflink.vm.store import cache_root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from pytest_bpflink.vm.image import Kernel
 
 # What the agent says when it has imported everything (agent.BOOTED).
 BOOTED = b"bpflink: guest booted\n"
@@ -47,6 +49,10 @@ _MIGRATION_SECONDS = 0.01
 _STATE_ROOM = 16 << 20
 
 _MAPPING = {"capability": "x-ignore-shared", "state": True}
+
+
+def _hush(text: str) -> None:
+    del text
 
 
 class ColdMachine(Machine):
@@ -133,10 +139,12 @@ class WarmMachine(ColdMachine):
     What can't be saved, or not be restored twice, is booted as a ColdMachine is.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        #: Why this guest was booted and not restored; empty if it was restored.
-        self.remark = ""
+    def __init__(
+        self, kernel: Kernel, *, say: Callable[[str], None] = _hush, **options: Any
+    ) -> None:
+        """As Machine; SAY is told what takes time, and why a guest is not restored."""
+        super().__init__(kernel, **options)
+        self._say = say
         self._saves = Saves(cache_root() / "guests")
         self._key = ""
         self._monitor: Monitor
@@ -204,7 +212,7 @@ class WarmMachine(ColdMachine):
 
     def _boot_instead(self, why: Exception) -> None:
         self._saving.close()
-        self.remark = f"booted, since it could not be restored: {why}"
+        self._say(f"the guest is booted, since it can't be restored: {why}")
         self._next = super().wait_ready
         self._boot()
 
@@ -220,6 +228,7 @@ class WarmMachine(ColdMachine):
     # Making a save.
 
     def _boot_to_be_saved(self) -> None:
+        self._say("saving a guest, which later ones are restored from")
         room = (self._memory_mib << 20) + _STATE_ROOM
         made = self._saving.enter_context(self._saves.making(self._key, room=room))
         memory = blueprint.memory_file(made / "memory", mib=self._memory_mib, shared=True)
