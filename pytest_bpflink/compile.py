@@ -8,7 +8,6 @@ temporary file instead.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import functools
 import hashlib
@@ -18,21 +17,22 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from ctypes import c_void_p
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
 
-from pytest_bpflink import libbpf
+from pytest_bpflink import vmlinux_h
 from pytest_bpflink.errors import BpfError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 _TARGETS = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv", "ppc64le": "powerpc"}
-_HEADER_VARIABLE = "BPFLINK_VMLINUX_H"
 _KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
+_HEADER_VARIABLE = "BPFLINK_VMLINUX_H"
+_RUN_VARIABLE = "BPFLINK_RUN"
 
 
 class CompileError(BpfError):
@@ -65,17 +65,24 @@ def object_of(path: str | os.PathLike[str]) -> Path:
     return _compile_cached(source)
 
 
-def prepare(sources: Iterable[Path]) -> None:
+def prepare(sources: Iterable[Path], *, before_each: Callable[[Path], object]) -> None:
     """Compile sources before guests start, which find the objects in the cache.
 
-    clang takes minutes in an emulated guest. A source that does not compile is left to the test
-    that asks for it. Guests compile against this kernel's `vmlinux.h` too: CO-RE makes it fit.
+    clang takes minutes in an emulated guest. The error of a source that does not compile is kept
+    for the test that asks for it, in this run. Guests compile against this kernel's `vmlinux.h`
+    too: CO-RE makes it fit. `before_each` is called with each source that was not compiled before.
     """
+    run = os.environ[_RUN_VARIABLE] = uuid.uuid4().hex
     for source in sources:
-        with contextlib.suppress(CompileError):
+        try:
             if _includes_kernel_types(source):
                 os.environ[_HEADER_VARIABLE] = str(_vmlinux_header())
+            if not _is_compiled(source):
+                before_each(source)
             object_of(source)
+        except CompileError as error:
+            if error.log:
+                _keep_failure(source, run, error.log)
 
 
 def cache_directory() -> Path:
@@ -118,14 +125,49 @@ def _compile_cached(source: Path) -> Path:
         hint = "clang is not installed (Debian: apt install clang); or give a built .bpf.o"
         raise CompileError(errno.ENOENT, f"compile {source}", hint=hint)
     command = [str(compiler), *_flags(source)]
-    # Sources may include each other, so what a source includes is only known from compiling it.
-    entry = cache_directory() / "objects" / _digest(_identity(compiler), *command, str(source))
+    entry = _entry(source, command)
     found = _look_up(entry)
     if found is None:
+        _raise_kept_failure(source, entry)
         found = _compile(source, command, entry)
     built, parts = found
     _compiled[source] = built, _signature(parts), parts
     return built
+
+
+def _is_compiled(source: Path) -> bool:
+    compiler = clang()
+    return (
+        compiler is None or _look_up(_entry(source, [str(compiler), *_flags(source)])) is not None
+    )
+
+
+def _entry(source: Path, command: list[str]) -> Path:
+    # Sources may include each other, so what a source includes is only known from compiling it.
+    identity = _identity(Path(command[0]))
+    return cache_directory() / "objects" / _digest(identity, *command, str(source))
+
+
+def _keep_failure(source: Path, run: str, log: str) -> None:
+    entry = _entry(source, [str(clang()), *_flags(source)])
+    failure = {"run": run, "source": _digest(source.read_bytes()), "log": log}
+    with contextlib.suppress(OSError):
+        _write_whole(entry / "failure.json", json.dumps(failure).encode())
+
+
+def _raise_kept_failure(source: Path, entry: Path) -> None:
+    """Raise what clang said on the host in this run; headers may have changed since another."""
+    try:
+        kept: dict[str, str] = json.loads((entry / "failure.json").read_bytes())
+    except (OSError, ValueError):
+        return
+    run, content = kept["run"], kept["source"]
+    if run == os.environ.get(_RUN_VARIABLE) and content == _digest(source.read_bytes()):
+        raise _refusal(source, kept["log"])
+
+
+def _refusal(source: Path, log: str) -> CompileError:
+    return CompileError(errno.EINVAL, f"compile {source}", hint="clang says:", log=log)
 
 
 def _look_up(entry: Path) -> tuple[Path, list[Path]] | None:
@@ -150,8 +192,7 @@ def _compile(source: Path, command: list[str], entry: Path) -> tuple[Path, list[
             check=False,
         )
         if result.returncode:
-            hint = "clang says:"
-            raise CompileError(errno.EINVAL, f"compile {source}", hint=hint, log=result.stderr)
+            raise _refusal(source, result.stderr)
         parts = [Path(name) for name in _parse_depends(depends.read_text())]
         contents = {str(part): _digest(part.read_bytes()) for part in parts}
         image = Path(scratch, "object").read_bytes()
@@ -207,34 +248,9 @@ def _vmlinux_header() -> Path:
     if not header.exists():
         with tempfile.TemporaryDirectory(prefix="bpflink-") as scratch:
             dumped = Path(scratch, "vmlinux.h")
-            _dump_kernel_types(dumped)
+            vmlinux_h.dump(dumped)
             _write_whole(header, dumped.read_bytes())
     return header
-
-
-def _dump_kernel_types(header: Path) -> None:
-    doing = "make vmlinux.h of the kernel's BTF"
-    libc = ctypes.CDLL(None)
-    libc.fopen.restype = c_void_p
-    # vfprintf has the very signature of btf_dump_printf_fn_t, with the stream for its context:
-    # a million small prints without a Python frame each.
-    print_function = ctypes.cast(libc.vfprintf, c_void_p)
-    btf = libbpf.call("btf__load_vmlinux_btf", doing=doing)
-    stream = c_void_p(libc.fopen(os.fsencode(header), b"w"))
-    dump = libbpf.call("btf_dump__new", btf, print_function, stream, None, doing=doing)
-    guard = b"__VMLINUX_H__"
-    access = b"attribute push(__attribute__((preserve_access_index)), apply_to = record)"
-    libc.fprintf(stream, b"#ifndef %s\n#define %s\n", guard, guard)
-    libc.fprintf(
-        stream, b"#ifndef BPF_NO_PRESERVE_ACCESS_INDEX\n#pragma clang %s\n#endif\n", access
-    )
-    for type_id in range(1, libbpf.call("btf__type_cnt", btf, doing=doing)):
-        libbpf.call("btf_dump__dump_type", dump, type_id, doing=doing)
-    libc.fprintf(stream, b"#ifndef BPF_NO_PRESERVE_ACCESS_INDEX\n")
-    libc.fprintf(stream, b"#pragma clang attribute pop\n#endif\n#endif\n")
-    libc.fclose(stream)
-    libbpf.call("btf_dump__free", dump, doing=doing)
-    libbpf.call("btf__free", btf, doing=doing)
 
 
 def _parse_depends(text: str) -> list[str]:

@@ -138,6 +138,10 @@ class MatrixController:
         kernels = {kernel.id: kernel for kernel in self._kernels}
         for spec in specs:
             self._guests[spec] = self._new_guest(kernels[str(spec.kernel)], str(spec.id))
+        # With compilers and rewriting, which native runs do without.
+        from pytest_bpflink import preparing
+
+        preparing.prepare(self._config, self._progress)
         try:
             boots.side_by_side(
                 [guest for guest in self._guests.values() if not guest.kernel.is_native],

@@ -235,6 +235,9 @@ class MatrixWorker:
         if not self._kernel.is_native:
             # A directory of the host, whose parents a guest need not have.
             config.option.basetemp = None
+            from pytest_bpflink import preparing  # it and what it imports, for guests only
+
+            preparing.use_pycache()
 
     # Before xdist's, so that the controller knows the groups when it has the collection.
     @pytest.hookimpl(tryfirst=True)

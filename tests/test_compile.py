@@ -148,10 +148,35 @@ def test_prepared_for_guests(source: Path, monkeypatch: pytest.MonkeyPatch) -> N
     broken.write_text("nonsense")
     with_types = source.with_name("types.bpf.c")
     with_types.write_text('#include "vmlinux.h"\nint value;\n')
-    compiling.prepare([broken, source, with_types])
+    compiled: list[Path] = []
+    compiling.prepare([broken, source, with_types], before_each=compiled.append)
+    assert compiled == [broken, source, with_types]
 
     monkeypatch.setattr(compiling, "_compiled", {})
     monkeypatch.setattr(compiling, "_KERNEL_BTF", source)  # another kernel's
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
     assert compiling.object_of(source).name == "source.bpf.o"
     assert compiling.object_of(with_types).name == "types.bpf.o"
+    with pytest.raises(compiling.CompileError, match="unknown type name 'nonsense'"):
+        compiling.object_of(broken)
+
+
+def test_the_error_of_another_run_is_not_believed(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = source.with_name("part.h")
+    source.write_text('#include "part.h"\n')
+    compiling.prepare([source], before_each=lambda _: None)
+    header.write_text("int value;\n")
+    with pytest.raises(compiling.CompileError):
+        compiling.object_of(source)
+
+    monkeypatch.setenv("BPFLINK_RUN", "another")
+    assert compiling.object_of(source).name == "source.bpf.o"
+
+
+def test_what_is_compiled_already_is_not_announced(source: Path) -> None:
+    compiled: list[Path] = []
+    compiling.object_of(source)
+    compiling.prepare([source], before_each=compiled.append)
+    assert compiled == []

@@ -1,0 +1,129 @@
+"""What is made on the host before guests start: rewritten tests, and BPF objects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Run = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def cache(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
+    cache = pytester.mkdir("cache")
+    monkeypatch.setenv("BPFLINK_CACHE", str(cache))
+    return cache
+
+
+def rewritten(directory: Path) -> list[str]:
+    return sorted(file.name.partition(".")[0] for file in directory.rglob("*-pytest-*.pyc"))
+
+
+@pytest.mark.usefixtures("cache")
+def test_sources_below_the_arguments_are_compiled_before_guests_boot(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    for name in ("here/x/one", "here/node_modules/two", "here/venv/three", "elsewhere/four"):
+        file = pytester.path / f"{name}.bpf.c"
+        file.parent.mkdir(parents=True)
+        file.write_text(f"int {Path(name).name};\n")
+    (pytester.path / "here/venv/pyvenv.cfg").touch()
+    (pytester.path / "here/test_x.py").write_text("def test_x(): pass")
+
+    result = with_fakes("--kernel", "good", "here/test_x.py::test_x")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["compiling one.bpf.c", "booting good"])
+    for other in ("two", "three", "four"):
+        result.stdout.no_fnmatch_line(f"compiling {other}.bpf.c")
+
+
+@pytest.mark.usefixtures("cache")
+def test_the_error_of_a_source_is_that_of_the_test_that_asks_for_it(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    (pytester.path / "x.bpf.c").write_text("nonsense")
+    pytester.makepyfile(
+        """
+        from pytest_bpflink import compile
+
+        def test_x(request):
+            # In the guest it must not be run.
+            compile.subprocess.run = None
+            compile.object_of(request.path.with_name("x.bpf.c"))
+
+        def test_y(): pass
+        """
+    )
+
+    result = with_fakes("--kernel", "good")
+
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*CompileError: *compile *x.bpf.c*", "*unknown type name*"])
+
+
+@pytest.mark.parametrize("writes", ["beside", "in the cache"])
+def test_guests_need_not_rewrite_tests(
+    pytester: pytest.Pytester,
+    with_fakes: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    cache: Path,
+    *,
+    writes: str,
+) -> None:
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    if writes == "in the cache":
+        monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    pytester.makepyfile(
+        test_x="""
+        import os
+        from _pytest.assertion import rewrite
+
+        def test_x():
+            assert "FAKE_GUEST_CONSOLE" in os.environ
+            assert not rewritten, "the guest did it"
+        """,
+        test_broken="this is no Python",
+        test_z="from test_x import test_x",
+        other="",
+    )
+    pytester.makeconftest(
+        """
+        import os, sys
+        from _pytest.assertion import rewrite
+
+        def count(path, config, rewrite_test=rewrite._rewrite_test):
+            if path.name in {"test_x.py", "test_z.py"} and "FAKE_GUEST_CONSOLE" in os.environ:
+                import builtins
+                builtins.rewritten = True
+            return rewrite_test(path, config)
+
+        import builtins
+        builtins.rewritten = False
+        rewrite._rewrite_test = count
+        """
+    )
+
+    result = with_fakes("--kernel", "good", "--continue-on-collection-errors")
+
+    assert result.parseoutcomes()["passed"] == 2
+    written = cache if writes == "in the cache" else pytester.path
+    assert {"test_x", "test_z", "conftest"} <= set(rewritten(written))
+    if writes == "in the cache":
+        assert not list(pytester.path.glob("__pycache__/*"))
+        assert str(pytester.path)[1:] in str(next(cache.rglob("test_x*.pyc")))
+
+
+def test_assertions_that_are_not_rewritten_stay_so(
+    pytester: pytest.Pytester, with_fakes: Run, cache: Path
+) -> None:
+    pytester.makepyfile("def test_x(): pass")
+
+    with_fakes("--kernel", "good", "--assert=plain").assert_outcomes(passed=1)
+
+    assert rewritten(cache) == rewritten(pytester.path) == []
