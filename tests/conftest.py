@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from debian_archive import archive, store  # noqa: F401 (fixtures)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

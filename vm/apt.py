@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pytest_bpflink.vm import programs
+
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator, Sequence
 
 _RELEASES = ("bullseye", "bookworm", "trixie", "forky", "sid", "experimental")
 _ALIASES = ("oldoldstable", "oldstable", "stable", "testing", "unstable")
 
 _FRESH_SECONDS = 3600
+
+# `apt-get download` begins anew each time; this continues.
+_HELPER = Path("/usr/lib/apt/apt-helper")
 
 
 class AptError(Exception):
@@ -30,7 +35,7 @@ class Apt:
     """apt-get and apt-cache with a directory and a list of suites of our own.
 
     `kind` is `deb` for binary packages, `deb-src` for sources. Not safe for use by two processes at
-    once: hold a lock.
+    once: hold a lock. A full disk is an OSError with ENOSPC, here as elsewhere.
     """
 
     def __init__(
@@ -59,8 +64,7 @@ class Apt:
         (self._directory / "apt.conf").write_text(_configuration(self._directory))
         # With no network at all, waiting before each retry makes 9 s of 0.1 s.
         done = self._run("apt-get", "-o", "Acquire::Retries::Delay=false", "update")
-        # What could not be read is missed later, if it is: a mirror need not carry each suite.
-        complete = done.returncode == 0 and "Failed to fetch" not in done.stderr
+        complete = not any(_is_failure(line) for line in done.stderr.splitlines())
         if complete:
             stamp.touch()
         return complete
@@ -70,15 +74,77 @@ class Apt:
         done = self._run(program, *arguments, cwd=cwd)
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.startswith("E:")]
-            raise AptError(f"{program} {arguments[0]} failed; is there a network? {' '.join(said)}")
+            what = f"{Path(program).name} {arguments[0]}"
+            raise AptError(f"{what} failed; is there a network? {' '.join(said)}")
         return done.stdout
+
+    @property
+    def updated(self) -> float | None:
+        """When the lists were read last, in seconds since 1970."""
+        stamp = self._directory / "updated"
+        return stamp.stat().st_mtime if stamp.exists() else None
+
+    def download(self, *packages: str) -> list[Path]:
+        """Download packages, `NAME=VERSION`, and return their files; call `forget` afterwards.
+
+        apt checks signatures and hashes. A download that was cut off is continued, by any process,
+        unless another one was begun since. Raises AptError.
+        """
+        self._archives.mkdir(parents=True, exist_ok=True)
+        # Elsewhere: it leaves out what is in the working directory already.
+        listed = self.output("apt-get", "download", "--print-uris", *packages, cwd=self._directory)
+        wanted = re.findall(r"^'(\S+)' (\S+) \d+ (\S+)$", listed, re.MULTILINE)
+        files = [self._archives / file for _, file, _ in wanted]
+        self._forget_all_but(files)
+        if _HELPER.exists():
+            self._continue([word for triple in wanted for word in triple])
+        else:
+            self.forget()
+        # `download` never continues, and believes what is there: it adds who signed the lists.
+        self.output("apt-get", "download", *packages, cwd=self._archives)
+        return files
+
+    def forget(self) -> None:
+        """Remove what was downloaded, in whole or in part."""
+        self._forget_all_but([])
+
+    def _continue(self, triples: Sequence[str]) -> None:
+        """Download files, each by its URI, name and hash, from where they were cut off."""
+        try:
+            self.output(str(_HELPER), "download-file", *triples, cwd=self._archives)
+        except AptError as error:
+            if "Hash Sum mismatch" not in str(error):
+                raise
+            # What there was may have been no beginning of what is wanted; apt has dropped it.
+            self.output(str(_HELPER), "download-file", *triples, cwd=self._archives)
+
+    @property
+    def _archives(self) -> Path:
+        return self._directory / "cache/archives"
+
+    def _forget_all_but(self, wanted: Sequence[Path]) -> None:
+        for path in self._archives.glob("*.deb*"):
+            if path not in wanted:
+                path.unlink()
 
     def _run(
         self, program: str, *arguments: str, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         # Given on the command line the configuration comes after the host's, and wins.
-        command = [program, "--config-file", str(self._directory / "apt.conf"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+        configuration = str(self._directory / "apt.conf")
+        return programs.run([program, "--config-file", configuration, *arguments], cwd=cwd)
+
+
+def _is_failure(line: str) -> bool:
+    """Tell whether a line of an update says that something there is could not be read.
+
+    A mirror need not carry each suite: what it has not is missed later, if it is.
+    """
+    if line.startswith(("E: Some index files", "W: Some index files")):
+        return False
+    absent = ("404  Not Found", "File not found", "does not have a Release file")
+    failed = line.startswith("E:") or "Failed to fetch" in line
+    return failed and not any(reason in line for reason in absent)
 
 
 def stanzas(text: str) -> Iterator[dict[str, str]]:
@@ -91,12 +157,7 @@ def stanzas(text: str) -> Iterator[dict[str, str]]:
 
 def host_sources() -> list[dict[str, str]]:
     """Return the host's own package sources, as apt describes them."""
-    listed = subprocess.run(
-        ["apt-get", "indextargets", "Created-By: Packages"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    listed = programs.run(["apt-get", "indextargets", "Created-By: Packages"])
     return list(stanzas(listed.stdout))
 
 

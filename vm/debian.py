@@ -6,10 +6,11 @@ Reads more suites than the host has, through `apt`. What is done with a package 
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.vm.apt import Apt, AptError, stanzas
@@ -37,6 +38,10 @@ _SUITES = (
 _WAY_OUT = "give the path of a kernel (an image, an unpacked package, or a build tree)"
 
 
+class Unreachable(KernelFetchError):  # noqa: N818 (reads as what happened)
+    """Packages can't be listed or downloaded: no apt, no mirror, or no network."""
+
+
 @dataclass(frozen=True)
 class Package:
     """A binary package; sizes are in bytes. `locked` are its dependencies on the same version."""
@@ -58,6 +63,9 @@ class Package:
         return self.version.rsplit("-", 1)[0]
 
 
+_Packages = dict[tuple[str, str], Package]
+
+
 class Archive:
     """The distribution's packages, seen through an apt directory of our own.
 
@@ -65,26 +73,29 @@ class Archive:
     """
 
     def __init__(self, directory: Path) -> None:
+        #: Whether what is offered was read from the network within the last hour.
+        self.online = False
+        self._known = directory / "packages.json"
+        self._packages: _Packages = {}
         if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-            raise KernelFetchError(
-                f"there is no apt on this host to fetch kernels with: {_WAY_OUT}"
-            )
+            raise Unreachable(f"there is no apt on this host to fetch kernels with: {_WAY_OUT}")
         self._apt = Apt(directory, _SUITES)
 
     def kernels(self, progress: Callable[[str], None]) -> list[Package]:
-        """Return the plain kernels on offer, in no order; reads the network once an hour."""
+        """Return the plain kernels on offer, in no order; reads the network once an hour.
+
+        Without network they are those that were on offer when there was one.
+        """
         try:
-            self._apt.update(progress)
+            self.online = self._apt.update(progress)
         except AptError as error:
-            raise KernelFetchError(f"{error} to fetch kernels from: {_WAY_OUT}") from error
-        names = self._output(
-            "apt-cache", "search", "--names-only", "^linux-image-[0-9]"
-        ).splitlines()
-        plain = {name.split()[0] for name in names if is_plain(name.split()[0], architecture())}
-        if not plain:
-            return []
-        packages = parse_packages(self._output("apt-cache", "show", *sorted(plain)))
-        return [package for package in packages if not _is_meta(package)]
+            raise Unreachable(f"{error} to fetch kernels from: {_WAY_OUT}") from error
+        self._packages = self._read_packages()
+        return [
+            package
+            for package in self._packages.values()
+            if package.name.startswith("linux-image-") and self._is_complete(package)
+        ]
 
     def parts(self, kernel: Package) -> list[Package]:
         """Return the packages that make up a kernel: itself and what it depends on by version.
@@ -92,28 +103,81 @@ class Archive:
         From Linux 6.19 on, `linux-image-*` is a shell and the image and modules are in packages
         that it depends on with `(= version)`: those are built together with it.
         """
-        parts = [kernel]
+        parts = {kernel.name: kernel}
         wanted = list(kernel.locked)
         while wanted:
             name = wanted.pop()
-            if any(part.name == name for part in parts):
-                continue
-            shown = parse_packages(self._output("apt-cache", "show", f"{name}={kernel.version}"))
-            parts.append(shown[0])
-            wanted.extend(shown[0].locked)
-        return parts
+            part = self._packages.get((name, kernel.version))
+            if part and name not in parts:
+                parts[name] = part
+                wanted.extend(part.locked)
+        return [*parts.values()]
 
-    def download(self, packages: Iterable[Package], directory: Path) -> list[Path]:
-        """Download packages into DIRECTORY; apt checks signatures and hashes, and resumes."""
-        named = [f"{package.name}={package.version}" for package in packages]
-        self._output("apt-get", "download", *named, cwd=directory)
-        return sorted(directory.glob("*.deb"))
+    def _is_complete(self, kernel: Package) -> bool:
+        """Tell whether a kernel can be had: suites keep images whose other packages are gone.
 
-    def _output(self, program: str, *arguments: str, cwd: Path | None = None) -> str:
+        In November 2026 trixie-backports has no modules for its 6.19, 7.0 and 7.1. Its 6.18 lacks
+        only `linux-base-*`, which holds the config and indexes, and no part of the kernel.
+        """
+        parts = self.parts(kernel)
+        needed = {name for part in parts for name in part.locked}
+        missing = needed - {part.name for part in parts}
+        return all(name.startswith("linux-base-") for name in missing)
+
+    def _read_packages(self) -> _Packages:
+        """Return the kernels' packages by name and version, and those that they are locked to."""
+        # apt-cache reads all suites' lists each time, which takes seconds.
+        updated = self._apt.updated
+        packages = self._recall(updated)
+        if packages is None:
+            packages = self._search()
+            if updated is not None:
+                values = [asdict(package) for package in packages]
+                self._known.write_text(json.dumps({"updated": updated, "packages": values}))
+        return {(package.name, package.version): package for package in packages}
+
+    def _recall(self, updated: float | None) -> list[Package] | None:
         try:
-            return self._apt.output(program, *arguments, cwd=cwd)
+            known = json.loads(self._known.read_text())
+            if updated is None or known["updated"] != updated:
+                return None
+            packages = [Package(**values) for values in known["packages"]]
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+        return [replace(package, locked=tuple(package.locked)) for package in packages]
+
+    def _search(self) -> list[Package]:
+        found = self._output("apt-cache", "search", "--names-only", "^linux-[a-z]+-[0-9]")
+        there = {line.split()[0] for line in found.splitlines()}
+        shown = {name for name in there if is_plain(name, architecture())}
+        packages: list[Package] = []
+        names = shown
+        while names:
+            packages += parse_packages(self._output("apt-cache", "show", *sorted(names)))
+            packages = [package for package in packages if not _is_meta(package)]
+            locked = {name for package in packages for name in package.locked}
+            names = (locked & there) - shown
+            shown |= names
+        return packages
+
+    def download(self, packages: Iterable[Package]) -> list[Path]:
+        """Download packages, or continue to; call `forget` when done with them."""
+        try:
+            return self._apt.download(
+                *(f"{package.name}={package.version}" for package in packages)
+            )
         except AptError as error:
-            raise KernelFetchError(str(error)) from error
+            raise Unreachable(str(error)) from error
+
+    def forget(self) -> None:
+        """Remove what was downloaded, in whole or in part."""
+        self._apt.forget()
+
+    def _output(self, program: str, *arguments: str) -> str:
+        try:
+            return self._apt.output(program, *arguments)
+        except AptError as error:
+            raise Unreachable(str(error)) from error
 
 
 def architecture() -> str:

@@ -41,7 +41,8 @@ class Kernel:
     otherwise. `release` is what `uname -r` will say, `version` the upstream version where it is
     known to differ (Debian's 6.1.0-50-amd64 is 6.1.176), else the same. `modules` is the directory
     above `lib/modules`. `config` maps `CONFIG_*` to their values, strings without their quotes;
-    it is empty where no config lies beside the image.
+    it is empty where no config lies beside the image. A kernel of the store is not removed from it
+    as long as somebody has its `lease`.
     """
 
     spec: str
@@ -51,6 +52,7 @@ class Kernel:
     modules: Path | None
     config: Mapping[str, str] = field(repr=False, compare=False)
     version: str = ""
+    lease: object = field(default=None, repr=False, compare=False)
 
 
 # Without these no guest starts: virtme-ng shares the host's root over 9p, puts overlays on it, and

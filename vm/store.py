@@ -1,32 +1,36 @@
 """The kernels kept on this machine, in the user's cache.
 
 One directory per kernel, `RELEASE_VERSION`, that appears by renaming once it is complete. Reading
-needs no lock; whoever adds one holds the lock, and first sweeps away what an interrupted run left.
+needs no lock; whoever adds or removes one holds the lock, and first sweeps away what an interrupted
+run left. What one of them is is in `stored`, which one a SPEC means in `releases`.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import re
 import shutil
-import subprocess
 import tempfile
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
 from filelock import FileLock, Timeout
 
-from pytest_bpflink.vm import image
-from pytest_bpflink.vm.debian import Archive, Package, version_key
-from pytest_bpflink.vm.image import Kernel, KernelFetchError, KernelNotFound
+from pytest_bpflink.vm import image, programs, releases
+from pytest_bpflink.vm.debian import Archive, Package, Unreachable, version_key
+from pytest_bpflink.vm.image import Kernel, KernelError, KernelFetchError, KernelNotFound
+from pytest_bpflink.vm.stored import Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-_UNPACKING = ".unpacking-"
+# Being unpacked, or being removed.
+_UNFINISHED = ".unfinished-"
+_DAY = 24 * 3600
 
 
 def cache_root() -> Path:
@@ -44,38 +48,139 @@ class Store:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or cache_root() / "kernels"
 
+    def kernels(self) -> list[Stored]:
+        """Return what is in the store, the oldest first."""
+        paths = [path for path in self.root.glob("[0-9]*_*") if path.is_dir()]
+        stored = [Stored(path, *path.name.rsplit("_", 1)) for path in paths]
+        return sorted(stored, key=lambda kernel: version_key(kernel.version))
+
     def get(self, spec: str, progress: Callable[[str], None]) -> Kernel:
-        """Return the newest kernel that matches a release, fetching one only if none is here.
+        """Return the newest kernel that a release or a word means.
+
+        For a release one is fetched only if none is here. A word chooses among all that can be had,
+        or among those that are here where there is no network.
 
         Raises KernelNotFound, KernelUnusable, KernelFetchError.
         """
-        entry = self._newest(spec)
-        if not entry:
-            try:
-                entry = self._add(spec, progress)
-            except OSError as error:
-                raise KernelFetchError(
-                    f"no kernel {spec} is in {self.root}, and none can be put there:"
-                    f" {error.strerror}; BPFLINK_CACHE names another directory"
-                ) from error
-        return replace(image.read(entry.path, spec=spec), version=entry.upstream)
+        if spec in releases.WORDS:
+            return self._obtain(spec, progress)
+        stored = releases.choose(spec, self.kernels())
+        # It may be removed just now.
+        return (stored and self._read(stored, spec)) or self._obtain(spec, progress)
 
-    def _add(self, spec: str, progress: Callable[[str], None]) -> _Entry:
-        self.root.mkdir(parents=True, exist_ok=True)
-        with self._locked(progress):
-            # Another run may have fetched it while this one waited.
-            return self._newest(spec) or self._fetch(spec, progress)
+    def known(self, spec: str, progress: Callable[[str], None]) -> list[Stored | Package]:
+        """Return all that a SPEC can choose from: what is here, and what is on offer.
 
-    def _entries(self) -> list[_Entry]:
-        paths = [path for path in self.root.glob("[0-9]*_*") if path.is_dir()]
-        return [_Entry(path, *path.name.rsplit("_", 1)) for path in paths]
+        Where nothing can be fetched that is what is here; raises KernelFetchError if that is
+        nothing.
+        """
+        try:
+            with self._writing(progress):
+                return self._all(spec, self._archive(), progress)
+        except (Unreachable, OSError) as error:
+            stored = self.kernels()
+            if not stored:
+                raise self._unfetched(spec, error) from error
+            progress(f"{spec}: {self._why(error)}; it is looked for in the store alone")
+            return [*stored]
 
-    def _newest(self, spec: str) -> _Entry | None:
-        matching = [entry for entry in self._entries() if matches(spec, entry)]
-        return max(matching, key=lambda entry: version_key(entry.version), default=None)
+    def remove(self, kernel: Stored) -> bool:
+        """Remove a kernel unless somebody uses it; tell whether it was removed.
+
+        Raises KernelError if it can't be removed.
+        """
+        try:
+            with self._writing(_silent):
+                return self._remove(kernel)
+        except OSError as error:
+            raise KernelError(f"{kernel.path} can't be removed: {error.strerror}") from error
+
+    def prune(self, *, unused_days: float = 30, keep: Collection[str] = ()) -> list[Stored]:
+        """Remove what was not used for so many days, and downloads that were cut off.
+
+        Return the kernels that were. Those in use stay, and those that a SPEC of KEEP matches.
+        Raises KernelError if the store can't be changed.
+        """
+        limit = time.time() - unused_days * _DAY
+        try:
+            with self._writing(_silent):
+                with suppress(Unreachable):  # no apt, no downloads
+                    self._archive().forget()
+                stored = self.kernels()
+                kept = [kernel for spec in keep for kernel in releases.meant(spec, stored)]
+                old = [kernel for kernel in stored if kernel.used <= limit and kernel not in kept]
+                return [kernel for kernel in old if self._remove(kernel)]
+        except OSError as error:
+            raise KernelError(f"{self.root} can't be pruned: {error.strerror}") from error
+
+    def _obtain(self, spec: str, progress: Callable[[str], None]) -> Kernel:
+        try:
+            with self._writing(progress):
+                return self._fetch_unless_here(spec, progress)
+        except (Unreachable, OSError) as error:
+            chosen = releases.choose(spec, self.kernels())
+            kernel = self._read(chosen, spec) if chosen else None
+            if kernel is None or _is_full(error):
+                raise self._unfetched(spec, error) from error
+            progress(f"{spec}: {self._why(error)}; in the store it is Linux {kernel.version}")
+            return kernel
+
+    def _fetch_unless_here(self, spec: str, progress: Callable[[str], None]) -> Kernel:
+        # Another run may have fetched it while this one waited.
+        stored = None if spec in releases.WORDS else releases.choose(spec, self.kernels())
+        if stored is None:
+            archive = self._archive()
+            known = self._all(spec, archive, progress)
+            chosen = releases.choose(spec, known)
+            if chosen is None:
+                raise KernelNotFound(releases.sentence(spec, known, self.kernels()))
+            if isinstance(chosen, Package):
+                chosen = self._fetch(spec, chosen, archive, progress)
+            stored = chosen
+        kernel = self._read(stored, spec)
+        assert kernel is not None, "it is not removed without the lock"
+        return kernel
+
+    def _read(self, stored: Stored, spec: str) -> Kernel | None:
+        """Return a kernel and keep it; None if it is not there any more."""
+        lease = stored.lease()
+        if lease is None:
+            return None
+        return replace(image.read(stored.path, spec=spec), version=stored.upstream, lease=lease)
+
+    def _all(
+        self, spec: str, archive: Archive, progress: Callable[[str], None]
+    ) -> list[Stored | Package]:
+        offered = archive.kernels(lambda text: progress(f"{spec}: {text}"))
+        stored = self.kernels()
+        chooses = spec in releases.WORDS or releases.is_glob(spec)
+        if chooses and stored and not archive.online:
+            progress(f"{spec}: there is no network; it is looked for in the store alone")
+            return [*stored]
+        # First what is here: among equals it is taken.
+        return [*stored, *offered]
+
+    def _archive(self) -> Archive:
+        return Archive(self.root.parent / "apt")
+
+    def _why(self, error: Exception) -> str:
+        if isinstance(error, OSError):
+            return f"{self.root} can't be written to ({error.strerror})"
+        return str(error)
+
+    def _unfetched(self, spec: str, error: Exception) -> KernelFetchError:
+        here = ", ".join(kernel.upstream for kernel in self.kernels())
+        has = f"has {here}" if here else "is empty"
+        way_out = "; BPFLINK_CACHE names another directory" if isinstance(error, OSError) else ""
+        return KernelFetchError(
+            f"there is no kernel {spec} in the store, which {has}, and none can be fetched:"
+            f" {self._why(error)}{way_out}"
+        )
 
     @contextmanager
-    def _locked(self, progress: Callable[[str], None]) -> Iterator[None]:
+    def _writing(self, progress: Callable[[str], None]) -> Iterator[None]:
+        """Hold the lock, on a store without remains of those that held it before."""
+        self.root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.root / ".lock")
         try:
             lock.acquire(blocking=False)
@@ -83,37 +188,53 @@ class Store:
             progress("waiting for another run that is fetching a kernel")
             lock.acquire()
         try:
+            for stale in self.root.glob(f"{_UNFINISHED}*"):
+                # The dead run's dpkg-deb may still be writing there; then the next run sweeps it.
+                shutil.rmtree(stale, ignore_errors=True)
             yield
         finally:
             lock.release()
 
-    def _fetch(self, spec: str, progress: Callable[[str], None]) -> _Entry:
-        for stale in self.root.glob(f"{_UNPACKING}*"):
-            # The dead run's dpkg-deb may still be writing there; then the next run sweeps it.
-            shutil.rmtree(stale, ignore_errors=True)
-        archive = Archive(self.root.parent / "apt")
-        offered = archive.kernels(lambda text: progress(f"{spec}: {text}"))
-        matching = [package for package in offered if matches(spec, package)]
-        if not matching:
-            raise KernelNotFound(_not_found(spec, [*offered, *self._entries()]))
-        package = max(matching, key=lambda package: version_key(package.version))
+    def _fetch(
+        self, spec: str, package: Package, archive: Archive, progress: Callable[[str], None]
+    ) -> Stored:
         parts = archive.parts(package)
         self._check_space(package, parts)
-        entry = _Entry(
-            self.root / f"{package.release}_{package.version}", package.release, package.version
-        )
-        with tempfile.TemporaryDirectory(prefix=_UNPACKING, dir=self.root) as temporary:
-            size = sum(part.download_size for part in parts) / 1e6
-            progress(f"{spec}: fetching Linux {package.upstream} ({size:.0f} MB)")
-            packages = archive.download(parts, Path(temporary))
+        size = sum(part.download_size for part in parts) / 1e6
+        progress(f"{spec}: fetching Linux {package.upstream} ({size:.0f} MB)")
+        try:
+            packages = archive.download(parts)
             progress(f"{spec}: unpacking")
+            stored = self._unpack(package, packages)
+        except Unreachable:
+            # What came so far stays: the next run goes on from there.
+            raise
+        except Exception:
+            archive.forget()
+            raise
+        archive.forget()
+        missing = image.check(image.read(stored.path))
+        if missing:
+            progress(f"{spec}: built without {', '.join(missing)}; what needs it is skipped")
+        return stored
+
+    def _unpack(self, package: Package, files: Iterable[Path]) -> Stored:
+        name = f"{package.release}_{package.version}"
+        with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=self.root) as temporary:
             tree = Path(temporary) / "tree"
-            _unpack(packages, tree)
-            missing = image.check(image.read(tree))
-            if missing:
-                progress(f"{spec}: built without {', '.join(missing)}; what needs it is skipped")
-            tree.rename(entry.path)
-        return entry
+            _unpack(files, tree)
+            image.check(image.read(tree))
+            # Packages set it, to when they were built; here it is when the kernel was used.
+            os.utime(tree)
+            tree.rename(self.root / name)
+        return Stored(self.root / name, package.release, package.version)
+
+    def _remove(self, kernel: Stored) -> bool:
+        with kernel.unused() as unused:
+            if unused:
+                doomed = kernel.path.rename(self.root / f"{_UNFINISHED}{kernel.path.name}")
+                shutil.rmtree(doomed)
+        return unused
 
     def _check_space(self, package: Package, parts: Iterable[Package]) -> None:
         needed = sum(part.download_size + part.installed_size for part in parts)
@@ -126,30 +247,6 @@ class Store:
                 f" {self.root}, {free >> 20} MiB are free; make room, or set BPFLINK_CACHE to a"
                 " directory on another disk"
             )
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A kernel in the store; release and package version are its directory's name."""
-
-    path: Path
-    release: str
-    version: str
-
-    @property
-    def upstream(self) -> str:
-        return self.version.rsplit("-", 1)[0]
-
-
-def matches(spec: str, kernel: Package | _Entry) -> bool:
-    """Tell whether a kernel is meant by a SPEC: 6.1, 6.1.176, 6.12.107+deb13, or a full release."""
-    if spec in (kernel.release, kernel.upstream):
-        return True
-    # 7.3 also means 7.3~rc7, which sorts before 7.3 and so is taken only while there is no 7.3.
-    if kernel.upstream.startswith((f"{spec}.", f"{spec}~")):
-        return True
-    # Debian's 6.1.0-50-amd64 is no 6.1.0: an unfinished release needs to be more than a number.
-    return not re.fullmatch(r"[\d.]+", spec) and kernel.release.startswith(f"{spec}-")
 
 
 def _unpack(packages: Iterable[Path], tree: Path) -> None:
@@ -165,23 +262,18 @@ def _unpack(packages: Iterable[Path], tree: Path) -> None:
 
 def _run(command: Sequence[str]) -> None:
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        done = programs.run(command)
     except FileNotFoundError:
         raise KernelFetchError(
             f"{command[0]} is needed to unpack kernels: apt-get install kmod dpkg"
         ) from None
-    except subprocess.CalledProcessError as error:
-        raise KernelFetchError(f"{command[0]} failed: {error.stderr.strip()}") from None
+    if done.returncode:
+        raise KernelFetchError(f"{command[0]} failed: {done.stderr.strip()}")
 
 
-def _not_found(spec: str, known: Iterable[Package | _Entry]) -> str:
-    """Say what there is: all of the SPEC's own series, else the newest of each."""
-    series: dict[str, str] = {}
-    related = []
-    for version in sorted({kernel.upstream for kernel in known}, key=version_key):
-        name = ".".join(re.split(r"[.~]", version)[:2])
-        series[name] = version
-        if spec.startswith(f"{name}."):
-            related.append(version)
-    names = ", ".join(related or series.values()) or "none at all (is there a network?)"
-    return f"there is no kernel {spec}; there are: {names}"
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.ENOSPC
+
+
+def _silent(_text: str) -> None:
+    pass

@@ -1,0 +1,161 @@
+"""Which of the kernels that there are a SPEC means, and what to say where none is meant.
+
+Knows version numbers only: 6.1 is a series, 6.1.176 an upstream version, 6.1.0-50-amd64 a release.
+Which kernels there are is told by `store` and `debian`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from pytest_bpflink.vm.debian import version_key
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+#: SPECs that choose among series: the newest longterm one, the newest, the oldest.
+WORDS = ("lts", "newest", "oldest")
+
+# https://www.kernel.org/category/releases.html in November 2026. A list, since nothing in a kernel
+# or its package says so, and no rule does: kernel.org names one about once a year, mostly the last
+# of the year, when it is out already. 5.4 and 4.19 have ended, and have no BPF links or few.
+LONGTERM = ("5.10", "5.15", "6.1", "6.6", "6.12", "6.18")
+
+
+class Known(Protocol):
+    """A kernel that can be had: in the store, or in a package."""
+
+    @property
+    def release(self) -> str:
+        """What `uname -r` says."""
+
+    @property
+    def version(self) -> str:
+        """The version of the package, which sorts."""
+
+    @property
+    def upstream(self) -> str:
+        """The kernel's own version."""
+
+
+K = TypeVar("K", bound=Known)
+
+
+def is_glob(spec: str) -> bool:
+    """Tell whether a SPEC is a pattern: it names several kernels."""
+    return any(character in spec for character in "*?[")
+
+
+def choose(spec: str, known: Iterable[K]) -> K | None:
+    """Return the kernel that a release or a word means: the newest that matches.
+
+    Among equals it is the first. `lts`, `newest` and `oldest` never mean a release candidate.
+    """
+    if spec not in WORDS:
+        return _newest(kernel for kernel in known if matches(spec, kernel))
+    finished = [kernel for kernel in known if not _is_candidate(kernel)]
+    names = {series(kernel) for kernel in finished}
+    if spec == "lts":
+        names &= set(LONGTERM)
+    if not names:
+        return None
+    wanted = (min if spec == "oldest" else max)(names, key=version_key)
+    return _newest(kernel for kernel in finished if series(kernel) == wanted)
+
+
+def expand(pattern: str, known: Collection[Known]) -> list[str]:
+    """Return the SPECs that a pattern means, the oldest first.
+
+    It means each series that it matches (`6.1*` is 6.1, 6.12, 6.18...), else each upstream version
+    (`6.1.*`), else each release (`*+deb13-amd64`). Candidates count where nothing else matches.
+    """
+    ordered = sorted(known, key=lambda kernel: version_key(kernel.version))
+    finished = [kernel for kernel in ordered if not _is_candidate(kernel)]
+    for kernels in (finished, ordered):
+        for names in (
+            [series(kernel) for kernel in kernels],
+            [kernel.upstream for kernel in kernels],
+            [kernel.release for kernel in kernels],
+        ):
+            matching = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+            if matching:
+                return list(dict.fromkeys(matching))
+    return []
+
+
+def meant(spec: str, known: Iterable[K]) -> list[K]:
+    """Return every kernel that a SPEC matches: also the older ones of a series."""
+    kernels = list(known)
+    if spec in WORDS:
+        chosen = choose(spec, kernels)
+        return [chosen] if chosen else []
+    if is_glob(spec):
+        names = expand(spec, kernels)
+        return [kernel for kernel in kernels if any(matches(name, kernel) for name in names)]
+    return [kernel for kernel in kernels if matches(spec, kernel)]
+
+
+def matches(spec: str, kernel: Known) -> bool:
+    """Tell whether a kernel is meant by a SPEC: 6.1, 6.1.176, 6.12.107+deb13, or a full release."""
+    # 7.3-rc7 is what upstream calls 7.3~rc7.
+    spec = re.sub(r"(?<=\d)-rc(?=\d)", "~rc", spec)
+    if spec in (kernel.release, kernel.upstream):
+        return True
+    # 7.3 also means 7.3~rc7, which sorts before 7.3 and so is taken only while there is no 7.3.
+    if kernel.upstream.startswith((f"{spec}.", f"{spec}~")):
+        return True
+    # Debian's 6.1.0-50-amd64 is no 6.1.0: an unfinished release needs to be more than a number.
+    return not re.fullmatch(r"[\d.]+", spec) and kernel.release.startswith(f"{spec}-")
+
+
+def series(kernel: Known) -> str:
+    """Return the first two numbers of a kernel's version."""
+    return ".".join(re.split(r"[.~]", kernel.upstream)[:2])
+
+
+def sentence(spec: str, known: Collection[Known], stored: Collection[Known]) -> str:
+    """Say that no kernel is meant by a SPEC, and what there is, by series."""
+    if not known:
+        return f"there is no kernel {spec}; there are none at all (is there a network?)"
+    own = [kernel for kernel in known if spec.startswith(f"{series(kernel)}.")]
+    if own:
+        return f"there is no kernel {spec}; of {series(own[0])} there are: {', '.join(_all(own))}"
+    return "\n".join([f"there is no kernel {spec}; there are:", *offer(known, stored)])
+
+
+def offer(known: Iterable[Known], stored: Iterable[Known]) -> list[str]:
+    """Return a line for each series: its newest version, how many more, what is special."""
+    by_series = _by_series(known)
+    here = {name: _all(kernels) for name, kernels in _by_series(stored).items()}
+    lines = []
+    for name in sorted(by_series, key=version_key):
+        *older, newest = _all(by_series[name])
+        notes = [
+            f"{len(older)} older" if older else "",
+            "longterm" if name in LONGTERM else "",
+            f"in the store: {', '.join(here[name])}" if name in here else "",
+        ]
+        lines.append(f"  {name:<6}{newest:<12}{'; '.join(filter(None, notes))}".rstrip())
+    return lines
+
+
+def _newest(kernels: Iterable[K]) -> K | None:
+    return max(kernels, key=lambda kernel: version_key(kernel.version), default=None)
+
+
+def _is_candidate(kernel: Known) -> bool:
+    return "~rc" in kernel.upstream
+
+
+def _by_series(kernels: Iterable[Known]) -> dict[str, list[Known]]:
+    found: dict[str, list[Known]] = {}
+    for kernel in kernels:
+        found.setdefault(series(kernel), []).append(kernel)
+    return found
+
+
+def _all(kernels: Iterable[Known]) -> Sequence[str]:
+    """Return the upstream versions, each once, the newest last."""
+    return sorted({kernel.upstream for kernel in kernels}, key=version_key)
