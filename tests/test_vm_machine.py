@@ -1,4 +1,4 @@
-"""Guests of Linux 6.1, for real. What needs no guest is tested in its own file."""
+"""Guests of Linux 6.1, for real: plain and warm ones. What needs no guest is tested elsewhere."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pytest_bpflink.vm import console
 from pytest_bpflink.vm.accel import Acceleration, detect
 from pytest_bpflink.vm.kernels import Kernel, find
 from pytest_bpflink.vm.machine import BootFailed, Machine
+from pytest_bpflink.vm.warm import WarmMachine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,11 +56,11 @@ def make_machine(
     """Make machines, which end with the module."""
     made: list[Machine] = []
 
-    def make(**options: Any) -> Machine:
+    def make(kind: type[Machine] = Machine, **options: Any) -> Machine:
         directory = tmp_path_factory.mktemp("machine") / "own"
         environment = os.environ | {"HOME": str(home), "GREETING": 'it\'s "$HOME"\nhere'}
         options = {"cwd": home, "environment": environment, **options}
-        machine = Machine(kernel, acceleration=acceleration, directory=directory, **options)
+        machine = kind(kernel, acceleration=acceleration, directory=directory, **options)
         made.append(machine)
         return machine
 
@@ -76,10 +77,12 @@ def group() -> Iterator[execnet.Group]:
     made.terminate(timeout=DEADLINE)
 
 
-@pytest.fixture(scope="module")
-def pair(make_machine: Callable[..., Machine]) -> tuple[Machine, Machine]:
-    """Boot two guests side by side."""
-    machines = make_machine(), make_machine()
+@pytest.fixture(scope="module", params=[Machine, WarmMachine])
+def pair(
+    make_machine: Callable[..., Machine], request: pytest.FixtureRequest
+) -> tuple[Machine, Machine]:
+    """Boot two guests side by side: virtme-ng's, and our own, which is to be as good."""
+    machines = make_machine(request.param), make_machine(request.param)
     for machine in machines:
         machine.start()
     for machine in machines:

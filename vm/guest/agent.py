@@ -73,7 +73,7 @@ _LINKS = {
     "/dev/stderr": "/proc/self/fd/2",
 }
 
-_MODPROBE = "/run/bpflink-modprobe"
+_MODPROBE = "/run/modprobe"
 # Each BPF FS mount asks for bpf_preload, which starts a user-mode helper: refuse it at once.
 _MODPROBE_SCRIPT = """#!/bin/sh
 case "$*" in *bpf_preload*) exit 1 ;; esac
@@ -191,6 +191,10 @@ def _forget_image() -> None:
             entry.unlink()
     for directory in (_HOST, _ROOT, _WRITTEN):
         Path(directory).mkdir(parents=True)
+    # What is written to the host's root goes here.
+    _mount("tmpfs", _WRITTEN, "tmpfs", options="size=75%,mode=755")
+    for name in ("upper", "work"):
+        (Path(_WRITTEN) / name).mkdir()
 
 
 def _read(descriptor: int, length: int) -> bytes:
@@ -238,9 +242,6 @@ def _change_root(visible: list[str]) -> None:
     # The host's files don't change while a test runs, so that the guest may keep what it read.
     options = "trans=virtio,version=9p2000.L,cache=loose,access=any,msize=262144"
     _mount("/dev/root", _HOST, "9p", _MS_RDONLY, options)
-    _mount("tmpfs", _WRITTEN, "tmpfs", options="size=75%,mode=755")
-    for name in ("upper", "work"):
-        (Path(_WRITTEN) / name).mkdir()
     layers = f"lowerdir={_HOST},upperdir={_WRITTEN}/upper,workdir={_WRITTEN}/work"
     _mount("overlay", _ROOT, "overlay", options=layers)
     covered = [path for path in visible if path.startswith(tuple(f"{top}/" for top in _MOVED))]
