@@ -41,6 +41,8 @@ def side_by_side(guests: Sequence[Guest], progress: Progress) -> None:
 
     Raises MachineError if one can't be started on this host; none is left running then.
     """
+    if not guests:
+        return
     began = time.monotonic()
     at_once = _at_once()
     if len(guests) > at_once:
@@ -79,7 +81,7 @@ def side_by_side(guests: Sequence[Guest], progress: Progress) -> None:
 def affordable_workers(wanted: int, *, kernels: int, memory_mib: int) -> tuple[int, str]:
     """Return how many guests each kernel may have, and a sentence if it is fewer than wanted."""
     available = _available_mib()
-    if available is None or wanted * kernels * memory_mib <= available:
+    if not kernels or available is None or wanted * kernels * memory_mib <= available:
         return wanted, ""
     affordable = max(1, available // (kernels * memory_mib))
     needed = affordable * kernels * memory_mib

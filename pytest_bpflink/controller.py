@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink import boots
+from pytest_bpflink import boots, libbpf_axis, preparing
 from pytest_bpflink.crashes import Crashes
 from pytest_bpflink.guests import Guest, GuestFactory
 from pytest_bpflink.replacements import Replacements
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from xdist.workermanage import NodeManager, WorkerController
 
     from pytest_bpflink.matrix import MatrixKernel
+    from pytest_bpflink.vm.accel import Acceleration
     from pytest_bpflink.vm.kernels import Kernel
 
 
@@ -86,7 +87,7 @@ class MatrixController:
         self._config = config
         self._bounded = bounded
         self._kernels = list(kernels)
-        self._found: dict[str, Kernel] = {}
+        self._found: dict[str, tuple[Kernel, Acceleration]] = {}
         self._factory = GuestFactory(config)
         # Keyed by spec: a replacement has the spec of the worker that it replaces.
         self._guests: dict[XSpec, Guest] = {}
@@ -110,16 +111,19 @@ class MatrixController:
         for index, kernel in enumerate(self._kernels):
             if not kernel.is_native:
                 self._kernels[index] = self._find(kernel)
+        _, directory = libbpf_axis.asked_for(self._config)
+        self._kernels = libbpf_axis.find(self._kernels, self._progress, directory=directory)
         self._progress.done()
 
     def _find(self, kernel: MatrixKernel) -> MatrixKernel:
         machines = self._factory.machines
-        try:
-            found = machines.find(kernel.spec, self._progress)
-            acceleration = machines.acceleration(found)
-        except (KernelError, MachineError) as error:
-            raise pytest.UsageError(f"--kernel {kernel.spec}: {error}") from None
-        self._found[kernel.id] = found
+        if kernel.spec not in self._found:
+            try:
+                found = machines.find(kernel.spec, self._progress)
+                self._found[kernel.spec] = found, machines.acceleration(found)
+            except (KernelError, MachineError) as error:
+                raise pytest.UsageError(f"--kernel {kernel.spec}: {error}") from None
+        found, acceleration = self._found[kernel.spec]
         return replace(
             kernel,
             release=found.release,
@@ -138,15 +142,11 @@ class MatrixController:
         kernels = {kernel.id: kernel for kernel in self._kernels}
         for spec in specs:
             self._guests[spec] = self._new_guest(kernels[str(spec.kernel)], str(spec.id))
-        # With compilers and rewriting, which native runs do without.
-        from pytest_bpflink import preparing
-
-        preparing.prepare(self._config, self._progress)
+        guests = [guest for guest in self._guests.values() if not guest.kernel.is_native]
+        if guests:
+            preparing.prepare(self._config, self._progress)
         try:
-            boots.side_by_side(
-                [guest for guest in self._guests.values() if not guest.kernel.is_native],
-                self._progress,
-            )
+            boots.side_by_side(guests, self._progress)
         except MachineError as error:
             raise pytest.UsageError(f"--kernel {error}") from None
         manager = self._dsession.nodemanager
@@ -156,7 +156,7 @@ class MatrixController:
     def _new_guest(self, kernel: MatrixKernel, name: str) -> Guest:
         if kernel.is_native:
             return self._factory.native(kernel, name=name)
-        return self._factory.guest(kernel, self._found[kernel.id], name=name)
+        return self._factory.guest(kernel, self._found[kernel.spec][0], name=name)
 
     def _wrap_setup(self, manager: NodeManager) -> None:
         """Give a worker that can't be connected to another guest, at the start and later.
@@ -195,6 +195,7 @@ class MatrixController:
         self._watchdog.connected(guest, node, ask=partial(channel.send, "where"))
         node.workerinput["bpflink_kernels"] = [asdict(kernel) for kernel in self._kernels]
         node.workerinput["bpflink_kernel"] = asdict(guest.kernel)
+        node.workerinput["bpflink_libbpf"] = guest.kernel.libbpf or self._config.option.bpf_libbpf
         node.workerinput["bpflink_stand_in"] = guest.stand_in
         node.workerinput["bpflink_channel"] = channel
 

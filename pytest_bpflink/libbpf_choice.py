@@ -37,8 +37,8 @@ def choose(spec: str, progress: Progress, *, directory: Path) -> str:
         return libbpf.SYSTEM
     if is_version(spec) or spec == NEWEST:
         return str(_version(spec, progress))
-    if not spec or ("," in spec and not path.exists()):
-        raise LibbpfError("one SPEC is needed, several are not offered yet")
+    if not spec:
+        raise LibbpfError("a SPEC is needed")
     if not path.exists():
         raise LibbpfError(
             f"neither {SYSTEM!r}, {NEWEST!r}, a version such as 1.7, nor a path: no {path}"
@@ -46,6 +46,13 @@ def choose(spec: str, progress: Progress, *, directory: Path) -> str:
     library = _tree(path, progress) if path.is_dir() else path.resolve()
     check(library)
     return str(library)
+
+
+def release(library: str) -> str:
+    """Return the release of a shared object that `choose` has returned, such as `1.7.0`."""
+    loaded = ctypes.CDLL(library)
+    loaded.libbpf_version_string.restype = ctypes.c_char_p
+    return str(loaded.libbpf_version_string().decode()).removeprefix("v")
 
 
 def is_version(spec: str) -> bool:

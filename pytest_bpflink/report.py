@@ -75,7 +75,8 @@ class MatrixReport:
         rows = [["kernel", "release", "", *columns.values()]]
         for kernel in kernels:
             numbers = [str(self._counts[kernel.id][name]) for name in columns]
-            rows.append([kernel.id, str(kernel.release), str(kernel.where), *numbers])
+            libbpf = f", libbpf {kernel.libbpf_release}" if kernel.libbpf_release else ""
+            rows.append([kernel.id, f"{kernel.release}{libbpf}", str(kernel.where), *numbers])
         return rows
 
 
