@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from _pytest.junitxml import xml_key
 
 from pytest_bpflink.vm import console
 
@@ -64,11 +65,23 @@ class Crashes:
         last_words = self._last_words[report.node]
         # The first line is what pytest's short summary shows.
         panic = console.cause(last_words)
+        report.user_properties = kernel.properties
+        self._tell_junit(report)
         report.location = self._log.location(report.nodeid)
         report.longrepr = (
             f"kernel {kernel.id}: {worker} (Linux {kernel.release}) {what}"
             f"{f': {panic}' if panic else '.'}\n{last_words}"
         )
+
+    def _tell_junit(self, report: pytest.TestReport) -> None:
+        """Give the properties to pytest's JUnit, which takes them in the teardown of an item.
+
+        What crashed before has none (pytest 9.2, LogXML.finalize).
+        """
+        junit = self._config.stash.get(xml_key, None)
+        if junit and report.when != "teardown":
+            for name, value in report.user_properties:
+                junit.node_reporter(report).add_property(name, value)
 
     def _count_failure(self) -> None:
         """Count a crash for -x and --maxfail: xdist 3.8 counts the reports of workers only."""

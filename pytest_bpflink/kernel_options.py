@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_bpflink import kernel_specs
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -20,8 +22,14 @@ def add(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="SPEC[,SPEC...]",
-        help="Kernels to run each test on: native (this one, no VM), a release (6.1, 6.1.176), a"
-        " path to an image, an unpacked package or a build tree (repeatable)",
+        help="Kernels to run each test on: native (this one, no VM), a release (6.1, 6.1.176), lts,"
+        " newest or oldest, a pattern (6.1*), host (this one in a VM), a path to an image, an"
+        " unpacked package or a build tree, ini for those of bpflink_kernels (repeatable)",
+    )
+    parser.addini(
+        kernel_specs.INI_OPTION,
+        "The kernels of --kernel ini, a SPEC or several per line",
+        "linelist",
     )
     kernels.addoption(
         "--kernel-workers",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pytest
 
-from pytest_bpflink import libbpf_axis
+from pytest_bpflink import kernel_specs
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -39,9 +39,7 @@ class MatrixKernel:
     """One kernel of a run, as controller, workers and reports know it.
 
     `id` is what test ids end with. `release` (as uname says it) and `where` are None until the
-    kernel was found, as with `--collect-only`. `reason` says how it runs, and why so. Where there
-    are several libbpfs, `libbpf_spec` says which one is meant, and `libbpf` where it is; `id` has
-    it, too.
+    kernel was found, as with `--collect-only`. `reason` says how it runs, and why so.
     """
 
     spec: str
@@ -50,9 +48,6 @@ class MatrixKernel:
     version: str | None = None
     where: Where | None = None
     reason: str = ""
-    libbpf_spec: str | None = None
-    libbpf: str | None = None
-    libbpf_release: str | None = None
 
     @property
     def is_native(self) -> bool:
@@ -61,14 +56,24 @@ class MatrixKernel:
 
     def __str__(self) -> str:
         known_as = f" ({self.version})" if self.version not in {None, self.release} else ""
-        libbpf = f"libbpf {self.libbpf_release} ({self.libbpf}), " if self.libbpf else ""
-        return f"{self.id}: Linux {self.release}{known_as}, {libbpf}{self.reason}"
+        return f"{self.id}: Linux {self.release}{known_as}, {self.reason}"
 
     @property
     def mark(self) -> pytest.MarkDecorator:
         """What `-m 'on_kernel(spec="6.1")'` selects by."""
-        libbpf = {"libbpf": self.libbpf_spec} if self.libbpf_spec else {}
-        return pytest.mark.on_kernel(spec=self.spec, release=self.release, **libbpf)
+        return pytest.mark.on_kernel(spec=self.spec, release=self.release)
+
+    @property
+    def properties(self) -> list[tuple[str, object]]:
+        """What the reports of its items carry into JUnit's file, and whatever else reads them."""
+        facts = {
+            "id": self.id,
+            "spec": self.spec,
+            "release": self.release,
+            "version": self.version,
+            "where": self.where,
+        }
+        return [(f"kernel_{name}", fact) for name, fact in facts.items() if fact is not None]
 
 
 def running_kernel(config: pytest.Config) -> MatrixKernel:
@@ -141,16 +146,14 @@ def configure(config: pytest.Config) -> None:
         _register(config, KernelItems(kernels, here=running_kernel(config)))
         _register(config, MatrixWorker(config))
         return
-    specs, _ = libbpf_axis.asked_for(config)
-    kernels = libbpf_axis.pairs(requested(config.option.kernel) or [native()], specs)
+    kernels = requested(kernel_specs.asked_for(config))
     if _runs_no_test(config):
         _register(config, KernelItems(kernels, here=None))
-    elif len(kernels) == 1 and kernels[0].is_native:
+    elif all(kernel.is_native for kernel in kernels):
         _register(config, KernelItems(kernels, here=kernels[0]))
     elif not config.pluginmanager.hasplugin("xdist"):
         raise pytest.UsageError(
-            f"{'--kernel: other kernels than native' if len(specs) == 1 else 'several libbpfs'}"
-            " need pytest-xdist and virtme-ng:"
+            "--kernel: other kernels than native need pytest-xdist and virtme-ng:"
             " pip install 'pytest-bpflink[vm]' (and no -p no:xdist)"
         )
     else:
@@ -204,6 +207,8 @@ class KernelItems:
         yield
         if self._here is not None:
             items[:] = [item for item in items if self._kernel_id(item) == self._here.id]
+            for item in items:
+                item.user_properties += self._here.properties
 
     def _kernel_id(self, item: pytest.Item) -> str:
         return kernel_parameter(item) or self._kernels[0].id
@@ -243,8 +248,6 @@ class MatrixWorker:
         # The scheduler has groups from marks; xdist appends them to node ids, which --lf then does
         # not find (and with pytest 9.2, whose node ids don't change, xdist 3.8 ignores groups).
         config.option.loadgroup = False
-        # Chosen by the controller, built and all.
-        config.option.bpf_libbpf = received["bpflink_libbpf"]
         if not self._kernel.is_native:
             # A directory of the host, whose parents a guest need not have.
             config.option.basetemp = None
@@ -311,4 +314,5 @@ def _report(
         outcome="failed" if failure else "passed",
         longrepr=failure,
         when=when,
+        user_properties=item.user_properties,
     )

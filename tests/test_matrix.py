@@ -388,8 +388,8 @@ def test_junit_shows_a_test_case_per_kernel(
 
     cases = ET.parse(file).getroot().iter("testcase")  # noqa: S314
     assert {case.get("name"): [child.tag for child in case] for case in cases} == {
-        "test_x[native]": [],
-        "test_x[good]": ["failure"],
+        "test_x[native]": ["properties"],
+        "test_x[good]": ["properties", "failure"],
     }
 
 

@@ -1,0 +1,215 @@
+"""`--kernel` with the project's list and with patterns; what reports say of the kernel."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Run = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def stored(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a store with three kernels, on a host whose apt knows no mirror."""
+    cache = pytester.mkdir("cache")
+    for version in ("6.1.99", "6.12.5", "7.2.9"):
+        boot = cache / f"kernels/{version}-amd64_{version}-1/boot"
+        boot.mkdir(parents=True)
+        (boot / f"vmlinuz-{version}-amd64").touch()
+    monkeypatch.setenv("BPFLINK_CACHE", str(cache))
+    programs = pytester.mkdir("bin")
+    for name in ("apt-get", "apt-cache", "dpkg-deb"):
+        (programs / name).write_text("#!/bin/sh\nexit 100\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    return cache
+
+
+def ids(result: pytest.RunResult) -> list[str]:
+    """Return what the node ids end with."""
+    return [line.partition("[")[2].rstrip("]") for line in result.outlines if "::" in line]
+
+
+# The project's list
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pytest.ini", "[pytest]\nbpflink_kernels = native, 6.1\n    ./linux\n"),
+        ("pytest.toml", '[pytest]\nbpflink_kernels = ["native", "6.1", "./linux"]\n'),
+        (
+            "pyproject.toml",
+            '[tool.pytest]\nbpflink_kernels = ["native,6.1", "./linux"]\n',
+        ),
+    ],
+)
+def test_kernels_of_the_project(
+    pytester: pytest.Pytester, with_fakes: Run, name: str, text: str
+) -> None:
+    (pytester.path / name).write_text(text)
+    below = pytester.mkdir("below")
+    (below / "test_it.py").write_text("def test_x(): pass\n")
+    pytester.mkdir("linux")
+    os.chdir(below)
+
+    assert ids(with_fakes("--collect-only", "-q", "--kernel", "ini")) == ["native", "6.1", "linux"]
+
+
+def test_kernels_of_the_project_beside_others(pytester: pytest.Pytester, with_fakes: Run) -> None:
+    pytester.makepyfile("def test_x(): pass")
+    pytester.makeini("[pytest]\nbpflink_kernels = native,6.1")
+
+    result = with_fakes("--collect-only", "-q", "--kernel", "6.12,ini", "--kernel", "6.1")
+
+    assert ids(result) == ["6.12", "native", "6.1"]
+
+
+def test_kernels_of_the_project_are_not_the_default(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile("def test_x(): pass")
+    pytester.makeini("[pytest]\nbpflink_kernels = 6.1,6.12")
+
+    with_fakes().assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("ini", ["[pytest]", "[pytest]\nbpflink_kernels = ini"])
+def test_project_without_kernels(pytester: pytest.Pytester, with_fakes: Run, ini: str) -> None:
+    pytester.makeini(ini)
+
+    result = with_fakes("--kernel", "ini")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ['ERROR: --kernel ini: bpflink_kernels names no kernels in *tox.ini; write there*"6.1"*']
+    )
+
+
+def test_option_for_one_run_needs_no_file(pytester: pytest.Pytester, with_fakes: Run) -> None:
+    pytester.makepyfile("def test_x(): pass")
+
+    result = with_fakes("--collect-only", "-q", "--kernel", "ini", "-o", "bpflink_kernels=6.1")
+
+    assert ids(result) == ["6.1"]
+
+
+# Patterns
+
+
+@pytest.mark.usefixtures("stored")
+def test_pattern_gives_an_item_for_each_kernel(pytester: pytest.Pytester, with_fakes: Run) -> None:
+    pytester.makepyfile("def test_x(): pass")
+
+    result = with_fakes("--collect-only", "-q", "--kernel", "7.2,6.*")
+
+    assert ids(result) == ["7.2", "6.1", "6.12"]
+    result.stderr.fnmatch_lines(["6.[*]: *knows no Debian mirror*looked for in the store alone"])
+
+
+@pytest.mark.usefixtures("stored")
+def test_pattern_leaves_out_what_is_named(pytester: pytest.Pytester, with_fakes: Run) -> None:
+    pytester.makepyfile("def test_x(): pass")
+
+    result = with_fakes("--collect-only", "-q", "--kernel", "6*,6.12,*")
+
+    assert ids(result) == ["6.1", "6.12", "7.2"]
+
+
+@pytest.mark.usefixtures("stored")
+def test_workers_run_what_a_pattern_stands_for(pytester: pytest.Pytester, with_fakes: Run) -> None:
+    pytester.makepyfile("def test_x(): pass")
+
+    with_fakes("--kernel", "6.*").assert_outcomes(passed=2)
+
+
+@pytest.mark.usefixtures("stored")
+def test_pattern_that_names_nothing(with_fakes: Run) -> None:
+    result = with_fakes("--kernel", "5.*")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        [
+            "ERROR: --kernel 5.[*]: there is no kernel 5.[*]; there are:",
+            "  6.1 *6.1.99 *",
+            "*6.12.5*",
+        ]
+    )
+
+
+def test_pattern_of_paths(pytester: pytest.Pytester, with_fakes: Run) -> None:
+    pytester.makepyfile("def test_x(): pass")
+    for name in ("linux-a", "linux-b", "other"):
+        pytester.mkdir(name)
+
+    assert ids(with_fakes("--collect-only", "-q", "--kernel", "./linux-*")) == [
+        "linux-a",
+        "linux-b",
+    ]
+
+
+# Reports
+
+
+def properties_by_item(path: Path) -> dict[str, dict[str, str]]:
+    """Return the properties of each test case in a JUnit file."""
+    return {
+        case.attrib["name"]: {
+            found.attrib["name"]: found.attrib["value"] for found in case.iter("property")
+        }
+        for case in ET.parse(path).getroot().iter("testcase")  # noqa: S314 (pytest wrote it)
+    }
+
+
+def test_junit_has_the_exact_kernel_of_each_item(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile(
+        """
+        import os, pytest
+
+        def test_passes(record_property):
+            record_property("own", 1)
+
+        @pytest.mark.skip
+        def test_skips(): pass
+
+        def test_crashes(request):
+            if "[good]" in request.node.name:
+                os._exit(1)
+
+        def test_crashes_afterwards(request):
+            if "[good]" in request.node.name:
+                request.addfinalizer(lambda: os._exit(1))
+        """
+    )
+
+    with_fakes("--kernel", "native,good,unbootable", "--junitxml=j.xml", "--max-worker-restart=5")
+
+    release = os.uname().release
+    found = properties_by_item(pytester.path / "j.xml")
+    assert len(found) == 12
+    for name, properties in found.items():
+        kernel = name.partition("[")[2].rstrip("]")
+        assert properties.pop("own", "1") == "1"
+        where = {"kernel_where": "native" if kernel == "native" else "tcg"}
+        version = {"kernel_version": release} if kernel == "native" else {}
+        expected = {"kernel_id": kernel, "kernel_spec": kernel, "kernel_release": release}
+        assert properties == expected | where | version, name
+
+
+def test_native_alone_has_properties(pytester: pytest.Pytester, with_fakes: Run) -> None:
+    pytester.makepyfile("def test_x(): pass")
+
+    with_fakes("--kernel", "native", "--junitxml=j.xml")
+
+    found = properties_by_item(pytester.path / "j.xml")
+    assert found["test_x[native]"]["kernel_where"] == "native"
+    assert found["test_x[native]"]["kernel_release"] == os.uname().release
