@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pytest
 
-from pytest_bpflink import kernel_specs
+from pytest_bpflink import kernel_specs, libbpf_axis
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -39,7 +39,9 @@ class MatrixKernel:
     """One kernel of a run, as controller, workers and reports know it.
 
     `id` is what test ids end with. `release` (as uname says it) and `where` are None until the
-    kernel was found, as with `--collect-only`. `reason` says how it runs, and why so.
+    kernel was found, as with `--collect-only`. `reason` says how it runs, and why so. Where there
+    are several libbpfs, `libbpf_spec` says which one is meant, and `libbpf` where it is; `id` has
+    it, too.
     """
 
     spec: str
@@ -48,6 +50,9 @@ class MatrixKernel:
     version: str | None = None
     where: Where | None = None
     reason: str = ""
+    libbpf_spec: str | None = None
+    libbpf: str | None = None
+    libbpf_release: str | None = None
 
     @property
     def is_native(self) -> bool:
@@ -56,12 +61,14 @@ class MatrixKernel:
 
     def __str__(self) -> str:
         known_as = f" ({self.version})" if self.version not in {None, self.release} else ""
-        return f"{self.id}: Linux {self.release}{known_as}, {self.reason}"
+        libbpf = f"libbpf {self.libbpf_release} ({self.libbpf}), " if self.libbpf else ""
+        return f"{self.id}: Linux {self.release}{known_as}, {libbpf}{self.reason}"
 
     @property
     def mark(self) -> pytest.MarkDecorator:
         """What `-m 'on_kernel(spec="6.1")'` selects by."""
-        return pytest.mark.on_kernel(spec=self.spec, release=self.release)
+        libbpf = {"libbpf": self.libbpf_spec} if self.libbpf_spec else {}
+        return pytest.mark.on_kernel(spec=self.spec, release=self.release, **libbpf)
 
     @property
     def properties(self) -> list[tuple[str, object]]:
@@ -72,6 +79,7 @@ class MatrixKernel:
             "release": self.release,
             "version": self.version,
             "where": self.where,
+            "libbpf": self.libbpf_release,
         }
         return [(f"kernel_{name}", fact) for name, fact in facts.items() if fact is not None]
 
@@ -146,14 +154,16 @@ def configure(config: pytest.Config) -> None:
         _register(config, KernelItems(kernels, here=running_kernel(config)))
         _register(config, MatrixWorker(config))
         return
-    kernels = requested(kernel_specs.asked_for(config))
+    specs, _ = libbpf_axis.asked_for(config)
+    kernels = libbpf_axis.pairs(requested(kernel_specs.asked_for(config)) or [native()], specs)
     if _runs_no_test(config):
         _register(config, KernelItems(kernels, here=None))
-    elif all(kernel.is_native for kernel in kernels):
+    elif len(kernels) == 1 and kernels[0].is_native:
         _register(config, KernelItems(kernels, here=kernels[0]))
     elif not config.pluginmanager.hasplugin("xdist"):
         raise pytest.UsageError(
-            "--kernel: other kernels than native need pytest-xdist and virtme-ng:"
+            f"{'--kernel: other kernels than native' if len(specs) == 1 else 'several libbpfs'}"
+            " need pytest-xdist and virtme-ng:"
             " pip install 'pytest-bpflink[vm]' (and no -p no:xdist)"
         )
     else:
@@ -248,6 +258,8 @@ class MatrixWorker:
         # The scheduler has groups from marks; xdist appends them to node ids, which --lf then does
         # not find (and with pytest 9.2, whose node ids don't change, xdist 3.8 ignores groups).
         config.option.loadgroup = False
+        # Chosen by the controller, built and all.
+        config.option.bpf_libbpf = received["bpflink_libbpf"]
         if not self._kernel.is_native:
             # A directory of the host, whose parents a guest need not have.
             config.option.basetemp = None
