@@ -7,7 +7,6 @@ Hooks only. Fixtures are in `fixtures`, kernels as a parameter in `matrix`. Noth
 from __future__ import annotations
 
 import sys
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -95,13 +94,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
     from pytest_bpflink import leftovers
 
-    leftovers.sweep(partial(_complain, session.config))
-
-
-def _complain(config: pytest.Config, what: str) -> None:
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:  # workers have none, and the controller has swept before them
-        reporter.write_line(f"bpflink: {what}", yellow=True)
+    leftovers.sweep()
 
 
 def _choose_libbpf(config: pytest.Config) -> None:
