@@ -138,8 +138,8 @@ class Saves:
             (self.root / key).rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
 
-    def prune(self, *, days: float = 30.0, megabytes: int = 5000) -> list[str]:
-        """Remove saves not used for DAYS, then the oldest until they take MEGABYTES at most.
+    def prune(self, *, days: float = 30.0, size: int = 5_000_000_000) -> list[str]:
+        """Remove saves not used for DAYS, then the oldest until all take SIZE bytes at most.
 
         Returns the keys that were removed. Guests that run on them are not disturbed: files are
         unlinked, never truncated.
@@ -150,7 +150,7 @@ class Saves:
             directory = description.parent
             taken += sum(path.stat().st_blocks * 512 for path in directory.iterdir())
             old = time.time() - _last_used(description) > days * _DAY
-            if not directory.name.startswith(_SAVING) and (old or taken > megabytes * 1_000_000):
+            if not directory.name.startswith(_SAVING) and (old or taken > size):
                 with self.lock(directory.name):
                     self.discard(directory.name)
                 removed.append(directory.name)

@@ -11,7 +11,7 @@ import lzma
 import struct
 import subprocess
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +60,24 @@ def _payload(image: bytes) -> bytes | None:
     return kernel if kernel and kernel.startswith(_ELF) else None
 
 
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def _stream(new: Callable[[], _Decompressor]) -> Callable[[bytes], bytes]:
+    def run(payload: bytes) -> bytes:
+        decompressor = new()
+        kernel = decompressor.decompress(payload)
+        if not decompressor.eof:
+            raise EOFError
+        return kernel
+
+    return run
+
+
 def _program(name: str) -> Callable[[bytes], bytes]:
     def run(payload: bytes) -> bytes:
         # The kernel's build appends the size, which a program takes for the next frame.
@@ -71,10 +89,10 @@ def _program(name: str) -> Callable[[bytes], bytes]:
 
 # Decompressors that ignore what follows; Python has no zstd before 3.14, and no lz4.
 _UNPACKERS: dict[bytes, Callable[[bytes], bytes]] = {
-    b"\x1f\x8b": lambda payload: zlib.decompressobj(wbits=31).decompress(payload),
-    b"BZh": lambda payload: bz2.BZ2Decompressor().decompress(payload),
-    b"\xfd7zXZ": lambda payload: lzma.LZMADecompressor().decompress(payload),
-    b"\x5d\0\0": lambda payload: lzma.LZMADecompressor().decompress(payload),
+    b"\x1f\x8b": _stream(lambda: zlib.decompressobj(wbits=31)),
+    b"BZh": _stream(bz2.BZ2Decompressor),
+    b"\xfd7zXZ": _stream(lzma.LZMADecompressor),
+    b"\x5d\0\0": _stream(lzma.LZMADecompressor),
     b"\x28\xb5\x2f\xfd": _program("zstd"),
     b"\x02\x21\x4c\x18": _program("lz4"),
 }

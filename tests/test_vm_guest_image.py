@@ -1,0 +1,179 @@
+"""What a guest's image is made of: files with their links, modules, a kernel unpacked. No guest."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bpflink.vm import guest_image, vmlinux
+from pytest_bpflink.vm.cpio import Archive
+from pytest_bpflink.vm.guest_image import ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def unpack(archive: Path, into: Path) -> Path:
+    into.mkdir()
+    with archive.open("rb") as file:
+        command = ["busybox", "cpio", "-i", "-d", "--quiet"]
+        subprocess.run(command, stdin=file, cwd=into, check=True, stderr=subprocess.DEVNULL)
+    return into
+
+
+def test_files_are_at_their_own_paths_with_the_links_on_the_way(tmp_path: Path) -> None:
+    real = tmp_path / "real" / "deep"
+    real.mkdir(parents=True)
+    (real / "file").write_text("content")
+    (real / "file").chmod(0o755)
+    (tmp_path / "directory").symlink_to("real/deep")
+    (tmp_path / "link").symlink_to(tmp_path / "directory" / ".." / "deep" / "file")
+    with (tmp_path / "archive").open("wb") as file, Archive(file) as archive:
+        archive.add_host_file(tmp_path / "link")
+        archive.add_host_file(tmp_path / "directory" / "file")
+        archive.add(Path("/added"), b"not of the host")
+
+    root = unpack(tmp_path / "archive", tmp_path / "root")
+
+    there = root / str(tmp_path).lstrip("/")
+    assert (there / "real/deep/file").read_text() == "content"
+    assert (there / "real/deep/file").stat().st_mode & 0o777 == 0o755
+    assert os.readlink(there / "directory") == "real/deep"
+    assert os.readlink(there / "link") == str(tmp_path / "directory/../deep/file")
+    assert (root / "added").read_bytes() == b"not of the host"
+
+
+def test_links_that_go_in_circles(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with (
+        (tmp_path / "archive").open("wb") as file,
+        Archive(file) as archive,
+        pytest.raises(OSError, match="too many symbolic links"),
+    ):
+        archive.add_host_file(tmp_path / "a")
+
+
+def test_image_has_python_pytest_and_the_agent(tmp_path: Path) -> None:
+    inventory = guest_image.take_inventory(sys.executable, os.environ, cache=tmp_path)
+    guest_image.build(tmp_path / "archive", inventory, modules=None)
+    root = unpack(tmp_path / "archive", tmp_path / "root")
+
+    def in_image(path: str) -> Path:
+        return root / path.lstrip("/")
+
+    assert in_image(sys.executable).is_symlink() == Path(sys.executable).is_symlink()
+    assert in_image(os.path.realpath(sys.executable)).is_file()
+    assert in_image(os.__file__).is_file()
+    assert in_image(pytest.__file__).is_file()
+    assert (root / "bpflink/agent.py").is_file()
+    assert json.loads((root / "bpflink/settings.json").read_text())["modules"] == []
+    assert not in_image(__file__).exists()
+    assert not [path for path in inventory.files if "/pytest_bpflink/" in path]
+
+
+def test_inventory_is_remembered_until_a_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "module.py"
+    package.write_text("one = 1")
+    asked = []
+
+    def describe(python: str, _: object) -> dict[str, list[str]]:
+        asked.append(python)
+        return {"path": [], "files": [str(package)], "libraries": []}
+
+    monkeypatch.setattr(guest_image, "_describe", describe)
+
+    def digest() -> str:
+        return guest_image.take_inventory("python", {}, cache=tmp_path / "cache").digest
+
+    first = digest()
+    assert digest() == first
+    assert asked == ["python"]
+    before = package.stat()
+    package.write_text("one = 2")
+    os.utime(package, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert digest() != first
+    assert asked == ["python", "python"]
+
+
+def test_python_without_pytest(tmp_path: Path) -> None:
+    environment = {"PYTHONPATH": "", "PATH": os.defpath}
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
+    with pytest.raises(ImageError, match="has no pytest of its own"):
+        guest_image.take_inventory(str(bare / "bin/python"), environment, cache=tmp_path)
+
+
+def test_modules_are_loaded_after_what_they_need(tmp_path: Path) -> None:
+    for name in ("9p", "9pnet", "netfs"):
+        (tmp_path / f"{name}.ko").write_bytes(name.encode())
+    (tmp_path / "overlay.ko.xz").write_bytes(lzma.compress(b"overlay"))
+    (tmp_path / "modules.dep").write_text(
+        "overlay.ko.xz:\n9p.ko: 9pnet.ko netfs.ko\n9pnet.ko:\nnetfs.ko: 9pnet.ko\nother.ko:\n"
+    )
+    inventory = guest_image.take_inventory(sys.executable, os.environ, cache=tmp_path)
+    guest_image.build(tmp_path / "archive", inventory, modules=tmp_path)
+    root = unpack(tmp_path / "archive", tmp_path / "root")
+    settings = json.loads((root / "bpflink/settings.json").read_text())
+    assert settings["modules"] == ["9pnet", "netfs", "9p", "overlay"]
+    assert (root / "bpflink/modules/overlay").read_bytes() == b"overlay"
+
+
+NOTE = struct.pack("<III", 4, 4, 18) + b"Xen\0" + bytes(4)
+KERNEL = b"\x7fELF" + bytes(100) + NOTE + bytes(100)
+
+
+def bz_image(payload: bytes) -> bytes:
+    """Return an image with this payload and the fields of its header that matter."""
+    header = bytearray(1024)
+    header[0x1F1] = 1
+    header[0x202:0x206] = b"HdrS"
+    struct.pack_into("<II", header, 0x248, 16, len(payload))
+    return bytes(header) + bytes(16) + payload + b"what follows"
+
+
+def zstd(data: bytes) -> bytes:
+    command = ["zstd", "--stdout", "--quiet"]
+    return subprocess.run(command, input=data, capture_output=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    "compress",
+    [gzip.compress, bz2.compress, lzma.compress, zstd],
+    ids=["gzip", "bzip2", "xz", "zstd"],
+)
+def test_kernel_is_unpacked(compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    # The kernel's build appends the size.
+    image.write_bytes(bz_image(compress(KERNEL) + struct.pack("<I", len(KERNEL))))
+    assert vmlinux.unpack(image, tmp_path / "vmlinux")
+    assert (tmp_path / "vmlinux").read_bytes() == KERNEL
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no kernel at all" * 100,
+        bz_image(lzma.compress(KERNEL)[:-30]),
+        bz_image(b"an unknown format"),
+        bz_image(lzma.compress(KERNEL.replace(NOTE, b""))),
+    ],
+    ids=["other", "damaged", "format", "no PVH"],
+)
+def test_image_that_qemu_must_boot_itself(content: bytes, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(content)
+    assert not vmlinux.unpack(image, tmp_path / "vmlinux")
+    assert not (tmp_path / "vmlinux").exists()

@@ -1,0 +1,255 @@
+"""Saves on disk: what is found, what is not, and what an interrupted run leaves. No guest runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bpflink.vm import guest_image, save_key, virtme
+from pytest_bpflink.vm.accel import Acceleration
+from pytest_bpflink.vm.blueprint import Blueprint
+from pytest_bpflink.vm.guest_image import Inventory
+from pytest_bpflink.vm.image import Kernel
+from pytest_bpflink.vm.snapshot import Save, SaveError, Saves
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+KEY = "0123abcd"
+MIB = 1 << 20
+BLUEPRINT = Blueprint(command=("qemu", "-m", "4M"), consoles=("console=ttyS0",), modules=None)
+
+
+@pytest.fixture
+def saves(tmp_path: Path) -> Saves:
+    """Give a place for saves that has none."""
+    return Saves(tmp_path / "guests")
+
+
+def save(saves: Saves, key: str = KEY) -> Save:
+    """Save a guest of 4 MiB, a page of which is not zero."""
+    with saves.lock(key), saves.making(key, room=MIB) as made:
+        (made / "memory").write_bytes(bytes(2 * MIB) + b"x" * 4096 + bytes(2 * MIB - 4096))
+        (made / "state").write_bytes(b"devices")
+        return saves.keep(key, made, BLUEPRINT, mapped=True)
+
+
+def test_what_was_saved_is_found(saves: Saves) -> None:
+    assert saves.find(KEY) is None
+    made = save(saves)
+    assert saves.find(KEY) == made
+    assert made.blueprint == BLUEPRINT
+    assert made.memory.stat().st_size == 4 * MIB
+    assert made.state.read_bytes() == b"devices"
+
+
+def test_save_is_for_its_owner_alone(saves: Saves) -> None:
+    made = save(saves)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (made.directory, made.memory)]
+    assert modes == [0o700, 0o600]
+
+
+def test_zero_pages_take_no_room(saves: Saves) -> None:
+    if shutil.which("fallocate") is None:
+        pytest.skip("there is no fallocate")
+    assert save(saves).memory.stat().st_blocks * 512 < MIB
+
+
+def truncate(made: Save) -> None:
+    os.truncate(made.memory, 3 * MIB)
+
+
+def flip_a_byte(made: Save) -> None:
+    """Write as a program would that sets the time of the last change back."""
+    before = made.memory.stat()
+    with made.memory.open("r+b") as file:
+        file.seek(2 * MIB)
+        file.write(b"y")
+    os.utime(made.memory, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def change_the_state(made: Save) -> None:
+    made.state.write_bytes(b"DEVICES")
+
+
+def lose_the_state(made: Save) -> None:
+    made.state.unlink()
+
+
+def cut_the_description_off(made: Save) -> None:
+    description = made.directory / "save.json"
+    description.write_text(description.read_text()[:-20])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [truncate, flip_a_byte, change_the_state, lose_the_state, cut_the_description_off],
+)
+def test_damaged_save_is_not_used_and_made_again(
+    saves: Saves, damage: Callable[[Save], None]
+) -> None:
+    damage(save(saves))
+    assert saves.find(KEY) is None
+    again = save(saves)
+    assert saves.find(KEY) == again
+
+
+def test_copied_save_is_used(saves: Saves, tmp_path: Path) -> None:
+    """As caches of CI are copied: the times are others, the content is the same."""
+    save(saves)
+    copies = Saves(tmp_path / "copies")
+    subprocess.run(["cp", "-r", saves.root, copies.root], check=True)
+    assert copies.find(KEY) is not None
+    (copies.root / KEY / "memory").write_bytes(bytes(4 * MIB))
+    assert copies.find(KEY) is None
+
+
+def test_interrupted_save_leaves_nothing(saves: Saves) -> None:
+    def interrupted() -> None:
+        with saves.making(KEY, room=MIB) as made:
+            (made / "memory").touch()
+            raise KeyboardInterrupt
+
+    with saves.lock(KEY), pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert saves.find(KEY) is None
+    assert list(saves.root.glob("*saving*")) == []
+
+
+def test_what_a_killed_run_left_is_removed(saves: Saves) -> None:
+    with saves.lock(KEY):
+        abandoned = saves.root / f".saving-{KEY}-dead"
+        abandoned.mkdir()
+        (abandoned / "memory").touch()
+    save(saves)
+    assert not abandoned.exists()
+
+
+def test_save_that_has_no_room(saves: Saves) -> None:
+    with (
+        saves.lock(KEY),
+        pytest.raises(SaveError, match=r"\d+ MiB are needed .* \d+ MiB are free"),
+        saves.making(KEY, room=1 << 60),
+    ):
+        pass
+
+
+def test_save_is_replaced_while_a_guest_runs_on_it(saves: Saves) -> None:
+    with save(saves).memory.open("rb") as mapped:
+        save(saves)
+        assert len(mapped.read()) == 4 * MIB
+
+
+def test_unused_saves_are_pruned(saves: Saves) -> None:
+    old, new = save(saves, "01d"), save(saves, "4e3")
+    os.utime(old.directory / "save.json", (0, 0))
+    assert saves.prune(days=1) == ["01d"]
+    assert saves.find("01d") is None
+    assert saves.find("4e3") == new
+
+
+def test_saves_that_take_too_much_are_pruned_oldest_first(saves: Saves) -> None:
+    for key, used in (("1", 1_000), ("2", 3_000), ("3", 2_000)):
+        os.utime(save(saves, key).directory / "save.json", (used, used))
+    taken = sum(path.stat().st_blocks * 512 for path in (saves.root / "2").iterdir())
+    assert saves.prune(days=1e6, size=2 * taken) == ["1"]
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Callable[..., str]:
+    """Make a key, with something changed."""
+    image = tmp_path / "vmlinuz"
+    image.write_bytes(b"a kernel")
+    kernel = Kernel("6.1", "6.1", "6.1", image, None, {})
+    inventory = Inventory("/usr/bin/python3", {}, ("/usr/lib",), ("/a.py",), (), digest="packages")
+
+    def made(
+        *,
+        kernel: Kernel = kernel,
+        inventory: Inventory = inventory,
+        kvm: bool = False,
+        machine: tuple[str, ...] = ("512", "1"),
+    ) -> str:
+        acceleration = Acceleration(kvm=kvm, reason="")
+        return save_key.save_key(kernel, inventory, acceleration=acceleration, machine=machine)
+
+    made.kernel, made.inventory = kernel, inventory  # type: ignore[attr-defined]
+    return made
+
+
+def test_key_stays_the_same(key: Callable[..., str]) -> None:
+    assert key() == key()
+
+
+def change_the_kernel(key: Callable[..., str], _: pytest.MonkeyPatch) -> str:
+    kernel: Kernel = key.kernel  # type: ignore[attr-defined]
+    kernel.image.write_bytes(b"A kernel")
+    return key()
+
+
+def change_a_package(key: Callable[..., str], _: pytest.MonkeyPatch) -> str:
+    inventory: Inventory = key.inventory  # type: ignore[attr-defined]
+    return key(inventory=replace(inventory, digest="other packages"))
+
+
+def change_hash_seed(key: Callable[..., str], _: pytest.MonkeyPatch) -> str:
+    inventory: Inventory = key.inventory  # type: ignore[attr-defined]
+    return key(inventory=replace(inventory, startup={"PYTHONHASHSEED": "1"}))
+
+
+def change_the_memory(key: Callable[..., str], _: pytest.MonkeyPatch) -> str:
+    return key(machine=("1024", "1"))
+
+
+def change_the_accelerator(key: Callable[..., str], _: pytest.MonkeyPatch) -> str:
+    return key(kvm=True)
+
+
+def change_the_agent(key: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(guest_image, "own_digest", lambda: "another agent")
+    return key()
+
+
+def change_qemu(key: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(save_key, "_program", lambda name: [name, "another build"])
+    return key()
+
+
+def change_virtme_ng(key: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(virtme, "virtme_run", lambda: __file__)
+    return key()
+
+
+def change_the_processor(key: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(save_key, "_processor", lambda: ["another"])
+    return key()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_the_kernel,
+        change_a_package,
+        change_hash_seed,
+        change_the_memory,
+        change_the_accelerator,
+        change_the_agent,
+        change_qemu,
+        change_virtme_ng,
+        change_the_processor,
+    ],
+)
+def test_key_changes_with_what_a_save_depends_on(
+    key: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Callable[..., str], pytest.MonkeyPatch], str],
+) -> None:
+    before = key()
+    assert change(key, monkeypatch) != before
