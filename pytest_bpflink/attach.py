@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,18 @@ def attach(program: Program, target: object | None, options: dict[str, Any]) -> 
     if not isinstance(target, way.targets):
         doing = f"attach {program.name} ({program.type.name}, {program.section}) to {target!r}"
         raise BpfError(errno.EINVAL, doing, hint=f"a program of this type attaches to {way.takes}")
+    _require_known(program, way, options)
     return way.attach(program, target, **options)
+
+
+def _require_known(program: Program, way: _Way, options: dict[str, Any]) -> None:
+    parameters = inspect.signature(way.attach).parameters.values()
+    known = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+    unknown = ", ".join(options.keys() - set(known))
+    if unknown:
+        doing = f"attach {program.name} ({program.type.name}, {program.section}) with {unknown}"
+        hint = f"its options are: {', '.join(known)}" if known else "it has no options"
+        raise BpfError(errno.EINVAL, doing, hint=hint)
 
 
 def attach_struct_ops(table: Map) -> Link:
@@ -48,22 +60,38 @@ def attach_struct_ops(table: Map) -> Link:
         ) from error
 
 
-def _to_cgroup(program: Program, cgroup: Cgroup, **order: Any) -> Link:
+def _to_cgroup(
+    program: Program,
+    cgroup: Cgroup,
+    *,
+    flags: int = 0,
+    relative: Program | Link | None = None,
+    expected_revision: int = 0,
+) -> Link:
     name = f"{program.name} on {cgroup.path}"
     doing = f"attach {program.name} to {cgroup.path}"
     arguments = program.pointer, cgroup.fileno()
-    if not any(order.values()):
+    if not (flags or relative or expected_revision):
         pointer = libbpf.call("bpf_program__attach_cgroup", *arguments, doing=doing)
     else:
-        options = ctypes.byref(_order(**order))
+        order = _order(flags=flags, relative=relative, expected_revision=expected_revision)
+        options = ctypes.byref(order)
         pointer = libbpf.call("bpf_program__attach_cgroup_opts", *arguments, options, doing=doing)
     return attached(pointer, name)
 
 
 def _to_ordered_device(function: str) -> Callable[..., Link]:
-    def to_device(program: Program, device: Device, **order: Any) -> Link:
+    def to_device(
+        program: Program,
+        device: Device,
+        *,
+        flags: int = 0,
+        relative: Program | Link | None = None,
+        expected_revision: int = 0,
+    ) -> Link:
         name = f"{program.name} on {device}"
-        options = ctypes.byref(_order(**order))
+        order = _order(flags=flags, relative=relative, expected_revision=expected_revision)
+        options = ctypes.byref(order)
         with device.netns.entered():
             pointer = libbpf.call(
                 function, program.pointer, device.ifindex, options, doing=f"attach {name}"
@@ -74,10 +102,7 @@ def _to_ordered_device(function: str) -> Callable[..., Link]:
 
 
 def _order(
-    *,
-    flags: int = 0,
-    relative: Program | Link | None = None,
-    expected_revision: int = 0,
+    *, flags: int, relative: Program | Link | None, expected_revision: int
 ) -> opts.OrderOptions:
     """Say where among several programs one shall stand."""
     if isinstance(relative, Link):

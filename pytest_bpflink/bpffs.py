@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pytest_bpflink.errors import BpfError
+from pytest_bpflink.mountinfo import mounted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,8 +38,8 @@ class BpfFs(os.PathLike[str]):
         """Mount a fresh BPF FS on an existing directory.
 
         `options` are those of the file system: `mode=0o700`; since 6.9 `delegate_cmds="any"`,
-        `delegate_maps`, `delegate_progs`, `delegate_attachs`. Raises `BpfError`: EPERM without
-        CAP_SYS_ADMIN, EINVAL for an option that the kernel lacks.
+        `delegate_maps`, `delegate_progs`, `delegate_attachs`. The kernel ignores names that it does
+        not know. Raises `BpfError`: EPERM without CAP_SYS_ADMIN, EINVAL for a value it refuses.
         """
         path = Path(directory)
         text = ",".join(f"{name}={_option(name, value)}" for name, value in options.items())
@@ -87,11 +88,7 @@ def is_on_bpffs(path: str | os.PathLike[str]) -> bool:
 
 def mounts() -> Iterator[Path]:
     """Yield the BPF FS mounts that this process sees."""
-    with open("/proc/self/mountinfo", encoding="utf-8") as lines:
-        for line in lines:
-            before, _, after = line.partition(" - ")
-            if after.startswith("bpf "):
-                yield Path(before.split()[4].encode().decode("unicode_escape"))
+    return (mount.path for mount in mounted("bpf"))
 
 
 def pins_below(mount: Path) -> Iterator[Path]:

@@ -15,6 +15,7 @@ each global variable stands). Knows the encoding of `Documentation/bpf/btf.rst` 
 
 from __future__ import annotations
 
+import operator
 import struct
 import sys
 from dataclasses import dataclass
@@ -240,7 +241,7 @@ class Btf:
 
     def _encode_integer(self, each: _Type, value: Any, size: int) -> bytes:
         try:
-            return int(value).to_bytes(size, _ORDER, signed=self._signed(each))
+            return operator.index(value).to_bytes(size, _ORDER, signed=self._signed(each))
         except OverflowError:
             kind = f"{'s' if self._signed(each) else 'u'}{8 * size}"
             raise OverflowError(f"{value} is out of range for {kind}") from None
@@ -248,6 +249,8 @@ class Btf:
     def _encode_array(self, each: _Type, value: Any, present: bytes) -> bytes:
         element, count = self._array(each)
         if self._is_char(element):
+            if isinstance(value, int):  # which bytes() would take for a length
+                raise TypeError(f"{value} for a char[{count}], which holds bytes or str")
             text = value.encode() if isinstance(value, str) else bytes(value)
             if len(text) > count:
                 raise OverflowError(f"{len(text)} bytes do not fit a char[{count}]")
@@ -269,7 +272,7 @@ class Btf:
                 raise TypeError(f"no member {name!r}; there are: {', '.join(members)}")
             type_id, bit, bits = members[name]
             if bits:
-                _set_bits(image, bit, bits, int(one))
+                _set_bits(image, bit, bits, operator.index(one))
                 continue
             at, size = bit // 8, self.size(type_id)
             image[at : at + size] = self.encode(type_id, one, bytes(image[at : at + size]))

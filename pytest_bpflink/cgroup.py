@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 from pytest_bpflink import libbpf
 from pytest_bpflink.errors import BpfError
+from pytest_bpflink.mountinfo import Mount, mounted
 from pytest_bpflink.uapi import CGROUP_ATTACH_TYPES, QUERY_EFFECTIVE, AttachFlags, AttachType
 from pytest_bpflink.wait import eventually
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.objects import Program
 
-_MOST_PROGRAMS = 64  # BPF_CGROUP_MAX_PROGS, per cgroup and attach type
+_USUAL_PROGRAMS = 64  # BPF_CGROUP_MAX_PROGS, per level; more are in effect where levels add up
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,15 @@ class Cgroup:
         """Move a process in."""
         _write(self.path / "cgroup.procs", str(pid))
 
+    @property
     def procs(self) -> list[int]:
         """Pids of the processes in it, without those below."""
         return [int(pid) for pid in (self.path / "cgroup.procs").read_text().split()]
 
+    @property
     def procs_below(self) -> set[int]:
         """Pids of the processes in it and below."""
-        return {pid for path in self._directories_below() for pid in Cgroup(path).procs()}
+        return {pid for path in self._directories_below() for pid in Cgroup(path).procs}
 
     def freeze(self, frozen: bool = True) -> None:  # noqa: FBT001, FBT002 - freeze(False) thaws
         """Stop every process in it and below, or let them go on (5.2)."""
@@ -125,19 +128,13 @@ class Cgroup:
 
         Raises `BpfError`: EINVAL for an attach type that the kernel lacks.
         """
-        ids = (ctypes.c_uint32 * _MOST_PROGRAMS)()
-        count, flags = ctypes.c_uint32(_MOST_PROGRAMS), ctypes.c_uint32()
-        libbpf.call(
-            "bpf_prog_query",
-            self.fileno(),
-            attach_type,
-            QUERY_EFFECTIVE if effective else 0,
-            ctypes.byref(flags),
-            ids,
-            ctypes.byref(count),
-            doing=f"ask what is attached to {self.path} ({attach_type.name})",
-        )
-        return Attached(tuple(ids[: count.value]), AttachFlags(flags.value))
+        try:
+            return self._query(attach_type, effective=effective, room=_USUAL_PROGRAMS)
+        except BpfError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            deep = len(self.path.parts)
+            return self._query(attach_type, effective=effective, room=_USUAL_PROGRAMS * deep)
 
     def attach(self, program: Program, flags: AttachFlags | None = None) -> None:
         """Attach by the legacy `BPF_PROG_ATTACH` (4.10): no link, stays until `detach()`.
@@ -172,12 +169,12 @@ class Cgroup:
         """
         if self._removed:
             return
-        self._removed = True
         links = self._links_inside()
         for directory in self._directories_below():
             _evacuate(directory, to=self.path.parent)
             with contextlib.suppress(FileNotFoundError):
                 directory.rmdir()
+        self._removed = True
         self.close()
         if links:
             _await_auto_detach(self.path, links, within)
@@ -192,8 +189,23 @@ class Cgroup:
         if getattr(self, "_fd", None) is not None:
             self.close()
 
+    def _query(self, attach_type: AttachType, *, effective: bool, room: int) -> Attached:
+        ids = (ctypes.c_uint32 * room)()
+        count, flags = ctypes.c_uint32(room), ctypes.c_uint32()
+        libbpf.call(
+            "bpf_prog_query",
+            self.fileno(),
+            attach_type,
+            QUERY_EFFECTIVE if effective else 0,
+            ctypes.byref(flags),
+            ids,
+            ctypes.byref(count),
+            doing=f"ask what is attached to {self.path} ({attach_type.name})",
+        )
+        return Attached(tuple(ids[: count.value]), AttachFlags(flags.value))
+
     def _is_killed_empty(self) -> bool:
-        alive = self.procs_below()
+        alive = self.procs_below
         for pid in alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -221,25 +233,38 @@ def cgroup2_mount() -> Path:
 
     Raises `BpfError` with ENOENT when it is mounted nowhere.
     """
-    with open("/proc/self/mountinfo", encoding="utf-8") as lines:
-        for line in lines:
-            before, _, after = line.partition(" - ")
-            if after.startswith("cgroup2 "):
-                return Path(before.split()[4])
+    return _hierarchy().path
+
+
+def own_cgroup() -> Path:
+    """Return the cgroup v2 directory that this process is in.
+
+    Raises `BpfError` with ENOENT when that is outside of what is mounted, as in some containers.
+    """
+    mount = _hierarchy()
+    line = next(
+        (line for line in Path("/proc/self/cgroup").read_text().splitlines() if line[:3] == "0::"),
+        "0::",
+    )
+    path = Path(line[3:])
+    if ".." in path.parts or not path.is_relative_to(mount.root):
+        raise BpfError(
+            errno.ENOENT,
+            f"find this process's cgroup, {path}",
+            hint=f"it is outside of {mount.path}, where {mount.root} is mounted",
+        )
+    return mount.path / path.relative_to(mount.root)
+
+
+@cache
+def _hierarchy() -> Mount:
+    for mount in mounted("cgroup2"):
+        return mount
     raise BpfError(
         errno.ENOENT,
         "find the cgroup2 file system",
         hint="it is mounted nowhere: mount -t cgroup2 none /sys/fs/cgroup",
     )
-
-
-def own_cgroup() -> Path:
-    """Return the cgroup v2 directory that this process is in."""
-    with open("/proc/self/cgroup", encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("0::"):
-                return cgroup2_mount() / line.strip().removeprefix("0::/")
-    raise BpfError(errno.ENOENT, "find this process's cgroup v2")
 
 
 def _write(file: Path, text: str) -> None:
@@ -278,15 +303,26 @@ def _links_to(cgroup_ids: set[int]) -> dict[int, int]:
 
 
 def _await_auto_detach(path: Path, attached: dict[int, int], within: float) -> None:
-    cgroup_ids = set(attached.values())
     try:
-        eventually(lambda: not _links_to(cgroup_ids), within=within)
+        eventually(lambda: not _still_attached(attached), within=within)
     except AssertionError:
-        ids = ", ".join(map(str, _links_to(cgroup_ids)))
+        ids = ", ".join(map(str, _still_attached(attached)))
         raise AssertionError(
             f"{path} is removed, but after {within:g} s these links to it are still attached:"
-            f" {ids}. What holds them: {_holding_sockets(cgroup_ids)}"
+            f" {ids}. What holds them: {_holding_sockets(set(attached.values()))}"
         ) from None
+
+
+def _still_attached(attached: dict[int, int]) -> list[int]:
+    """Return those of the links that have their cgroup yet; others on the system are let be."""
+    from pytest_bpflink.link import Link
+
+    still = []
+    for link_id, cgroup_id in attached.items():
+        with contextlib.suppress(BpfError), Link.by_id(link_id) as link:
+            if getattr(link.info, "cgroup_id", 0) == cgroup_id:
+                still.append(link_id)
+    return still
 
 
 def _holding_sockets(cgroup_ids: set[int]) -> str:

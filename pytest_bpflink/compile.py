@@ -27,7 +27,7 @@ from pytest_bpflink import vmlinux_h
 from pytest_bpflink.errors import BpfError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 _TARGETS = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv", "ppc64le": "powerpc"}
 _KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
@@ -183,19 +183,20 @@ def _look_up(entry: Path) -> tuple[Path, list[Path]] | None:
 
 
 def _compile(source: Path, command: list[str], entry: Path) -> tuple[Path, list[Path]]:
-    with tempfile.TemporaryDirectory(prefix="bpflink-") as scratch:
-        depends = Path(scratch, "depends")
+    # The object through a pipe, its dependencies through memory: whatever kills this process, no
+    # file is left, and clang ends at the closed pipe.
+    with _memory_file() as depends:
         result = subprocess.run(
-            [*command, "-MD", "-MF", depends, "-c", source, "-o", f"{scratch}/object"],
+            [*command, "-MD", "-MF", depends, "-MT", "object", "-c", source, "-o", "-"],
             capture_output=True,
-            text=True,
             check=False,
+            pass_fds=[int(depends.name)],
         )
         if result.returncode:
-            raise _refusal(source, result.stderr)
+            raise _refusal(source, result.stderr.decode(errors="replace"))
         parts = [Path(name) for name in _parse_depends(depends.read_text())]
-        contents = {str(part): _digest(part.read_bytes()) for part in parts}
-        image = Path(scratch, "object").read_bytes()
+    contents = {str(part): _digest(part.read_bytes()) for part in parts}
+    image = result.stdout
     built = _place(entry, contents)
     try:
         _write_whole(built, image)
@@ -246,17 +247,27 @@ def _vmlinux_header() -> Path:
         ) from error
     header = cache_directory() / "vmlinux" / key / "vmlinux.h"
     if not header.exists():
-        with tempfile.TemporaryDirectory(prefix="bpflink-") as scratch:
-            dumped = Path(scratch, "vmlinux.h")
+        with _memory_file() as dumped:
             vmlinux_h.dump(dumped)
             _write_whole(header, dumped.read_bytes())
     return header
 
 
 def _parse_depends(text: str) -> list[str]:
-    """Read the prerequisites of a makefile rule; spaces in a path are escaped with a backslash."""
+    """Read the prerequisites of a makefile rule, in which spaces, # and $ are escaped."""
     words = text.replace("\\\n", " ").replace("\\ ", "\0").split()
-    return [word.replace("\0", " ") for word in words[1:]]
+    unescaped = (word.replace("\\#", "#").replace("$$", "$") for word in words[1:])
+    return [word.replace("\0", " ") for word in unescaped]
+
+
+@contextlib.contextmanager
+def _memory_file() -> Iterator[Path]:
+    """Give the path of a file that is in memory only, for this process and its children."""
+    descriptor = os.memfd_create("bpflink")
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
 
 
 def _write_whole(file: Path, content: bytes) -> None:

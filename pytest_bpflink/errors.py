@@ -71,6 +71,10 @@ class BpfError(OSError):
             sentence += f"; {self.hint}"
         return "\n".join([sentence, *(f"  {line}" for line in self._shown_log())])
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # By default its class would be called with OSError's two arguments.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
     def _shown_log(self) -> list[str]:
         lines = self.log.splitlines()
         if len(lines) > _LOG_LINES_SHOWN:
@@ -118,3 +122,12 @@ def by_name(kind: str, name: str, known: Mapping[str, _Named], where: object) ->
         return known[name]
     except KeyError:
         raise UnknownName(kind, name, known, where) from None
+
+
+def _rebuild(
+    kind: type[BpfError], arguments: tuple[object, ...], state: dict[str, object]
+) -> BpfError:
+    error = kind.__new__(kind)
+    OSError.__init__(error, *arguments)
+    error.__dict__.update(state)
+    return error

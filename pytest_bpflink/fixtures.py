@@ -59,15 +59,17 @@ def cgroup_factory(_bpf_estate: Estate) -> Iterator[Callable[[], Cgroup]]:
     parent = Cgroup(_bpf_estate.make_cgroup())
     numbers = count(1)
     yield lambda: parent.create(str(next(numbers)))
-    parent.remove()
+    if _bpf_estate.is_ours:  # a child made by fork may leave by sys.exit, and comes by here
+        parent.remove()
 
 
 @pytest.fixture
-def cgroup(cgroup_factory: Callable[[], Cgroup]) -> Iterator[Cgroup]:
+def cgroup(_bpf_estate: Estate, cgroup_factory: Callable[[], Cgroup]) -> Iterator[Cgroup]:
     """A fresh cgroup v2, wherever cgroup2 is mounted; removed with all below it after the test."""
     cgroup = cgroup_factory()
     yield cgroup
-    cgroup.remove()
+    if _bpf_estate.is_ours:
+        cgroup.remove()
 
 
 @pytest.fixture(scope="session")
@@ -89,11 +91,13 @@ def bpffs_factory(_bpf_estate: Estate) -> Callable[..., BpfFs]:
 
 
 @pytest.fixture
-def bpffs(bpffs_factory: Callable[..., BpfFs]) -> Iterator[BpfFs]:
+def bpffs(_bpf_estate: Estate, bpffs_factory: Callable[..., BpfFs]) -> Iterator[BpfFs]:
     """A BPF FS mount of the test's own, path-like: `link.pin(bpffs / "name")`; unmounted after."""
-    with bpffs_factory() as bpffs:
-        yield bpffs
-    bpffs.path.rmdir()
+    bpffs = bpffs_factory()
+    yield bpffs
+    if _bpf_estate.is_ours:
+        bpffs.unmount()
+        bpffs.path.rmdir()
 
 
 @pytest.fixture
@@ -137,18 +141,15 @@ def bpf_link(_bpf_estate: Estate) -> Iterator[Callable[..., Link]]:
 
     After the test each link is destroyed and its pins are removed, the last one first.
     """
-    made: list[Link] = []
-
-    def attach(program: Program | Map, target: object | None = None, **options: Any) -> Link:
-        if target is not None:
-            options["target"] = target
-        link = program.attach(**options)
-        link.before_pinning = lambda path: _bpf_estate.record_pin(path, link.id)
-        made.append(link)
-        return link
-
     with contextlib.ExitStack() as undo:
-        yield attach
-        for link in made:
+
+        def attach(program: Program | Map, target: object | None = None, **options: Any) -> Link:
+            if target is not None:
+                options["target"] = target
+            link = program.attach(**options)
+            link.before_pinning = lambda path: _bpf_estate.record_pin(path, link.id)
             undo.callback(link.close)
-            undo.callback(link.remove_pins)
+            undo.callback(lambda: link.remove_pins() if _bpf_estate.is_ours else None)
+            return link
+
+        yield attach

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import bpffs, libbpf
+from pytest_bpflink import bpffs, leftovers, libbpf
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.link import kind_of_descriptor
 
@@ -59,7 +59,9 @@ def _descriptors_of_link(link_id: int) -> Iterator[DescriptorHolder]:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             for fd in sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd")):
                 if _link_behind(pid, fd) == link_id:
-                    yield DescriptorHolder(pid, fd, Path(f"/proc/{pid}/comm").read_text().strip())
+                    yield DescriptorHolder(
+                        pid, fd, Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+                    )
 
 
 def _link_behind(pid: int, fd: int) -> int | None:
@@ -76,6 +78,8 @@ def _link_behind(pid: int, fd: int) -> int | None:
 
 def _pins_of_link(link_id: int) -> Iterator[PinHolder]:
     for mount in sorted(set(bpffs.mounts())):
+        if leftovers.is_of_another_session(mount):
+            continue  # looking at a pin holds the link, which might be about to end there
         for path in bpffs.pins_below(mount):
             if _link_pinned_at(path) == link_id:
                 yield PinHolder(path)

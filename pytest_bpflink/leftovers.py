@@ -13,14 +13,15 @@ import fcntl
 import os
 import secrets
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-ROOT = Path("/run/pytest-bpflink")
-"""Above the estates of all processes."""
+ROOT = Path(os.environ.get("BPFLINK_RUN_DIRECTORY", "/run/pytest-bpflink"))
+"""Above the estates of all processes; `BPFLINK_RUN_DIRECTORY` names another place."""
 
 _OWNER, _CGROUP, _PINS = "owner", "cgroup", "pins"
 
@@ -70,9 +71,14 @@ class Estate:
         with contextlib.suppress(FileExistsError):
             (pins / f"{link_id}-{secrets.token_hex(4)}").symlink_to(path.absolute())
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process made it: a child made by fork has all of its parent's objects."""
+        return os.getpid() == self._pid
+
     def close(self) -> None:
-        """Remove all that is still there."""
-        if os.getpid() != self._pid:  # a child made by fork is not the owner
+        """Remove all that is still there. Raises `ExceptionGroup` with what could not be."""
+        if not self.is_ours:
             return
         try:
             _remove(self.directory)
@@ -81,17 +87,31 @@ class Estate:
             os.close(self._lock)
 
 
-def sweep() -> list[str]:
-    """Remove what dead processes left, and return the names of their estates."""
-    if not ROOT.is_dir():
+def sweep(complain: Callable[[str], object]) -> list[str]:
+    """Remove what dead processes left, and return the names of their estates.
+
+    What can't be removed is complained of, and left to the next sweep. The estates of others than
+    this user's are theirs to remove.
+    """
+    if not os.access(ROOT, os.R_OK | os.W_OK | os.X_OK):
         return []
     swept = []
     with _no_sweep():
         for directory in sorted(ROOT.iterdir()):
             if _is_dead(directory):
-                _remove(directory)
-                swept.append(directory.name)
+                try:
+                    _remove(directory)
+                except ExceptionGroup as error:
+                    reasons = "; ".join(map(str, error.exceptions))
+                    complain(f"what a killed session left stays in {directory}: {reasons}")
+                else:
+                    swept.append(directory.name)
     return swept
+
+
+def is_of_another_session(path: Path) -> bool:
+    """Whether a path is in the estate of another process."""
+    return path.is_relative_to(ROOT) and not any(path.is_relative_to(own) for own in _own)
 
 
 @contextlib.contextmanager
@@ -122,19 +142,30 @@ def _is_dead(directory: Path) -> bool:
 
 
 def _remove(directory: Path) -> None:
-    """Remove an estate and all that it names; what can't be removed doesn't keep the rest."""
+    """Remove an estate and all that it names.
+
+    What can't be removed doesn't keep the rest, but it keeps the record of it. Raises
+    `ExceptionGroup`.
+    """
     from pytest_bpflink import bpffs  # only where there is something to remove
 
-    with contextlib.ExitStack() as undo:
-        undo.callback(shutil.rmtree, directory)
-        cgroup = directory / _CGROUP
-        if cgroup.is_symlink() and cgroup.exists():
-            undo.callback(_remove_cgroup, cgroup.readlink())
-        for mount in bpffs.mounts():
-            if mount.is_relative_to(directory):
-                undo.callback(bpffs.unmount, mount)
-        for pin in (directory / _PINS).iterdir() if (directory / _PINS).is_dir() else ():
-            undo.callback(_remove_pin, pin)
+    pins, cgroup = directory / _PINS, directory / _CGROUP
+    steps: list[Callable[[], object]] = []
+    steps += [partial(_remove_pin, pin) for pin in (pins.iterdir() if pins.is_dir() else ())]
+    steps += [
+        partial(bpffs.unmount, mount) for mount in bpffs.mounts() if mount.is_relative_to(directory)
+    ]
+    if cgroup.is_symlink() and cgroup.exists():
+        steps.append(partial(_remove_cgroup, cgroup.readlink()))
+    errors = []
+    for step in steps:
+        try:
+            step()
+        except (OSError, AssertionError) as error:
+            errors.append(error)
+    if errors:
+        raise ExceptionGroup(f"{directory} could not be removed", errors)
+    shutil.rmtree(directory)
 
 
 def _remove_pin(record: Path) -> None:
@@ -147,6 +178,7 @@ def _remove_cgroup(path: Path) -> None:
     from pytest_bpflink.cgroup import Cgroup
 
     cgroup = Cgroup(path)
-    if cgroup.procs_below() - {os.getpid()}:
+    # Those of a dead session; this process may be inside itself, having been left there by a test.
+    if cgroup.procs_below - {os.getpid()}:
         cgroup.kill()
     cgroup.remove()

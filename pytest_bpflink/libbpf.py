@@ -10,7 +10,9 @@ The library is loaded on the first call; `use()` chooses another one than the sy
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import sys
 import threading
 from ctypes import c_bool, c_char_p, c_int, c_size_t, c_uint32, c_void_p
 from dataclasses import dataclass, field
@@ -190,6 +192,9 @@ def call(name: str, *arguments: Any, doing: str) -> int:
     _log.lines = lines
     ctypes.set_errno(0)
     result: int = function(*arguments)
+    if _log.interruption is not None:
+        interruption, _log.interruption = _log.interruption, None
+        raise interruption
     if function.restype is c_int and result < 0:
         raise _error(-result, doing, lines)
     if function.restype is c_void_p and not result and name not in _NULL_IS_AN_ANSWER:
@@ -248,11 +253,12 @@ class _Library:
             self._dll = ctypes.CDLL(path, use_errno=True)
         except OSError as error:
             raise BpfError(
-                error.errno or 2,
+                error.errno or errno.ENOEXEC,
                 f"load libbpf ({error})",
                 hint="install it (Debian: apt install libbpf1), or name one with --bpf-libbpf",
             ) from error
         self._functions: dict[str, Any] = {}
+        _keep_interruptions()
         self._print = _PRINT_FUNCTION(_catch_log)
         self.function("libbpf_set_print")(ctypes.cast(self._print, c_void_p))
 
@@ -298,16 +304,35 @@ _LIBBPF_DEBUG = 2
 
 
 class _Log(threading.local):
-    """What libbpf logged in this thread during the present call."""
+    """What libbpf logged in this thread during the present call, and what wanted to end it."""
 
     lines: list[str]
+    interruption: BaseException | None
 
     def __init__(self) -> None:
         self.lines = []
+        self.interruption = None
 
 
 _log = _Log()
 _state = _State()
+
+
+def _keep_interruptions() -> None:
+    """Let Ctrl-C end a call of libbpf's.
+
+    Python runs the handlers of signals wherever it comes to, in the middle of a callback too. What
+    they raise there can't go through libbpf: ctypes tells it to this hook, and drops it.
+    """
+    others = sys.unraisablehook
+
+    def keep(told: sys.UnraisableHookArgs) -> None:
+        if told.object is _catch_log and told.exc_value is not None:
+            _log.interruption = told.exc_value
+        else:
+            others(told)
+
+    sys.unraisablehook = keep
 
 
 def _catch_log(level: int, template: bytes, arguments: int) -> int:

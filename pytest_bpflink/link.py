@@ -46,11 +46,16 @@ class Link:
     """Called with each path, so that someone remembers it should this process be killed."""
 
     def __init__(self, reference: _Reference, name: str) -> None:
-        self._reference: _Reference | None = reference
+        self._reference: _Reference | None = None
         self._name = name
         self._left_open: int | None = None
         self._disconnected = False
-        self.id = read_link_info(reference.fd, doing=f"attach {name}").id
+        try:
+            self.id = read_link_info(reference.fd, doing=f"read the id of {name}").id
+        except BaseException:
+            reference.destroy(f"destroy {name}")
+            raise
+        self._reference = reference
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -112,7 +117,7 @@ class Link:
         EBUSY when this handle is pinned already, EEXIST over an existing path, EINVAL outside a
         BPF FS (nothing is created), EPERM for a name with a dot, ENOENT for a deeper missing path.
         """
-        where = Path(path)
+        where = Path(path).absolute()
         reference = self._live("pin")
         doing = self._doing("pin", f" at {where}")
         if reference.pin_path is not None:
@@ -126,7 +131,7 @@ class Link:
         try:
             reference.pin(where, doing)
         except BpfError as error:
-            if error.errno == errno.EPERM and "." in where.name:
+            if error.errno == errno.EPERM and "." in where.parent.name + where.name:
                 error.hint = "a BPF FS refuses names with a dot"
             raise
         self.pins = (*self.pins, where)
@@ -151,6 +156,7 @@ class Link:
         """
         reference = self._live("update")
         if old is None:
+            _ = program.fd  # says that the program is not loaded, where libbpf says EBADF
             reference.update(program, self._doing("update", f" to {program.name}"))
             return
         doing = self._doing("update", f" from {old.name} to {program.name}")
@@ -194,9 +200,10 @@ class Link:
         self.destroy()
         if self._left_open is not None:
             fd, self._left_open = self._left_open, None
-            # Whoever closed it by number has done the same.
+            # Whoever closed it by its number has done the same, and the number may be another's.
             with contextlib.suppress(OSError):
-                os.close(fd)
+                if kind_of_descriptor(fd) == "link" and read_link_info(fd).id == self.id:
+                    os.close(fd)
 
     def remove_pins(self) -> None:
         """Remove every pin that this handle made and that still is one of this link."""
@@ -204,7 +211,11 @@ class Link:
             remove_pin(path, self.id)
 
     def holders(self) -> tuple[Holder, ...]:
-        """Who holds it: descriptors of processes, and pins, as far as this process may see."""
+        """Who holds it: descriptors of processes, and pins, as far as this process may see.
+
+        Pins are opened for a moment to see whose they are. Those in the private mounts of other
+        sessions are let be.
+        """
         from pytest_bpflink.ledger import holders_of_link  # rarely asked, and it reads /proc
 
         return holders_of_link(self.id)
@@ -239,7 +250,8 @@ def links() -> Iterator[Link]:
     """Iterate over all links on the system (5.8; needs CAP_SYS_ADMIN).
 
     Each is open while the loop is at it and destroyed when it goes on; `Link.by_id(link.id)` keeps
-    one. Links that go away meanwhile, and those that are just being made, are left out.
+    one. For that moment the loop holds it, whoever else lets go of it. Links that go away
+    meanwhile, and those that are just being made, are left out.
     """
     for link_id in link_ids():
         try:
@@ -336,8 +348,12 @@ class _Descriptor:
         self._connected = True
 
     def pin(self, path: Path, doing: str) -> None:
-        with contextlib.suppress(FileExistsError, FileNotFoundError):
+        try:
             path.parent.mkdir(mode=0o700)
+        except (FileExistsError, FileNotFoundError):
+            pass  # the second is told by pinning
+        except OSError as error:
+            raise BpfError(error.errno or 0, doing) from error
         libbpf.call("bpf_obj_pin", self.fd, os.fsencode(path), doing=doing)
         self.pin_path = path
 
@@ -360,9 +376,12 @@ class _Descriptor:
     def disconnect(self) -> None:
         self._connected = False
 
-    def destroy(self, doing: str) -> None:  # noqa: ARG002 - as libbpf's does
+    def destroy(self, doing: str) -> None:
         if self._connected:
-            os.close(self.fd)
+            try:
+                os.close(self.fd)
+            except OSError as error:
+                raise BpfError(error.errno or 0, doing) from error
 
 
 def attached(pointer: int, name: str) -> Link:
@@ -370,10 +389,10 @@ def attached(pointer: int, name: str) -> Link:
     reference = _LibbpfLink(pointer)
     try:
         _require_link(reference.fd, f"attach {name}")
-        return Link(reference, name)
     except BpfError:
         reference.destroy(f"attach {name}")
         raise
+    return Link(reference, name)
 
 
 def created(fd: int, name: str) -> Link:

@@ -16,7 +16,7 @@ from pytest_bpflink.uapi import AttachType, BpfLinkInfo, LinkType, PerfEventType
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_NAME_BYTES = 128  # KSYM_NAME_LEN before 6.1; symbols longer than this are cut
+_NAME_BYTES = 512  # KSYM_NAME_LEN since 6.1; for a longer name the kernel says ENOSPC
 
 
 @dataclass(frozen=True)

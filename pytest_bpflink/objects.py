@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.link import Link
 
+# PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH and PERCPU_CGROUP_STORAGE of enum bpf_map_type.
+_PER_CPU_MAPS = frozenset({5, 6, 10, 21})
 _ELF_MAGIC = b"\x7fELF"
 
 
@@ -243,7 +245,8 @@ class Map(MutableMapping[Any, Any]):
     """A map of an `Object`, borrowed from it: a mapping from keys to values.
 
     Keys and values are typed through BTF (see `pytest_bpflink.btf`), so an array's key is an
-    `int`; what has no BTF type is `bytes`. Per-CPU maps are not offered.
+    `int`; what has no BTF type is `bytes`. A per-CPU map, which has a value for each processor,
+    raises `BpfError` with EOPNOTSUPP.
     """
 
     def __init__(self, owner: Object, pointer: int) -> None:
@@ -346,6 +349,10 @@ class Map(MutableMapping[Any, Any]):
 
     @cached_property
     def _value(self) -> _Codec:
+        # The kernel would write a value for each processor into the room for one.
+        if self._ask("bpf_map__type") in _PER_CPU_MAPS:
+            hint = "a per-CPU map has a value for each processor, which is not offered"
+            raise BpfError(errno.EOPNOTSUPP, self._doing("use"), hint=hint)
         return self._codec("bpf_map__btf_value_type_id", "bpf_map__value_size")
 
     def _codec(self, type_function: str, size_function: str) -> _Codec:

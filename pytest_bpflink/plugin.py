@@ -6,12 +6,14 @@ Hooks only. Fixtures are in `fixtures`, kernels as a parameter in `matrix`. Noth
 
 from __future__ import annotations
 
+import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import kernel_options, libbpf_axis
+from pytest_bpflink import kernel_options
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -35,10 +37,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     links = parser.getgroup("bpflink", "BPF links")
     links.addoption(
         "--bpf-libbpf",
-        metavar="SPEC[,SPEC...]",
+        metavar="SPEC",
         help="The libbpf to use: system (default), a path to a shared object or to a source tree of"
         " libbpf or the kernel, a release (1.7, 1.7.0) or newest, built from the distribution's"
-        " source package; several by comma run each test with each",
+        " source package",
     )
     parser.addini("bpflink_libbpf", "The default of --bpf-libbpf", default="system")
     links.addoption(
@@ -59,12 +61,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Describe the markers, and set kernels up as a parameter if that was asked for."""
     config.addinivalue_line(
         "markers",
-        "on_kernel(spec, release, libbpf): set on each item by --kernel, to select items by kernel:"
+        "on_kernel(spec, release): set on each item by --kernel, to select items by kernel:"
         " -m 'on_kernel(spec=\"6.1\")'",
     )
     for marker in _REQUIREMENTS:
         config.addinivalue_line("markers", marker)
-    if config.option.kernel or len(libbpf_axis.asked_for(config)[0]) > 1:
+    if config.option.kernel:
         from pytest_bpflink import matrix  # costs time that others don't owe
 
         matrix.configure(config)
@@ -94,15 +96,23 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
     from pytest_bpflink import leftovers
 
-    leftovers.sweep()
+    leftovers.sweep(partial(_complain, session.config))
+
+
+def _complain(config: pytest.Config, what: str) -> None:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:  # workers have none, and the controller has swept before them
+        reporter.write_line(f"bpflink: {what}", yellow=True)
 
 
 def _choose_libbpf(config: pytest.Config) -> None:
-    specs, directory = libbpf_axis.asked_for(config)
-    if len(specs) > 1:
-        # Each worker has one of them.
-        return
-    (spec,) = specs
+    spec, directory = config.option.bpf_libbpf, config.invocation_params.dir
+    if spec is None:
+        spec = os.environ.get("BPFLINK_LIBBPF") or None
+    if spec is None:
+        spec = config.getini("bpflink_libbpf")
+        directory = config.inipath.parent if config.inipath else directory
+    # Workers get it as their option: nothing is chosen or built there.
     config.option.bpf_libbpf = spec
     if spec == "system":
         return

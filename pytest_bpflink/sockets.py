@@ -91,7 +91,7 @@ def _open_sockets(inodes: set[int]) -> Iterator[tuple[int, str]]:
     """Yield each of these sockets that a process has open, and that process."""
     for pid in (name for name in os.listdir("/proc") if name.isdigit()):
         with contextlib.suppress(OSError):  # gone meanwhile, or somebody else's
-            name = Path(f"/proc/{pid}/comm").read_text().strip()
+            name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
             for fd in os.listdir(f"/proc/{pid}/fd"):
                 inode = _inode_of_socket(pid, fd)
                 if inode in inodes:

@@ -7,13 +7,17 @@ import threading
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 _NOBODY = 65534
 _CAPABILITY_VERSION_3 = 0x20080522
+
+
+CAP_BPF = 39
+CAP_SYS_ADMIN = 21
 
 
 def as_stranger(
@@ -27,12 +31,23 @@ def as_stranger(
     Descriptors are this process's: what the function is given, it has inherited. Its exceptions go
     through.
     """
+    return with_capabilities((), function, *arguments, **options)
+
+
+def with_capabilities(
+    capabilities: Collection[int],
+    function: Callable[_Arguments, _Result],
+    /,
+    *arguments: _Arguments.args,
+    **options: _Arguments.kwargs,
+) -> _Result:
+    """Call a function as `as_stranger` does, but with some capabilities, by number."""
     results: list[_Result] = []
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            _drop_privileges_of_thread()
+            _drop_privileges_of_thread(keep=capabilities)
             results.append(function(*arguments, **options))
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             errors.append(error)
@@ -45,13 +60,15 @@ def as_stranger(
     return results[0]
 
 
-def _drop_privileges_of_thread() -> None:
+def _drop_privileges_of_thread(*, keep: Collection[int]) -> None:
     # To the kernel credentials are a thread's. glibc spreads setuid() over all threads of the
     # process, but neither setfsuid() nor capset(), so that this thread alone gives them up.
     libc = ctypes.CDLL(None, use_errno=True)
     libc.setfsgid(_NOBODY)
     libc.setfsuid(_NOBODY)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    nothing = (ctypes.c_uint32 * 6)()
-    if libc.capset(header, nothing):
+    # struct __user_cap_data_struct: effective, permitted, inheritable; twice, for 64 capabilities.
+    wanted = sum(1 << number for number in keep)
+    low, high = wanted & 0xFFFFFFFF, wanted >> 32
+    if libc.capset(header, (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)):
         raise OSError(ctypes.get_errno(), "capset")

@@ -220,16 +220,26 @@ def test_detach(
 
 
 def test_auto_detach(
-    attached: list[Link], levels: list[Cgroup], witness: PacketWitness, egress: Program
+    attached: list[Link],
+    levels: list[Cgroup],
+    cgroup: Cgroup,
+    witness: PacketWitness,
+    egress: Program,
+    bpf_link: Callable[..., Link],
 ) -> None:
     """Step 16: removing the cgroups detaches their links, once no socket made inside is left."""
+    empty = cgroup.create("empty")
+    to_empty = bpf_link(egress, empty)
     with levels[-1].entered():
         inside = datagram_socket()
     with inside:
         for level in reversed(levels):
             level.path.rmdir()
+        empty.path.rmdir()
 
-        # The socket holds its dead cgroup, and that its ancestors: all four still run.
+        # By the time that a cgroup without a socket has let go of its link, the others would have
+        # too. The socket holds its dead cgroup, and that its ancestors: all four still run.
+        eventually(partial(_has_no_cgroup, to_empty), what="a link loses its empty cgroup")
         assert witness.of_datagram_through(inside) == (4, 0)
         attached[0].update(egress)
         assert all(_cgroup_id(link) for link in attached)

@@ -14,13 +14,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import BpfError, CgroupLinkInfo, DescriptorHolder, Link, eventually, link_ids
-from pytest_bpflink.selftests.stranger import as_stranger
+from pytest_bpflink.selftests.stranger import (
+    CAP_BPF,
+    CAP_SYS_ADMIN,
+    as_stranger,
+    with_capabilities,
+)
 from pytest_bpflink.selftests.witness import PacketWitness, SyscallWitness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_bpflink import BpfFs, Cgroup, KernelInfo, Object, Program
+    from pytest_bpflink import BpfFs, Cgroup, Object, Program
 
 
 @pytest.fixture
@@ -136,23 +141,37 @@ def test_unmounting_ends_it(link: Link, witness: SyscallWitness, bpffs: BpfFs) -
 # What keeps it.
 
 
-def test_second_descriptor_keeps_it(link: Link, witness: SyscallWitness) -> None:
-    """A duplicate is as good as the first descriptor."""
+@pytest.mark.parametrize("first_to_go", ["original", "duplicate"])
+def test_second_descriptor_keeps_it(link: Link, witness: SyscallWitness, first_to_go: str) -> None:
+    """Either of two descriptors is as good as the other."""
     with Link.from_fd(link.fd) as duplicate:
-        link.destroy()
+        gone, kept = (link, duplicate) if first_to_go == "original" else (duplicate, link)
+        gone.destroy()
         assert witness.runs()
-        assert duplicate.id == link.id
+        assert kept.info.id == link.id
+        kept.destroy()
     assert witness.stopped()
 
 
-def test_child_keeps_it(link: Link, witness: SyscallWitness) -> None:
-    """A descriptor inherited by fork is as good as the first."""
-    with _holding_process(link) as holder:
-        link.destroy()
-        assert witness.runs()
-        holder.kill()
-        holder.wait()
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_forked_child_keeps_it(link: Link, witness: SyscallWitness) -> None:
+    """A descriptor that a child has by fork alone is as good as the first."""
+    waiting, ending = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(ending)
+        os.read(waiting, 1)
+        os._exit(0)
+    os.close(waiting)
+    link.destroy()
+    assert witness.runs()
+    assert [each.pid for each in _descriptors(link)] == [child]
+
+    os.close(ending)
+    assert os.waitpid(child, 0) == (child, 0)
+
     assert witness.stopped()
+    assert link.id not in link_ids()
 
 
 def test_descriptor_in_flight_keeps_it(link: Link, witness: SyscallWitness) -> None:
@@ -254,18 +273,14 @@ def test_owner_may_change(
 
 
 def test_inheritor_may_change(
-    owned: Link,
-    cgroup: Cgroup,
-    packets: PacketWitness,
-    egress_alt: Program,
-    bpf_kernel: KernelInfo,
+    owned: Link, cgroup: Cgroup, packets: PacketWitness, egress_alt: Program
 ) -> None:
     """Who merely has the descriptor may do the same without privilege, if bpf(2) is open to it.
 
     Before 5.19 `kernel.unprivileged_bpf_disabled` closed all of bpf(2), since then it closes
     loading programs and making maps (c8644cd0efe7).
     """
-    if bpf_kernel.version < (5, 19) and _unprivileged_bpf_disabled():
+    if _bpf_is_closed(egress_alt):
         for change in (owned.detach, lambda: owned.update(egress_alt), lambda: owned.info):
             with pytest.raises(BpfError) as refused:
                 as_stranger(change)
@@ -282,15 +297,20 @@ def test_inheritor_may_change(
     assert packets.of_datagram_from(cgroup) == (0, 0)
 
 
-def test_by_id_needs_privilege(owned: Link, cgroup: Cgroup, packets: PacketWitness) -> None:
-    """By its id it opens to CAP_SYS_ADMIN, who may detach it, and to nobody else."""
-    with pytest.raises(BpfError) as refused:
-        as_stranger(Link.by_id, owned.id)
-    assert refused.value.errno == errno.EPERM
+def test_by_id_needs_privilege(
+    owned: Link, cgroup: Cgroup, packets: PacketWitness, egress_alt: Program
+) -> None:
+    """By its id it opens to CAP_SYS_ADMIN, who may change it, and to nobody else."""
+    for too_little in ((), (CAP_BPF,)):
+        with pytest.raises(BpfError) as refused:
+            with_capabilities(too_little, Link.by_id, owned.id)
+        assert refused.value.errno == errno.EPERM
     assert packets.of_datagram_from(cgroup) == (1, 0)
 
-    with Link.by_id(owned.id) as opened:
-        opened.detach()
+    with with_capabilities((CAP_SYS_ADMIN,), Link.by_id, owned.id) as opened:
+        with_capabilities((CAP_SYS_ADMIN,), opened.update, egress_alt)
+        assert packets.of_datagram_from(cgroup) == (0, 1)
+        with_capabilities((CAP_SYS_ADMIN,), opened.detach)
     assert packets.of_datagram_from(cgroup) == (0, 0)
 
 
@@ -298,15 +318,15 @@ def test_pin_opens_by_its_mode(
     owned: Link,
     cgroup: Cgroup,
     packets: PacketWitness,
+    egress_alt: Program,
     bpffs_factory: Callable[..., BpfFs],
-    bpf_kernel: KernelInfo,
 ) -> None:
     """A pin opens to whom its mode allows both reading and writing, and to nobody else."""
     with bpffs_factory(mode=0o755) as bpffs, _directory(bpffs) as directory:
         owned.pin(bpffs / "link")
         # Through the descriptor the stranger needs no right to the directories above the mount.
         pin = Path(f"/proc/self/fd/{directory}/link")
-        closed = bpf_kernel.version < (5, 19) and _unprivileged_bpf_disabled()
+        closed = _bpf_is_closed(egress_alt)
 
         for mode in (0o600, 0o644):
             pin.chmod(mode)
@@ -322,6 +342,8 @@ def test_pin_opens_by_its_mode(
             assert refused.value.errno == errno.EPERM
             return
         with as_stranger(Link.open, pin) as opened:
+            as_stranger(opened.update, egress_alt)
+            assert packets.of_datagram_from(cgroup) == (0, 1)
             as_stranger(opened.detach)
         assert packets.of_datagram_from(cgroup) == (0, 0)
 
@@ -349,8 +371,16 @@ def _end(process: subprocess.Popen[bytes], end: str) -> None:
         assert process.wait() == -signal.SIGKILL
 
 
-def _unprivileged_bpf_disabled() -> bool:
-    return Path("/proc/sys/kernel/unprivileged_bpf_disabled").read_text().strip() != "0"
+def _bpf_is_closed(program: Program) -> bool:
+    """Whether bpf(2) refuses a stranger even what every owner of a descriptor may ask."""
+    try:
+        as_stranger(lambda: program.id)
+    except BpfError as error:
+        assert error.errno == errno.EPERM  # noqa: PT017 - another errno would be the failure
+        setting = Path("/proc/sys/kernel/unprivileged_bpf_disabled").read_text().strip()
+        assert setting != "0"
+        return True
+    return False
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import pickle
 import re
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from pytest_bpflink import (
     Link,
     NotSupported,
     Object,
+    UnknownName,
     VerifierError,
     eventually,
     libbpf,
@@ -365,6 +367,45 @@ def test_update_of_a_link_that_can_not(
 def test_legacy_detach_of_nothing(egress: Program, cgroup: Cgroup) -> None:
     with raises(errno.ENOENT, f"detach egress from {cgroup.path}: ENOENT"):
         cgroup.detach(egress)
+
+
+def test_option_that_there_is_not(
+    egress: Program, cgroup: Cgroup, bpf_object: Callable[..., Object]
+) -> None:
+    with raises(errno.EINVAL, "with bogus", "its options are: flags, relative, expected_revision"):
+        egress.attach(cgroup, bogus=0)
+    program = bpf_object("progs/other_targets.bpf.c").program("on_raw_tracepoint")
+    with raises(errno.EINVAL, "attach on_raw_tracepoint", "with bogus", "it has no options"):
+        program.attach(bogus=1)
+
+
+def test_errors_survive_being_sent_to_another_process() -> None:
+    errors = [
+        BpfError(errno.EPERM, "try", hint="or not", log="said so"),
+        VerifierError(errno.EACCES, "load", verifier_log="no"),
+        NotSupported("fly", since="Linux 9", here="Linux 6"),
+        UnknownName("map", "x", ["y"], "z"),
+    ]
+    for error in errors:
+        again = pickle.loads(pickle.dumps(error))  # noqa: S301
+        assert type(again) is type(error)
+        assert str(again) == str(error)
+        assert again.errno == error.errno
+        assert vars(again) == vars(error)
+
+
+def test_interrupt_ends_a_call_of_libbpf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C that comes while libbpf logs is not lost in its callback."""
+
+    def interrupt(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(libbpf, "_format", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Object.open("/bin/true")
+    monkeypatch.undo()
+    with pytest.raises(BpfError, match="LIBBPF_ERRNO__FORMAT"):
+        Object.open("/bin/true")
 
 
 def test_log_goes_nowhere_else(request: pytest.FixtureRequest) -> None:

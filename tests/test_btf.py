@@ -109,6 +109,8 @@ def test_names(variables: Object) -> None:
         ("signed_8", -129, OverflowError, "-129 is out of range for s8"),
         ("text", b"x" * 17, OverflowError, r"17 bytes do not fit a char\[16\]"),
         ("array", [1, 2], TypeError, "2 values for an array of 3"),
+        ("array", [1, 2.5, "3"], TypeError, "'float' object cannot be interpreted as an integer"),
+        ("text", 5, TypeError, r"5 for a char\[16\], which holds bytes or str"),
         ("structure", {"odd": 1}, TypeError, "no member 'odd'; there are: small, inner, narrow"),
         ("structure", {"narrow": 8}, OverflowError, "8 does not fit a bit field of 3 bits"),
     ],
@@ -166,6 +168,14 @@ def test_map_without_types(variables: Object) -> None:
     assert dict(plain) == {b"keys": b"8 bytes."}
     with pytest.raises(TypeError, match="needs 4 bytes, since it has no BTF type; not 'keys'"):
         plain["keys"] = b"8 bytes."
+
+
+def test_per_cpu_map_is_refused(variables: Object) -> None:
+    """The kernel would write a value for each processor where there is room for one."""
+    per_cpu = variables.map("per_cpu")
+    for use in (lambda: per_cpu[0], lambda: per_cpu.update({0: 1})):
+        with pytest.raises(BpfError, match=r"use map per_cpu: EOPNOTSUPP .*; a per-CPU map"):
+            use()
 
 
 def test_full_map_is_e2big(variables: Object) -> None:

@@ -46,9 +46,9 @@ def test_entered_and_left(cgroup: Cgroup) -> None:
     with cgroup.entered() as inside:
         assert inside is cgroup
         assert own_cgroup() == cgroup.path
-        assert cgroup.procs() == [os.getpid()]
+        assert cgroup.procs == [os.getpid()]
     assert own_cgroup() == home
-    assert cgroup.procs() == []
+    assert cgroup.procs == []
 
 
 def test_entered_in_each_other(cgroup: Cgroup) -> None:
@@ -76,10 +76,10 @@ def test_create_twice(cgroup: Cgroup) -> None:
 
 def test_kill(cgroup: Cgroup, process: subprocess.Popen[bytes]) -> None:
     cgroup.create("below").add(process.pid)
-    assert cgroup.procs_below() == {process.pid}
+    assert cgroup.procs_below == {process.pid}
     cgroup.kill()
     assert process.wait(timeout=1) == -9
-    assert cgroup.procs_below() == set()
+    assert cgroup.procs_below == set()
 
 
 def test_freeze(cgroup: Cgroup, process: subprocess.Popen[bytes]) -> None:
@@ -99,7 +99,7 @@ def test_remove_moves_processes_out(cgroup: Cgroup, process: subprocess.Popen[by
     inner.remove()
     inner.remove()
     assert not inner.path.exists()
-    assert cgroup.procs() == [process.pid]
+    assert cgroup.procs == [process.pid]
 
 
 def test_remove_waits_for_auto_detach(cgroup: Cgroup, witness: PacketWitness) -> None:

@@ -6,6 +6,7 @@ that must be gone when they are: cgroups, mounts, links, pins, and the session's
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -38,6 +39,13 @@ def everything(bpf_object, bpf_link, cgroup, bpffs):
 """
 
 
+READY = """
+def test_it(everything):
+    print("ready", os.getpid(), flush=True)
+    time.sleep(600)
+"""
+
+
 class Session:
     """A pytest session of its own, and what it noted."""
 
@@ -46,6 +54,9 @@ class Session:
         self.path = pytester.path
         self._note = pytester.path / "note"
         self._note.touch()
+        # Other sessions on this machine sweep too: they shall not sweep these.
+        self.root = pytester.path / "run"
+        self._environment = os.environ | {"BPFLINK_RUN_DIRECTORY": str(self.root)}
 
     def start(self, tests: str, *arguments: str) -> subprocess.Popen[str]:
         """Start pytest on a file of tests, which begins with the preamble."""
@@ -56,6 +67,14 @@ class Session:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=self.path,
+            env=self._environment,
+        )
+
+    def collect(self) -> None:
+        """Run a session that does nothing of its own."""
+        command = [*PYTEST, "--collect-only", "-q"]
+        subprocess.run(
+            command, stdout=subprocess.DEVNULL, check=True, cwd=self.path, env=self._environment
         )
 
     def run(self, tests: str, *arguments: str) -> str:
@@ -79,7 +98,7 @@ class Session:
             left += [path for path in (cgroup, cgroup.parent, mount.parent) if path.exists()]
             left += [f"mount {mount}"] if mount in mounts else []
             left += [f"link {link_id}"] if link_id in links else []
-            left += list(leftovers.ROOT.glob(f"{pid}-*"))
+            left += list(self.root.glob(f"{pid}-*"))
         return left
 
 
@@ -197,20 +216,18 @@ def test_it(everything, cgroup, bpf_link, bpf_object):
     assert outer_pin.exists()
     assert _is_alive(child)
 
-    subprocess.run(
-        [*PYTEST, "--collect-only", "-q"],
-        stdout=subprocess.DEVNULL,
-        check=True,
-        cwd=session.path,
-    )
+    session.collect()
 
     assert session.left() == []
     assert not outer_pin.exists()
     assert not _is_alive(child)
 
 
-def test_living_session_is_left_alone(session: Session, outer_pin: Path) -> None:
+def test_living_session_is_left_alone(
+    session: Session, outer_pin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A sweep does nothing to a session that lives, nor to pins that are somebody else's now."""
+    monkeypatch.setattr(leftovers, "ROOT", session.root)
     tests = f"""
 def test_it(everything, bpf_link, bpf_object, cgroup):
     other = bpf_link(bpf_object({str(OBJECT)!r}).program("egress"), cgroup)
@@ -220,7 +237,7 @@ def test_it(everything, bpf_link, bpf_object, cgroup):
     """
     with _running(session, tests) as (process, _):
         before = session.left()
-        assert leftovers.sweep() == []
+        assert leftovers.sweep(pytest.fail) == []
         assert session.left() == before
 
         outer_pin.unlink()
@@ -229,28 +246,86 @@ def test_it(everything, bpf_link, bpf_object, cgroup):
             somebody_elses.pin(outer_pin)
         process.kill()
         process.wait()
-    assert len(leftovers.sweep()) == 1
+    assert len(leftovers.sweep(pytest.fail)) == 1
     assert outer_pin.exists()
     with Link.open(outer_pin) as kept:
         kept.unpin()
     eventually(lambda: session.left() == [])
 
 
+def test_what_can_not_be_swept_is_not_forgotten(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep that fails says so, goes on with the rest, and the next one tries again."""
+    monkeypatch.setattr(leftovers, "ROOT", session.root)
+    with _running(session, READY) as (process, _):
+        process.kill()
+        process.wait()
+    (_, cgroup, mount, _), *_ = session.made()
+
+    complaints: list[str] = []
+    with monkeypatch.context() as broken:
+        broken.setattr(leftovers, "_remove_cgroup", _refuse)
+        assert leftovers.sweep(complaints.append) == []
+    assert cgroup.exists()
+    assert mount not in set(bpffs.mounts())
+    (complaint,) = complaints
+    assert complaint.startswith(f"what a killed session left stays in {mount.parent}: ")
+    assert "busy" in complaint
+
+    assert leftovers.sweep(pytest.fail) == [mount.parent.name]
+    assert session.left() == []
+
+
+def test_sweep_leaves_other_users_to_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where root has tested, another user's session starts all the same."""
+    monkeypatch.setattr(leftovers, "ROOT", tmp_path / "run")
+    estate = leftovers.Estate.found()
+    child = os.fork()
+    if not child:
+        os.setresuid(65534, 65534, 65534)
+        os._exit(leftovers.sweep(pytest.fail) != [])
+    assert os.waitpid(child, 0)[1] == 0
+    estate.close()
+
+
 def test_forked_child_is_not_the_owner(session: Session) -> None:
     """A child that leaves through Python's own exit removes nothing of its parent's."""
     output = session.run(
         """
-import multiprocessing
+import sys
 
-def test_it(everything, bpffs):
-    child = multiprocessing.get_context("fork").Process(target=int)
-    child.start()
-    child.join()
+def test_it(everything, cgroup, bpffs):
+    child = os.fork()
+    if not child:
+        sys.exit(0)
+    os.waitpid(child, 0)
     assert (bpffs / "link").exists()
+    assert cgroup.path.exists()
     assert everything.info.cgroup_id
         """
     )
-    assert "1 passed" in output
+    assert output.rstrip().splitlines()[-1].count("1 passed")
+    assert session.left() == []
+
+
+def test_pins_outside_go_with_the_test(session: Session, outer_pin: Path) -> None:
+    """A pin in a BPF FS that is not the session's is removed all the same, wherever it runs."""
+    output = session.run(
+        f"""
+def test_it(everything, cgroup, bpf_link, bpf_object, monkeypatch):
+    other = bpf_link(bpf_object({str(OBJECT)!r}).program("egress"), cgroup)
+    monkeypatch.chdir({str(outer_pin.parent)!r})
+    other.pin("outer")
+    monkeypatch.undo()
+
+def test_after():
+    assert not os.path.exists({str(outer_pin)!r})
+        """
+    )
+    assert "2 passed" in output
     assert session.left() == []
 
 
@@ -298,6 +373,10 @@ def test_without_privilege_tests_are_skipped_with_the_way_out(pytester: pytest.P
     assert "1 skipped" in done.stdout, done.stdout + done.stderr
     assert "needs CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF, as root has" in done.stdout
     assert "--kernel 6.12 runs the test in a VM" in done.stdout
+
+
+def _refuse(path: Path) -> None:
+    raise OSError(errno.EBUSY, "busy", path)
 
 
 class _running:  # noqa: N801 - used as a function

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import pytest
 
 from pytest_bpflink import (
     AttachType,
+    BpfError,
     CgroupLinkInfo,
     Link,
     LinkInfo,
@@ -117,6 +119,47 @@ def test_forgotten_disconnected_descriptor_warns(attached: Link) -> None:
         forgotten.clear()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(number)
+
+
+def test_close_spares_a_descriptor_that_has_the_number_since(attached: Link) -> None:
+    link = Link.by_id(attached.id)
+    number = link.fd
+    link.disconnect()
+    link.destroy()
+    os.close(number)
+    with open(os.devnull, "rb") as other:
+        os.dup2(other.fileno(), number)
+        link.close()
+        os.fstat(number)
+        if number != other.fileno():
+            os.close(number)
+
+
+@pytest.mark.parametrize("make", ["from_fd", "by_id", "attach"])
+def test_nothing_is_lost_where_the_kernel_refuses_info(
+    attached: Link,
+    egress: Program,
+    cgroup: Cgroup,
+    monkeypatch: pytest.MonkeyPatch,
+    make: str,
+) -> None:
+    """As 5.10 does to a stranger who has inherited a descriptor."""
+    ways: dict[str, Callable[[], Link]] = {
+        "from_fd": lambda: Link.from_fd(attached.fd),
+        "by_id": lambda: Link.by_id(attached.id),
+        "attach": lambda: egress.attach(cgroup),
+    }
+    before, ids = len(os.listdir("/proc/self/fd")), set(link_ids())
+    with monkeypatch.context() as patch:
+        patch.setattr("pytest_bpflink.link.read_link_info", _refuse)
+        with pytest.raises(BpfError, match=r"read the id of .*: EPERM"):
+            ways[make]()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert set(link_ids()) <= ids
+
+
+def _refuse(_fd: int, *, doing: str) -> LinkInfo:
+    raise BpfError(errno.EPERM, doing)
 
 
 def test_repr(attached: Link, cgroup: Cgroup) -> None:
