@@ -1,0 +1,214 @@
+"""What is in the store, how it is got rid of, and that what is in use stays."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from test_vm_kernels import CONFIG, write
+from test_vm_store import wait_until
+
+from pytest_bpflink.vm import kernels
+from pytest_bpflink.vm.kernels import KernelError, KernelFetchError, Store, find
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DAY = 24 * 3600
+
+
+@pytest.fixture
+def pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Make a store with kernels that were used 0, 10, 20... days ago, on a host without apt."""
+    monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path))
+    store = Store()
+    for number, version in enumerate(("6.1.99", "6.1.100", "6.12.5", "7.2.9")):
+        tree = store.root / f"{version}-amd64_{version}-1"
+        write(tree / f"boot/vmlinuz-{version}-amd64", "kernel" * 100_000)
+        write(tree / f"boot/config-{version}-amd64", CONFIG)
+        (tree / f"lib/modules/{version}-amd64").mkdir(parents=True)
+        used = time.time() - number * 10 * DAY
+        os.utime(tree, (used, used))
+    return store
+
+
+def versions(store: Store) -> list[str]:
+    return [kernel.upstream for kernel in store.kernels()]
+
+
+def test_kernels_are_listed_with_their_size_and_age(pruned: Store) -> None:
+    assert versions(pruned) == ["6.1.99", "6.1.100", "6.12.5", "7.2.9"]
+    newest = pruned.kernels()[-1]
+    assert newest.release == "7.2.9-amd64"
+    assert 600_000 < newest.size < 700_000
+    assert newest.used == pytest.approx(time.time() - 30 * DAY, abs=100)
+
+
+def test_what_was_not_used_for_long_is_removed(pruned: Store) -> None:
+    assert [kernel.upstream for kernel in pruned.prune(unused_days=15)] == ["6.12.5", "7.2.9"]
+    assert versions(pruned) == ["6.1.99", "6.1.100"]
+    assert sorted(path.name for path in pruned.root.iterdir()) == [
+        ".lock",
+        "6.1.100-amd64_6.1.100-1",
+        "6.1.99-amd64_6.1.99-1",
+    ]
+
+
+def test_finding_a_kernel_is_using_it(pruned: Store) -> None:
+    find("7.2")
+    assert [kernel.upstream for kernel in pruned.prune(unused_days=15)] == ["6.12.5"]
+
+
+def test_what_shall_be_kept_is(pruned: Store) -> None:
+    pruned.prune(unused_days=0, keep=["6.1", "7.2.9"])
+    assert versions(pruned) == ["6.1.99", "6.1.100", "7.2.9"]
+
+
+def test_downloads_that_were_cut_off_are_removed(pruned: Store) -> None:
+    part = write(pruned.root.parent / "apt/cache/archives/linux-image-6.1.0-9-amd64_6.1.99-1.deb")
+    pruned.prune()
+    assert not part.exists()
+
+
+def test_remains_of_a_run_that_was_killed_are_removed(pruned: Store) -> None:
+    write(pruned.root / ".unfinished-x/tree/boot/vmlinuz-6.1.0")
+    pruned.prune()
+    assert not (pruned.root / ".unfinished-x").exists()
+
+
+def test_kernel_in_use_stays_until_nobody_has_it(pruned: Store) -> None:
+    kernel = find("6.1.99")
+    (stored, *_) = pruned.kernels()
+    assert not pruned.remove(stored)
+    assert [removed.upstream for removed in pruned.prune(unused_days=-1)] == [
+        "6.1.100",
+        "6.12.5",
+        "7.2.9",
+    ]
+    assert kernel.image.exists()
+    del kernel
+    assert pruned.remove(stored)
+    assert versions(pruned) == []
+
+
+def test_kernel_that_another_process_uses_stays(pruned: Store) -> None:
+    program = (
+        "import sys\n"
+        "from pytest_bpflink.vm.kernels import find\n"
+        "kernel = find('6.1.99')\n"
+        "print('found', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", program]
+    (stored, *_) = pruned.kernels()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        assert other.stdout.readline() == b"found\n"
+        assert not pruned.remove(stored)
+        other.kill()
+    wait_until(lambda: pruned.remove(stored))
+
+
+def test_kernel_that_is_removed_in_between_is_looked_for_again(
+    pruned: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *left, gone = pruned.kernels()
+    pruned.remove(gone)
+    listings = iter([[*left, gone], left, left])
+    monkeypatch.setattr(Store, "kernels", lambda _store: next(listings))
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(KernelFetchError, match=r"no kernel 7\.2 in the store, .* there is no apt"):
+        find("7.2")
+
+
+def test_kernel_that_is_removed_while_its_lock_is_awaited_is_not_there(
+    pruned: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (kernel, *_) = pruned.kernels()
+    elsewhere = pruned.root / ".unfinished-x"
+
+    def replace(*_: object) -> None:
+        kernel.path.rename(elsewhere)
+        kernel.path.mkdir()
+
+    monkeypatch.setattr(fcntl, "flock", replace)
+    assert kernel.lease() is None
+
+
+def test_store_that_is_not_there_has_nothing_to_prune(tmp_path: Path) -> None:
+    assert Store(tmp_path / "kernels").prune() == []
+
+
+def test_store_that_cannot_be_changed(tmp_path: Path) -> None:
+    store = Store(write(tmp_path / "file") / "kernels")
+    with pytest.raises(KernelError, match=r"file/kernels can't be pruned: Not a directory"):
+        store.prune()
+
+
+# The command
+
+
+def test_list(pruned: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert kernels.main(["list"]) == 0
+    day = time.strftime("%Y-%m-%d", time.localtime(pruned.kernels()[0].used))
+    head, first, *_, total = capsys.readouterr().out.splitlines()
+    assert head == f"kernels in {pruned.root}:"
+    assert first == f"  6.1.99      6.1.99-amd64     0 MiB  used {day}"
+    assert total.startswith("4 kernels, 2 MiB, ")
+
+
+def test_list_of_a_store_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "not/yet"))
+    assert kernels.main(["list"]) == 0
+    assert "0 kernels, 0 MiB, " in capsys.readouterr().out
+
+
+def test_fetch_expands_patterns(pruned: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PATH", "/nonexistent")
+        assert kernels.main(["fetch", "6*"]) == 0
+    found = capsys.readouterr()
+    assert [line.split(" at ")[0] for line in found.out.splitlines()] == [
+        "6.1: Linux 6.1.100 (6.1.100-amd64)",
+        "6.12: Linux 6.12.5 (6.12.5-amd64)",
+    ]
+    assert found.out.startswith(f"6.1: Linux 6.1.100 (6.1.100-amd64) at {pruned.root}/")
+    assert "there is no apt on this host" in found.err
+
+
+def test_remove_takes_all_that_match(pruned: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert kernels.main(["remove", "6.1", "7*"]) == 0
+    assert versions(pruned) == ["6.12.5"]
+    assert capsys.readouterr().out.splitlines()[0] == ("removed Linux 6.1.99 (6.1.99-amd64), 0 MiB")
+
+
+def test_remove_says_what_stays(pruned: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    kernel = find("6.12")
+    assert kernels.main(["remove", "6.12"]) == 1
+    assert capsys.readouterr().err == "Linux 6.12.5 is in use, and stays\n"
+    assert kernels.main(["remove", "5.4"]) == 1
+    assert capsys.readouterr().err == f"no kernel 5.4 is in {pruned.root}\n"
+    assert kernel.image.exists()
+
+
+def test_prune(pruned: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert kernels.main(["prune", "--unused-days", "5", "--keep", "lts"]) == 0
+    assert versions(pruned) == ["6.1.99", "6.12.5"]
+    assert capsys.readouterr().out.splitlines() == [
+        "removed Linux 6.1.100 (6.1.100-amd64)",
+        "removed Linux 7.2.9 (7.2.9-amd64)",
+        "2 kernels, 1 MiB left",
+    ]
+
+
+def test_module_runs_by_itself(pruned: Store) -> None:
+    command = [sys.executable, "-m", "pytest_bpflink.vm.kernels", "list"]
+    said = subprocess.check_output(command, text=True)
+    assert said.startswith(f"kernels in {pruned.root}:\n  6.1.99")
