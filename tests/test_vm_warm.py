@@ -18,14 +18,17 @@ from typing import TYPE_CHECKING, Any
 import execnet
 import pytest
 
-from pytest_bpflink.vm import snapshot
+from pytest_bpflink.vm import guest_image, snapshot, warm
 from pytest_bpflink.vm.accel import Acceleration, detect
+from pytest_bpflink.vm.guest_image import ImageError
 from pytest_bpflink.vm.kernels import Kernel, find
 from pytest_bpflink.vm.snapshot import Save, Saves
-from pytest_bpflink.vm.warm import ColdMachine, WarmMachine
+from pytest_bpflink.vm.warm import WarmMachine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from pytest_bpflink.vm.cold import ColdMachine
 
 # A guest that is emulated beside others needs this long for what takes one line.
 DEADLINE = 60.0
@@ -73,8 +76,8 @@ def new_machine(
     del saves  # it only must be there
     made: list[ColdMachine] = []
 
-    def make(kind: type[ColdMachine] = WarmMachine, **options: Any) -> ColdMachine:
-        machine = kind(
+    def make(**options: Any) -> ColdMachine:
+        machine = WarmMachine(
             kernel,
             acceleration=acceleration,
             directory=tmp_path_factory.mktemp("machine") / "own",
@@ -192,8 +195,8 @@ def test_kernel_loads_modules_itself(pair: list[execnet.Gateway]) -> None:
     """As PID 1 has changed its root, so have the kernel's threads, which run modprobe."""
     source = """
 import socket
-with socket.socket(socket.AF_TIPC, socket.SOCK_STREAM):
-    answer = any(line.startswith("tipc ") for line in open("/proc/modules"))
+with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM):
+    answer = any(line.startswith("vsock ") for line in open("/proc/modules"))
 """
     assert ask(pair[0], source)
 
@@ -322,10 +325,43 @@ def spoil(save: Save) -> None:
     description.write_text(json.dumps(described))
 
 
+def test_memory_that_can_not_be_mapped_is_read(
+    new_machine: Callable[..., ColdMachine], monkeypatch: pytest.MonkeyPatch, group: execnet.Group
+) -> None:
+    """As with a QEMU before 4.0."""
+    monkeypatch.setattr(warm, "_MAPPING", {"capability": "unknown", "state": True})
+    said: list[str] = []
+    machine = new_machine(say=said.append, memory_mib=503)
+    machine.start()
+    machine.wait_ready()
+    assert said == [
+        "saving a guest, which later ones are restored from",
+        "the guest's memory is read, since this QEMU can't map what it saved",
+    ]
+    assert ask(connect(machine, group), "answer = 1") == 1
+    machine.close()
+
+
+def test_python_that_no_image_can_be_made_of_gets_a_plain_guest(
+    new_machine: Callable[..., ColdMachine], monkeypatch: pytest.MonkeyPatch, group: execnet.Group
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ImageError("it is in a zip file")
+
+    monkeypatch.setattr(guest_image, "take_inventory", refuse)
+    said: list[str] = []
+    machine = new_machine(say=said.append)
+    machine.start()
+    machine.wait_ready()
+    assert said == ["the guest is a plain one: it is in a zip file"]
+    assert ask(connect(machine, group), "answer = 1") == 1
+    machine.close()
+
+
 def test_guest_that_has_no_room_to_be_saved_is_booted(
     new_machine: Callable[..., ColdMachine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: os.terminal_size((0, 0)) and _Full())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: _Full())
     said: list[str] = []
     # Another amount of memory has no save yet.
     machine = new_machine(say=said.append, memory_mib=500)
@@ -347,6 +383,7 @@ def test_run_that_is_killed_while_saving_leaves_no_save(
 import os, sys, time
 from pathlib import Path
 from pytest_bpflink.vm.accel import Acceleration
+from pytest_bpflink.vm.guest_image import ImageError
 from pytest_bpflink.vm.kernels import find
 from pytest_bpflink.vm.warm import WarmMachine
 machine = WarmMachine(find({str(kernel.image)!r}), acceleration=Acceleration(False, "TCG"),
@@ -360,7 +397,10 @@ machine.wait_ready()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout
         key = run.stdout.readline().strip()
-        assert list(saves.root.glob(f".saving-{key}-*/memory"))
+        deadline = time.monotonic() + DEADLINE
+        while not list(saves.root.glob(f".saving-{key}-*/memory")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         run.kill()
     assert saves.find(key) is None
     with saves.lock(key).acquire(timeout=2), saves.making(key, room=0):

@@ -87,6 +87,12 @@ def kernel_parameters(kernel: Kernel, *, python: str, append: Sequence[str]) -> 
     ]
 
 
+def memory(*, mib: int) -> list[str]:
+    """Return the options for memory that is read from what was saved with a `memory_file`."""
+    backend = f"memory-backend-ram,id=ram,size={mib}M"
+    return ["-object", backend, "-machine", "memory-backend=ram"]
+
+
 def memory_file(path: Path, *, mib: int, shared: bool) -> list[str]:
     """Return the options that make a file the machine's memory: itself if shared, else its copy."""
     escaped = str(path).replace(",", ",,")

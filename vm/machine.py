@@ -7,6 +7,7 @@ given.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import select
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Self
 
 from pytest_bpflink.vm import console, gateway, plain, virtme
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 # Emulated, a guest is this much slower, and more so while its neighbours boot.
 _TCG_FACTOR = 5
+
+# As much as Linux grants anyone (/proc/sys/fs/pipe-max-size).
+_PIPE_BYTES = 1 << 20
 
 _STARTER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="qemu")
 
@@ -224,6 +228,9 @@ class Machine:
             self._from_guest = ours
         else:
             self._to_guest = ours
+            # Room for all that is written before the guest reads: nobody waits for one that hangs.
+            with suppress(PermissionError):
+                fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         return theirs
 
     def _obituary(self, what: str) -> str:

@@ -1,40 +1,33 @@
-"""Guests of our own: cold ones boot, warm ones are restored from a save.
+"""Warm guests: restored from a save, which is made where there is none.
 
-Knows the order of things: boot, save, restore, letter, worker. The QEMU command is `blueprint`'s
-business, the image `guest_image`'s, what is kept on disk `snapshot`'s, the letter `letter`'s,
-processes are `machine`'s.
+Knows the order of things: boot, save, restore, and what to do when that fails. What a guest is made
+of is `cold`'s business, the QEMU command `blueprint`'s, what is kept on disk `snapshot`'s.
 """
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
 import socket
 import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 
-from pytest_bpflink.vm import blueprint, guest_image, letter, virtme, vmlinux
-from pytest_bpflink.vm.blueprint import Blueprint
-from pytest_bpflink.vm.guest_image import ImageError, Inventory
-from pytest_bpflink.vm.machine import BootFailed, Machine, MachineError
+from pytest_bpflink.vm import blueprint
+from pytest_bpflink.vm.cold import ColdMachine
+from pytest_bpflink.vm.machine import BootFailed
 from pytest_bpflink.vm.qmp import Monitor, MonitorError
 from pytest_bpflink.vm.save_key import save_key
 from pytest_bpflink.vm.snapshot import Save, SaveError, Saves
 from pytest_bpflink.vm.store import cache_root
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterator
+    from pathlib import Path
 
     from pytest_bpflink.vm.image import Kernel
-
-# What the agent says when it has imported everything (agent.BOOTED).
-BOOTED = b"bpflink: guest booted\n"
 
 # Under KVM, as all timeouts here; restoring takes 0.1 s.
 _RESTORE_SECONDS = 10.0
@@ -51,121 +44,19 @@ _STATE_ROOM = 16 << 20
 _MAPPING = {"capability": "x-ignore-shared", "state": True}
 
 
-def _hush(text: str) -> None:
-    del text
-
-
-class ColdMachine(Machine):
-    """A guest of our own that boots at each start: the image of warm ones, without a save."""
-
-    _blueprint: Blueprint | None = None
-
-    def start(self) -> None:
-        """Start QEMU and return; the guest boots meanwhile. As `Machine.start`."""
-        self._prepare()
-        self._boot()
-
-    def wait_ready(self, timeout: float = 60.0) -> None:
-        """Return when the guest's Python is about to run. As `Machine.wait_ready`."""
-        self._await(BOOTED, timeout)
-        self._finish(timeout)
-
-    def _prepare(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.console_log.write_bytes(b"")
-
-    def _take_inventory(self) -> Inventory:
-        try:
-            return guest_image.take_inventory(
-                self._worker.python, self._worker.environment, cache=cache_root() / "guests"
-            )
-        except (ImageError, OSError) as error:
-            raise MachineError(f"no guest can be made of this Python: {error}") from None
-
-    def _boot(self, options: Iterable[str] = (), pass_fds: Sequence[int] = ()) -> None:
-        """Start a QEMU that boots the image, with these options more."""
-        files = self.directory / "boot"
-        shutil.rmtree(files, ignore_errors=True)
-        files.mkdir()
-        image, initramfs = files / "vmlinux", files / "initramfs"
-        try:
-            drawn = Blueprint.draw(
-                self.kernel,
-                acceleration=self.acceleration,
-                directory=files,
-                memory_mib=self._memory_mib,
-                cpus=self._cpus,
-            )
-            modules = Path(drawn.modules) if drawn.modules else None
-            initramfs.unlink(missing_ok=True)  # virtme-ng's own
-            guest_image.build(initramfs, self._take_inventory(), modules=modules)
-        except (virtme.ComposeError, ImageError) as error:
-            raise MachineError(str(error)) from None
-        if not vmlinux.unpack(self.kernel.image, image):
-            image = self.kernel.image
-        init = blueprint.kernel_parameters(
-            self.kernel, python=self._worker.python, append=self._append
-        )
-        booting = drawn.booting(image=image, initramfs=initramfs, init=init)
-        self._blueprint = drawn
-        self._run([*drawn.command, *booting, *options], pass_fds)
-
-    def _run(self, command: Sequence[str], pass_fds: Sequence[int] = ()) -> None:
-        errors = self.directory / "stderr.log"
-        self._launch(
-            virtme.redirected(list(command), console=self.console_log, errors=errors),
-            pass_fds=pass_fds,
-        )
-
-    def _finish(self, timeout: float) -> None:
-        """Tell the agent what only this guest has, and wait for its Python."""
-        assert self._blueprint is not None
-        contents = letter.compose(
-            self._worker,
-            host_name=virtme.host_name(self.kernel),
-            modules=self._blueprint.modules,
-        )
-        while contents:
-            try:
-                contents = contents[os.write(self._to_guest, contents) :]
-            except BrokenPipeError:
-                break  # the guest is dead, which is noticed next
-        super().wait_ready(timeout)
-
-
 class WarmMachine(ColdMachine):
     """A guest of our own that is restored from a save, which is made where there is none.
 
     What can't be saved, or not be restored twice, is booted as a ColdMachine is.
     """
 
-    def __init__(
-        self, kernel: Kernel, *, say: Callable[[str], None] = _hush, **options: Any
-    ) -> None:
-        """As Machine; SAY is told what takes time, and why a guest is not restored."""
+    def __init__(self, kernel: Kernel, **options: Any) -> None:
         super().__init__(kernel, **options)
-        self._say = say
         self._saves = Saves(cache_root() / "guests")
         self._key = ""
         self._monitor: Monitor
-        # What `wait_ready` has to do next.
-        self._next = self._wait_for_another_run
         # The lock and the directory of the save that is being made.
         self._saving = ExitStack()
-
-    def start(self) -> None:
-        """Start QEMU and return; the guest is restored, or boots to be saved, meanwhile."""
-        self._prepare()
-        self._key = save_key(
-            self.kernel,
-            self._take_inventory(),
-            acceleration=self.acceleration,
-            machine=[str(self._memory_mib), str(self._cpus), *self._append],
-        )
-        try:
-            self._begin()
-        except SaveError as error:
-            self._boot_instead(error)
 
     def wait_ready(self, timeout: float = 60.0) -> None:
         """Return when the guest's Python is about to run. As `Machine.wait_ready`."""
@@ -191,17 +82,28 @@ class WarmMachine(ColdMachine):
         self._saving.close()
 
     def _begin(self) -> None:
+        self._key = save_key(
+            self.kernel,
+            self._take_inventory(),
+            acceleration=self.acceleration,
+            machine=[str(self._memory_mib), str(self._cpus), *self._append],
+        )
+        try:
+            self._restore_or_save()
+        except SaveError as error:
+            self._boot_instead(error)
+
+    def _restore_or_save(self) -> None:
         """Restore the guest, or boot it to be saved; wait if another run is about that."""
         save = self._saves.find(self._key)
         if save:
             self._restore(save)
             return
         try:
-            lock = self._saving.enter_context(self._saves.lock(self._key).acquire(blocking=False))
+            self._saving.enter_context(self._saves.lock(self._key).acquire(blocking=False))
         except Timeout:
             self._next = self._wait_for_another_run
             return
-        assert lock
         # Another run may have made it, and let go of the lock, in between.
         save = self._saves.find(self._key)
         if save:
@@ -213,7 +115,7 @@ class WarmMachine(ColdMachine):
     def _boot_instead(self, why: Exception) -> None:
         self._saving.close()
         self._say(f"the guest is booted, since it can't be restored: {why}")
-        self._next = super().wait_ready
+        self._next = self._wait_booted
         self._boot()
 
     def _wait_for_another_run(self, timeout: float) -> None:
@@ -222,22 +124,22 @@ class WarmMachine(ColdMachine):
             if time.monotonic() > deadline:
                 raise SaveError("another run is saving this guest, and does not finish")
             time.sleep(_LOCK_SECONDS)
-            self._begin()
+            self._restore_or_save()
         self._next(timeout)
 
     # Making a save.
 
     def _boot_to_be_saved(self) -> None:
-        self._say("saving a guest, which later ones are restored from")
         room = (self._memory_mib << 20) + _STATE_ROOM
         made = self._saving.enter_context(self._saves.making(self._key, room=room))
+        self._say("saving a guest, which later ones are restored from")
         memory = blueprint.memory_file(made / "memory", mib=self._memory_mib, shared=True)
         self._next = partial(self._save_and_restore, made)
         with self._monitored() as theirs:
             self._boot([*memory, *blueprint.monitor(theirs)], pass_fds=[theirs])
 
     def _save_and_restore(self, made: Path, timeout: float) -> None:
-        self._await(BOOTED, timeout)
+        self._await_agent(timeout)
         save = self._save(made)
         self._saving.close()
         self._restore(save)
@@ -245,7 +147,6 @@ class WarmMachine(ColdMachine):
 
     def _save(self, made: Path) -> Save:
         """Save the guest, which has booted, and end it."""
-        assert self._blueprint is not None
         mapped = True
         target = f"exec:cat > {shlex.quote(str(made / 'state'))}"
         try:
@@ -275,10 +176,12 @@ class WarmMachine(ColdMachine):
         """Start a QEMU that maps the memory and reads the state; `_resume` waits for it."""
         self._next = self._resume
         self._blueprint = save.blueprint
-        options = ["-incoming", "defer"]
         if save.mapped:
             memory = blueprint.memory_file(save.memory, mib=self._memory_mib, shared=False)
-            options.extend(memory)
+        else:
+            self._say("the guest's memory is read, since this QEMU can't map what it saved")
+            memory = blueprint.memory(mib=self._memory_mib)
+        options = [*memory, "-incoming", "defer"]
         with self._monitored() as theirs, save.state.open("rb") as state:
             options.extend(blueprint.monitor(theirs))
             self._run([*save.blueprint.command, *options], pass_fds=[theirs, state.fileno()])
@@ -291,7 +194,7 @@ class WarmMachine(ColdMachine):
         try:
             self._monitor.settle()
             self._monitor.wait_for("RESUME")
-            self._finish(_RESTORE_SECONDS)
+            self._hand_over(_RESTORE_SECONDS)
         except (MonitorError, BootFailed) as error:
             raise _NotRestored(str(error)) from None
 

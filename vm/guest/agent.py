@@ -104,6 +104,7 @@ def main() -> None:
     ports = [_port(name, mode) for name, mode in _PORTS]
     sys.path[:] = [*settings["path"], *own_path]
     preload.preload()
+    del sys.modules["preload"]
     sys.path[:] = own_path
     _forget_image()
     gc.collect()

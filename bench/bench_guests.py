@@ -1,0 +1,219 @@
+"""What guests cost: restored, booted, as virtme-ng has them, and none at all, side by side.
+
+    python bench/bench_guests.py [--rounds 5] [KERNEL...]
+
+Prints medians and what the disk and the memory hold. Needs kernels in the store (the first of those
+named is used for what takes one). Nothing here is a test: times depend on the machine and on what
+else it does, and are for comparing with each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+import execnet
+
+from pytest_bpflink.vm import accel, guest_image
+from pytest_bpflink.vm.blueprint import Blueprint
+from pytest_bpflink.vm.kernels import find
+from pytest_bpflink.vm.snapshot import Saves
+from pytest_bpflink.vm.store import cache_root
+from pytest_bpflink.vm.warm import WarmMachine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pytest_bpflink.vm.kernels import Kernel
+    from pytest_bpflink.vm.machine import Machine
+
+KERNELS = ["6.1", "5.10", "6.12", "7.2"]
+TESTS = """
+import pytest
+@pytest.mark.parametrize("number", range(20))
+def test_trivial(number): pass
+"""
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description="What guests cost")
+    parser.add_argument("kernels", nargs="*", default=KERNELS)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    kernel = find(options.kernels[0])
+    acceleration = accel.detect(kernel)
+    print(f"Linux {kernel.release}, {acceleration.reason}, {os.cpu_count()} cores")
+    with tempfile.TemporaryDirectory(prefix="bpflink-bench-") as directory:
+        bench = Bench(kernel, Path(directory), options.rounds)
+        bench.sizes()
+        show("building a guest's image", bench.build_image, options.rounds)
+        first_use(bench, options.kernels)
+        show("vng -- true", bench.vng, options.rounds)
+        show("warm: first line of Python in the guest", bench.first_line, options.rounds)
+        for guest in ("plain", "cold", "warm"):
+            arguments = ["--kernel", options.kernels[0], "--kernel-guest", guest]
+            show(f"20 tests, {guest}", partial(bench.session, *arguments), options.rounds)
+        show("20 tests, natively", bench.session, options.rounds)
+        every = ["--kernel", ",".join(options.kernels), "--kernel-guest", "warm"]
+        title = f"20 tests on each of {len(options.kernels)} kernels, warm"
+        show(title, partial(bench.session, *every), options.rounds)
+        bench.memory()
+
+
+class Bench:
+    """One kernel's guests, and a directory with tests."""
+
+    def __init__(self, kernel: Kernel, directory: Path, rounds: int) -> None:
+        self.kernel = kernel
+        self.rounds = rounds
+        self._acceleration = accel.detect(kernel)
+        self._directory = directory
+        self._made = 0
+        (directory / "test_trivial.py").write_text(TESTS)
+
+    def machine(self, kind: type[Machine] = WarmMachine) -> Machine:
+        """Return a machine that is not started."""
+        self._made += 1
+        return kind(
+            self.kernel,
+            acceleration=self._acceleration,
+            directory=self._directory / str(self._made),
+            cwd=self._directory,
+            environment=dict(os.environ),
+        )
+
+    def vng(self) -> None:
+        """Run nothing in a guest, with virtme-ng alone."""
+        beside = Path(sys.executable).parent
+        path = f"{beside}:{os.environ['PATH']}"
+        vng = shutil.which("vng", path=path)
+        command = [str(vng), "--force-9p", "-r", str(self.kernel.image), "--", "true"]
+        if not self._acceleration.kvm:
+            command.insert(1, "--disable-kvm")
+        subprocess.run(
+            command,
+            check=True,
+            cwd=self._directory,
+            env=os.environ | {"PATH": path},
+            stdin=subprocess.PIPE,  # as it has no use for a file
+            capture_output=True,
+        )
+
+    def first_line(self) -> None:
+        """Restore a guest to the point where its Python runs, on the host's root."""
+        with self.machine() as machine:
+            machine.start()
+            machine.wait_ready()
+
+    def session(self, *arguments: str) -> None:
+        """Run pytest with 20 trivial tests."""
+        subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+            cwd=self._directory,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def build_image(self) -> None:
+        """Make the image of a guest from nothing."""
+        with tempfile.TemporaryDirectory() as directory:
+            inventory = guest_image.take_inventory(
+                sys.executable, os.environ, cache=Path(directory)
+            )
+            guest_image.build(Path(directory) / "image", inventory, modules=self._modules())
+
+    def sizes(self) -> None:
+        """Print what an image takes."""
+        with tempfile.TemporaryDirectory() as directory:
+            image = Path(directory) / "image"
+            inventory = guest_image.take_inventory(
+                sys.executable, os.environ, cache=Path(directory)
+            )
+            guest_image.build(image, inventory, modules=self._modules())
+            print(f"{'a guest image':50} {image.stat().st_size / 1e6:8.1f} MB")
+
+    def memory(self) -> None:
+        """Print what guests of one kernel take of the host's memory."""
+        with ExitStack() as stack:
+            for number in (1, 2):
+                machine = stack.enter_context(self.machine())
+                machine.start()
+                machine.wait_ready()
+                gateway = execnet.makegateway(f"popen//python={machine.gateway_python}")
+                stack.callback(gateway.exit)
+                gateway.remote_exec("import pytest; channel.send(1)").receive(60)
+                assert machine._process  # noqa: SLF001
+                rollup = Path(f"/proc/{machine._process.pid}/smaps_rollup").read_text()  # noqa: SLF001
+                sizes = dict(line.split()[:2] for line in rollup.splitlines()[1:])
+                private = int(sizes["Private_Dirty:"]) + int(sizes["Private_Clean:"])
+                pss = int(sizes["Pss:"])
+                print(f"{f'guest {number}: PSS, private':50} {pss >> 10:6} MiB {private >> 10} MiB")
+
+    def _modules(self) -> Path:
+        with tempfile.TemporaryDirectory() as directory:
+            drawn = Blueprint.draw(
+                self.kernel,
+                acceleration=self._acceleration,
+                directory=Path(directory),
+                memory_mib=512,
+                cpus=1,
+            )
+        return Path(str(drawn.modules))
+
+
+def first_use(bench: Bench, specs: list[str]) -> None:
+    """Save each kernel's guest in a cache of its own, one after the other."""
+    kernel = bench.kernel
+    with tempfile.TemporaryDirectory(prefix="bpflink-bench-") as cache, caching_in(cache):
+        for spec in specs:
+            bench.kernel = find(spec) if spec != kernel.spec else kernel
+            began = time.perf_counter()
+            bench.first_line()
+            print(f"{f'first use of {spec}':50} {time.perf_counter() - began:8.2f} s")
+        taken = [
+            sum(path.stat().st_blocks * 512 for path in description.parent.iterdir())
+            for description in Saves(Path(cache) / "guests").root.glob("*/save.json")
+        ]
+        print(f"{'the largest save':50} {max(taken) / 1e6:8.1f} MB")
+    bench.kernel = kernel
+
+
+@contextmanager
+def caching_in(directory: str) -> Iterator[None]:
+    """Keep saves elsewhere, and kernels where they are."""
+    kernels = cache_root() / "kernels"
+    (Path(directory) / "kernels").symlink_to(kernels)
+    before = os.environ.get("BPFLINK_CACHE")
+    os.environ["BPFLINK_CACHE"] = directory
+    try:
+        yield
+    finally:
+        os.environ.pop("BPFLINK_CACHE")
+        if before is not None:
+            os.environ["BPFLINK_CACHE"] = before
+
+
+def show(what: str, run: Callable[[], None], rounds: int) -> None:
+    """Print the median of several runs, after one that does not count."""
+    run()
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - began)
+    print(f"{what:50} {median(times):8.2f} s  ({min(times):.2f} to {max(times):.2f})", flush=True)
+
+
+if __name__ == "__main__":
+    main()
