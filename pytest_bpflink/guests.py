@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from pytest_bpflink.report import Progress
-from pytest_bpflink.vm import accel, kernels, machine, warm
+from pytest_bpflink.vm import accel, cold, kernels, machine, warm
 from pytest_bpflink.vm.machine import BootFailed, MachineError
 
 if TYPE_CHECKING:
@@ -97,8 +97,11 @@ class VirtualMachines:
 
     def machine(self, kernel: Kernel, *, directory: Path, console_log: Path | None) -> Machine:
         """Return a machine that shares this host's root and starts in this directory."""
-        make = {"plain": machine.Machine, "cold": warm.ColdMachine, "warm": self._warm}
-        return make[self._option.kernel_guest](
+        make: Callable[..., Machine] = machine.Machine
+        if self._option.kernel_guest != "plain":
+            kind = {"cold": cold.ColdMachine, "warm": warm.WarmMachine}[self._option.kernel_guest]
+            make = partial(kind, say=partial(self._say, kernel))
+        return make(
             kernel,
             acceleration=self.acceleration(kernel),
             directory=directory,
@@ -110,15 +113,12 @@ class VirtualMachines:
             console_log=console_log,
         )
 
-    def _warm(self, kernel: Kernel, **options: Any) -> Machine:
-        def say(text: str) -> None:
-            said = f"{kernel.id}: {text}"
-            # What goes for one guest of a kernel goes for all.
-            if said not in self._said:
-                self._said.add(said)
-                self._progress.line(said)
-
-        return warm.WarmMachine(kernel, say=say, **options)
+    def _say(self, kernel: Kernel, text: str) -> None:
+        said = f"{kernel.id}: {text}"
+        # What goes for one guest of a kernel goes for all.
+        if said not in self._said:
+            self._said.add(said)
+            self._progress.line(said)
 
 
 class ThisMachine:
