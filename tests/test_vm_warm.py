@@ -180,7 +180,7 @@ answer = os.umask(0), limits
 def test_python_is_one_that_was_just_started(pair: list[execnet.Gateway], home: Path) -> None:
     source = """
 import os, sys
-names = [name for name in ("preload", "agent") if name in sys.modules]
+names = [name for name in ("agent", "mounts", "preload") if name in sys.modules]
 answer = sys.argv, sys.path[0], names, os.getcwd(), os.getppid()
 """
     assert ask(pair[0], source) == (["-c"], "", [], str(home), 1)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 _GUEST = Path(__file__).resolve().parent / "guest"
-_PROGRAMS = (_GUEST / "agent.py", _GUEST / "preload.py")
+_PROGRAMS = tuple(_GUEST / name for name in ("agent.py", "mounts.py", "preload.py"))
 
 # Where the agent looks (agent.IMAGE).
 _IMAGE = Path("/bpflink")

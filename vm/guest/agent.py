@@ -31,9 +31,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_bpflink.vm.guest import preload
+    from pytest_bpflink.vm.guest import mounts, preload
 else:
-    import preload  # beside it in the image
+    # Beside it in the image.
+    import mounts
+    import preload
 
 Letter = dict[str, Any]
 
@@ -46,33 +48,6 @@ READY = b"bpflink: guest ready\n"
 # The length of the letter, before the letter.
 LENGTH = struct.Struct("!Q")
 
-_ROOT = "/bpflink/root"
-_HOST = "/bpflink/host"
-_WRITTEN = "/bpflink/written"
-
-# Mounted before the guest is saved, and moved to the host's root as they are.
-_MOVED = ("/proc", "/sys", "/dev", "/run")
-_FILESYSTEMS = (
-    ("proc", "/proc", ""),
-    ("sysfs", "/sys", ""),
-    ("devtmpfs", "/dev", ""),
-    ("tmpfs", "/run", "mode=755"),
-    ("tmpfs", "/dev/shm", "mode=1777"),  # noqa: S108
-    ("devpts", "/dev/pts", "gid=5,mode=620,ptmxmode=666"),
-    ("mqueue", "/dev/mqueue", ""),
-    ("cgroup2", "/sys/fs/cgroup", ""),
-    ("bpf", "/sys/fs/bpf", "mode=700"),
-    ("securityfs", "/sys/kernel/security", ""),
-    ("tracefs", "/sys/kernel/tracing", ""),
-    ("debugfs", "/sys/kernel/debug", ""),
-)
-_LINKS = {
-    "/dev/fd": "/proc/self/fd",
-    "/dev/stdin": "/proc/self/fd/0",
-    "/dev/stdout": "/proc/self/fd/1",
-    "/dev/stderr": "/proc/self/fd/2",
-}
-
 _MODPROBE = "/run/modprobe"
 # Each BPF FS mount asks for bpf_preload, which starts a user-mode helper: refuse it at once.
 _MODPROBE_SCRIPT = """#!/bin/sh
@@ -80,8 +55,7 @@ case "$*" in *bpf_preload*) exit 1 ;; esac
 exec /sbin/modprobe "$@"
 """
 
-# linux/mount.h, linux/random.h, linux/sockios.h, linux/if.h, linux/reboot.h
-_MS_RDONLY, _MS_BIND, _MS_MOVE = 1, 4096, 8192
+# linux/random.h, linux/sockios.h, linux/if.h, linux/reboot.h
 _RNDADDENTROPY, _RNDRESEEDCRNG = 0x40085203, 0x5207
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _POWER_OFF = 0x4321FEDC
@@ -98,15 +72,17 @@ def main() -> None:
     settings = json.loads((IMAGE / "settings.json").read_text())
     _be_the_same_python(settings["python"])
     own_path = sys.path[1:]
-    _mount_own()
+    mounts.mount_own()
+    _set_up_kernel()
     for module in settings["modules"]:
         _load(IMAGE / "modules" / module)
     ports = [_port(name, mode) for name, mode in _PORTS]
     sys.path[:] = [*settings["path"], *own_path]
     preload.preload()
-    del sys.modules["preload"]
+    del sys.modules["preload"], sys.modules["mounts"]
     sys.path[:] = own_path
     _forget_image()
+    mounts.prepare_root()
     gc.collect()
     gc.freeze()
     os.write(ports[1], BOOTED)
@@ -134,15 +110,7 @@ def _be_the_same_python(environment: dict[str, str]) -> None:
 # Before it is saved.
 
 
-def _mount_own() -> None:
-    for kind, target, options in _FILESYSTEMS:
-        Path(target).mkdir(parents=True, exist_ok=True)
-        # What a kernel lacks, tests of it skip.
-        with contextlib.suppress(OSError):
-            _mount(kind, target, kind, options=options)
-    for link, target in _LINKS.items():
-        with contextlib.suppress(FileExistsError):
-            Path(link).symlink_to(target)
+def _set_up_kernel() -> None:
     Path(_MODPROBE).write_text(_MODPROBE_SCRIPT)
     Path(_MODPROBE).chmod(0o755)
     Path("/proc/sys/kernel/modprobe").write_text(_MODPROBE)
@@ -184,18 +152,12 @@ def _port(name: str, mode: int) -> int:
 def _forget_image() -> None:
     """Remove the image's files: what is mapped stays, the rest would only be saved."""
     for entry in Path("/").iterdir():
-        if str(entry) in _MOVED:
+        if str(entry) in mounts.MOVED:
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
         else:
             entry.unlink()
-    for directory in (_HOST, _ROOT, _WRITTEN):
-        Path(directory).mkdir(parents=True)
-    # What is written to the host's root goes here.
-    _mount("tmpfs", _WRITTEN, "tmpfs", options="size=75%,mode=755")
-    for name in ("upper", "work"):
-        (Path(_WRITTEN) / name).mkdir()
 
 
 def _read(descriptor: int, length: int) -> bytes:
@@ -213,9 +175,9 @@ def _become_a_host(letter: Letter) -> None:
     time.clock_settime(time.CLOCK_REALTIME, letter["time"])
     _seed(bytes.fromhex(letter["seed"]))
     socket.sethostname(letter["hostname"])
-    _change_root(letter["visible"])
+    mounts.change_root(letter["visible"])
     if letter["modules"]:
-        _show_modules(letter["modules"])
+        mounts.show_modules(letter["modules"])
     os.environ.clear()
     os.environ.update(letter["environment"])
     time.tzset()
@@ -233,40 +195,6 @@ def _seed(seed: bytes) -> None:
         pool = struct.pack("ii", len(seed) * 8, len(seed)) + seed
         fcntl.ioctl(device, _RNDADDENTROPY, pool)
         fcntl.ioctl(device, _RNDRESEEDCRNG)
-
-
-def _change_root(visible: list[str]) -> None:
-    """Make the host's root, with what is written in memory over it, the root of all processes.
-
-    Kernel threads share PID 1's root, so modprobe is run in it too.
-    """
-    # The host's files don't change while a test runs, so that the guest may keep what it read.
-    options = "trans=virtio,version=9p2000.L,cache=loose,access=any,msize=262144"
-    _mount("/dev/root", _HOST, "9p", _MS_RDONLY, options)
-    layers = f"lowerdir={_HOST},upperdir={_WRITTEN}/upper,workdir={_WRITTEN}/work"
-    _mount("overlay", _ROOT, "overlay", options=layers)
-    covered = [path for path in visible if path.startswith(tuple(f"{top}/" for top in _MOVED))]
-    kept = {path: os.open(f"{_ROOT}{path}", os.O_PATH | os.O_CLOEXEC) for path in covered}
-    for top in _MOVED:
-        Path(f"{_ROOT}{top}").mkdir(exist_ok=True)
-        _mount(top, f"{_ROOT}{top}", None, _MS_MOVE)
-    os.chdir(_ROOT)
-    _mount(".", "/", None, _MS_MOVE)
-    os.chroot(".")
-    os.chdir("/")
-    for path, descriptor in kept.items():
-        Path(path).mkdir(parents=True, exist_ok=True)
-        _mount(f"/proc/self/fd/{descriptor}", path, None, _MS_BIND)
-        os.close(descriptor)
-
-
-def _show_modules(modules: str) -> None:
-    place = Path("/lib/modules") / os.uname().release
-    if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(modules)
-    elif not place.samefile(modules):
-        _mount(modules, str(place), None, _MS_BIND)
 
 
 def _find_packages_again(python_path: str) -> None:
@@ -310,13 +238,6 @@ def _start_worker(letter: Letter, ports: list[int]) -> None:
     main.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = main
     exec(letter["program"], main.__dict__)  # noqa: S102
-
-
-def _mount(source: str, target: str, kind: str | None, flags: int = 0, options: str = "") -> None:
-    arguments = [value and value.encode() for value in (source, target, kind)]
-    if _libc.mount(*arguments, ctypes.c_ulong(flags), options.encode() or None):
-        code = ctypes.get_errno()
-        raise OSError(code, f"{os.strerror(code)}: mounting {source} on {target}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,108 @@
+"""What a guest of ours has mounted: a system's own file systems, and the host's root.
+
+Knows mount(2). When what is mounted is `agent`'s business: 9p can't be saved, all else is mounted
+before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from pathlib import Path
+
+_ROOT = "/bpflink/root"
+_HOST = "/bpflink/host"
+_WRITTEN = "/bpflink/written"
+
+# Mounted before the guest is saved, and moved to the host's root as they are.
+MOVED = ("/proc", "/sys", "/dev", "/run")
+_FILESYSTEMS = (
+    ("proc", "/proc", ""),
+    ("sysfs", "/sys", ""),
+    ("devtmpfs", "/dev", ""),
+    ("tmpfs", "/run", "mode=755"),
+    ("tmpfs", "/dev/shm", "mode=1777"),  # noqa: S108
+    ("devpts", "/dev/pts", "gid=5,mode=620,ptmxmode=666"),
+    ("mqueue", "/dev/mqueue", ""),
+    ("cgroup2", "/sys/fs/cgroup", ""),
+    ("bpf", "/sys/fs/bpf", "mode=700"),
+    ("securityfs", "/sys/kernel/security", ""),
+    ("tracefs", "/sys/kernel/tracing", ""),
+    ("debugfs", "/sys/kernel/debug", ""),
+)
+_LINKS = {
+    "/dev/fd": "/proc/self/fd",
+    "/dev/stdin": "/proc/self/fd/0",
+    "/dev/stdout": "/proc/self/fd/1",
+    "/dev/stderr": "/proc/self/fd/2",
+}
+
+# linux/mount.h
+_MS_RDONLY, _MS_BIND, _MS_MOVE = 1, 4096, 8192
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mount_own() -> None:
+    """Mount what each system has of its own."""
+    for kind, target, options in _FILESYSTEMS:
+        Path(target).mkdir(parents=True, exist_ok=True)
+        # What a kernel lacks, tests of it skip.
+        with contextlib.suppress(OSError):
+            _mount(kind, target, kind, options=options)
+    for link, target in _LINKS.items():
+        with contextlib.suppress(FileExistsError):
+            Path(link).symlink_to(target)
+
+
+def prepare_root() -> None:
+    """Make room for what is written to the host's root, as far as that goes without it."""
+    for directory in (_HOST, _ROOT, _WRITTEN):
+        Path(directory).mkdir(parents=True)
+    # What is written to the host's root goes here.
+    _mount("tmpfs", _WRITTEN, "tmpfs", options="size=75%,mode=755")
+    for name in ("upper", "work"):
+        (Path(_WRITTEN) / name).mkdir()
+
+
+def change_root(visible: list[str]) -> None:
+    """Make the host's root, with what is written in memory over it, the root of all processes.
+
+    Kernel threads share PID 1's root, so modprobe is run in it too.
+    """
+    # The host's files don't change while a test runs, so that the guest may keep what it read.
+    options = "trans=virtio,version=9p2000.L,cache=loose,access=any,msize=262144"
+    _mount("/dev/root", _HOST, "9p", _MS_RDONLY, options)
+    layers = f"lowerdir={_HOST},upperdir={_WRITTEN}/upper,workdir={_WRITTEN}/work"
+    _mount("overlay", _ROOT, "overlay", options=layers)
+    covered = [path for path in visible if path.startswith(tuple(f"{top}/" for top in MOVED))]
+    kept = {path: os.open(f"{_ROOT}{path}", os.O_PATH | os.O_CLOEXEC) for path in covered}
+    for top in MOVED:
+        Path(f"{_ROOT}{top}").mkdir(exist_ok=True)
+        _mount(top, f"{_ROOT}{top}", None, _MS_MOVE)
+    os.chdir(_ROOT)
+    _mount(".", "/", None, _MS_MOVE)
+    os.chroot(".")
+    os.chdir("/")
+    for path, descriptor in kept.items():
+        Path(path).mkdir(parents=True, exist_ok=True)
+        _mount(f"/proc/self/fd/{descriptor}", path, None, _MS_BIND)
+        os.close(descriptor)
+
+
+def show_modules(modules: str) -> None:
+    """Put the directory of this kernel's modules where modprobe looks for it."""
+    place = Path("/lib/modules") / os.uname().release
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(modules)
+    elif not place.samefile(modules):
+        _mount(modules, str(place), None, _MS_BIND)
+
+
+def _mount(source: str, target: str, kind: str | None, flags: int = 0, options: str = "") -> None:
+    arguments = [value and value.encode() for value in (source, target, kind)]
+    if _libc.mount(*arguments, ctypes.c_ulong(flags), options.encode() or None):
+        code = ctypes.get_errno()
+        raise OSError(code, f"{os.strerror(code)}: mounting {source} on {target}")
