@@ -15,6 +15,7 @@ demo: prepare ## See two of the kernel's selftests pass on this kernel, and on L
 	@tools/demo
 
 test: prepare ## Run all tests: the plugin's own, and the selftests on KERNELS too
+	@tools/prepare openssh-server
 	@tools/test
 
 lint: prepare ## Check the code without running it

@@ -65,6 +65,10 @@ def configure(config: pytest.Config, kernels: Sequence[MatrixKernel]) -> None:
         for kernel in kernels
         for worker in _worker_ids(kernel, native_workers if kernel.is_native else guests)
     ]
+    if option.kernel_host:
+        from pytest_bpflink import hosts
+
+        option.px = [*option.px, *hosts.proxies(option.kernel_host)]
     option.dist = "load"
     controller = MatrixController(config, kernels, bounded=bounded)
     # Restarts are bounded per worker: xdist's bound is for all together, and loses items silently.
@@ -144,7 +148,8 @@ class MatrixController:
             self._guests[spec] = self._new_guest(kernels[str(spec.kernel)], str(spec.id))
         guests = [guest for guest in self._guests.values() if not guest.kernel.is_native]
         if guests:
-            preparing.prepare(self._config, self._progress)
+            sources = preparing.prepare(self._config, self._progress)
+            self._factory.compile_elsewhere(sources)
         try:
             boots.side_by_side(guests, self._progress)
         except MachineError as error:
@@ -173,6 +178,7 @@ class MatrixController:
             while True:
                 # An id is used once in execnet's group; for a replacement xdist took "gw0".
                 spec.id, spec.python = guest.next_worker_id(), guest.python
+                spec.via = guest.via
                 if guest.is_machine:
                     self._watchdog.connecting(guest)
                 try:

@@ -22,7 +22,7 @@ from pytest_bpflink.vm import accel, cold, kernels, machine, warm
 from pytest_bpflink.vm.machine import BootFailed, MachineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pytest_bpflink.matrix import MatrixKernel
     from pytest_bpflink.vm.accel import Acceleration
@@ -185,6 +185,11 @@ class Guest:
         """The command that execnet starts as this worker's Python."""
         return self._machine.gateway_python if self._machine else _HOST_PYTHON
 
+    @property
+    def via(self) -> str | None:
+        """The proxy of xdist's that reaches the machine, where it is on another host."""
+        return getattr(self._machine, "via", None)
+
     def next_worker_id(self) -> str:
         """Return an id for the worker that is about to start: 6.1, then 6.1~2."""
         self._workers += 1
@@ -260,11 +265,19 @@ class Guest:
         return f"kernel {self.kernel.id} (Linux {self.kernel.release})"
 
 
+def _machines(config: pytest.Config) -> Machines:
+    if not config.option.kernel_host:
+        return VirtualMachines(config)
+    from pytest_bpflink import hosts  # with execnet's connections, for runs that name a host
+
+    return hosts.HostedMachines(config)
+
+
 class GuestFactory:
     """Makes the guests of a run, each machine with a directory and a console log of its own."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self.machines: Machines = config.stash.get(MACHINES, None) or VirtualMachines(config)
+        self.machines: Machines = config.stash.get(MACHINES, None) or _machines(config)
         log: Path | None = config.option.kernel_log
         self._log = log and log.absolute()
         option: Any = config.option.maxworkerrestart
@@ -281,8 +294,15 @@ class GuestFactory:
         new = partial(self._machine, found, name)
         return Guest(kernel, new, name=name, restarts=self._restarts)
 
+    def compile_elsewhere(self, sources: Sequence[Path]) -> None:
+        """Compile BPF programs on the other hosts, whose guests see their host's cache."""
+        if hasattr(self.machines, "compile"):
+            self.machines.compile(sources)
+
     def close(self) -> None:
         """Remove the directories of all machines; they must be closed before."""
+        if hasattr(self.machines, "close"):
+            self.machines.close()
         self._directory.cleanup()
 
     def _machine(self, found: Kernel, name: str) -> Machine:

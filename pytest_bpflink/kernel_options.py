@@ -75,6 +75,14 @@ def add(parser: pytest.Parser) -> None:
         help="Directory to keep each guest's console in",
     )
     kernels.addoption(
+        "--kernel-host",
+        action="append",
+        default=[],
+        metavar="ssh=HOST",
+        help="Another machine to run guests on, where this tree and its Python are at the same"
+        " paths; kernels are spread by free cores (repeatable)",
+    )
+    kernels.addoption(
         "--kernel-guest",
         choices=["warm", "cold", "plain"],
         default="plain",

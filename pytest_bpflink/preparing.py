@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _PYCACHE_VARIABLE = "BPFLINK_PYCACHE"
 
 
-def prepare(config: pytest.Config, progress: Callable[[str], None]) -> None:
-    """Compile BPF programs and rewrite tests, unless that was done before."""
+def prepare(config: pytest.Config, progress: Callable[[str], None]) -> list[Path]:
+    """Compile BPF programs, which are returned, and rewrite tests, unless that was done before."""
     files = sorted(set(_files(config)))
     sources = [file for file in files if file.name.endswith(".bpf.c")]
     bpf_compile.prepare(sources, before_each=lambda source: progress(f"compiling {source.name}"))
@@ -36,6 +36,7 @@ def prepare(config: pytest.Config, progress: Callable[[str], None]) -> None:
         named = _named(config)
         tests = [file for file in files if file in named or _is_like(file, patterns)]
         rewrite_tests(config, (file for file in tests if file.suffix == ".py"))
+    return sources
 
 
 def rewrite_tests(config: pytest.Config, tests: Iterable[Path]) -> None:
