@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_bpflink import libbpf
 from pytest_bpflink import options as opts
 from pytest_bpflink.errors import BpfError, NotSupported
-from pytest_bpflink.link import attached
+from pytest_bpflink.link import attached, created
+from pytest_bpflink.uapi import AttachType
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,36 +33,42 @@ def as_section_says(program: Program, _target: None = None) -> Link:
 
 
 def to_perf_event(program: Program, event: PerfEvent, *, cookie: int = 0) -> Link:
-    """Attach to a perf event."""
+    """Attach to a perf event (5.15).
+
+    Not by libbpf's helper: its link owns the event, and `bpf_link__destroy()` disables that, so
+    that the program stops whoever else holds the link.
+    """
     name = f"{program.name} on {event}"
-    options = opts.PerfEventOptions(bpf_cookie=cookie)
-    own = os.dup(event.fileno())  # libbpf closes it with the link
-    try:
-        pointer = libbpf.call(
-            "bpf_program__attach_perf_event_opts",
-            program.pointer,
-            own,
-            ctypes.byref(options),
-            doing=f"attach {name}",
-        )
-    except BpfError:
-        os.close(own)
-        raise
-    return _perf_or_other(program, pointer, name)
+    fd = libbpf.call(
+        "bpf_link_create",
+        program.fd,
+        event.fileno(),
+        AttachType.PERF_EVENT,
+        ctypes.byref(opts.PerfEventLinkOptions(bpf_cookie=cookie)),
+        doing=f"attach {name}",
+    )
+    return created(fd, name)
 
 
-def to_probe(program: Program, target: str | Path | None, **options: Any) -> Link:
+def to_probe(
+    program: Program,
+    target: str | Path | None,
+    *,
+    offset: int = 0,
+    pid: int = -1,
+    retprobe: bool = False,
+    cookie: int = 0,
+) -> Link:
     """Attach a kprobe to a function of the kernel, or a uprobe to an offset in a file."""
     if target is None:
         return as_section_says(program)
+    how: dict[str, Any] = {"offset": offset, "retprobe": retprobe, "cookie": cookie}
     if isinstance(target, Path):
-        return _uprobe(program, target, **options)
-    return _kprobe(program, target, **options)
+        return _uprobe(program, target, pid=pid, **how)
+    return _kprobe(program, target, **how)
 
 
-def _kprobe(
-    program: Program, function: str, *, offset: int = 0, retprobe: bool = False, cookie: int = 0
-) -> Link:
+def _kprobe(program: Program, function: str, *, offset: int, retprobe: bool, cookie: int) -> Link:
     name = f"{program.name} on {function}+{offset}"
     options = opts.KprobeOptions(offset=offset, retprobe=retprobe, bpf_cookie=cookie)
     pointer = libbpf.call(
@@ -79,9 +86,9 @@ def _uprobe(
     file: Path,
     *,
     offset: int,
-    pid: int = -1,
-    retprobe: bool = False,
-    cookie: int = 0,
+    pid: int,
+    retprobe: bool,
+    cookie: int,
 ) -> Link:
     name = f"{program.name} on {file}+{offset:#x}"
     options = opts.UprobeOptions(retprobe=retprobe, bpf_cookie=cookie)

@@ -71,7 +71,7 @@ def excuse(
     feature, it is built without one of the options of `config`, or this host's policy refuses it.
     """
     if isinstance(error, NotSupported) and error.since.startswith("libbpf"):
-        return f"{error.feature}: {error.hint}"
+        return error.hint
     if since and kernel.version < version_tuple(since):
         return f"came with Linux {since}, this is {kernel.release}"
     lacking = [option for option in config if kernel.config and option not in kernel.config]
@@ -80,6 +80,13 @@ def excuse(
     if error.errno == errno.EPERM and kernel.where == "native" and not missing_privileges():
         return f"this host's policy refuses it, every capability notwithstanding: {error.strerror}"
     return ""
+
+
+def require_libbpf(release: str, *, what: str) -> None:
+    """Raise `NotSupported` where the loaded libbpf is older: it knows no such section, say."""
+    here = libbpf.version()
+    if version_tuple(here) < version_tuple(release):
+        raise NotSupported(what, since=f"libbpf {release}", here=f"libbpf {here}")
 
 
 def version_tuple(release: str) -> tuple[int, ...]:
@@ -264,6 +271,8 @@ def _program_type(name: str) -> None:
     if kind is None:
         raise UnknownFeature(f"no program type is called {name!r}")
     doing = f"load a program of type {name}"
+    if kind is ProgType.NETFILTER:
+        libbpf.require("bpf_program__attach_netfilter")  # the probe is as old as that
     if not libbpf.call("libbpf_probe_bpf_prog_type", kind, None, doing=doing):
         raise BpfError(errno.EINVAL, doing)
 

@@ -59,7 +59,6 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
     "bpf_program__attach_netfilter": (c_void_p, (c_void_p, c_void_p), "1.3"),
     "bpf_program__attach_netkit": (c_void_p, (c_void_p, c_int, c_void_p), "1.3"),
     "bpf_program__attach_netns": (c_void_p, (c_void_p, c_int), "0.0.9"),
-    "bpf_program__attach_perf_event_opts": (c_void_p, (c_void_p, c_int, c_void_p), "0.5"),
     "bpf_program__attach_sockmap": (c_void_p, (c_void_p, c_int), "1.5"),
     "bpf_program__attach_tcx": (c_void_p, (c_void_p, c_int, c_void_p), "1.3"),
     "bpf_program__attach_uprobe_multi": (
@@ -106,12 +105,15 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
     "bpf_iter_create": (c_int, _int, "0.0.9"),
     "bpf_obj_pin": (c_int, (c_int, c_char_p), "0.0.1"),
     "bpf_obj_get": (c_int, (c_char_p,), "0.0.1"),
+    "bpf_obj_get_opts": (c_int, (c_char_p, c_void_p), "1.0"),
     "bpf_obj_get_info_by_fd": (c_int, (c_int, c_void_p, c_void_p), "0.0.1"),
     "bpf_prog_load": (
         c_int,
         (c_int, c_char_p, c_char_p, c_char_p, c_size_t, c_void_p),
         "0.6",
     ),
+    "bpf_xdp_attach": (c_int, (c_int, c_int, c_uint32, c_void_p), "0.7"),
+    "bpf_xdp_detach": (c_int, (c_int, c_uint32, c_void_p), "0.7"),
     "bpf_raw_tracepoint_open": (c_int, (c_char_p, c_int), "0.0.1"),
     "bpf_enable_stats": (c_int, _int, "0.0.9"),
     "libbpf_probe_bpf_prog_type": (c_int, (c_int, c_void_p), "0.7"),

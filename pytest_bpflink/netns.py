@@ -20,13 +20,19 @@ from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self
 
+from pytest_bpflink import libbpf
 from pytest_bpflink.errors import BpfError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pytest_bpflink.objects import Program
+    from pytest_bpflink.uapi import AttachType
+
 _CLONE_NEWNET = 0x40000000
 _OWN = "/proc/thread-self/ns/net"  # namespaces are a thread's, not a process's
+
+_MOST_PROGRAMS = 64  # NETNS_BPF's limit for sk_lookup; a flow dissector is alone
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _IFREQ = struct.Struct("16sh14x")
@@ -98,6 +104,51 @@ class NetNs:
             finally:
                 _set(home.fileno(), f"go back to network namespace {home.ino}")
 
+    def attached(self, attach_type: AttachType) -> tuple[int, ...]:
+        """Ids of the programs attached to it: FLOW_DISSECTOR (5.3) or SK_LOOKUP (5.9).
+
+        Raises `BpfError` with EINVAL for an attach type that it has none of.
+        """
+        ids = (ctypes.c_uint32 * _MOST_PROGRAMS)()
+        count, flags = ctypes.c_uint32(_MOST_PROGRAMS), ctypes.c_uint32()
+        libbpf.call(
+            "bpf_prog_query",
+            self.fileno(),
+            attach_type,
+            0,
+            ctypes.byref(flags),
+            ids,
+            ctypes.byref(count),
+            doing=f"ask what is attached to {self} ({attach_type.name})",
+        )
+        return tuple(ids[: count.value])
+
+    def attach(self, program: Program) -> None:
+        """Attach by the legacy `BPF_PROG_ATTACH` (4.20): no link, stays until `detach()`.
+
+        Raises `BpfError`: EEXIST beside a link, EINVAL for the program that is attached already.
+        """
+        with self.entered():
+            libbpf.call(
+                "bpf_prog_attach",
+                program.fd,
+                0,
+                program.expected_attach_type,
+                0,
+                doing=f"attach {program.name} to {self} without a link",
+            )
+
+    def detach(self, program: Program) -> None:
+        """Detach what `attach()` attached. Raises `BpfError`: ENOENT when it is not there."""
+        with self.entered():
+            libbpf.call(
+                "bpf_prog_detach2",
+                program.fd,
+                0,
+                program.expected_attach_type,
+                doing=f"detach {program.name} from {self}",
+            )
+
     @property
     def lo(self) -> Device:
         """Its loopback device."""
@@ -113,20 +164,27 @@ class NetNs:
 
     def veth(self) -> tuple[Device, Device]:
         """Make a pair of veth devices, both up: what one sends, the other receives."""
-        return self._make_pair("veth")
+        number = next(self._names)
+        names = f"veth{number}a", f"veth{number}b"
+        first, second = self._make("veth", *names, peer={"ifname": names[1]})
+        return first, second
 
     def dummy(self) -> Device:
         """Make a dummy device and bring it up: it drops what is sent. Many hosts lack it."""
         (device,) = self._make("dummy", f"dummy{next(self._names)}")
         return device
 
-    def netkit(self, *, mode: str = "l2") -> tuple[Device, Device]:
-        """Make a pair of netkit devices (6.7), both up: the primary and its peer.
+    def netkit(self) -> tuple[Device, Device]:
+        """Make a pair of netkit devices (6.7) in the L3 mode, both up: the primary and its peer.
 
-        A program is attached to either through the primary. `mode` is `l2` or `l3`. Raises
-        `BpfError` with EOPNOTSUPP where the kernel lacks them.
+        A program is attached to either through the primary. Raises `BpfError` with EOPNOTSUPP
+        where the kernel lacks them.
         """
-        return self._make_pair("netkit", netkit_mode=mode)
+        # pyroute2 knows nothing of netkit: the mode and the peer's name are the kernel's choice.
+        (primary,) = self._make("netkit", f"netkit{next(self._names)}")
+        peer = Device(self, *_peer_of(primary))
+        peer.up()
+        return primary, peer
 
     def __enter__(self) -> Self:
         return self
@@ -140,12 +198,6 @@ class NetNs:
 
     def __repr__(self) -> str:
         return f"<NetNs {self.ino}{' closed' if self._fd is None else ''}>"
-
-    def _make_pair(self, kind: str, **attributes: Any) -> tuple[Device, Device]:
-        number = next(self._names)
-        names = f"{kind}{number}a", f"{kind}{number}b"
-        first, second = self._make(kind, *names, peer={"ifname": names[1]}, **attributes)
-        return first, second
 
     def _make(self, kind: str, *names: str, **attributes: Any) -> list[Device]:
         _link(self, f"make a {kind} device", "add", ifname=names[0], kind=kind, **attributes)
@@ -192,8 +244,16 @@ class Device:
                 raise BpfError(error.errno or 0, f"bring {self} up or down") from error
 
 
-def _link(netns: NetNs, doing: str, command: str, **attributes: Any) -> None:
-    """Ask for a change of a device over netlink."""
+def _peer_of(device: Device) -> tuple[str, int]:
+    """Return the name and the index of the other one of a pair."""
+    (answer,) = _link(device.netns, f"find the peer of {device}", "get", index=device.ifindex)
+    index = answer.get_attr("IFLA_LINK")
+    with device.netns.entered():
+        return socket.if_indextoname(index), index
+
+
+def _link(netns: NetNs, doing: str, command: str, **attributes: Any) -> list[Any]:
+    """Ask about a device, or for a change of one, over netlink."""
     try:
         from pyroute2 import IPRoute  # type: ignore[import-untyped]
         from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
@@ -202,7 +262,7 @@ def _link(netns: NetNs, doing: str, command: str, **attributes: Any) -> None:
     # The socket would keep the namespace, so it lives as long as the question.
     with netns.entered(), IPRoute() as route:
         try:
-            route.link(command, **attributes)
+            return list(route.link(command, **attributes))
         except NetlinkError as error:
             hint = "the kernel lacks this kind of device" if error.code == errno.EOPNOTSUPP else ""
             raise BpfError(error.code, f"{doing} in {netns}", hint=hint) from error

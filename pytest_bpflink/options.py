@@ -64,6 +64,12 @@ class ProgLoadOptions(Options):
     _fields_ = (("sz", c_size_t), ("attempts", c_int), ("expected_attach_type", c_uint32))
 
 
+class ObjGetOptions(Options):
+    """`struct bpf_obj_get_opts`, without the descriptor that paths begin at (libbpf 1.3)."""
+
+    _fields_ = (("sz", c_size_t), ("file_flags", c_uint32))
+
+
 class OrderOptions(Options):
     """`struct bpf_cgroup_opts` (1.6), `bpf_tcx_opts` and `bpf_netkit_opts` (1.3)."""
 
@@ -94,10 +100,10 @@ class IterOptions(Options):
     _fields_ = (("sz", c_size_t), ("link_info", c_void_p), ("link_info_len", c_uint32))
 
 
-class PerfEventOptions(Options):
-    """`struct bpf_perf_event_opts`."""
+class PerfEventLinkOptions(Options):
+    """`struct bpf_link_create_opts` for a perf event."""
 
-    _fields_ = (("sz", c_size_t), ("bpf_cookie", c_uint64))
+    _fields_ = (*LinkCreateOptions._fields_, ("bpf_cookie", c_uint64))
 
 
 class KprobeOptions(Options):

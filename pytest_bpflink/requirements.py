@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_bpflink import features
+from pytest_bpflink.errors import NotSupported
 from pytest_bpflink.matrix import running_kernel
 from pytest_bpflink.probe import KernelInfo, missing_privileges
 
@@ -105,7 +106,11 @@ def _require(config: pytest.Config, kernel: KernelInfo, mark: pytest.Mark) -> No
         pytest.skip(reason)
     for feature in mark.args:
         try:
+            if mark.kwargs.get("libbpf"):
+                features.require_libbpf(mark.kwargs["libbpf"], what=feature)
             error = features.absence(feature)
+        except NotSupported as unsupported:
+            error = unsupported
         except features.UnknownFeature as unknown:
             pytest.fail(f"bpf_requires: {unknown}", pytrace=False)
         if error:

@@ -95,15 +95,19 @@ def test_probes_look_at_the_effect(pytester: pytest.Pytester) -> None:
 
         @pytest.mark.kernel("<4.0")
         def test_other(): pass
+
+        @pytest.mark.bpf_requires("link:cgroup", libbpf="99.0")
+        def test_libbpf(): pass
         """
     )
     result = pytester.runpytest("-rs")
-    result.assert_outcomes(passed=1, skipped=2, errors=2)
-    result.stdout.fnmatch_lines(
+    result.assert_outcomes(passed=1, skipped=3, errors=2)
+    result.stdout.fnmatch_lines_random(
         [
             "*kfunc:nobody_has_this is absent, and nothing explains it: *ENOENT*",
             "*no probe for 'link:nonsense'; there are link:raw_tracepoint, *",
             "SKIPPED*kfunc:nobody_has_this: came with Linux 99.0, this is *",
+            "SKIPPED*link:cgroup: *needs libbpf 99.0 or later, this is *",
             "SKIPPED*for Linux <4.0, this is *",
         ]
     )
