@@ -6,14 +6,13 @@ Hooks only. Fixtures are in `fixtures`, kernels as a parameter in `matrix`. Noth
 
 from __future__ import annotations
 
-import os
 import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import kernel_options
+from pytest_bpflink import kernel_options, libbpf_axis
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -22,9 +21,9 @@ pytest_plugins = ["pytest_bpflink.fixtures"]
 
 
 _REQUIREMENTS = {
-    "bpf_requires(*features, since, config): needs what is probed by these names (link:tcx,"
+    "bpf_requires(*features, since, config, libbpf): needs what is probed by these names (link:tcx,"
     " prog:netfilter, kfunc:NAME, cgroup:revision); skipped on kernels older than since or built"
-    " without config, else a failure where it is absent": "bpf_requires",
+    " without config, and with an older libbpf, else a failure where it is absent": "bpf_requires",
     'kernel(">=6.6"): runs on such kernels only': "kernel",
     "guest_only: can crash the kernel or changes the whole machine, so it runs in guests"
     " (--kernel), and natively with --bpf-native-all only": "guest_only",
@@ -37,10 +36,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     links = parser.getgroup("bpflink", "BPF links")
     links.addoption(
         "--bpf-libbpf",
-        metavar="SPEC",
+        metavar="SPEC[,SPEC...]",
         help="The libbpf to use: system (default), a path to a shared object or to a source tree of"
         " libbpf or the kernel, a release (1.7, 1.7.0) or newest, built from the distribution's"
-        " source package",
+        " source package; several by comma run each test with each",
     )
     parser.addini("bpflink_libbpf", "The default of --bpf-libbpf", default="system")
     links.addoption(
@@ -61,12 +60,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Describe the markers, and set kernels up as a parameter if that was asked for."""
     config.addinivalue_line(
         "markers",
-        "on_kernel(spec, release): set on each item by --kernel, to select items by kernel:"
+        "on_kernel(spec, release, libbpf): set on each item by --kernel, to select items by kernel:"
         " -m 'on_kernel(spec=\"6.1\")'",
     )
     for marker in _REQUIREMENTS:
         config.addinivalue_line("markers", marker)
-    if config.option.kernel:
+    if config.option.kernel or len(libbpf_axis.asked_for(config)[0]) > 1:
         from pytest_bpflink import matrix  # costs time that others don't owe
 
         matrix.configure(config)
@@ -106,13 +105,11 @@ def _complain(config: pytest.Config, what: str) -> None:
 
 
 def _choose_libbpf(config: pytest.Config) -> None:
-    spec, directory = config.option.bpf_libbpf, config.invocation_params.dir
-    if spec is None:
-        spec = os.environ.get("BPFLINK_LIBBPF") or None
-    if spec is None:
-        spec = config.getini("bpflink_libbpf")
-        directory = config.inipath.parent if config.inipath else directory
-    # Workers get it as their option: nothing is chosen or built there.
+    specs, directory = libbpf_axis.asked_for(config)
+    if len(specs) > 1:
+        # Each worker has one of them.
+        return
+    (spec,) = specs
     config.option.bpf_libbpf = spec
     if spec == "system":
         return
