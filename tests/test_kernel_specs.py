@@ -60,7 +60,11 @@ def test_kernels_of_the_project(
     pytester.mkdir("linux")
     os.chdir(below)
 
-    assert ids(with_fakes("--collect-only", "-q", "--kernel", "ini")) == ["native", "6.1", "linux"]
+    show = ("--collect-only", "-q", "--kernel", "ini")
+    assert ids(with_fakes(*show)) == ["native", "6.1", "linux"]
+    # Paths are the file's, not those of where one stands.
+    marked = f'on_kernel(spec="{pytester.path / "linux"}")'
+    assert ids(with_fakes(*show, "-m", marked)) == ["linux"]
 
 
 def test_kernels_of_the_project_beside_others(pytester: pytest.Pytester, with_fakes: Run) -> None:

@@ -186,8 +186,11 @@ def test_two_runs_fetch_once(store: Store) -> None:
 def test_store_survives_sigkill_while_unpacking(
     store: Store, archive: Path, tmp_path: Path
 ) -> None:
-    # A dpkg-deb that says that it runs, and then takes its time.
-    slow = write(tmp_path / "bin/dpkg-deb", f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
+    # A dpkg-deb that has started a program, as it starts tar, and waits for it.
+    script = (
+        f"#!/bin/sh\nsleep 60 &\necho $! > {tmp_path}/new\nmv {tmp_path}/new {tmp_path}/pid\nwait\n"
+    )
+    slow = write(tmp_path / "bin/dpkg-deb", script)
     slow.chmod(0o755)
     path = f"{slow.parent}:{os.environ['PATH']}"
     command = [sys.executable, "-c", FETCH, f"file:{archive}", str(store.root), "6.1"]

@@ -26,6 +26,10 @@ _FRESH_SECONDS = 3600
 # `apt-get download` begins anew each time; this continues.
 _HELPER = Path("/usr/lib/apt/apt-helper")
 
+# What was downloaded is continued only if it has the file's own time, which apt's http sets when it
+# gets SIGTERM, but not if it finds that apt-helper is gone: so that must not be first to go.
+_DEAF_TO_TERM = ("sh", "-c", 'trap "" TERM; exec "$@"', "sh")
+
 
 class AptError(Exception):
     """apt is missing, knows no Debian mirror, or failed; the sentence says which."""
@@ -87,15 +91,14 @@ class Apt:
     def download(self, *packages: str) -> list[Path]:
         """Download packages, `NAME=VERSION`, and return their files; call `forget` afterwards.
 
-        apt checks signatures and hashes. A download that was cut off is continued, by any process,
-        unless another one was begun since. Raises AptError.
+        apt checks signatures and hashes. A download that was cut off is continued, by any process.
+        Raises AptError.
         """
         self._archives.mkdir(parents=True, exist_ok=True)
         # Elsewhere: it leaves out what is in the working directory already.
         listed = self.output("apt-get", "download", "--print-uris", *packages, cwd=self._directory)
         wanted = re.findall(r"^'(\S+)' (\S+) \d+ (\S+)$", listed, re.MULTILINE)
         files = [self._archives / file for _, file, _ in wanted]
-        self._forget_all_but(files)
         if _HELPER.exists():
             self._continue([word for triple in wanted for word in triple])
         else:
@@ -106,7 +109,8 @@ class Apt:
 
     def forget(self) -> None:
         """Remove what was downloaded, in whole or in part."""
-        self._forget_all_but([])
+        for path in self._archives.glob("*.deb*"):
+            path.unlink()
 
     def _continue(self, triples: Sequence[str]) -> None:
         """Download files, each by its URI, name and hash, from where they were cut off."""
@@ -122,17 +126,14 @@ class Apt:
     def _archives(self) -> Path:
         return self._directory / "cache/archives"
 
-    def _forget_all_but(self, wanted: Sequence[Path]) -> None:
-        for path in self._archives.glob("*.deb*"):
-            if path not in wanted:
-                path.unlink()
-
     def _run(
         self, program: str, *arguments: str, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         # Given on the command line the configuration comes after the host's, and wins.
-        configuration = str(self._directory / "apt.conf")
-        return programs.run([program, "--config-file", configuration, *arguments], cwd=cwd)
+        command = [program, "--config-file", str(self._directory / "apt.conf"), *arguments]
+        if program == str(_HELPER):
+            command = [*_DEAF_TO_TERM, *command]
+        return programs.run(command, cwd=cwd)
 
 
 def _is_failure(line: str) -> bool:

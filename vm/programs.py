@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Starts $@ unless the process that asked for it has died before PR_SET_PDEATHSIG was set. timeout
-# sets no limit here: it makes a process group, and passes SIGTERM on to all of it. Without that
-# apt's downloads and dpkg-deb's tar would go on writing when their parents are gone.
-_GUARD = '[ "$PPID" = "$1" ] && shift && exec timeout 0 "$@"'
+# sets no limit here: it makes a process group, and passes SIGTERM on to all of it, and SIGKILL 2 s
+# later. Without that apt's downloads and dpkg-deb's tar could go on writing without their parents.
+_GUARD = '[ "$PPID" = "$1" ] && shift && exec timeout --kill-after=2 0 "$@"'
 
 
 # strerror(ENOSPC), and what tar says when only the beginning of a block could be written.

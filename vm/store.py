@@ -224,8 +224,6 @@ class Store:
             tree = Path(temporary) / "tree"
             _unpack(files, tree)
             image.check(image.read(tree))
-            # Packages set it, to when they were built; here it is when the kernel was used.
-            os.utime(tree)
             tree.rename(self.root / name)
         return Stored(self.root / name, package.release, package.version)
 
