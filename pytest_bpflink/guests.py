@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _BOOT_SECONDS = 60.0
 
 _CONSOLE_LINES = 40
+_HINT = " (--kernel-log DIR keeps the whole console)"
 _HOST_PYTHON = shlex.quote(sys.executable)
 
 
@@ -201,9 +202,12 @@ class Guest:
         Raises MachineError if none can be started on this host.
         """
         self.verdict = ""
-        self._machine = self._new_machine()
         self._began = time.monotonic()
-        self._machine.start()
+        try:
+            self._machine = self._new_machine()
+            self._machine.start()
+        except OSError as error:
+            raise MachineError(f"what a guest needs can't be written: {error}") from None
         self.booting = not self.kernel.is_native
 
     def wait_ready(self) -> None:
@@ -213,7 +217,7 @@ class Guest:
         try:
             self._machine.wait_ready(_BOOT_SECONDS)
         except BootFailed as error:
-            self.give_up(f"{self._title} did not boot: {error}")
+            self.give_up(f"{self._title} did not boot{_HINT}: {error}")
         self.boot_seconds = time.monotonic() - self._began
         self.booting = False
 

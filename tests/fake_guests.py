@@ -7,6 +7,7 @@ What they do is in their SPEC, see `FakeMachines`. Tests that run in such a gues
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shlex
 import signal
@@ -54,7 +55,8 @@ class FakeMachines:
     unknown: there is no such kernel. unbootable: the kernel does not come up. bootsonce: the second
     machine does not. unreachable: no worker can be started in it. mistaken: the machine runs
     another kernel. noqemu: no machine can be started. mute: the machine says nothing to execnet.
-    slow: each machine but the first takes 2 s to boot.
+    slow: each machine but the first takes 2 s to boot. full: the disk is full; fullsoon: it is when
+    the second machine starts.
     """
 
     def __init__(self) -> None:
@@ -77,6 +79,8 @@ class FakeMachines:
             cue = "unbootable"
         if cue == "slow" and cue not in self._booted:
             cue = "quick"
+        if cue == "fullsoon" and cue in self._booted:
+            cue = "full"
         self._booted.add(kernel.spec)
         return FakeMachine(cue, directory, console_log or directory / "console.log")
 
@@ -103,6 +107,8 @@ class FakeMachine:
     def start(self) -> None:
         if self._cue.startswith("noqemu"):
             raise MachineError("QEMU is not installed: apt-get install qemu-system-x86")
+        if self._cue == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "launch.sh")
         with Path("boots").open("a") as boots:
             boots.write(f"{self._cue}\n")
 

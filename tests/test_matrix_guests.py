@@ -250,6 +250,17 @@ def test_a_guest_that_does_not_boot_again_leaves_errors(
     result.assert_outcomes(passed=3, failed=1, errors=6)
 
 
+def test_a_disk_that_is_full_by_then_leaves_errors(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile(TEN.format(panics={3}))
+
+    result = with_fakes("--kernel", "fullsoon,good")
+
+    result.assert_outcomes(passed=12, failed=2, errors=6)
+    result.stdout.fnmatch_lines(["*could not be started again: *No space left on device*"])
+
+
 def test_a_death_in_collection_is_followed_by_a_fresh_guest(
     pytester: pytest.Pytester, with_fakes: Run
 ) -> None:

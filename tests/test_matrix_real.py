@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +16,7 @@ import pytest
 from pytest_bpflink.vm.store import cache_root
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 # Pytester gives its runs another home: found before it does.
 CACHE = cache_root()
@@ -74,3 +81,159 @@ def test_a_kernel_that_does_not_boot_leaves_the_end_of_its_console(
 
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.re_match_lines([r"kernel 6\.1 \(Linux \S+\) did not boot: ", ".*Kernel panic.*"])
+
+
+@pytest.mark.usefixtures("stored_kernels")
+def test_what_hangs_or_panics_fails_alone_whatever_it_is_doing(
+    pytester: pytest.Pytester, tmp_path: Path
+) -> None:
+    pytester.makepyfile(
+        """
+        import os, time
+        from pathlib import Path
+        import pytest
+
+        def panic():
+            Path("/proc/sysrq-trigger").write_text("c")
+
+        @pytest.fixture
+        def panics_before():
+            panic()
+
+        @pytest.fixture
+        def panics_after():
+            yield
+            panic()
+
+        def test_first(panics_before): pass
+
+        def test_sleeps(): time.sleep(1000)
+
+        def test_keeps_the_processor():
+            Path("/proc/sys/kernel/sched_rt_runtime_us").write_text("-1")
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(99))
+            while True: pass
+
+        def test_works(): pass
+
+        def test_last(panics_after): pass
+        """
+    )
+
+    result = pytester.runpytest_subprocess(
+        "--kernel", "6.1", "--kernel-timeout=2", "--junitxml", tmp_path / "junit.xml", timeout=600
+    )
+
+    result.assert_outcomes(passed=2, failed=2, errors=2)
+    result.stdout.re_match_lines_random(
+        [
+            r"kernel 6\.1: the guest .* died in the setup of this test: Kernel panic.* sysrq .*",
+            r"kernel 6\.1: the guest .* died in the teardown of this test: Kernel panic.* sysrq .*",
+            r"It was killed \d+ s after it began: .*::test_sleeps\[6\.1\] \(--kernel-timeout 2.*",
+            r'  File ".*", line \d+, in test_sleeps',
+            r"It was killed \d+ s after it began: .*::test_keeps_the_processor\[6\.1\] .*",
+            r"Its Python did not answer when asked where it is\.",
+        ]
+    )
+
+
+@pytest.mark.usefixtures("stored_kernels")
+def test_a_guest_that_is_killed_or_stopped_is_replaced_and_none_outlives_pytest(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(
+        """
+        import time
+        import pytest
+
+        @pytest.mark.parametrize("way", ["killed", "stopped", "orphaned"])
+        def test_is(way): time.sleep(1000)
+        """
+    )
+
+    with start_pytest("--kernel", "6.1", "--kernel-timeout=2") as run:
+        run.read_until("::test_is[killed-6.1]")
+        os.kill(run.guest(), signal.SIGKILL)
+        run.read_until("FAILED")
+        # It would not end before its time; stopped, it neither runs nor answers.
+        run.read_until("::test_is[stopped-6.1]")
+        os.kill(run.guest(), signal.SIGSTOP)
+        run.read_until("FAILED")
+        run.read_until("::test_is[orphaned-6.1]")
+        guest = run.guest()
+        run.process.kill()
+
+        assert not is_alive(guest, after=2)
+
+
+@pytest.mark.usefixtures("stored_kernels")
+def test_ctrl_c_ends_guests_at_once(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import signal, time
+
+        def test_x():
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+            time.sleep(1000)
+        """
+    )
+
+    with start_pytest("--kernel", "6.1") as run:
+        run.read_until("::test_x[6.1]")
+        guest = run.guest()
+        os.killpg(run.process.pid, signal.SIGINT)
+
+        assert run.process.wait(timeout=5) == pytest.ExitCode.INTERRUPTED
+        assert not is_alive(guest, after=0)
+
+
+class Running:
+    """A pytest that was started, and its guest."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self.said = ""
+
+    def read_until(self, text: str) -> None:
+        """Read what it says until that has TEXT; an item's name comes before its line's end."""
+        assert self.process.stdout is not None
+        while text not in self.said:
+            chunk = os.read(self.process.stdout.fileno(), 4096).decode()
+            assert chunk, f"never said {text!r}: {self.said}"
+            self.said += chunk
+        self.said = self.said.partition(text)[2]
+
+    def guest(self) -> int:
+        """Return the process id of its guest."""
+        children = [
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/status")
+            if f"\nPPid:\t{self.process.pid}\n" in path.read_text()
+            and "qemu" in (path.parent / "cmdline").read_text().partition("\0")[0]
+        ]
+        (guest,) = children
+        return guest
+
+
+@contextlib.contextmanager
+def start_pytest(*arguments: str) -> Iterator[Running]:
+    """Start pytest in the current directory, in a process group of its own."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "pytest", *arguments],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        start_new_session=True,
+    ) as process:
+        try:
+            yield Running(process)
+        finally:
+            process.kill()
+
+
+def is_alive(process: int, *, after: float) -> bool:
+    deadline = time.monotonic() + after
+    while Path(f"/proc/{process}").exists():
+        if time.monotonic() >= deadline:
+            return True
+        time.sleep(0.01)
+    return False

@@ -235,9 +235,11 @@ class Machine:
 
     def _obituary(self, what: str) -> str:
         happened = (
-            f"Linux {self.kernel.release} {what} before its Python ran"
-            f" ({self.acceleration.reason}). Full console: {self.console_log}"
+            f"Linux {self.kernel.release} {what} before its Python ran ({self.acceleration.reason})"
         )
+        if self.console_log.parent != self.directory:
+            # That of the machine goes with it.
+            happened += f". Full console: {self.console_log}"
         quotes = [
             self.console_tail() or "(the console is empty)",
             console.tail(self.directory / "stderr.log", count=10),
