@@ -82,7 +82,7 @@ DEFECTS = [
         named=ids_of("link_lifetime::test_disconnect"),
         unrelated=ids_of(
             "link_pinning::test_pin link_pinning::test_unpin link_lifetime::test_destroy_ends_it"
-            " link_lifetime::test_second_descriptor_keeps_it cgroup_link::test_update"
+            " link_lifetime::test_second_descriptor_keeps_it[original] cgroup_link::test_update"
             " cgroup_link::test_detach"
         ),
     ),
