@@ -201,6 +201,19 @@ with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM):
     assert ask(pair[0], source)
 
 
+def test_mapped_libraries_are_the_files_at_their_paths(pair: list[execnet.Gateway]) -> None:
+    """Uprobes are attached to files: a copy of libc is another libc."""
+    source = """
+import os
+lines = [line.split(maxsplit=5) for line in open("/proc/self/maps")]
+files = {fields[5].strip(): int(fields[4]) for fields in lines if len(fields) > 5}
+answer = [path for path in files if "/libc" in path or "/bin/python" in path]
+for path in answer:
+    assert os.stat(path).st_ino == files[path]
+"""
+    assert len(ask(pair[0], source)) >= 2
+
+
 def test_orphans_are_buried(pair: list[execnet.Gateway]) -> None:
     source = """
 import os, subprocess, time

@@ -121,6 +121,7 @@ def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> N
             "python": dict(inventory.startup),
             "path": inventory.path,
             "modules": loaded,
+            "libraries": inventory.libraries,
         }
         archive.add(_IMAGE / "settings.json", json.dumps(settings).encode())
 

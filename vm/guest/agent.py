@@ -19,7 +19,6 @@ import locale
 import os
 import random
 import resource
-import shutil
 import site
 import socket
 import struct
@@ -81,13 +80,13 @@ def main() -> None:
     preload.preload()
     del sys.modules["preload"], sys.modules["mounts"]
     sys.path[:] = own_path
-    _forget_image()
+    _forget_image(settings["libraries"])
     mounts.prepare_root()
     gc.collect()
     gc.freeze()
     os.write(ports[1], BOOTED)
     letter = json.loads(_read(ports[0], *LENGTH.unpack(_read(ports[0], LENGTH.size))))
-    _become_a_host(letter)
+    _become_a_host(letter, settings["libraries"])
     worker = os.fork()
     if not worker:
         _start_worker(letter, ports)
@@ -149,15 +148,21 @@ def _port(name: str, mode: int) -> int:
     raise OSError(errno.ENODEV, f"there is no virtio port {name}")
 
 
-def _forget_image() -> None:
-    """Remove the image's files: what is mapped stays, the rest would only be saved."""
-    for entry in Path("/").iterdir():
-        if str(entry) in mounts.MOVED:
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink()
+def _forget_image(kept: list[str]) -> None:
+    """Remove the image's files but for these, which are mapped: they would only be saved."""
+    for top in Path("/").iterdir():
+        if str(top) not in mounts.MOVED:
+            _remove(top, kept)
+
+
+def _remove(path: Path, kept: list[str]) -> None:
+    if path.is_dir() and not path.is_symlink():
+        for entry in path.iterdir():
+            _remove(entry, kept)
+        with contextlib.suppress(OSError):  # something is kept in it
+            path.rmdir()
+    elif str(path) not in kept:
+        path.unlink()
 
 
 def _read(descriptor: int, length: int) -> bytes:
@@ -171,11 +176,11 @@ def _read(descriptor: int, length: int) -> bytes:
 # After it was restored.
 
 
-def _become_a_host(letter: Letter) -> None:
+def _become_a_host(letter: Letter, libraries: list[str]) -> None:
     time.clock_settime(time.CLOCK_REALTIME, letter["time"])
     _seed(bytes.fromhex(letter["seed"]))
     socket.sethostname(letter["hostname"])
-    mounts.change_root(letter["visible"])
+    mounts.change_root(letter["visible"], libraries)
     if letter["modules"]:
         mounts.show_modules(letter["modules"])
     os.environ.clear()

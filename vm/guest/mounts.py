@@ -66,16 +66,19 @@ def prepare_root() -> None:
         (Path(_WRITTEN) / name).mkdir()
 
 
-def change_root(visible: list[str]) -> None:
+def change_root(visible: list[str], libraries: list[str]) -> None:
     """Make the host's root, with what is written in memory over it, the root of all processes.
 
-    Kernel threads share PID 1's root, so modprobe is run in it too.
+    Kernel threads share PID 1's root, so modprobe is run in it too. What this Python has mapped are
+    the image's LIBRARIES: they are put over the host's, which are the same, since a uprobe is
+    attached to a file and not to its content.
     """
     # The host's files don't change while a test runs, so that the guest may keep what it read.
     options = "trans=virtio,version=9p2000.L,cache=loose,access=any,msize=262144"
     _mount("/dev/root", _HOST, "9p", _MS_RDONLY, options)
     layers = f"lowerdir={_HOST},upperdir={_WRITTEN}/upper,workdir={_WRITTEN}/work"
     _mount("overlay", _ROOT, "overlay", options=layers)
+    mapped = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in libraries}
     covered = [path for path in visible if path.startswith(tuple(f"{top}/" for top in MOVED))]
     kept = {path: os.open(f"{_ROOT}{path}", os.O_PATH | os.O_CLOEXEC) for path in covered}
     for top in MOVED:
@@ -85,6 +88,10 @@ def change_root(visible: list[str]) -> None:
     _mount(".", "/", None, _MS_MOVE)
     os.chroot(".")
     os.chdir("/")
+    for path, descriptor in mapped.items():
+        with contextlib.suppress(FileNotFoundError):
+            _mount(f"/proc/self/fd/{descriptor}", path, None, _MS_BIND)
+        os.close(descriptor)
     for path, descriptor in kept.items():
         Path(path).mkdir(parents=True, exist_ok=True)
         _mount(f"/proc/self/fd/{descriptor}", path, None, _MS_BIND)
