@@ -28,6 +28,9 @@ exec unshare --mount sh -c 'mount -t tmpfs none "{directory}" && exec sh -c "$SS
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
     """What to give to --kernel-host; `command` in `tmp_path` runs what ssh is told to run."""
+    program = shutil.which("sshd", path="/usr/sbin:/usr/bin")
+    if not program:
+        pytest.skip("sshd is not installed: make test TEST_PACKAGES=openssh-server")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -52,8 +55,6 @@ def address(tmp_path: Path) -> Iterator[str]:
         "IdentitiesOnly yes\nStrictHostKeyChecking no\nUserKnownHostsFile /dev/null\n"
         "LogLevel ERROR\n"
     )
-    program = shutil.which("sshd", path="/usr/sbin:/usr/bin")
-    assert program, "openssh-server is missing: tools/prepare installs it"
     with subprocess.Popen([program, "-D", "-e", "-f", server], stderr=subprocess.DEVNULL) as sshd:
         try:
             await_port(port)
