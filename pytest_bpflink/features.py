@@ -2,7 +2,8 @@
 
 A probe makes the kernel do the thing and looks whether it was done: a link type is there when a
 program that it holds *ran*, a revision is honoured when a wrong one was *refused*. Acceptance says
-nothing (6.12 takes `expected_revision` for a cgroup and ignores it), and nor does the release.
+nothing (6.12.107 takes a revision for a cgroup and ignores it), nor does the release (6.12.117
+honours it, as 6.17 does).
 """
 
 from __future__ import annotations

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: MIT
+/* Replacements for the function of another program. */
+#include "conformance.h"
+
+SEC("freplace")
+int on_freplace(int value)
+{
+	__sync_fetch_and_add(&calls, 1);
+	return 0;
+}
+
+SEC("freplace")
+int on_freplace_alt(int value)
+{
+	__sync_fetch_and_add(&alt_calls, 1);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+/* A congestion control for TCP, twice under one name, so that one can take the other's place. */
+#include "conformance.h"
+#include <bpf/bpf_tracing.h>
+
+struct sock;
+
+/* What libbpf finds in the kernel's structure by the same names. */
+struct tcp_congestion_ops {
+	__u32 (*ssthresh)(struct sock *sk);
+	void (*cong_avoid)(struct sock *sk, __u32 ack, __u32 acked);
+	__u32 (*undo_cwnd)(struct sock *sk);
+	void (*init)(struct sock *sk);
+	char name[16];
+};
+
+SEC("struct_ops")
+__u32 BPF_PROG(threshold, struct sock *sk)
+{
+	return 10;
+}
+
+SEC("struct_ops")
+void BPF_PROG(avoid, struct sock *sk, __u32 ack, __u32 acked)
+{
+}
+
+SEC("struct_ops")
+__u32 BPF_PROG(undo, struct sock *sk)
+{
+	return 10;
+}
+
+SEC("struct_ops")
+void BPF_PROG(init, struct sock *sk)
+{
+	__sync_fetch_and_add(&calls, 1);
+}
+
+SEC("struct_ops")
+void BPF_PROG(init_alt, struct sock *sk)
+{
+	__sync_fetch_and_add(&alt_calls, 1);
+}
+
+SEC(".struct_ops.link")
+struct tcp_congestion_ops congestion = {
+	.ssthresh = (void *)threshold,
+	.cong_avoid = (void *)avoid,
+	.undo_cwnd = (void *)undo,
+	.init = (void *)init,
+	.name = "bpflink",
+};
+
+SEC(".struct_ops.link")
+struct tcp_congestion_ops congestion_alt = {
+	.ssthresh = (void *)threshold,
+	.cong_avoid = (void *)avoid,
+	.undo_cwnd = (void *)undo,
+	.init = (void *)init_alt,
+	.name = "bpflink",
+};
+
+char LICENSE[] SEC("license") = "GPL";
