@@ -1,0 +1,130 @@
+"""The kernel's `xdp_link`: one XDP program per device and mode, by a link or without.
+
+Ported from tools/testing/selftests/bpf/prog_tests/xdp_link.c (Linux 5.9).
+"""
+
+from __future__ import annotations
+
+import errno
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bpflink import BpfError, XdpFlags, XdpLinkInfo, libbpf
+from pytest_bpflink.selftests.stages import DRV_MODE, SKB_MODE, OnDevice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_bpflink import Device, Program
+
+pytestmark = pytest.mark.guest_only
+
+_FIRST, _SECOND = (True, False), (False, True)
+
+
+@pytest.fixture
+def stage(request: pytest.FixtureRequest) -> OnDevice:
+    """A pair of veth devices; the second sends."""
+    return OnDevice(request, "on_xdp", sender=1)
+
+
+@pytest.fixture
+def device(stage: OnDevice) -> Device:
+    target: Device = stage.device
+    return target
+
+
+@pytest.fixture
+def first(stage: OnDevice) -> Program:
+    return stage.object.program("on_xdp")
+
+
+@pytest.fixture
+def second(stage: OnDevice) -> Program:
+    return stage.object.program("on_xdp_alt")
+
+
+@pytest.fixture
+def legacy(device: Device, first: Program) -> Iterator[Program]:
+    """The first program, attached over netlink."""
+    _attach(device, first.fd)
+    yield first
+    _detach(device)
+
+
+def test_netlink_refuses_link(
+    legacy: Program, second: Program, device: Device, stage: OnDevice
+) -> None:
+    """A link beside a program attached over netlink is EBUSY, whichever program it is of."""
+    for program in (legacy, second):
+        with pytest.raises(BpfError) as refused:
+            program.attach(device)
+        assert refused.value.errno == errno.EBUSY
+    assert stage.ran() == _FIRST
+
+
+def test_link_refuses_netlink(stage: OnDevice, device: Device, second: Program) -> None:
+    """Netlink can neither replace nor detach what a link holds: EBUSY."""
+    link = stage.attach()
+    for change in (partial(_attach, device, second.fd), partial(_detach, device)):
+        with pytest.raises(BpfError) as refused:
+            change()
+        assert refused.value.errno == errno.EBUSY
+    assert stage.ran() == _FIRST
+    assert link.info == XdpLinkInfo(link.id, stage.prog_id, device.ifindex)
+
+
+def test_link_refuses_link(stage: OnDevice, device: Device, second: Program) -> None:
+    """A second link is EBUSY, until the first is detached."""
+    link = stage.attach()
+    with pytest.raises(BpfError) as refused:
+        second.attach(device)
+    assert refused.value.errno == errno.EBUSY
+    assert stage.ran() == _FIRST
+
+    link.detach()
+    with second.attach(device):
+        assert stage.ran() == _SECOND
+
+
+@pytest.mark.parametrize("held", ["native", "generic"])
+def test_other_mode(
+    stage: OnDevice, device: Device, first: Program, second: Program, held: str
+) -> None:
+    """A link in the other mode is EEXIST."""
+    present, wanted = (DRV_MODE, SKB_MODE) if held == "native" else (SKB_MODE, DRV_MODE)
+    with first.attach(device, **present):
+        with pytest.raises(BpfError) as refused:
+            second.attach(device, **wanted)
+        assert refused.value.errno == errno.EEXIST
+        assert stage.ran() == _FIRST
+
+
+def test_impossible_flags(device: Device, first: Program) -> None:
+    """Two modes at once, and netlink's own flags, are EINVAL."""
+    for flags in (XdpFlags.SKB_MODE | XdpFlags.DRV_MODE, XdpFlags(1)):
+        with pytest.raises(BpfError) as refused:
+            first.attach(device, flags=flags)
+        assert refused.value.errno == errno.EINVAL
+
+
+def test_device_gone(stage: OnDevice, device: Device, second: Program) -> None:
+    """With its device it loses its index at once, and an update is ENOLINK."""
+    link = stage.attach()
+    device.remove()
+    assert link.info == XdpLinkInfo(link.id, stage.prog_id, 0)
+    with pytest.raises(BpfError) as refused:
+        link.update(second)
+    assert refused.value.errno == errno.ENOLINK
+
+
+def _attach(device: Device, fd: int) -> None:
+    with device.netns.entered():
+        libbpf.call("bpf_xdp_attach", device.ifindex, fd, 0, None, doing="attach over netlink")
+
+
+def _detach(device: Device) -> None:
+    with device.netns.entered():
+        libbpf.call("bpf_xdp_detach", device.ifindex, 0, None, doing="detach over netlink")
