@@ -45,8 +45,11 @@ def compose(
     The command's stdin and stdout are to be pipes. Files are made in DIRECTORY. Raises
     ComposeError.
     """
+    program = virtme_run()
+    # It looks for its other programs there: virtme-prep-kdir-mods, for build trees.
+    path = f"{os.environ.get('PATH', os.defpath)}:{Path(program).parent}"
     command = [
-        virtme_run(),
+        program,
         *("--kimg", str(kernel.image), "--mods", "auto" if kernel.modules else "none"),
         *("--name", host_name(kernel)),
         *("--memory", f"{memory_mib}M", "--cpus", str(cpus)),
@@ -65,7 +68,7 @@ def compose(
         text=True,
         check=False,
         cwd=cwd,
-        env=os.environ | {"TMPDIR": str(directory)},
+        env=os.environ | {"TMPDIR": str(directory), "PATH": path},
     )
     if done.returncode or not done.stdout.strip():
         raise ComposeError(_explain(done.stderr))
