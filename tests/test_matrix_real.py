@@ -76,11 +76,15 @@ def test_a_kernel_that_does_not_boot_leaves_the_end_of_its_console(
     pytester.makepyfile("def test_x(): pass")
 
     result = pytester.runpytest_subprocess(
-        "--kernel", "native,6.1", "--kernel-append", "rdinit=/nowhere init=/nowhere", timeout=400
+        *("--kernel", "native,6.1", "--kernel-guest=plain"),
+        *("--kernel-append", "rdinit=/nowhere init=/nowhere"),
+        timeout=400,
     )
 
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.re_match_lines([r"kernel 6\.1 \(Linux \S+\) did not boot: ", ".*Kernel panic.*"])
+    result.stdout.re_match_lines(
+        [r"kernel 6\.1 \(Linux \S+\) did not boot .*: ", ".*Kernel panic.*"]
+    )
 
 
 @pytest.mark.usefixtures("stored_kernels")
