@@ -5,7 +5,7 @@ export # openssh-server for the tests of --kernel-host; on a machine of one's ow
 TEST_PACKAGES ?=
 KERNELS ?= 5.10,6.1,6.12,7.2
 
-.PHONY: help prepare demo test lint bench clean
+.PHONY: help prepare demo test conformance lint bench clean
 
 help: ## Show this
 	@sed -n 's/^\([a-z]*\):.*## /    make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -19,6 +19,9 @@ demo: prepare ## See two of the kernel's selftests pass on this kernel, and on L
 test: prepare ## Run all tests: the plugin's own, and the selftests on KERNELS too
 	@tools/prepare $(TEST_PACKAGES)
 	@tools/test
+
+conformance: prepare ## Run all selftests, every link type, on KERNELS with the newest libbpf
+	@tools/python -m pytest selftests --kernel $(KERNELS) --bpf-libbpf newest
 
 lint: prepare ## Check the code without running it
 	@.venv/bin/tox -e lint
