@@ -85,7 +85,7 @@ def add(parser: pytest.Parser) -> None:
     kernels.addoption(
         "--kernel-guest",
         choices=["warm", "cold", "plain"],
-        default="plain",
+        default="warm",
         help="How guests are made: warm restores a saved guest, which is saved at first use; cold"
         " boots the same guest each time; plain boots through virtme-ng as it is"
         " (default: %(default)s)",

@@ -79,8 +79,9 @@ def kernel_parameters(kernel: Kernel, *, python: str, append: Sequence[str]) -> 
         "init_on_free=1",
         # A tmpfs would have half of the memory, and the image needs more where there is little.
         "rootfstype=ramfs",
-        *append,
         f"rdinit={python}",
+        *append,
+        # What follows is init's.
         "--",
         "-u",
         str(guest_image.AGENT),

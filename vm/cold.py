@@ -85,9 +85,7 @@ class ColdMachine(Machine):
         guest_image.build(initramfs, self._take_inventory(), modules=modules)
         if not vmlinux.unpack(self.kernel.image, image):
             image = self.kernel.image
-        init = blueprint.kernel_parameters(
-            self.kernel, python=self._worker.python, append=self._append
-        )
+        init = self._kernel_parameters
         self._blueprint = drawn
         self._run(
             [*drawn.command, *drawn.booting(image=image, initramfs=initramfs, init=init), *options],
@@ -128,6 +126,12 @@ class ColdMachine(Machine):
             except BrokenPipeError:
                 break  # the guest is dead, which is noticed next
         super().wait_ready(timeout)
+
+    @property
+    def _kernel_parameters(self) -> list[str]:
+        return blueprint.kernel_parameters(
+            self.kernel, python=self._worker.python, append=self._append
+        )
 
     @property
     def _boot_files(self) -> Path:

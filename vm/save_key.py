@@ -40,7 +40,6 @@ def save_key(
         "format": _FORMAT,
         "kernel": [str(kernel.image), hashlib.sha256(kernel.image.read_bytes()).hexdigest()],
         "modules": _modules(kernel),
-        "config": kernel.config.get("CONFIG_LSM"),
         "agent": guest_image.own_digest(),
         "python": [inventory.python, dict(inventory.startup), inventory.digest],
         "qemu": _program(f"qemu-system-{platform.machine()}"),

@@ -86,7 +86,7 @@ class WarmMachine(ColdMachine):
             self.kernel,
             self._take_inventory(),
             acceleration=self.acceleration,
-            machine=[str(self._memory_mib), str(self._cpus), *self._append],
+            machine=[str(self._memory_mib), str(self._cpus), *self._kernel_parameters],
         )
         try:
             self._restore_or_save()
