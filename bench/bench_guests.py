@@ -101,14 +101,17 @@ class Bench:
         command = [str(vng), "--force-9p", "-r", str(self.kernel.image), "--", "true"]
         if not self._acceleration.kvm:
             command.insert(1, "--disable-kvm")
-        subprocess.run(
+        with subprocess.Popen(
             command,
-            check=True,
             cwd=self._directory,
             env=os.environ | {"PATH": path},
-            stdin=subprocess.PIPE,  # as it has no use for a file
-            capture_output=True,
-        )
+            # Pipes that stay open, or QEMU takes the guest's standard input for hung up.
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as guest:
+            # 255 where the host has no udev: virtme-ng's init then finds no port for the status.
+            guest.wait()
 
     def first_line(self) -> None:
         """Restore a guest to the point where its Python runs, on the host's root."""

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from pytest_bpflink.vm.blueprint import Blueprint
 
@@ -151,9 +151,13 @@ class Saves:
             taken += sum(path.stat().st_blocks * 512 for path in directory.iterdir())
             old = time.time() - _last_used(description) > days * _DAY
             if not directory.name.startswith(_SAVING) and (old or taken > size):
-                with self.lock(directory.name):
+                # Whoever holds the lock is about to make it anew.
+                with (
+                    contextlib.suppress(Timeout),
+                    self.lock(directory.name).acquire(blocking=False),
+                ):
                     self.discard(directory.name)
-                removed.append(directory.name)
+                    removed.append(directory.name)
         return removed
 
 

@@ -142,6 +142,8 @@ class WarmMachine(ColdMachine):
         self._await_agent(timeout)
         save = self._save(made)
         self._saving.close()
+        # What this one replaces is never looked for again.
+        self._saves.prune()
         self._restore(save)
         self._next(timeout)
 
