@@ -1,14 +1,15 @@
 # `make demo` and `make test` install what they need; what they need before is in the README.
 
 export PYTHON ?= python3
-export # openssh-server for the tests of --kernel-host; on a machine of one's own it would start a service.
+export # openssh-server for the tests of --kernel-host (on a machine of one's own it would start a service),
+# chromium for those of reports; they are skipped without.
 TEST_PACKAGES ?=
 KERNELS ?= 5.10,6.1,6.12,7.2
 
-.PHONY: help prepare demo test conformance lint bench clean
+.PHONY: help prepare demo test conformance lint docs bench clean link-types
 
 help: ## Show this
-	@sed -n 's/^\([a-z]*\):.*## /    make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
+	@sed -n 's/^\([a-z-]*\):.*## /    make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 prepare: ## Install what is missing: Debian packages, and a virtual environment in .venv
 	@tools/prepare
@@ -23,8 +24,16 @@ test: prepare ## Run all tests: the plugin's own, and the selftests on KERNELS t
 conformance: prepare ## Run all selftests, every link type, on KERNELS with the newest libbpf
 	@tools/python -m pytest selftests --kernel $(KERNELS) --bpf-libbpf newest
 
+link-types: prepare ## Run them, and write docs/link-types.md of what each kernel answered
+	@run=$$(mktemp) && tools/python -m pytest selftests --kernel $(KERNELS) --bpf-libbpf newest \
+		--junitxml=$$run && \
+	tools/python -m pytest_bpflink.selftests.link_types $$run > docs/link-types.md; rm -f $$run
+
 lint: prepare ## Check the code without running it
 	@.venv/bin/tox -e lint
+
+docs: prepare ## Build the documentation in build/docs, with warnings as errors
+	@.venv/bin/tox -e docs
 
 bench: ## Measure what fixtures and link operations cost
 	@tools/prepare bpftool

@@ -10,17 +10,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pytest_bpflink.audit import BpfLedger as BpfLedger
+    from pytest_bpflink.audit import Watch as Watch
     from pytest_bpflink.bpffs import BpfFs as BpfFs
     from pytest_bpflink.cgroup import Attached as Attached
     from pytest_bpflink.cgroup import Cgroup as Cgroup
-    from pytest_bpflink.compile import CompileError as CompileError
+    from pytest_bpflink.entries import Entry as Entry
     from pytest_bpflink.errors import BpfError as BpfError
+    from pytest_bpflink.errors import CompileError as CompileError
     from pytest_bpflink.errors import NotSupported as NotSupported
     from pytest_bpflink.errors import UnknownName as UnknownName
     from pytest_bpflink.errors import VerifierError as VerifierError
-    from pytest_bpflink.ledger import DescriptorHolder as DescriptorHolder
-    from pytest_bpflink.ledger import Holder as Holder
-    from pytest_bpflink.ledger import PinHolder as PinHolder
+    from pytest_bpflink.holders import CgroupHolder as CgroupHolder
+    from pytest_bpflink.holders import DescriptorHolder as DescriptorHolder
+    from pytest_bpflink.holders import Holder as Holder
+    from pytest_bpflink.holders import ObjectHolder as ObjectHolder
+    from pytest_bpflink.holders import PinHolder as PinHolder
     from pytest_bpflink.link import Link as Link
     from pytest_bpflink.link import link_ids as link_ids
     from pytest_bpflink.link import links as links
@@ -50,17 +55,19 @@ if TYPE_CHECKING:
     from pytest_bpflink.uapi import AttachFlags as AttachFlags
     from pytest_bpflink.uapi import AttachType as AttachType
     from pytest_bpflink.uapi import LinkType as LinkType
+    from pytest_bpflink.uapi import MapType as MapType
     from pytest_bpflink.uapi import PerfEventType as PerfEventType
     from pytest_bpflink.uapi import ProgType as ProgType
     from pytest_bpflink.uapi import XdpFlags as XdpFlags
     from pytest_bpflink.wait import eventually as eventually
 
 _MODULES = {
+    "audit": ("BpfLedger", "Watch"),
     "bpffs": ("BpfFs",),
     "cgroup": ("Attached", "Cgroup"),
-    "compile": ("CompileError",),
-    "errors": ("BpfError", "NotSupported", "UnknownName", "VerifierError"),
-    "ledger": ("DescriptorHolder", "Holder", "PinHolder"),
+    "entries": ("Entry",),
+    "errors": ("BpfError", "CompileError", "NotSupported", "UnknownName", "VerifierError"),
+    "holders": ("CgroupHolder", "DescriptorHolder", "Holder", "ObjectHolder", "PinHolder"),
     "link": ("Link", "link_ids", "links"),
     "linkinfo": (
         "CgroupLinkInfo",
@@ -83,7 +90,15 @@ _MODULES = {
     "objects": ("Map", "Object", "Program"),
     "perf": ("PerfEvent", "SoftwareEvent"),
     "probe": ("KernelInfo",),
-    "uapi": ("AttachFlags", "AttachType", "LinkType", "PerfEventType", "ProgType", "XdpFlags"),
+    "uapi": (
+        "AttachFlags",
+        "AttachType",
+        "LinkType",
+        "MapType",
+        "PerfEventType",
+        "ProgType",
+        "XdpFlags",
+    ),
     "wait": ("eventually",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _MEMORY = Path("/proc/meminfo")
 
+_FRESH = 16
+
 
 class Progress(Protocol):
     """What is needed to show progress; `report.Progress` is one."""
@@ -91,6 +93,17 @@ def affordable_workers(wanted: int, *, kernels: int, memory_mib: int) -> tuple[i
     if needed > available:
         return affordable, f"guests may run out of memory: {having}"
     return affordable, ""
+
+
+def fresh_at_once(memory_mib: int) -> int:
+    """Return how many guests may be up at a time for items that have a kernel of their own.
+
+    One more than there are cores, since a guest that comes up waits now and then; two at least, so
+    that one comes up while another is at work; and no more than `Replacements` has threads for.
+    """
+    available = _available_mib()
+    bearable = _FRESH if available is None else min(_FRESH, available // memory_mib)
+    return max(2, min(1 + (os.cpu_count() or 1), bearable))
 
 
 def _at_once() -> int:

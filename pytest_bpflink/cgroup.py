@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import signal
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 from pytest_bpflink import libbpf
 from pytest_bpflink.errors import BpfError
+from pytest_bpflink.ids import note_made
 from pytest_bpflink.mountinfo import Mount, mounted
 from pytest_bpflink.uapi import CGROUP_ATTACH_TYPES, QUERY_EFFECTIVE, AttachFlags, AttachType
 from pytest_bpflink.wait import eventually
@@ -141,6 +143,7 @@ class Cgroup:
 
         Raises `BpfError` with EPERM where another attachment excludes this one.
         """
+        note_made("program", program.id)  # it may live on here, with nothing to show for it
         libbpf.call(
             "bpf_prog_attach",
             program.fd,
@@ -172,8 +175,7 @@ class Cgroup:
         links = self._links_inside()
         for directory in self._directories_below():
             _evacuate(directory, to=self.path.parent)
-            with contextlib.suppress(FileNotFoundError):
-                directory.rmdir()
+            _remove_directory(directory, within)
         self._removed = True
         self.close()
         if links:
@@ -282,6 +284,22 @@ def _evacuate(directory: Path, *, to: Path) -> None:
         for pid in (directory / "cgroup.procs").read_text().split():
             with contextlib.suppress(ProcessLookupError):
                 (to / "cgroup.procs").write_text(pid)
+
+
+def _remove_directory(directory: Path, within: float) -> None:
+    """Remove a cgroup. Tasks that are dead and waited for may keep it busy for a moment (7.2)."""
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            directory.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.001)
+        else:
+            return
 
 
 def _attached_or_none(cgroup: Cgroup, attach_type: AttachType) -> tuple[int, ...]:

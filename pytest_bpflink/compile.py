@@ -7,14 +7,13 @@ temporary file instead.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import functools
 import hashlib
 import json
 import os
-import platform
-import shutil
 import subprocess
 import tempfile
 import uuid
@@ -23,46 +22,35 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from pytest_bpflink import vmlinux_h
-from pytest_bpflink.errors import BpfError
+from pytest_bpflink import prebuilt, vmlinux_h
+from pytest_bpflink.clang import ClangRefusal, clang, flags, memory_file, translate
+from pytest_bpflink.errors import CompileError
+from pytest_bpflink.vm.scratch import Scratch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
-_TARGETS = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv", "ppc64le": "powerpc"}
 _KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 _HEADER_VARIABLE = "BPFLINK_VMLINUX_H"
 _RUN_VARIABLE = "BPFLINK_RUN"
 
 
-class CompileError(BpfError):
-    """clang refused a source, or is missing; `log` is what it says."""
-
-    def _shown_log(self) -> list[str]:
-        return self.log.splitlines()
-
-
 def object_of(path: str | os.PathLike[str]) -> Path:
     """Return the object file to load: the path itself, or what a `.bpf.c` compiles to.
 
-    A source whose object stands beside it already (as in the wheel) and is not older is not
-    compiled again. Raises `CompileError`; a path that ends in neither `.c` nor exists is returned
-    as it is, for the loader to say what is wrong.
+    A source that came with its object, as in the wheel, is not compiled again unless it was
+    edited. Raises `CompileError`; a path that ends in neither `.c` nor exists is returned as it is,
+    for the loader to say what is wrong.
     """
-    source = Path(path).absolute()
+    source = _one_name(Path(path))
     if source.suffix != ".c":
         return source
-    signature = _signature([source])
-    if signature is None:
+    if not source.exists():
         raise CompileError(errno.ENOENT, f"compile {source}")
-    built = source.with_suffix(".o")
-    beside = _signature([built])
-    if beside is not None and beside[0][0] >= signature[0][0]:
-        return built
     remembered = _compiled.get(source)
     if remembered and remembered[1] == _signature(remembered[2]):
         return remembered[0]
-    return _compile_cached(source)
+    return prebuilt.object_of(source) or _compile_cached(source)
 
 
 def prepare(sources: Iterable[Path], *, before_each: Callable[[Path], object]) -> None:
@@ -91,13 +79,6 @@ def cache_directory() -> Path:
     return Path(named) if named else platformdirs.user_cache_path("pytest-bpflink")
 
 
-@functools.cache
-def clang() -> Path | None:
-    """Return the clang that compiles, the one that `CLANG` names or the first on PATH."""
-    found = shutil.which(os.environ.get("CLANG", "clang"))
-    return Path(found).resolve() if found else None
-
-
 def clang_version() -> str:
     """Release of clang, such as `14.0.6`; empty without clang. Costs a process once per clang."""
     compiler = clang()
@@ -113,6 +94,14 @@ def clang_version() -> str:
     with contextlib.suppress(OSError):
         _write_whole(file, release.encode())
     return release
+
+
+def _one_name(source: Path) -> Path:
+    """Return the same path whatever symlinks lead to a source, so that it is compiled once.
+
+    The source itself may be a link: clang looks for headers beside that.
+    """
+    return source.parent.resolve() / source.name
 
 
 # source: its object, and the state of the files it was made of when that was last looked at.
@@ -138,7 +127,9 @@ def _compile_cached(source: Path) -> Path:
 def _is_compiled(source: Path) -> bool:
     compiler = clang()
     return (
-        compiler is None or _look_up(_entry(source, [str(compiler), *_flags(source)])) is not None
+        compiler is None
+        or prebuilt.object_of(source) is not None
+        or _look_up(_entry(source, [str(compiler), *_flags(source)])) is not None
     )
 
 
@@ -183,26 +174,17 @@ def _look_up(entry: Path) -> tuple[Path, list[Path]] | None:
 
 
 def _compile(source: Path, command: list[str], entry: Path) -> tuple[Path, list[Path]]:
-    # The object through a pipe, its dependencies through memory: whatever kills this process, no
-    # file is left, and clang ends at the closed pipe.
-    with _memory_file() as depends:
-        result = subprocess.run(
-            [*command, "-MD", "-MF", depends, "-MT", "object", "-c", source, "-o", "-"],
-            capture_output=True,
-            check=False,
-            pass_fds=[int(depends.name)],
-        )
-        if result.returncode:
-            raise _refusal(source, result.stderr.decode(errors="replace"))
-        parts = [Path(name) for name in _parse_depends(depends.read_text())]
+    try:
+        image, parts = translate(command, source)
+    except ClangRefusal as refusal:
+        raise _refusal(source, str(refusal)) from None
     contents = {str(part): _digest(part.read_bytes()) for part in parts}
-    image = result.stdout
     built = _place(entry, contents)
     try:
         _write_whole(built, image)
         _write_whole(entry / "parts.json", json.dumps(contents).encode())
     except OSError:
-        built = _place(Path(_unwritable_cache().name), contents)
+        built = _place(_unwritable_cache().path, contents)
         _write_whole(built, image)
     return built, parts
 
@@ -214,19 +196,16 @@ def _place(entry: Path, contents: dict[str, str]) -> Path:
 
 
 @functools.cache
-def _unwritable_cache() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="bpflink-objects-")
+def _unwritable_cache() -> Scratch:
+    scratch = Scratch()
+    atexit.register(scratch.close)
+    return scratch
 
 
 def _flags(source: Path) -> list[str]:
-    machine = platform.machine()
-    flags = ["-target", "bpf", "-O2", "-g", "-Wall", "-mcpu=v3"]
-    flags += [f"-D__TARGET_ARCH_{_TARGETS.get(machine, machine)}"]
-    # Debian keeps asm/ apart per architecture, where clang looks for its own target's only.
-    flags += [f"-I/usr/include/{machine}-linux-gnu"]
     if _includes_kernel_types(source):
-        flags += [f"-I{_vmlinux_header().parent}"]
-    return flags
+        return [*flags(), f"-I{_vmlinux_header().parent}"]
+    return flags()
 
 
 def _includes_kernel_types(source: Path) -> bool:
@@ -247,27 +226,10 @@ def _vmlinux_header() -> Path:
         ) from error
     header = cache_directory() / "vmlinux" / key / "vmlinux.h"
     if not header.exists():
-        with _memory_file() as dumped:
+        with memory_file() as dumped:
             vmlinux_h.dump(dumped)
             _write_whole(header, dumped.read_bytes())
     return header
-
-
-def _parse_depends(text: str) -> list[str]:
-    """Read the prerequisites of a makefile rule, in which spaces, # and $ are escaped."""
-    words = text.replace("\\\n", " ").replace("\\ ", "\0").split()
-    unescaped = (word.replace("\\#", "#").replace("$$", "$") for word in words[1:])
-    return [word.replace("\0", " ") for word in unescaped]
-
-
-@contextlib.contextmanager
-def _memory_file() -> Iterator[Path]:
-    """Give the path of a file that is in memory only, for this process and its children."""
-    descriptor = os.memfd_create("bpflink")
-    try:
-        yield Path(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
 
 
 def _write_whole(file: Path, content: bytes) -> None:

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink import boots, libbpf_axis, preparing
+from pytest_bpflink import boots, libbpf_axis, preparing, relay, taint
 from pytest_bpflink.crashes import Crashes
+from pytest_bpflink.fresh_guests import FreshGuests
+from pytest_bpflink.fresh_items import FreshItem, FreshItems
 from pytest_bpflink.guests import Guest, GuestFactory
+from pytest_bpflink.matrix import ItemFacts
 from pytest_bpflink.replacements import Replacements
-from pytest_bpflink.report import MatrixReport, Progress
+from pytest_bpflink.report import KernelReport, Progress
+from pytest_bpflink.reports.results import RunKernel
 from pytest_bpflink.scheduling import ItemLog, KernelScheduling, Location
 from pytest_bpflink.vm.kernels import KernelError
 from pytest_bpflink.vm.machine import MachineError
@@ -68,12 +73,15 @@ def configure(config: pytest.Config, kernels: Sequence[MatrixKernel]) -> None:
     if option.kernel_host:
         from pytest_bpflink import hosts
 
+        if option.kernel_rw:
+            raise pytest.UsageError("--kernel-rw: guests on a --kernel-host can't reach this host")
         option.px = [*option.px, *hosts.proxies(option.kernel_host)]
     option.dist = "load"
     controller = MatrixController(config, kernels, bounded=bounded)
     # Restarts are bounded per worker: xdist's bound is for all together, and loses items silently.
     option.maxworkerrestart = str(sys.maxsize)
     config.pluginmanager.register(controller, "bpflink-controller")
+    config.pluginmanager.register(controller.report, "bpflink-report")
 
 
 def _worker_ids(kernel: MatrixKernel, workers: int) -> list[str]:
@@ -92,16 +100,21 @@ class MatrixController:
         self._bounded = bounded
         self._kernels = list(kernels)
         self._found: dict[str, tuple[Kernel, Acceleration]] = {}
+        # By spec: why it can't be used.
+        self._unusable: dict[str, str] = {}
         self._factory = GuestFactory(config)
         # Keyed by spec: a replacement has the spec of the worker that it replaces.
         self._guests: dict[XSpec, Guest] = {}
         self._log = ItemLog()
-        self._crashes = Crashes(config, self._log)
+        self._bugs: dict[str, str] = {}
+        self._crashes = Crashes(config, self._log, self._bugs)
         limits = config.stash.get(LIMITS, None) or Limits.of(config.option.kernel_timeout)
         self._watchdog = Watchdog(limits if limits.test else None)
         self._replacements = Replacements(config)
         self._groups: dict[str, str] = {}
-        self._report = MatrixReport(config)
+        self._fresh_items = FreshItems(self._groups)
+        self._fresh_guests: FreshGuests
+        self.report = KernelReport(config, self._run_kernels, table=True)
         self._session: pytest.Session | None = None
         self._scheduling: KernelScheduling | None = None
         self._progress = Progress(config)
@@ -115,18 +128,26 @@ class MatrixController:
         for index, kernel in enumerate(self._kernels):
             if not kernel.is_native:
                 self._kernels[index] = self._find(kernel)
+        if all(kernel.spec in self._unusable for kernel in self._kernels):
+            reasons = [f"--kernel {spec}: {reason}" for spec, reason in self._unusable.items()]
+            raise pytest.UsageError("\n".join(reasons))
         _, directory = libbpf_axis.asked_for(self._config)
         self._kernels = libbpf_axis.find(self._kernels, self._progress, directory=directory)
         self._progress.done()
 
     def _find(self, kernel: MatrixKernel) -> MatrixKernel:
         machines = self._factory.machines
-        if kernel.spec not in self._found:
+        if kernel.spec not in self._found | self._unusable:
             try:
                 found = machines.find(kernel.spec, self._progress)
                 self._found[kernel.spec] = found, machines.acceleration(found)
-            except (KernelError, MachineError) as error:
+            except KernelError as error:
+                # The others are still worth their run; this one's items are errors that say why.
+                self._unusable[kernel.spec] = str(error)
+            except MachineError as error:
                 raise pytest.UsageError(f"--kernel {kernel.spec}: {error}") from None
+        if kernel.spec in self._unusable:
+            return replace(kernel, reason=f"can't be used: {self._unusable[kernel.spec]}")
         found, acceleration = self._found[kernel.spec]
         return replace(
             kernel,
@@ -146,7 +167,7 @@ class MatrixController:
         kernels = {kernel.id: kernel for kernel in self._kernels}
         for spec in specs:
             self._guests[spec] = self._new_guest(kernels[str(spec.kernel)], str(spec.id))
-        guests = [guest for guest in self._guests.values() if not guest.kernel.is_native]
+        guests = [guest for guest in self._guests.values() if guest.is_machine]
         if guests:
             sources = preparing.prepare(self._config, self._progress)
             self._factory.compile_elsewhere(sources)
@@ -161,10 +182,16 @@ class MatrixController:
     def _new_guest(self, kernel: MatrixKernel, name: str) -> Guest:
         if kernel.is_native:
             return self._factory.native(kernel, name=name)
+        if kernel.spec in self._unusable:
+            guest = self._factory.native(kernel, name=name)
+            guest.give_up(f"--kernel {kernel.spec}: {self._unusable[kernel.spec]}")
+            return guest
         return self._factory.guest(kernel, self._found[kernel.spec][0], name=name)
 
     def _wrap_setup(self, manager: NodeManager) -> None:
         """Give a worker that can't be connected to another guest, at the start and later.
+
+        And let a run end in good order whose worker can't be reached at the end.
 
         xdist 3.8 has no hook around `NodeManager.setup_node`, and an exception from it is an
         internal error that ends the run for all kernels.
@@ -173,9 +200,16 @@ class MatrixController:
 
         def setup_node(spec: XSpec, putevent: Any) -> WorkerController:
             guest = self._guests[spec]
+            if guest.retired:
+                if self._dsession.shouldstop or guest.item or not self._waits_for(guest):
+                    return self._replacements.nobody()
+                guest.recall("The item that it died in last was to run again.")
             if guest.booting:
                 return self._replacements.await_boot(guest, partial(setup_node, spec, putevent))
             while True:
+                if guest.item and guest.stand_in:
+                    self._fresh_guests.refuse(spec)
+                    return self._replacements.nobody()
                 # An id is used once in execnet's group; for a replacement xdist took "gw0".
                 spec.id, spec.python = guest.next_worker_id(), guest.python
                 spec.via = guest.via
@@ -191,8 +225,17 @@ class MatrixController:
                     guest.replace(f"It could not be connected to: {error!r}. {words}")
                     guest.wait_ready()
 
-        manager.setup_node = setup_node  # type: ignore[method-assign]
+        tear_down = manager.teardown_nodes
 
+        def teardown_nodes() -> None:
+            # execnet 2.1 fails to end a worker whose proxy on another host is gone by then.
+            with suppress(OSError):
+                tear_down()
+
+        manager.setup_node = setup_node  # type: ignore[method-assign]
+        manager.teardown_nodes = teardown_nodes  # type: ignore[method-assign]
+
+    @pytest.hookimpl(trylast=True)
     def pytest_configure_node(self, node: WorkerController) -> None:
         """Tell a worker which kernels there are, and which one is its own."""
         guest = self._guests[node.gateway.spec]
@@ -203,21 +246,33 @@ class MatrixController:
         node.workerinput["bpflink_kernel"] = asdict(guest.kernel)
         node.workerinput["bpflink_libbpf"] = guest.kernel.libbpf or self._config.option.bpf_libbpf
         node.workerinput["bpflink_stand_in"] = guest.stand_in
+        node.workerinput["bpflink_item"] = guest.item and tuple(guest.item)
         node.workerinput["bpflink_channel"] = channel
+        if guest.is_machine:
+            relay.offer(node)
 
     def _hear(self, guest: Guest, message: tuple[str, Any]) -> None:
         """Take what a worker says beside xdist's channel; of its items before their collection."""
         subject, content = message
         if subject == "stack":
             self._watchdog.answered(guest, content)
+        elif subject == "printed":
+            self._progress.line(f"[{guest.name}] {content}")
+        elif subject == "uncollected":
+            self.report.uncollected(guest.kernel.id, content)
         else:
-            self._take_description(content)
+            self._take_description(guest.kernel, content)
 
-    def _take_description(self, items: dict[str, tuple[str, str | None, bool]]) -> None:
-        for nodeid, (test, group, parametrized) in items.items():
-            if group is not None:
-                self._groups[nodeid] = group
-            self._report.collected(nodeid, test, parametrized=parametrized)
+    def _take_description(self, kernel: MatrixKernel, items: dict[str, tuple[Any, ...]]) -> None:
+        for nodeid, described in items.items():
+            facts = ItemFacts(*described)
+            if facts.group is not None:
+                self._groups[nodeid] = facts.group
+            if facts.fresh:
+                self._fresh_items.add(FreshItem(*facts.fresh))
+            if facts.bug is not None:
+                self._bugs[nodeid] = facts.bug
+            self.report.collected(kernel.id, nodeid, facts.test, parametrized=facts.parametrized)
 
     # While it runs.
 
@@ -227,9 +282,32 @@ class MatrixController:
             Counter(guest.kernel.id for guest in self._guests.values()),
             log=self._log,
             groups=self._groups,
+            fresh=self._fresh_items,
+            only_item=self._only_item,
             on_collected=self._count_collected,
+            # It is there by then.
+            on_fresh=lambda: self._fresh_guests.fill(),  # noqa: PLW0108
         )
+        self._fresh_guests = FreshGuests(
+            self._dsession,
+            self._fresh_items,
+            at_once=boots.fresh_at_once(self._config.option.kernel_memory),
+            guests=self._guests,
+            new_guest=self._new_fresh_guest,
+            join=self._replacements.join,
+            refuse=self._crashes.refuse,
+            others=self._scheduling.left_beside_fresh,
+        )
+        self._scheduling.config = self._config
         return self._scheduling
+
+    def _only_item(self, node: WorkerController) -> str | None:
+        item = self._guests[node.gateway.spec].item
+        return item and item.nodeid
+
+    def _new_fresh_guest(self, kernel_id: str, name: str, item: FreshItem) -> Guest:
+        kernel = next(kernel for kernel in self._kernels if kernel.id == kernel_id)
+        return self._factory.fresh_guest(kernel, self._found[kernel.spec][0], name=name, item=item)
 
     def _count_collected(self, number: int) -> None:
         # xdist 3.8 sets it to what the last worker collected, which may be nothing: "no tests ran".
@@ -243,8 +321,10 @@ class MatrixController:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note what came of an item, and in which phase it is now."""
         self._log.phase_ended(report)
-        guest = self._guests[report.node.gateway.spec]
-        self._report.add(report, guest.kernel.id, ran=guest.stand_in is None)
+        # Not whether the guest is a stand-in by now: it becomes one when its last item kills it.
+        ran = report.node.workerinput["bpflink_stand_in"] is None
+        kernel = self._guests[report.node.gateway.spec].kernel
+        self.report.add(report, kernel.id, ran=ran)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """Note that an item is not running any more."""
@@ -270,25 +350,56 @@ class MatrixController:
 
     def pytest_testnodedown(self, node: WorkerController, error: object | None) -> None:
         """Decide what takes the place of a worker that died."""
-        if error is None:
-            return
         guest = self._guests[node.gateway.spec]
+        if error is None:
+            self._go_on_after(node, guest)
+            return
         if guest.stand_in:
             raise RuntimeError(f"the stand-in for kernel {guest.kernel.id} died: {error}")
         self._watchdog.forget(guest)
         last_words = self._crashes.record(node, guest, error)
         assert self._scheduling is not None
         self._crashes.blame(node, guest, self._scheduling)
-        if self._is_over(node):
-            # xdist clones in any case; a stand-in costs no boot.
-            guest.give_up("no item was left")
-        else:
+        if not self._is_over(node):
             guest.replace(last_words)
+        elif guest.item:
+            self._fresh_guests.ended(node)
+        else:
+            guest.retire()
+
+    def _go_on_after(self, node: WorkerController, guest: Guest) -> None:
+        """Boot another guest for what a worker left that ended by itself."""
+        output: dict[str, Any] = node.workeroutput
+        tainted = output.get(taint.OUTPUT)
+        # A session that is interrupted has to end; its workers are told later.
+        stopped = output["shouldstop"] or output["shouldfail"] or output["exitstatus"] == 2
+        is_over = stopped or self._is_over(node)
+        if tainted and not guest.item:
+            test, flags = tainted
+            follows = "" if is_over else "; what follows gets a fresh guest"
+            self._progress.line(f"\n{guest.name}: {test} left the kernel tainted: {flags}{follows}")
+        if is_over and guest.item:
+            self._fresh_guests.ended(node)
+        if is_over or not (tainted or guest.item):
+            return
+        if guest.item:
+            # It could not be told from its node id; among all that is collected it is found.
+            guest.item = guest.item._replace(argument=None)
+            guest.replace(f"{guest.item.nodeid} was not collected in a guest of its own.")
+        else:
+            guest.renew()
+        manager = self._dsession.nodemanager
+        assert manager is not None
+        self._replacements.join(manager.setup_node(node.gateway.spec, self._dsession.queue.put))
 
     def pytest_handlecrashitem(self, report: pytest.TestReport) -> None:
         """Say which kernel an item's worker had, how far it came, and what the console says."""
         node: WorkerController = report.node
         self._crashes.complete(report, self._guests[node.gateway.spec])
+
+    def _waits_for(self, guest: Guest) -> bool:
+        assert self._scheduling is not None
+        return self._scheduling.is_waiting(guest.kernel.id)
 
     def _is_over(self, node: WorkerController) -> bool:
         assert self._scheduling is not None
@@ -304,9 +415,22 @@ class MatrixController:
         for guest in self._guests.values():
             guest.kill()
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Show the results by kernel."""
-        self._report.write(terminalreporter, self._kernels)
+    def _run_kernels(self) -> list[RunKernel]:
+        """Return the kernels, and how their guests fared, for the report."""
+        rows = []
+        for kernel in self._kernels:
+            guests = [guest for guest in self._guests.values() if guest.kernel.id == kernel.id]
+            boots = [guest.boot_seconds for guest in guests if guest.boot_seconds]
+            problems = (guest.stand_in for guest in guests if guest.stand_in)
+            rows.append(
+                RunKernel(
+                    kernel,
+                    boot_seconds=max(boots, default=None),
+                    guests_lost=sum(guest.died for guest in guests),
+                    problem=next(problems, None) or "",
+                )
+            )
+        return rows
 
     def pytest_unconfigure(self) -> None:
         """Leave nothing of the guests behind, also when the session did not start."""

@@ -6,6 +6,7 @@ place of the dead is `controller`'s to decide.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,9 @@ from _pytest.junitxml import xml_key
 from pytest_bpflink.vm import console
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from execnet import XSpec
     from xdist.dsession import DSession
     from xdist.workermanage import WorkerController
 
@@ -24,7 +28,9 @@ if TYPE_CHECKING:
 class Crashes:
     """Makes the reports of the items that workers died in or after."""
 
-    def __init__(self, config: pytest.Config, log: ItemLog) -> None:
+    def __init__(self, config: pytest.Config, log: ItemLog, bugs: Mapping[str, str]) -> None:
+        """BUGS are the items that are known to crash kernels, with the source that says so."""
+        self._bugs = bugs
         self._config = config
         self._log = log
         self._last_words: dict[WorkerController, str] = {}
@@ -44,7 +50,8 @@ class Crashes:
         running, latest = scheduling.running(node), scheduling.latest(node)
         if running is None and latest is None:
             return
-        self._count_failure()
+        if not self._is_known(running or latest, node):
+            self._count_failure()
         if running is None and latest is not None:
             report = pytest.TestReport(
                 latest, self._log.location(latest), {}, "failed", None, "teardown"
@@ -59,6 +66,34 @@ class Crashes:
         report.when = self._log.phase(report.nodeid)
         self._describe(report, guest, f"died in the {report.when} of this test")
 
+    def refuse(self, spec: XSpec, guest: Guest) -> None:
+        """Report the only item of a guest that can't be had as an error in its set-up."""
+        assert guest.item is not None
+        nodeid = guest.item.nodeid
+        # There was no worker; what is said of it above a failure is taken from here (pytest 9.2).
+        node = SimpleNamespace(
+            gateway=SimpleNamespace(spec=spec, id=guest.name),
+            workerinput={"bpflink_stand_in": guest.stand_in},
+            _workerinfocache=f"[{guest.name}]",
+        )
+        self._count_failure()
+        for when, failure in (("setup", guest.stand_in), ("teardown", None)):
+            report = pytest.TestReport(
+                nodeid,
+                guest.item.location,
+                {},
+                "failed" if failure else "passed",
+                failure,
+                when,  # type: ignore[arg-type]
+                user_properties=guest.kernel.properties,
+            )
+            report.node = node  # type: ignore[attr-defined]
+            self._config.hook.pytest_runtest_logreport(report=report)
+
+    def _is_known(self, nodeid: str | None, node: WorkerController) -> bool:
+        """Whether a death is what the mark of an item foretold."""
+        return nodeid in self._bugs and bool(console.cause(self._last_words[node]))
+
     def _describe(self, report: pytest.TestReport, guest: Guest, what: str) -> None:
         kernel = guest.kernel
         worker = "the worker" if kernel.is_native else "the guest"
@@ -72,6 +107,12 @@ class Crashes:
             f"kernel {kernel.id}: {worker} (Linux {kernel.release}) {what}"
             f"{f': {panic}' if panic else '.'}\n{last_words}"
         )
+        if self._is_known(report.nodeid, report.node):
+            report.outcome = "skipped"
+            report.wasxfail = f"known kernel bug: {self._bugs[report.nodeid]}: {panic}"
+            # Of an expected failure only the sections are shown by every report that there is.
+            report.longrepr, _, console_end = str(report.longrepr).partition("\n")
+            report.sections.append(("Console of the guest", console_end))
 
     def _tell_junit(self, report: pytest.TestReport) -> None:
         """Give the properties to pytest's JUnit, which takes them in the teardown of an item.

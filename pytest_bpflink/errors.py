@@ -96,6 +96,13 @@ class VerifierError(BpfError):
         return self.verifier_log.splitlines()[-_LOG_LINES_SHOWN:]
 
 
+class CompileError(BpfError):
+    """clang refused a source, or is missing; `log` is what it says."""
+
+    def _shown_log(self) -> list[str]:
+        return self.log.splitlines()
+
+
 class NotSupported(BpfError):  # noqa: N818 - the field says "not supported"
     """The kernel or libbpf lacks a feature; `since` names the release that has it."""
 

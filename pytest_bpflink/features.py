@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import mmap
 import os
 import socket
 import struct
@@ -206,13 +207,19 @@ def _raw_tracepoint() -> None:
             _require_effect(program, link, LinkType.RAW_TRACEPOINT, os.getppid)
 
 
+def _fault_pages() -> None:
+    with mmap.mmap(-1, 64 * mmap.PAGESIZE) as fresh:
+        for page in range(0, len(fresh), mmap.PAGESIZE):
+            fresh[page] = 1
+
+
 def _perf_event() -> None:
     with (
         _loaded(ProgType.PERF_EVENT, AttachType(0)) as program,
         PerfEvent.software(SoftwareEvent.PAGE_FAULTS) as event,
         _linked(program, event.fileno(), AttachType.PERF_EVENT) as link,
     ):
-        _require_effect(program, link, LinkType.PERF_EVENT, lambda: bytearray(1 << 22))
+        _require_effect(program, link, LinkType.PERF_EVENT, _fault_pages)
 
 
 @contextlib.contextmanager

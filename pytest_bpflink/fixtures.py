@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
 
+    from pytest_bpflink.audit import BpfLedger
     from pytest_bpflink.bpffs import BpfFs
     from pytest_bpflink.cgroup import Cgroup
     from pytest_bpflink.leftovers import Estate
@@ -153,3 +154,12 @@ def bpf_link(_bpf_estate: Estate) -> Iterator[Callable[..., Link]]:
             return link
 
         yield attach
+
+
+@pytest.fixture
+def bpf_ledger(request: pytest.FixtureRequest, _bpf_privileges: None) -> BpfLedger:
+    """What programs under test leave: `with bpf_ledger.watch() as watch`, who holds what."""
+    from pytest_bpflink.audit import BpfLedger
+    from pytest_bpflink.matrix import running_kernel
+
+    return BpfLedger(alone=not running_kernel(request.config).is_native)

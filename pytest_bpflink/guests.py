@@ -9,10 +9,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import tempfile
 import time
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -20,10 +18,13 @@ import pytest
 from pytest_bpflink.report import Progress
 from pytest_bpflink.vm import accel, cold, kernels, machine, warm
 from pytest_bpflink.vm.machine import BootFailed, MachineError
+from pytest_bpflink.vm.scratch import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
+    from pytest_bpflink.fresh_items import FreshItem
     from pytest_bpflink.matrix import MatrixKernel
     from pytest_bpflink.vm.accel import Acceleration
     from pytest_bpflink.vm.kernels import Kernel
@@ -112,6 +113,7 @@ class VirtualMachines:
             cpus=self._option.kernel_cpus,
             append=tuple(word for text in self._option.kernel_append for word in text.split()),
             console_log=console_log,
+            writable=self._option.kernel_rw,
         )
 
     def _say(self, kernel: Kernel, text: str) -> None:
@@ -159,9 +161,12 @@ class Guest:
         *,
         name: str,
         restarts: int,
+        item: FreshItem | None = None,
     ) -> None:
+        """ITEM is the only one that this guest is for, None where it is for all."""
         self.kernel = kernel
         self.name = name
+        self.item = item
         self._workers = 0
         self._new_machine = new_machine
         self._machine: Machine | None = None
@@ -169,12 +174,14 @@ class Guest:
         self._began = 0.0
         self.died = 0
         self.booting = False
-        #: How long the latest boot took, in seconds.
+        #: How long the latest boot took, in seconds; 0.0 before the first.
         self.boot_seconds = 0.0
         #: Why the watchdog killed the machine, if it did.
         self.verdict = ""
         #: Why no item of this worker is run, once it is a stand-in.
         self.stand_in: str | None = None
+        #: Whether no worker is needed in its place any more.
+        self.retired = False
 
     @property
     def is_machine(self) -> bool:
@@ -218,7 +225,8 @@ class Guest:
             self._machine.wait_ready(_BOOT_SECONDS)
         except BootFailed as error:
             self.give_up(f"{self._title} did not boot{_HINT}: {error}")
-        self.boot_seconds = time.monotonic() - self._began
+        else:
+            self.boot_seconds = time.monotonic() - self._began
         self.booting = False
 
     def last_words(self) -> str:
@@ -241,11 +249,25 @@ class Guest:
             )
             return
         self._restarts_left -= 1
+        self.renew()
+
+    def renew(self) -> None:
+        """Boot another machine, whatever became of the one before; return while it boots."""
         self.close()
         try:
             self.boot()
         except MachineError as error:
             self.give_up(f"{self._title} could not be started again: {error}")
+
+    def retire(self) -> None:
+        """End the machine for good: no item is left for it."""
+        self.retired = True
+        self.close()
+
+    def recall(self, reason: str) -> None:
+        """Go on after all, as `replace` does: a plugin runs an item again."""
+        self.retired = False
+        self.replace(reason)
 
     def give_up(self, reason: str) -> None:
         """Become a stand-in."""
@@ -286,7 +308,7 @@ class GuestFactory:
         self._log = log and log.absolute()
         option: Any = config.option.maxworkerrestart
         self._restarts = 3 if option is None else int(option)
-        self._directory = tempfile.TemporaryDirectory(prefix="bpflink-")
+        self._scratch = Scratch()
         self._made = 0
 
     def native(self, kernel: MatrixKernel, *, name: str) -> Guest:
@@ -298,6 +320,13 @@ class GuestFactory:
         new = partial(self._machine, found, name)
         return Guest(kernel, new, name=name, restarts=self._restarts)
 
+    def fresh_guest(
+        self, kernel: MatrixKernel, found: Kernel, *, name: str, item: FreshItem
+    ) -> Guest:
+        """Return a guest for one item. One that dies before it runs the item is replaced once."""
+        new = partial(self._machine, found, name)
+        return Guest(kernel, new, name=name, restarts=1, item=item)
+
     def compile_elsewhere(self, sources: Sequence[Path]) -> None:
         """Compile BPF programs on the other hosts, whose guests see their host's cache."""
         if hasattr(self.machines, "compile"):
@@ -307,12 +336,12 @@ class GuestFactory:
         """Remove the directories of all machines; they must be closed before."""
         if hasattr(self.machines, "close"):
             self.machines.close()
-        self._directory.cleanup()
+        self._scratch.close()
 
     def _machine(self, found: Kernel, name: str) -> Machine:
         self._made += 1
         # A name this short leaves room in a socket's path of 107 bytes.
-        directory = Path(self._directory.name) / str(self._made)
+        directory = self._scratch.path / str(self._made)
         directory.mkdir()
         return self.machines.machine(
             found, directory=directory, console_log=self._console_log(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_bpflink import libbpf
+from pytest_bpflink import kmsg, libbpf
 from pytest_bpflink.cgroup import cgroup2_mount
 from pytest_bpflink.compile import clang_version
 from pytest_bpflink.errors import BpfError
@@ -14,10 +14,14 @@ def lines() -> list[str]:
     kernel = KernelInfo()
     btf = "with BTF" if kernel.btf else "without BTF"
     clang = clang_version() or "none (only built .bpf.o can be loaded)"
-    return [
+    told = [
         f"bpflink: Linux {kernel.release} {btf}, libbpf {_libbpf()}, clang {clang}",
         f"bpflink: cgroup2 {_cgroup2()}, privileges {_privileges()}",
     ]
+    unreadable = kmsg.unreadable()
+    if unreadable:
+        told.append(f"bpflink: kernel log unreadable ({unreadable}), so its splats go unseen")
+    return told
 
 
 def _libbpf() -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from pytest_bpflink import compile as bpf_compile
 from pytest_bpflink.vm import accel, kernels
 from pytest_bpflink.vm.kernels import KernelError
 from pytest_bpflink.vm.machine import BootFailed, Machine, MachineError
+from pytest_bpflink.vm.scratch import Scratch, sweep
 
 if TYPE_CHECKING:
     from execnet import Channel
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 def serve(channel: Channel) -> None:
     """Do what is asked until the connection ends; then no guest is left."""
-    with tempfile.TemporaryDirectory(prefix="bpflink-") as directory:
-        server = _Server(channel, Path(directory))
+    sweep()
+    with Scratch() as scratch:
+        server = _Server(channel, scratch.path)
         try:
             for request in channel:
                 server.take(*request)

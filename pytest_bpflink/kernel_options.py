@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink import kernel_specs
+from pytest_bpflink.arguments import writable_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pytest
+
+#: The endings of --kernel-report's files, which say in which format they are.
+REPORT_ENDINGS = (".html", ".md", ".json")
 
 
 def add(parser: pytest.Parser) -> None:
@@ -38,6 +42,11 @@ def add(parser: pytest.Parser) -> None:
         metavar="N",
         help="Guests of each kernel, which share its tests (default: %(default)s); -n is the number"
         " of native workers",
+    )
+    kernels.addoption(
+        "--kernel-fresh",
+        action="store_true",
+        help="Run each test in a guest of its own, as those that are marked fresh_kernel",
     )
     kernels.addoption(
         "--kernel-timeout",
@@ -69,10 +78,26 @@ def add(parser: pytest.Parser) -> None:
         help="Kernel parameters to boot guests with, after those that are needed (repeatable)",
     )
     kernels.addoption(
+        "--kernel-rw",
+        type=writable_directory,
+        metavar="DIR",
+        help="Directory that guests share with this host at the same path, and may write to; what"
+        " else they write stays in the guest",
+    )
+    kernels.addoption(
         "--kernel-log",
         type=Path,
         metavar="DIR",
         help="Directory to keep each guest's console in",
+    )
+    kernels.addoption(
+        "--kernel-report",
+        type=_report_file,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="File to write the outcome of each test on each kernel to, with reasons and consoles,"
+        " as its ending says: .html, .md or .json (repeatable)",
     )
     kernels.addoption(
         "--kernel-host",
@@ -103,6 +128,14 @@ def _at_least(minimum: int) -> Callable[[str], int]:
         return chosen
 
     return number
+
+
+def _report_file(value: str) -> str:
+    if Path(value).suffix not in REPORT_ENDINGS:
+        raise argparse.ArgumentTypeError(
+            f"{value!r} names no format: it must end with {' or '.join(REPORT_ENDINGS)}"
+        )
+    return value
 
 
 def _seconds(value: str) -> float:

@@ -24,6 +24,7 @@ ROOT = Path(os.environ.get("BPFLINK_RUN_DIRECTORY", "/run/pytest-bpflink"))
 """Above the estates of all processes; `BPFLINK_RUN_DIRECTORY` names another place."""
 
 _OWNER, _CGROUP, _PINS = "owner", "cgroup", "pins"
+_CGROUP_PREFIX = "pytest-bpflink-"
 
 # The estates of this very process. Looking at their locks would lose them: a POSIX lock goes with
 # the first descriptor of its file that is closed.
@@ -57,7 +58,7 @@ class Estate:
         """Make the cgroup that all of this process's are made in."""
         from pytest_bpflink.cgroup import cgroup2_mount  # sessions without cgroups don't pay
 
-        path = cgroup2_mount() / f"pytest-bpflink-{self.directory.name}"
+        path = cgroup2_mount() / f"{_CGROUP_PREFIX}{self.directory.name}"
         (self.directory / _CGROUP).symlink_to(path)
         path.mkdir()
         return path
@@ -81,7 +82,10 @@ class Estate:
         if not self.is_ours:
             return
         try:
-            _remove(self.directory)
+            _undo(self.directory)
+            with _no_sweep():
+                # In the middle of it there is no owner any more.
+                shutil.rmtree(self.directory)
         finally:
             _own.discard(self.directory)
             os.close(self._lock)
@@ -93,25 +97,44 @@ def sweep(complain: Callable[[str], object]) -> list[str]:
     What can't be removed is complained of, and left to the next sweep. The estates of others than
     this user's are theirs to remove.
     """
-    if not os.access(ROOT, os.R_OK | os.W_OK | os.X_OK):
+    if not _is_ours_to_sweep():
         return []
     swept = []
     with _no_sweep():
-        for directory in sorted(ROOT.iterdir()):
-            if _is_dead(directory):
-                try:
-                    _remove(directory)
-                except ExceptionGroup as error:
-                    reasons = "; ".join(map(str, error.exceptions))
-                    complain(f"what a killed session left stays in {directory}: {reasons}")
-                else:
-                    swept.append(directory.name)
+        for directory in _dead():
+            try:
+                _undo(directory)
+                shutil.rmtree(directory)
+            except ExceptionGroup as error:
+                reasons = "; ".join(map(str, error.exceptions))
+                complain(f"what a killed session left stays in {directory}: {reasons}")
+            else:
+                swept.append(directory.name)
     return swept
+
+
+def remains() -> dict[Path, list[str]]:
+    """Return the estates that `sweep` would remove, and what each names."""
+    if not _is_ours_to_sweep():
+        return {}
+    with _no_sweep():
+        return {directory: list(_named_by(directory)) for directory in _dead()}
+
+
+def own() -> set[Path]:
+    """Return the estates of this process: one as a rule, or none."""
+    return set(_own)
 
 
 def is_of_another_session(path: Path) -> bool:
     """Whether a path is in the estate of another process."""
     return path.is_relative_to(ROOT) and not any(path.is_relative_to(own) for own in _own)
+
+
+def is_cgroup_of_another_session(path: Path) -> bool:
+    """Whether a cgroup is one that another process made for its tests, or below it."""
+    own_names = {f"{_CGROUP_PREFIX}{directory.name}" for directory in _own}
+    return any(part.startswith(_CGROUP_PREFIX) and part not in own_names for part in path.parts)
 
 
 @contextlib.contextmanager
@@ -123,6 +146,27 @@ def _no_sweep() -> Iterator[None]:
         yield
     finally:
         os.close(root)
+
+
+def _is_ours_to_sweep() -> bool:
+    return os.access(ROOT, os.R_OK | os.W_OK | os.X_OK)
+
+
+def _dead() -> Iterator[Path]:
+    return (directory for directory in sorted(ROOT.iterdir()) if _is_dead(directory))
+
+
+def _named_by(directory: Path) -> Iterator[str]:
+    from pytest_bpflink import bpffs  # only where somebody asks
+
+    for mount in bpffs.mounts():
+        if mount.is_relative_to(directory):
+            yield f"BPF FS {mount}"
+    pins, cgroup = directory / _PINS, directory / _CGROUP
+    for pin in sorted(pins.iterdir()) if pins.is_dir() else ():
+        yield f"pin {pin.readlink()}"
+    if cgroup.is_symlink() and cgroup.exists():
+        yield f"cgroup {cgroup.readlink()}"
 
 
 def _is_dead(directory: Path) -> bool:
@@ -141,8 +185,8 @@ def _is_dead(directory: Path) -> bool:
     return True
 
 
-def _remove(directory: Path) -> None:
-    """Remove an estate and all that it names.
+def _undo(directory: Path) -> None:
+    """Remove all that an estate names.
 
     What can't be removed doesn't keep the rest, but it keeps the record of it. Raises
     `ExceptionGroup`.
@@ -165,7 +209,6 @@ def _remove(directory: Path) -> None:
             errors.append(error)
     if errors:
         raise ExceptionGroup(f"{directory} could not be removed", errors)
-    shutil.rmtree(directory)
 
 
 def _remove_pin(record: Path) -> None:

@@ -102,6 +102,10 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
     "bpf_link_detach": (c_int, _int, "0.1"),
     "bpf_link_get_fd_by_id": (c_int, (c_uint32,), "0.0.9"),
     "bpf_link_get_next_id": (c_int, (c_uint32, c_void_p), "0.0.9"),
+    "bpf_prog_get_fd_by_id": (c_int, (c_uint32,), "0.0.1"),
+    "bpf_prog_get_next_id": (c_int, (c_uint32, c_void_p), "0.0.1"),
+    "bpf_map_get_fd_by_id": (c_int, (c_uint32,), "0.0.1"),
+    "bpf_map_get_next_id": (c_int, (c_uint32, c_void_p), "0.0.1"),
     "bpf_iter_create": (c_int, _int, "0.0.9"),
     "bpf_obj_pin": (c_int, (c_int, c_char_p), "0.0.1"),
     "bpf_obj_get": (c_int, (c_char_p,), "0.0.1"),
@@ -113,6 +117,7 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
         "0.6",
     ),
     "bpf_xdp_attach": (c_int, (c_int, c_int, c_uint32, c_void_p), "0.7"),
+    "bpf_xdp_query_id": (c_int, (c_int, c_int, c_void_p), "0.8"),
     "bpf_xdp_detach": (c_int, (c_int, c_uint32, c_void_p), "0.7"),
     "bpf_raw_tracepoint_open": (c_int, (c_char_p, c_int), "0.0.1"),
     "bpf_enable_stats": (c_int, _int, "0.0.9"),
@@ -128,6 +133,8 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
     "btf__raw_data": (c_void_p, (c_void_p, c_void_p), "0.1"),
     "btf__load_vmlinux_btf": (c_void_p, (), "0.5"),
     "btf__type_cnt": (c_uint32, _pointer, "0.6"),
+    "btf__type_by_id": (c_void_p, (c_void_p, c_uint32), "0.0.1"),
+    "btf__name_by_offset": (c_char_p, (c_void_p, c_uint32), "0.0.1"),
     "btf__free": (None, _pointer, "0.0.1"),
     "btf_dump__new": (c_void_p, (c_void_p, c_void_p, c_void_p, c_void_p), "0.0.4"),
     "btf_dump__dump_type": (c_int, (c_void_p, c_uint32), "0.0.4"),
@@ -204,9 +211,9 @@ def call(name: str, *arguments: Any, doing: str) -> int:
     return result
 
 
-def text(name: str, pointer: int) -> str | None:
+def text(name: str, *arguments: Any) -> str | None:
     """Call a function that tells a string of an object; None where it has none."""
-    told: bytes | None = _library().function(name)(pointer)
+    told: bytes | None = _library().function(name)(*arguments)
     return None if told is None else os.fsdecode(told)
 
 

@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
-from pytest_bpflink import libbpf
+from pytest_bpflink import ids, libbpf
 from pytest_bpflink.bpffs import is_on_bpffs
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.linkinfo import LinkInfo, read_link_info
@@ -25,7 +25,7 @@ from pytest_bpflink.uapi import AttachFlags
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_bpflink.ledger import Holder
+    from pytest_bpflink.holders import Holder
     from pytest_bpflink.objects import Map, Program
 
 
@@ -91,8 +91,7 @@ class Link:
         Raises `BpfError`: ENOENT for 0 and for the id of a link that is gone, EAGAIN for one that
         is just being made, EPERM without the privilege.
         """
-        fd = libbpf.call("bpf_link_get_fd_by_id", link_id, doing=f"open link {link_id} by id")
-        return cls(_Descriptor(fd), f"link {link_id}")
+        return cls(_Descriptor(ids.open_by_id("link", link_id)), f"link {link_id}")
 
     @property
     def fd(self) -> int:
@@ -213,12 +212,13 @@ class Link:
     def holders(self) -> tuple[Holder, ...]:
         """Who holds it: descriptors of processes, and pins, as far as this process may see.
 
-        Pins are opened for a moment to see whose they are. Those in the private mounts of other
-        sessions are let be.
+        Pins in other mount namespaces are found through a process there: their paths begin with
+        `/proc/PID/root`. Pins are opened for a moment to see whose they are; those in the private
+        mounts of other sessions are let be.
         """
-        from pytest_bpflink.ledger import holders_of_link  # rarely asked, and it reads /proc
+        from pytest_bpflink.holders import holders  # rarely asked, and it reads /proc
 
-        return holders_of_link(self.id)
+        return holders("link", self.id)
 
     def __enter__(self) -> Self:
         return self
@@ -266,17 +266,7 @@ def links() -> Iterator[Link]:
 
 def link_ids(after: int = 0) -> Iterator[int]:
     """Yield the ids of all links above `after`, in ascending order (5.8; CAP_SYS_ADMIN)."""
-    found = ctypes.c_uint32(after)
-    while True:
-        try:
-            libbpf.call(
-                "bpf_link_get_next_id", found.value, ctypes.byref(found), doing="enumerate links"
-            )
-        except BpfError as error:
-            if error.errno == errno.ENOENT:
-                return
-            raise
-        yield found.value
+    return ids.alive("link", after)
 
 
 def remove_pin(path: Path, link_id: int) -> None:
@@ -392,21 +382,26 @@ def attached(pointer: int, name: str) -> Link:
     except BpfError:
         reference.destroy(f"attach {name}")
         raise
-    return Link(reference, name)
+    return _made(Link(reference, name))
 
 
 def created(fd: int, name: str) -> Link:
     """Make the `Link` of a descriptor that `BPF_LINK_CREATE` gave, which is now the link's own."""
-    return Link(_Descriptor(fd), name)
+    return _made(Link(_Descriptor(fd), name))
 
 
-def kind_of_descriptor(fd: int) -> str:
-    """Say what a descriptor is of: `link`, `map`, `prog`, or the file's own name.
+def _made(link: Link) -> Link:
+    ids.note_made("link", link.id)
+    return link
+
+
+def kind_of_descriptor(fd: int, pid: int | str = "self") -> str:
+    """Say what a process's descriptor is of: `link`, `map`, `prog`, or the file's own name.
 
     The kernel's info call answers for each kind of BPF object with numbers that look alike, so the
     name of the anonymous inode decides: `bpf-map`, `bpf-prog`, `bpf_link` or `bpf-link`.
     """
-    name = os.readlink(f"/proc/self/fd/{fd}")
+    name = os.readlink(f"/proc/{pid}/fd/{fd}")
     return name.removeprefix("anon_inode:").strip("[]").replace("_", "-").removeprefix("bpf-")
 
 

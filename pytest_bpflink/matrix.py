@@ -7,6 +7,7 @@ guest is asked for. Guests and their workers are `controller`'s, dealing out ite
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -15,19 +16,28 @@ import traceback
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import pytest
+from _pytest.assertion import rewrite
 
 from pytest_bpflink import kernel_specs, libbpf_axis
+from pytest_bpflink.fresh_items import FreshItem
+from pytest_bpflink.only_item import OnlyItem, fresh_item, known_bug
+from pytest_bpflink.taint import TaintWatch
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
+
+    from execnet import Channel
 
 Where = Literal["native", "kvm", "tcg"]
 
 NATIVE: Final = "native"
 PARAMETER = "_bpflink_kernel"
+
+#: Named to guests where the tests' own __pycache__ must not be written.
+PYCACHE_VARIABLE: Final = "BPFLINK_PYCACHE"
 
 # File and directory names that say what a file is, not which kernel it is.
 _NAMELESS = frozenset({"Image", "arch", "arm64", "boot", "bzImage", "compressed", "lib", "modules"})
@@ -60,6 +70,8 @@ class MatrixKernel:
         return self.spec == NATIVE
 
     def __str__(self) -> str:
+        if self.release is None:
+            return f"{self.id}: {self.reason}"
         known_as = f" ({self.version})" if self.version not in {None, self.release} else ""
         libbpf = f"libbpf {self.libbpf_release} ({self.libbpf}), " if self.libbpf else ""
         return f"{self.id}: Linux {self.release}{known_as}, {libbpf}{self.reason}"
@@ -173,6 +185,15 @@ def configure(config: pytest.Config) -> None:
         controller.configure(config, kernels)
 
 
+def configure_report(config: pytest.Config) -> None:
+    """Register what writes `--kernel-report`, where there is no `controller` that has done so."""
+    if _runs_no_test(config) or config.pluginmanager.hasplugin("bpflink-report"):
+        return
+    from pytest_bpflink import report
+
+    config.pluginmanager.register(report.NativeReport(config, native()), "bpflink-report")
+
+
 def _runs_no_test(config: pytest.Config) -> bool:
     """Whether pytest only shows something; it starts a session even so (pytest 9.2)."""
     options = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
@@ -199,10 +220,14 @@ class KernelItems:
     @pytest.hookimpl(trylast=True)
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Make an item per kernel."""
+        kernels = self._kernels
+        if _is_for_guests(metafunc.definition):
+            # Where there are guests it is theirs; where not, it is skipped with a reason.
+            kernels = [each for each in kernels if not each.is_native] or kernels
         metafunc.fixturenames.append(PARAMETER)
         metafunc.parametrize(
             PARAMETER,
-            [pytest.param(kernel.id, id=kernel.id, marks=kernel.mark) for kernel in self._kernels],
+            [pytest.param(kernel.id, id=kernel.id, marks=kernel.mark) for kernel in kernels],
             scope="function",
         )
 
@@ -222,6 +247,13 @@ class KernelItems:
 
     def _kernel_id(self, item: pytest.Item) -> str:
         return kernel_parameter(item) or self._kernels[0].id
+
+
+def _is_for_guests(item: pytest.Item) -> bool:
+    marked = any(
+        item.get_closest_marker(name) for name in ("guest_only", "fresh_kernel", "kernel_bug")
+    )
+    return marked and not item.config.option.bpf_native_all
 
 
 def kernel_parameter(item: pytest.Item) -> str | None:
@@ -255,6 +287,11 @@ class MatrixWorker:
         self._channel.setcallback(lambda _: self._channel.send(("stack", _where_the_test_is())))
         self._kernel = running_kernel(config)
         self._refusal = received["bpflink_stand_in"] or self._wrong_kernel()
+        only = received["bpflink_item"]
+        if only:
+            _register(config, OnlyItem(config, FreshItem(*only)))
+        if not self._kernel.is_native and not self._refusal:
+            _register(config, TaintWatch(config))
         # The scheduler has groups from marks; xdist appends them to node ids, which --lf then does
         # not find (and with pytest 9.2, whose node ids don't change, xdist 3.8 ignores groups).
         config.option.loadgroup = False
@@ -263,19 +300,41 @@ class MatrixWorker:
         if not self._kernel.is_native:
             # A directory of the host, whose parents a guest need not have.
             config.option.basetemp = None
-            from pytest_bpflink import preparing  # it and what it imports, for guests only
-
-            preparing.use_pycache()
+            use_pycache()
 
     # Before xdist's, so that the controller knows the groups when it has the collection.
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Tell the controller what it can't know from node ids."""
-        described = {
-            item.nodeid: (without_kernel(item), _group(item), is_parametrized(item))
-            for item in session.items
-        }
+        described = {item.nodeid: tuple(self._describe(item)) for item in session.items}
         self._channel.send(("items", described))
+
+    def _describe(self, item: pytest.Item) -> ItemFacts:
+        # Natively, and by a stand-in, it is run or refused as any other.
+        fresh = None if self._kernel.is_native or self._refusal else fresh_item(item)
+        return ItemFacts(
+            without_kernel(item),
+            _group(item),
+            is_parametrized(item),
+            fresh and tuple(fresh),
+            known_bug(item),
+        )
+
+    def pytest_sessionstart(self) -> None:
+        """Show what tests print, if that is asked for, but not what this worker's pytest does."""
+        if self._config.option.capture == "no":
+            # execnet has made /dev/null of what it talks through.
+            sys.stdout = sys.stderr = Printing(self._channel)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Tell on which kernel something can't be collected: xdist shows it once, for all."""
+        if report.failed:
+            self._channel.send(("uncollected", report.nodeid))
+
+    def pytest_runtest_logfinish(self) -> None:
+        """Pass on what a test printed without ending the line."""
+        if isinstance(sys.stdout, Printing):
+            sys.stdout.finish()
 
     # The whole protocol, so that no mark (skip, xfail) and no plugin turns the error into less.
     @pytest.hookimpl(tryfirst=True)
@@ -297,6 +356,54 @@ class MatrixWorker:
             f"{self._kernel.id} is Linux {self._kernel.release}, but this worker runs on"
             f" {running}: not run, since the result would be another kernel's"
         )
+
+
+class ItemFacts(NamedTuple):
+    """What a worker says of an item, as execnet can carry it.
+
+    `test` is the node id without the kernel, `fresh` its FreshItem if it wants a kernel of its own,
+    `bug` the source that knows of a crash.
+    """
+
+    test: str
+    group: str | None
+    parametrized: bool
+    fresh: tuple[Any, ...] | None
+    bug: str | None
+
+
+def use_pycache() -> None:
+    """Have pytest look for rewritten tests where the host put them.
+
+    PYTHONPYCACHEPREFIX would have Python look there for every other module, too.
+    """
+    named = os.environ.get(PYCACHE_VARIABLE)
+    if named:
+        rewrite.get_cache_dir = lambda file_path: Path(named, *file_path.parts[1:-1])
+
+
+class Printing(io.TextIOBase):
+    """Where tests print to with -s: what they say is shown by the controller, line by line."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._line = ""
+
+    def writable(self) -> bool:
+        """Say that it is."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Pass on whole lines."""
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._channel.send(("printed", line))
+        return len(text)
+
+    def finish(self) -> None:
+        """Pass on what is left; called when a test is through."""
+        if self._line:
+            self.write("\n")
 
 
 def _where_the_test_is() -> str:

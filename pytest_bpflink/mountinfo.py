@@ -1,4 +1,4 @@
-"""What is mounted where, as this process sees it: `/proc/self/mountinfo` (proc(5))."""
+"""What is mounted where, as a process sees it: `/proc/PID/mountinfo` (proc(5))."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mount:
-    """A mount: where it is, and which directory of its file system it shows."""
+    """A mount: where it is, and which directory of which file system it shows."""
 
     path: Path
     root: Path
+    device: str
+    """Major and minor number, which each instance of a file system has of its own."""
 
 
-def mounted(file_system: str) -> Iterator[Mount]:
-    """Yield the mounts of a type of file system, such as `bpf` or `cgroup2`."""
-    with open("/proc/self/mountinfo", "rb") as lines:
+def mounted(file_system: str, pid: int | str = "self") -> Iterator[Mount]:
+    """Yield the mounts of a type of file system, such as `bpf` or `cgroup2`, that a process sees.
+
+    Raises `OSError` for another process that is gone or may not be asked.
+    """
+    with open(f"/proc/{pid}/mountinfo", "rb") as lines:
+        wanted = f" - {file_system} ".encode()  # spaces in paths are escaped
         for line in lines:
-            before, _, after = line.partition(b" - ")
-            if after.split(b" ")[0] == file_system.encode():
-                fields = before.split(b" ")
-                yield Mount(path=_unescape(fields[4]), root=_unescape(fields[3]))
+            if wanted in line:
+                fields = line.split(b" ")
+                yield Mount(_unescape(fields[4]), _unescape(fields[3]), fields[2].decode())
 
 
 def _unescape(field: bytes) -> Path:

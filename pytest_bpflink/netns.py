@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pytest_bpflink import libbpf
 from pytest_bpflink.errors import BpfError
+from pytest_bpflink.ids import note_made
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -128,6 +129,7 @@ class NetNs:
 
         Raises `BpfError`: EEXIST beside a link, EINVAL for the program that is attached already.
         """
+        note_made("program", program.id)
         with self.entered():
             libbpf.call(
                 "bpf_prog_attach",

@@ -18,6 +18,7 @@ from pytest_bpflink import libbpf
 from pytest_bpflink.btf import Btf
 from pytest_bpflink.compile import object_of
 from pytest_bpflink.errors import BpfError, by_name
+from pytest_bpflink.ids import note_made
 from pytest_bpflink.uapi import AttachType, BpfMapInfo, BpfProgInfo, ProgType
 from pytest_bpflink.variables import Globals
 
@@ -73,6 +74,7 @@ class Object:
         if self._pointer is None:
             return
         pointer, self._pointer = self._pointer, None
+        self.__dict__.pop("programs", None)
         for name in ("bss", "data", "rodata"):
             section = self.__dict__.pop(name, None)
             if section is not None:
@@ -97,7 +99,7 @@ class Object:
         """Return a map by its name. Raises `UnknownName`, which says which there are."""
         return by_name("map", name, self.maps, self.path)
 
-    @property
+    @cached_property
     def programs(self) -> dict[str, Program]:
         """All its programs, by the names of their functions."""
         each = _each("bpf_object__next_program", self.pointer)
@@ -203,6 +205,7 @@ class Program:
     def pin(self, path: str | os.PathLike[str]) -> None:
         """Pin it in a BPF FS; whoever asked removes the file."""
         doing = f"pin program {self.name} at {Path(path)}"
+        note_made("program", self.id)
         libbpf.call("bpf_program__pin", self.pointer, os.fsencode(path), doing=doing)
 
     def attach(self, target: object | None = None, **options: Any) -> Link:
@@ -293,6 +296,7 @@ class Map(MutableMapping[Any, Any]):
 
     def pin(self, path: str | os.PathLike[str]) -> None:
         """Pin it in a BPF FS; whoever asked removes the file."""
+        note_made("map", self.id)
         libbpf.call("bpf_map__pin", self.pointer, os.fsencode(path), doing=self._doing("pin"))
 
     def __getitem__(self, key: Any) -> Any:

@@ -17,7 +17,7 @@ from pytest_bpflink import kernel_options, libbpf_axis
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-pytest_plugins = ["pytest_bpflink.fixtures"]
+pytest_plugins = ["pytest_bpflink.fixtures", "pytest_bpflink.relay"]
 
 
 _REQUIREMENTS = {
@@ -27,8 +27,19 @@ _REQUIREMENTS = {
     'kernel(">=6.6"): runs on such kernels only': "kernel",
     "guest_only: can crash the kernel or changes the whole machine, so it runs in guests"
     " (--kernel), and natively with --bpf-native-all only": "guest_only",
-    "kernel_bug(source): triggers a known bug of kernels, otherwise as guest_only": "kernel_bug",
+    "kernel_bug(source): triggers a known bug of kernels, which counts as an expected failure where"
+    " the guest dies of it; otherwise as fresh_kernel": "kernel_bug",
+    "fresh_kernel: needs a kernel on which nothing ran before, so it has a guest of its own"
+    " (--kernel), and runs natively with --bpf-native-all only": "fresh_kernel",
 }
+
+
+_SEVERITIES = ("error", "warn", "off")
+
+_ALLOWANCES = (
+    "allow_leak: may leave links, programs and maps behind",
+    "allow_dmesg(*regexes): the kernel may log splats in which one of these is found",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,7 +64,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="Run tests on this kernel that are meant for guests, since they can crash it or change"
         " the whole machine",
     )
+    links.addoption(
+        "--bpf-leaks",
+        choices=_SEVERITIES,
+        help="Make links, programs and maps that a test leaves behind an error of its teardown"
+        " (default), a warning, or nothing",
+    )
+    parser.addini("bpflink_leaks", "The default of --bpf-leaks", default="error")
+    links.addoption(
+        "--bpf-dmesg",
+        choices=_SEVERITIES,
+        help="Make a WARNING, BUG, oops, lockdep, KASAN or RCU-stall splat of the kernel an error"
+        " of the test that ran then (default), a warning, or nothing",
+    )
+    parser.addini("bpflink_dmesg", "The default of --bpf-dmesg", default="error")
     kernel_options.add(parser)
+
+
+# A wrapper, so that it is before all others.
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
+    """Tell plugins that look this early, as pytest-cov does, that there will be workers."""
+    known = early_config.known_args_namespace
+    several_libbpfs = "," in (known.bpf_libbpf or "")
+    if hasattr(known, "dist") and (known.kernel not in ([], ["native"]) or several_libbpfs):
+        known.dist = "load"
+    return (yield)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -63,12 +99,31 @@ def pytest_configure(config: pytest.Config) -> None:
         "on_kernel(spec, release, libbpf): set on each item by --kernel, to select items by kernel:"
         " -m 'on_kernel(spec=\"6.1\")'",
     )
-    for marker in _REQUIREMENTS:
+    for marker in (*_REQUIREMENTS, *_ALLOWANCES):
         config.addinivalue_line("markers", marker)
     if config.option.kernel or len(libbpf_axis.asked_for(config)[0]) > 1:
         from pytest_bpflink import matrix  # costs time that others don't owe
 
         matrix.configure(config)
+    if config.option.kernel_report and not hasattr(config, "workerinput"):
+        from pytest_bpflink import matrix  # costs time that others don't owe
+
+        matrix.configure_report(config)
+    _configure_watching(config)
+
+
+def _configure_watching(config: pytest.Config) -> None:
+    for name in ("leaks", "dmesg"):
+        value = getattr(config.option, f"bpf_{name}") or config.getini(f"bpflink_{name}")
+        if value not in _SEVERITIES:
+            raise pytest.UsageError(
+                f"bpflink_{name} = {value}: choose from {', '.join(_SEVERITIES)}"
+            )
+        setattr(config.option, f"bpf_{name}", value)
+    if config.getoption("tx", None) and config.option.bpf_dmesg != "off":
+        from pytest_bpflink.dmesg import SplatSummary  # the workers watch
+
+        config.pluginmanager.register(SplatSummary(), "bpflink-splats")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -78,8 +133,24 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
     """Say what the run stands on, where tests of BPF were collected: others don't pay for it."""
-    ours = any("_bpf_privileges" in getattr(item, "fixturenames", ()) for item in items)
-    return _stands_on() if config.option.verbose >= 0 and ours else []
+    return _stands_on() if config.option.verbose >= 0 and _use_bpf(items) else []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Watch what tests leave behind and what the kernel logs, in sessions with tests of BPF."""
+    worker = getattr(session.config, "workerinput", {})
+    if worker.get("bpflink_stand_in"):
+        return  # it runs none of them
+    in_guest = worker.get("bpflink_kernel", {}).get("where", "native") != "native"
+    if in_guest or _use_bpf(session.items):
+        from pytest_bpflink import watching  # costs what other sessions don't owe
+
+        watching.start(session.config)
+
+
+def _use_bpf(items: list[pytest.Item]) -> bool:
+    return any("_bpf_privileges" in getattr(item, "fixturenames", ()) for item in items)
 
 
 def _stands_on() -> list[str]:
@@ -92,10 +163,16 @@ def _stands_on() -> list[str]:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Choose the libbpf, and remove what sessions left that were killed."""
     _choose_libbpf(session.config)
+    if _is_in_guest(session.config):
+        return
 
     from pytest_bpflink import leftovers
+    from pytest_bpflink.vm import scratch
 
     leftovers.sweep(partial(_complain, session.config))
+    if not hasattr(session.config, "workerinput"):
+        # A guest sees the directories of its host, but not that they are locked there.
+        scratch.sweep()
 
 
 def _complain(config: pytest.Config, what: str) -> None:
@@ -131,10 +208,20 @@ def _choose_libbpf(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip or fail a test that this kernel lacks something for, before its fixtures."""
-    if any(item.get_closest_marker(name) for name in _REQUIREMENTS.values()):
+    needs = ("bpf_requires", "kernel") if _is_in_guest(item.config) else _REQUIREMENTS.values()
+    if any(item.get_closest_marker(name) for name in needs):
         from pytest_bpflink import requirements  # costs what tests without such marks don't owe
 
         requirements.check(item)
+
+
+def _is_in_guest(config: pytest.Config) -> bool:
+    """Whether this is a guest's worker: nothing was left in it, nothing is kept from it.
+
+    What `matrix` knows too, which costs time to import.
+    """
+    kernel = getattr(config, "workerinput", {}).get("bpflink_kernel", {"spec": "native"})
+    return kernel["spec"] != "native"  # type: ignore[no-any-return]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -16,14 +17,12 @@ from typing import TYPE_CHECKING
 from _pytest.assertion import rewrite
 
 from pytest_bpflink import compile as bpf_compile
+from pytest_bpflink.matrix import PYCACHE_VARIABLE, use_pycache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     import pytest
-
-# Named to guests where the tests' own __pycache__ must not be written.
-_PYCACHE_VARIABLE = "BPFLINK_PYCACHE"
 
 
 def prepare(config: pytest.Config, progress: Callable[[str], None]) -> list[Path]:
@@ -46,7 +45,7 @@ def rewrite_tests(config: pytest.Config, tests: Iterable[Path]) -> None:
     API of pytest does this (9.0 to 9.2). Without it guests are slow, and no less right.
     """
     if sys.dont_write_bytecode:
-        os.environ[_PYCACHE_VARIABLE] = str(bpf_compile.cache_directory() / "pycache")
+        os.environ[PYCACHE_VARIABLE] = str(bpf_compile.cache_directory() / "pycache")
         use_pycache()
     for test in tests:
         # Another pytest, or a file that can't be parsed, of which the test's import will tell.
@@ -60,16 +59,6 @@ def _rewrite(config: pytest.Config, test: Path) -> None:
         identity, code = rewrite._rewrite_test(test, config)  # noqa: SLF001
         state = config.stash[rewrite.assertstate_key]
         rewrite._write_pyc(state, code, identity, pyc)  # noqa: SLF001
-
-
-def use_pycache() -> None:
-    """Have pytest look for rewritten tests where the host put them.
-
-    PYTHONPYCACHEPREFIX would have Python look there for every other module, too.
-    """
-    named = os.environ.get(_PYCACHE_VARIABLE)
-    if named:
-        rewrite.get_cache_dir = lambda file_path: Path(named, *file_path.parts[1:-1])
 
 
 def _files(config: pytest.Config) -> Iterator[Path]:
@@ -92,9 +81,22 @@ def _directories(config: pytest.Config) -> set[Path]:
 
 def _named(config: pytest.Config) -> set[Path]:
     start = config.invocation_params.dir
-    paths = {start / argument.partition("::")[0] for argument in config.args}
-    # The rest is --pyargs, or an error that a worker will report.
-    return {path for path in paths if path.exists()}
+    names = {argument.partition("::")[0] for argument in config.args}
+    modules = set().union(*map(_module_paths, names)) if config.option.pyargs else set()
+    # The rest is an error that a worker will report.
+    return {path for name in names if (path := start / name).exists()} | modules
+
+
+def _module_paths(name: str) -> set[Path]:
+    """Return where a module or a package is that --pyargs names."""
+    # ValueError is for what is no name of a module, a path as a rule.
+    with contextlib.suppress(ImportError, ValueError):
+        spec = importlib.util.find_spec(name)
+        if spec and spec.submodule_search_locations:
+            return {Path(location) for location in spec.submodule_search_locations}
+        if spec and spec.origin:
+            return {Path(spec.origin)}
+    return set()
 
 
 def _is_like(path: Path, patterns: Iterable[str]) -> bool:

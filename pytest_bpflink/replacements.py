@@ -46,7 +46,8 @@ class Replacements:
         # DSession.loop_once calls the method that is called worker_ and the event's name.
         session.worker_bpflink_booted = self._take_place  # type: ignore[attr-defined]
         place = cast("WorkerController", _Place())
-        self._progress.line(f"booting {guest.name} again")
+        if guest.item is None:
+            self._progress.line(f"booting {guest.name} again")
 
         def wait() -> None:
             ready = self._threads.submit(guest.wait_ready)
@@ -61,6 +62,18 @@ class Replacements:
         self._threads.submit(wait)
         return place
 
+    def join(self, worker: WorkerController) -> None:
+        """Have xdist's loop go on until this worker is gone, too."""
+        self._session._active_nodes.add(worker)  # noqa: SLF001
+
+    def nobody(self) -> WorkerController:
+        """Return what takes a worker's place where none is needed, for as long as xdist wants."""
+        session = self._session
+        session.worker_bpflink_nobody = self._leave  # type: ignore[attr-defined]
+        place = cast("WorkerController", _Place())
+        session.queue.put(("bpflink_nobody", {"place": place}))
+        return place
+
     def close(self) -> None:
         """Wait for the threads; guests that still boot must be killed before."""
         self._threads.shutdown()
@@ -72,8 +85,11 @@ class Replacements:
         if session.shouldstop or session.shuttingdown:
             guest.close()
         else:
-            session._active_nodes.add(connect())  # noqa: SLF001
-        session._active_nodes.remove(place)  # noqa: SLF001
+            self.join(connect())
+        self._leave(place)
+
+    def _leave(self, place: WorkerController) -> None:
+        self._session._active_nodes.remove(place)  # noqa: SLF001
 
     @property
     def _session(self) -> DSession:

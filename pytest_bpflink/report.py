@@ -1,83 +1,157 @@
-"""What the terminal shows of a run on several kernels: how it comes about, and what came of it.
+"""What is told of a run on several kernels: how it comes about, and what came of it.
 
-Knows reports and pytest's terminal reporter. Which kernels there are, and which test an item is,
-it is told.
+Knows pytest's terminal reporter, and when a session is over. Which kernels there are, and which
+test an item is, it is told. What is in a file of `--kernel-report` is the business of `reports`.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from typing import TYPE_CHECKING
+import sys
+from traceback import format_exc
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from pytest_bpflink.reports.recorder import Recorder
+from pytest_bpflink.reports.results import RunKernel
+from pytest_bpflink.reports.words import TITLES, kernel_facts, shown_outcomes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pytest
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from pytest_bpflink.matrix import MatrixKernel
+    from pytest_bpflink.reports.results import Run
 
-# pytest's categories, the worst first: a test that passed and failed in teardown is an error.
-_OUTCOMES = ("error", "failed", "xpassed", "skipped", "xfailed", "passed")
-_COLUMNS = {"passed": "passed", "failed": "failed", "skipped": "skipped", "error": "errors"}
-_RARE_COLUMNS = {"xfailed": "xfailed", "xpassed": "xpassed"}
+# Kernels differ in what they have, so a suite may have hundreds; files have them all.
+_MOST_DIFFERENCES: Final = 40
 
 
-class MatrixReport:
-    """Collects outcomes, and shows them by kernel at the end of a run."""
+def files(config: pytest.Config) -> list[Path]:
+    """Return the files of `--kernel-report`. Raises UsageError if one can't be written."""
+    if not config.option.kernel_report:
+        return []
+    from pytest_bpflink.reports import files as reports  # with the formats, for runs that ask
 
-    def __init__(self, config: pytest.Config) -> None:
+    try:
+        return reports.checked(config.option.kernel_report, config.invocation_params.dir)
+    except reports.Unwritable as error:
+        raise pytest.UsageError(f"--kernel-report: {error}") from None
+
+
+class KernelReport:
+    """Collects outcomes; at the end of a run it shows them by kernel, and writes the files."""
+
+    def __init__(
+        self, config: pytest.Config, kernels: Callable[[], list[RunKernel]], *, table: bool
+    ) -> None:
         self._config = config
-        self._tests: dict[str, str] = {}
-        self._run_once: set[str] = set()
-        self._counts: dict[str, Counter[str]] = defaultdict(Counter)
-        self._outcomes: dict[str, dict[str, str]] = defaultdict(dict)
+        self._kernels = kernels
+        self._table = table
+        self._files = files(config)
+        self._recorder = Recorder(config)
+        self.collected = self._recorder.collected
+        self.add = self._recorder.add
+        self.uncollected = self._recorder.uncollected
+        self._run: Run | None = None
+        self._stopped = ""
+        self._said: list[tuple[str, bool]] = []
 
-    def collected(self, nodeid: str, test: str, *, parametrized: bool) -> None:
-        """Note which test an item is of, and whether it is there for each kernel."""
-        self._tests[nodeid] = test
-        if not parametrized:
-            self._run_once.add(nodeid)
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Take down what could not be collected."""
+        self._recorder.add_collection(report)
 
-    def add(self, report: pytest.TestReport, kernel: str, *, ran: bool) -> None:
-        """Note an outcome, in pytest's own words for it; `ran` is False for a stand-in's."""
-        category = self._config.hook.pytest_report_teststatus(report=report, config=self._config)[0]
-        if category not in _OUTCOMES:
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Take down why a run is cut short: Ctrl-C, or what pytest stopped for."""
+        self._stopped = str(excinfo.value) or "interrupted"
+
+    def pytest_internalerror(self, excrepr: object) -> None:
+        """Take down that pytest itself failed."""
+        self._stopped = f"internal error: {str(excrepr).strip().splitlines()[-1]}"
+
+    # After xdist's, which waits for what workers still have to say.
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write the files; a run whose report is missing did not succeed."""
+        stopped = self._stopped or session.shouldfail or session.shouldstop or ""
+        self._finish(int(exitstatus), str(stopped))
+        if any(failed for _, failed in self._said) and not session.exitstatus:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Write a line per kernel, the tests whose outcome depends on it, and where files are."""
+        if self._table and self._run and terminalreporter.verbosity >= 0:
+            _show(self._run, terminalreporter)
+        self._say()
+
+    def pytest_unconfigure(self) -> None:
+        """Write and say what was not yet: a run may be cut short before it begins."""
+        if self._run is None and self._stopped:
+            self._finish(pytest.ExitCode.INTERRUPTED, self._stopped)
+        self._say()
+
+    def _finish(self, exit_status: int, stopped: str) -> None:
+        self._run = self._recorder.run(self._kernels(), exit_status=exit_status, stopped=stopped)
+        if not self._files:
             return
-        self._counts[kernel][category] += 1
-        if not ran:
-            return
-        outcomes = self._outcomes[self._tests.get(report.nodeid, report.nodeid)]
-        outcomes[kernel] = min(category, outcomes.get(kernel, category), key=_OUTCOMES.index)
+        from pytest_bpflink.reports import files as reports
 
-    def write(self, terminal: pytest.TerminalReporter, kernels: Sequence[MatrixKernel]) -> None:
-        """Write a line per kernel, and the tests whose outcome depends on the kernel."""
-        if terminal.verbosity < 0 or not self._counts:
-            return
-        terminal.write_sep("=", "kernels")
-        for line in _aligned(self._table(kernels)):
-            terminal.write_line(line)
-        for test, outcomes in self._outcomes.items():
-            if len(set(outcomes.values())) > 1:
-                terminal.write_line(f"differs: {test}: {_by_outcome(outcomes, kernels)}")
-        if self._run_once:
-            terminal.write_line(
-                f"on {kernels[0].id} only, since they can't be parametrized:"
-                f" {len(self._run_once)} (unittest, doctest or custom items)"
-            )
+        for path in self._files:
+            try:
+                reports.write(self._run, path)
+            except reports.Unwritable as error:
+                self._said.append((f"ERROR: --kernel-report: {error}", True))
+            except Exception:  # noqa: BLE001 (what the run showed matters more than this defect)
+                why = f"{path} was not written, which is a defect of pytest-bpflink"
+                self._said.append((f"ERROR: --kernel-report: {why}\n{format_exc()}", True))
+            else:
+                self._said.append((f"kernel report: {path}", False))
 
-    def _table(self, kernels: Sequence[MatrixKernel]) -> list[list[str]]:
-        rare = {
-            name: title
-            for name, title in _RARE_COLUMNS.items()
-            if any(counts[name] for counts in self._counts.values())
-        }
-        columns = _COLUMNS | rare
-        rows = [["kernel", "release", "", *columns.values()]]
-        for kernel in kernels:
-            numbers = [str(self._counts[kernel.id][name]) for name in columns]
-            libbpf = f", libbpf {kernel.libbpf_release}" if kernel.libbpf_release else ""
-            rows.append([kernel.id, f"{kernel.release}{libbpf}", str(kernel.where), *numbers])
-        return rows
+    def _say(self) -> None:
+        terminal: pytest.TerminalReporter | None = self._config.pluginmanager.get_plugin(
+            "terminalreporter"
+        )
+        for text, failed in self._said:
+            if terminal is None:
+                sys.stderr.write(f"{text}\n" if failed else "")
+            elif failed:
+                terminal.write_line(text, red=True)
+            elif terminal.verbosity >= 0:
+                terminal.write_sep("-", text)
+        self._said.clear()
+
+
+class NativeReport(KernelReport):
+    """The same where there is this kernel only, and pytest or xdist run as ever."""
+
+    def __init__(self, config: pytest.Config, kernel: MatrixKernel) -> None:
+        super().__init__(config, lambda: [RunKernel(kernel)], table=False)
+        self._kernel = kernel.id
+        #: Ids end with the kernel if it is a parameter.
+        self._endings = (f"[{kernel.id}]", f"-{kernel.id}]") if config.option.kernel else ()
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Take down what is to be run; where xdist deals it out nothing is collected here."""
+        self._take([item.nodeid for item in session.items])
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
+        """Take down what an xdist worker is to run."""
+        self._take(ids)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take down what came of an item."""
+        self.add(report, self._kernel, ran=True)
+
+    def _take(self, ids: Sequence[str]) -> None:
+        for nodeid in ids:
+            self.collected(self._kernel, nodeid, self._without_kernel(nodeid), parametrized=True)
+
+    def _without_kernel(self, nodeid: str) -> str:
+        for ending in self._endings:
+            if nodeid.endswith(ending):
+                return nodeid.removesuffix(ending) + ("]" if ending.startswith("-") else "")
+        return nodeid
 
 
 class Progress:
@@ -125,6 +199,49 @@ class Progress:
         return terminal
 
 
+def _show(run: Run, terminal: pytest.TerminalReporter) -> None:
+    counts = {each.id: run.counts(each.id) for each in run.kernels}
+    if not any(counts.values()):
+        return
+    shown = shown_outcomes(counts.values())
+    rows = [["kernel", "release", "", "boot", *(TITLES[name] for name in shown)]]
+    for each in run.kernels:
+        numbers = [str(counts[each.id][name]) for name in shown]
+        rows.append([each.id, *kernel_facts(each), *numbers])
+    terminal.write_sep("=", "kernels")
+    for line in _aligned(rows):
+        terminal.write_line(line)
+    for broken in run.uncollected:
+        if broken.kernels:
+            terminal.write_line(f"not collected{broken.where}: {broken.nodeid}")
+    for bug, ids in _known_bugs(run).items():
+        terminal.write_line(f"{', '.join(ids)}: {bug}")
+    differences = [f"differs: {test}: {each}" for test, each in run.differences().items()]
+    most = len(differences) if terminal.verbosity > 0 else _MOST_DIFFERENCES
+    for line in differences[:most]:
+        terminal.write_line(line)
+    if differences[most:]:
+        terminal.write_line(
+            f"and {len(differences) - most} more that differ: -v shows them, and so does"
+            " --kernel-report FILE.html"
+        )
+    if run.run_once:
+        terminal.write_line(
+            f"on {run.kernels[0].id} only, since they can't be parametrized: {len(run.run_once)}"
+            " (unittest, doctest or custom items)"
+        )
+
+
+def _known_bugs(run: Run) -> dict[str, list[str]]:
+    """Return which known bugs showed themselves, and on which kernels."""
+    bugs: dict[str, list[str]] = {}
+    for test, results in run.tests.items():
+        for kernel, result in results.items():
+            if result.outcome == "xfailed" and result.reason.startswith("known kernel bug"):
+                bugs.setdefault(f"{test}: {result.reason}", []).append(kernel)
+    return bugs
+
+
 def _aligned(rows: list[list[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -135,11 +252,3 @@ def _aligned(rows: list[list[str]]) -> list[str]:
         )
         for row in rows
     ]
-
-
-def _by_outcome(outcomes: dict[str, str], kernels: Sequence[MatrixKernel]) -> str:
-    by_outcome: dict[str, list[str]] = defaultdict(list)
-    for kernel in kernels:
-        if kernel.id in outcomes:
-            by_outcome[outcomes[kernel.id]].append(kernel.id)
-    return "; ".join(f"{outcome} on {', '.join(ids)}" for outcome, ids in by_outcome.items())

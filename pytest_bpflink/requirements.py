@@ -1,7 +1,7 @@
 """What tests say they need of a kernel, and whether one that lacks it is skipped or fails.
 
-Knows the marks `bpf_requires`, `kernel`, `guest_only` and `kernel_bug`. Whether a feature is there
-is `features`' to find out.
+Knows the marks `bpf_requires`, `kernel`, `guest_only`, `fresh_kernel` and `kernel_bug`. Whether a
+feature is there is `features`' to find out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.errors import BpfError
 
-_NATIVE = "run it in a guest (--kernel 6.12), or here with --bpf-native-all if it may crash"
+_NATIVE = "run it in a guest (--kernel 6.12), or here with --bpf-native-all"
 
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
@@ -92,9 +92,12 @@ def _compare(version: tuple[int, ...], wanted: str) -> bool:
 def _keep_from_native(item: pytest.Item) -> None:
     if not running_kernel(item.config).is_native or item.config.option.bpf_native_all:
         return
+    # With --kernel there is no native item of most of these: see matrix.KernelItems.
     bug = item.get_closest_marker("kernel_bug")
     if bug:
         pytest.skip(f"known to crash kernels ({bug.args[0]}): {_NATIVE}")
+    if item.get_closest_marker("fresh_kernel"):
+        pytest.skip(f"needs a kernel on which nothing ran before: {_NATIVE}")
     if item.get_closest_marker("guest_only"):
         pytest.skip(f"can crash or change the whole machine: {_NATIVE}")
 

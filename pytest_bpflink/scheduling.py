@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from xdist.workermanage import WorkerController
 
+    from pytest_bpflink.fresh_items import FreshItems
+
 Phase = Literal["setup", "call", "teardown"]
 Location = tuple[str, int | None, str]
 
@@ -74,7 +76,12 @@ class KernelScheduling:
     - A kernel's items start when that kernel's workers have collected, whatever the others do.
     - When a worker dies, what it held goes back to the front of the queue. The item that it died
       in is returned by `remove_node` if it was seen to start; if not, it is nobody's fault.
+    - Items that run on a kernel of their own wait beside the queues, until they have a worker that
+      is there for one of them only. `on_fresh` is called when one may be given a guest.
     """
+
+    #: Plugins look for it there, as xdist's own schedulers have it: pytest-rerunfailures does.
+    config: pytest.Config
 
     def __init__(
         self,
@@ -82,8 +89,15 @@ class KernelScheduling:
         *,
         log: ItemLog,
         groups: Mapping[str, str],
+        fresh: FreshItems,
+        only_item: Callable[[WorkerController], str | None],
         on_collected: Callable[[int], None],
+        on_fresh: Callable[[], None],
     ) -> None:
+        """ONLY_ITEM tells the one item that a worker is there for, None for ordinary workers."""
+        self._fresh = fresh
+        self._only_item = only_item
+        self._on_fresh = on_fresh
         self._workers = workers
         self._log = log
         self._groups = groups
@@ -115,6 +129,7 @@ class KernelScheduling:
             all(kernel in self._queues for kernel in self._workers)
             and not any(self._queues.values())
             and not any(self._held.values())
+            and not self._fresh.pending
         )
 
     @property
@@ -131,6 +146,9 @@ class KernelScheduling:
         kernel = kernel_of(node)
         self._collections[node] = collection
         self._indices[node] = {nodeid: index for index, nodeid in enumerate(collection)}
+        if self._only_item(node):
+            self._on_collected(self._expected())
+            return
         first = self.collected.setdefault(kernel, list(collection))
         if kernel in self._queues:
             self._forget_unknown(kernel)
@@ -142,8 +160,9 @@ class KernelScheduling:
         """Start the kernels that can start, and give something to workers that have nothing."""
         for kernel in self._workers:
             if kernel not in self._queues and self._has_collected(kernel):
-                self._queues[kernel] = list(self.collected[kernel])
+                self._queues[kernel] = self._fresh.take_out(kernel, self.collected[kernel])
         self._feed([node for node in self._indices if kernel_of(node) in self._queues])
+        self._tell_of_fresh()
 
     def mark_test_complete(
         self, node: WorkerController, item_index: int, duration: float = 0
@@ -153,10 +172,16 @@ class KernelScheduling:
         nodeid = self._collections[node][item_index]
         self._held[node].remove(nodeid)
         self._latest[node] = nodeid
+        self._fresh.through(nodeid)
         self._feed([node])
+        self._tell_of_fresh()
 
     def mark_test_pending(self, item: str) -> None:
         """Run an item again: for plugins that rerun what crashed (pytest_handlecrashitem)."""
+        if item in self._fresh:
+            self._fresh.again(item)
+            self._tell_of_fresh()
+            return
         kernel = next(kernel for kernel, ids in self.collected.items() if item in ids)
         self._queues[kernel].insert(0, item)
         self._feed([node for node in self._indices if kernel_of(node) == kernel])
@@ -180,10 +205,14 @@ class KernelScheduling:
         crashed = held[0] if held and self._log.is_running(held[0]) else None
         # It may have died after the last words about an item and before saying that it is through.
         left = [id_ for id_ in held if id_ != crashed and not self._log.is_finished(id_)]
-        if left:
+        for nodeid in held:
+            if nodeid not in left:
+                self._fresh.through(nodeid)
+        if left and not self._only_item(node):
             kernel = kernel_of(node)
             self._queues[kernel][:0] = left
             self._feed([other for other in self._indices if kernel_of(other) == kernel])
+        self._tell_of_fresh()
         return crashed
 
     # What the controller asks.
@@ -205,11 +234,32 @@ class KernelScheduling:
         kernel = kernel_of(node)
         if kernel not in self._queues:
             return True
+        only = self._only_item(node)
+        if only:
+            return not self._log.is_running(only) and not self._log.is_finished(only)
         running = self.running(node)
         held = (id_ for id_ in self._held.get(node, ()) if not self._log.is_finished(id_))
         return bool(self._queues[kernel]) or any(id_ != running for id_ in held)
 
+    def is_waiting(self, kernel: str) -> bool:
+        """Whether an item of a kernel waits for a worker."""
+        return bool(self._queues.get(kernel))
+
+    def left_beside_fresh(self, kernel: str) -> list[str]:
+        """Return the items of a kernel's ordinary workers that are not through."""
+        held = [
+            nodeid
+            for node, ids in self._held.items()
+            if kernel_of(node) == kernel
+            for nodeid in ids
+        ]
+        return [*self._queues[kernel], *(nodeid for nodeid in held if nodeid not in self._fresh)]
+
     # How it does it.
+
+    def _tell_of_fresh(self) -> None:
+        if self._fresh.waiting:
+            self._on_fresh()
 
     def _expected(self) -> int:
         """Return how many items there are, taking kernels that still collect for the largest."""
@@ -237,7 +287,11 @@ class KernelScheduling:
         node.send_runtest_some([self._indices[node][nodeid]])
 
     def _take(self, node: WorkerController) -> str | None:
-        """Return the next item that a worker may run, out of its kernel's queue."""
+        """Return the next item that a worker may run, out of its kernel's queue or its only one."""
+        only = self._only_item(node)
+        if only:
+            given = self._held[node] or self._latest.get(node)
+            return only if only in self._indices[node] and not given else None
         kernel = kernel_of(node)
         queue = self._queues[kernel]
         for position, nodeid in enumerate(queue):

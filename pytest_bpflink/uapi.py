@@ -84,6 +84,45 @@ class ProgType(KernelEnum):
     NETFILTER = 32
 
 
+class MapType(KernelEnum):
+    """`enum bpf_map_type`: how a map keeps its values."""
+
+    UNSPEC = 0
+    HASH = 1
+    ARRAY = 2
+    PROG_ARRAY = 3
+    PERF_EVENT_ARRAY = 4
+    PERCPU_HASH = 5
+    PERCPU_ARRAY = 6
+    STACK_TRACE = 7
+    CGROUP_ARRAY = 8
+    LRU_HASH = 9
+    LRU_PERCPU_HASH = 10
+    LPM_TRIE = 11
+    ARRAY_OF_MAPS = 12
+    HASH_OF_MAPS = 13
+    DEVMAP = 14
+    SOCKMAP = 15
+    CPUMAP = 16
+    XSKMAP = 17
+    SOCKHASH = 18
+    CGROUP_STORAGE = 19
+    REUSEPORT_SOCKARRAY = 20
+    PERCPU_CGROUP_STORAGE = 21
+    QUEUE = 22
+    STACK = 23
+    SK_STORAGE = 24
+    DEVMAP_HASH = 25
+    STRUCT_OPS = 26
+    RINGBUF = 27
+    INODE_STORAGE = 28
+    TASK_STORAGE = 29
+    BLOOM_FILTER = 30
+    USER_RINGBUF = 31
+    CGRP_STORAGE = 32
+    ARENA = 33
+
+
 class AttachType(KernelEnum):
     """`enum bpf_attach_type`: where a program may be attached."""
 
@@ -384,6 +423,12 @@ class PerfEventType(KernelEnum):
     KRETPROBE = 4
     TRACEPOINT = 5
     EVENT = 6
+
+
+class BpfNumber(ctypes.Structure):
+    """What the infos of links, programs and maps begin with; the kernel fills no more."""
+
+    _fields_ = (("type", ctypes.c_uint32), ("id", ctypes.c_uint32))
 
 
 class BpfProgInfo(ctypes.Structure):

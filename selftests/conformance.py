@@ -1,153 +1,113 @@
 """Every link type in a table: since when, how to see it run, what it can do, and what it answers.
 
-A row is a type, or a flavour of one that the kernel treats apart. `stages` knows how to attach it
-and to make it run; `test_conformance` asks the same of every row.
+A row is a type, or a flavour of one that the kernel treats apart. Stages know how to attach it and
+to make it run; the `test_conformance_` files ask the same of every row.
 """
 
 from __future__ import annotations
 
 import errno
-import socket
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink import AttachType, LinkType
+from pytest_bpflink.selftests import event_stages as events
 from pytest_bpflink.selftests import stages
 from pytest_bpflink.selftests.cgroup_actions import ACTIONS
+from pytest_bpflink.selftests.network_rows import NETWORK, SOCKMAPS
+from pytest_bpflink.selftests.outcomes import OK
+from pytest_bpflink.selftests.row import (
+    TARGET_FIRST,
+    TARGET_LAST,
+    Row,
+    always,
+    before,
+    programs_of,
+    row_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pytest
 
-    from pytest_bpflink import KernelInfo
-
-OK = 0
-"""Where an errno is expected: none, it works."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A link type or a flavour of it, and what is special about it."""
-
-    id: str
-    link_type: LinkType
-    make_stage: Callable[[pytest.FixtureRequest], stages.Stage]
-    since: str
-    """The release that has it; on an older one it may be missing."""
-    config: tuple[str, ...] = ()
-    """Options without which a kernel may lack it."""
-    libbpf: str = ""
-    """The libbpf that knows its section, where 1.0 does not."""
-    info: Callable[[Any], dict[str, Any]] = field(default=lambda _stage: {})
-    """What its info holds beyond id, program and type."""
-    info_since: str = ""
-    """The release from which on it does, where that is later."""
-    update: int = errno.EINVAL
-    detach: int = errno.EOPNOTSUPP
-    detached: dict[str, int] = field(default_factory=dict)
-    """What its info holds once it has lost its target."""
-    target_ends: bool = False
-    """Whether its target can go away while it is held."""
-    again: Callable[[KernelInfo], int] = field(default=lambda _kernel: OK)
-    """What attaching the same program to the same target a second time gives."""
-    again_later: Callable[[KernelInfo], int] = field(default=lambda _kernel: OK)
-    """What attaching it anew gives when the first link is gone."""
-    counts_packets: bool = False
-    """Whether a trigger makes its program run exactly once, for one packet."""
-    brief: bool = False
-    """Whether most checks would but repeat those of another row, which runs the same code."""
-
-
-def _before(release: tuple[int, ...], old: int, new: int) -> Callable[[KernelInfo], int]:
-    return lambda kernel: old if kernel.version < release else new
-
-
-def _always(number: int) -> Callable[[KernelInfo], int]:
-    return lambda _kernel: number
-
-
-def _program(stage: type[stages.Stage], name: str, **options: Any) -> Any:
-    return lambda request: stage(request, f"on_{name}", **options)
-
-
-def _row(name: str, link_type: LinkType, stage: type[stages.Stage], since: str, **more: Any) -> Row:
-    options = more.pop("options", {})
-    return Row(
-        name, link_type, _program(stage, more.pop("program", name), **options), since, **more
-    )
-
 
 # What is on a trampoline holds one program; before 5.11 a detached one can't be attached again.
 _TRAMPOLINE: dict[str, Any] = {
-    "again": _before((5, 11), errno.ENOENT, errno.EBUSY),
-    "again_later": _before((5, 11), errno.ENOENT, OK),
+    "again": before((5, 11), errno.ENOENT, errno.EBUSY),
+    "again_later": before((5, 11), errno.ENOENT, OK),
 }
-_TRACEPOINT: dict[str, Any] = {"again": _before((6, 2), errno.EEXIST, OK)}
+_TRACEPOINT: dict[str, Any] = {"again": before((6, 2), errno.EEXIST, OK)}
 
 
 def _tracing(name: str, attach_type: AttachType, **more: Any) -> Row:
     info: Callable[[Any], dict[str, Any]] = lambda _stage: {"attach_type": attach_type}  # noqa: E731
-    return _row(name, LinkType.TRACING, stages.Syscalls, "5.7", info=info, **(_TRAMPOLINE | more))
+    return row_of(
+        name, LinkType.TRACING, events.Trampoline, "5.7", info=info, **(_TRAMPOLINE | more)
+    )
 
 
 def _perf(name: str, stage: type[stages.Stage], **more: Any) -> Row:
-    return _row(name, LinkType.PERF_EVENT, stage, "5.15", info_since="6.6", **more)
+    more = {"many_targets": stage is not events.Syscalls} | more
+    return row_of(name, LinkType.PERF_EVENT, stage, "5.15", info_since=(6, 6), **more)
 
 
 _KPROBES = ("CONFIG_KPROBE_EVENTS",)
 _UPROBES = ("CONFIG_UPROBE_EVENTS",)
 
 _EVENTS = [
-    _row("raw_tp", LinkType.RAW_TRACEPOINT, stages.Syscalls, "5.7", **_TRACEPOINT),
-    _row("tp_btf", LinkType.RAW_TRACEPOINT, stages.Syscalls, "5.7", **_TRACEPOINT),
+    row_of("raw_tp", LinkType.RAW_TRACEPOINT, events.Syscalls, "5.7", **_TRACEPOINT),
+    row_of("tp_btf", LinkType.RAW_TRACEPOINT, events.Syscalls, "5.7", **_TRACEPOINT),
     _tracing("fentry", AttachType.TRACE_FENTRY),
     _tracing("fexit", AttachType.TRACE_FEXIT),
     _tracing("fmod_ret", AttachType.MODIFY_RETURN),
     _tracing("lsm", AttachType.LSM_MAC, config=("CONFIG_BPF_LSM",)),
-    _row(
+    row_of(
         "freplace",
         LinkType.TRACING,
-        stages.Replacement,
+        events.Replacement,
         "5.10",
         options={"function": "step"},
-        again=_always(errno.EBUSY),
+        again=always(errno.EBUSY),
     ),
-    _perf("kprobe", stages.Kprobe, config=_KPROBES),
-    _perf("kretprobe", stages.Kprobe, config=_KPROBES, options={"retprobe": True}),
+    _perf("kprobe", events.Kprobe, config=_KPROBES, keeps_module=lambda _kernel: False),
+    _perf("kretprobe", events.Kprobe, config=_KPROBES, options={"retprobe": True}),
     _perf(
         "tracepoint",
-        stages.Syscalls,
+        events.Syscalls,
         config=("CONFIG_FTRACE_SYSCALLS",),
-        again=_always(errno.EEXIST),
+        again=always(errno.EEXIST),
     ),
-    _perf("uprobe", stages.Uprobe, config=_UPROBES),
-    _perf("uretprobe", stages.Uprobe, config=_UPROBES, options={"retprobe": True}),
-    _perf("perf_event", stages.PageFaults, again=_always(errno.EEXIST)),
-    _row(
+    _perf("uprobe", events.Uprobe, config=_UPROBES),
+    _perf("uretprobe", events.Uprobe, config=_UPROBES, options={"retprobe": True}),
+    _perf("perf_event", events.PageFaults, again=always(errno.EEXIST)),
+    row_of(
         "kprobe_multi",
         LinkType.KPROBE_MULTI,
-        stages.KprobeMulti,
+        events.KprobeMulti,
         "5.18",
         config=("CONFIG_FPROBE",),
+        keeps_module=lambda kernel: kernel.version >= (6, 3),
+        many_targets=True,
         info=lambda _stage: {"count": 2},
-        info_since="6.6",
+        info_since=(6, 6),
     ),
-    _row(
+    row_of(
         "uprobe_multi",
         LinkType.UPROBE_MULTI,
-        stages.Uprobe,
+        events.Uprobe,
         "6.6",
         config=_UPROBES,
+        many_targets=True,
         libbpf="1.3",
         info=lambda stage: {"count": 1, "offsets": tuple(stage.options["offsets"])},
-        info_since="6.8",
+        info_since=(6, 8),
     ),
 ]
 
 
 def _cgroup(name: str, attach_type: AttachType, since: str = "5.7", **more: Any) -> Row:
+    usual: dict[str, Any] = {"brief": True, "takes_sibling": always(OK)}
     info: Callable[[Any], dict[str, Any]] = lambda stage: {  # noqa: E731
         "cgroup_id": stage.target.id,
         "attach_type": attach_type,
@@ -157,12 +117,15 @@ def _cgroup(name: str, attach_type: AttachType, since: str = "5.7", **more: Any)
         LinkType.CGROUP,
         partial(_in_cgroup, name),
         since,
+        programs_of(stages.InCgroup, name),
         info=info,
         update=OK,
         detach=OK,
         detached={"cgroup_id": 0},
+        precedence=TARGET_FIRST,
+        many_targets=True,
         target_ends=True,
-        **({"brief": True} | more),
+        **(usual | more),
     )
 
 
@@ -170,11 +133,12 @@ def _in_cgroup(name: str, request: pytest.FixtureRequest) -> stages.Stage:
     return stages.InCgroup(request, f"on_{name}", ACTIONS[name])
 
 
+_FULL: dict[str, Any] = {"brief": False, "counts_packets": True}
 _UNIX = {"since": "6.7", "libbpf": "1.3"}
 
 _CGROUPS = [
-    _cgroup("ingress", AttachType.CGROUP_INET_INGRESS),
-    _cgroup("egress", AttachType.CGROUP_INET_EGRESS, brief=False, counts_packets=True),
+    _cgroup("ingress", AttachType.CGROUP_INET_INGRESS, counts_packets=True),
+    _cgroup("egress", AttachType.CGROUP_INET_EGRESS, **_FULL, sibling=("cgroup", "on_ingress")),
     _cgroup("sock_create", AttachType.CGROUP_INET_SOCK_CREATE),
     _cgroup("sock_release", AttachType.CGROUP_INET_SOCK_RELEASE, "5.9"),
     _cgroup("post_bind4", AttachType.CGROUP_INET4_POST_BIND),
@@ -201,12 +165,50 @@ _CGROUPS = [
     _cgroup("setsockopt", AttachType.CGROUP_SETSOCKOPT),
     _cgroup("device", AttachType.CGROUP_DEVICE),
     _cgroup("sock_ops", AttachType.CGROUP_SOCK_OPS),
-    _cgroup("lsm_cgroup", AttachType.LSM_CGROUP, "6.0", brief=False, config=("CONFIG_BPF_LSM",)),
+    _cgroup(
+        "lsm_cgroup",
+        AttachType.LSM_CGROUP,
+        "6.0",
+        brief=False,
+        config=("CONFIG_BPF_LSM",),
+        sibling=("events", "on_lsm"),
+        takes_sibling=always(errno.ENOENT),
+    ),
 ]
 
 
 def _iter(name: str, stage: type[stages.Stage], since: str, info: Any, **options: Any) -> Row:
-    return _row(f"iter_{name}", LinkType.ITER, stage, since, update=OK, info=info, options=options)
+    return row_of(
+        f"iter_{name}",
+        LinkType.ITER,
+        stage,
+        since,
+        update=OK,
+        info=info,
+        options=options,
+        precedence=TARGET_LAST,
+        many_targets=stage is not stages.Iterator,
+        sibling=("iter", "on_iter_task" if name != "task" else "on_iter_map_elem"),
+        brief=name in _KERNEL_OBJECTS,
+    )
+
+
+def _iter_objects(name: str, since: str) -> Row:
+    return _iter(name, stages.Iterator, since, lambda _stage: {"target_name": name})
+
+
+# Iterators that differ in what they walk over, and in nothing that is the link's.
+_KERNEL_OBJECTS = {
+    "task_file": "5.8",
+    "bpf_map": "5.8",
+    "bpf_prog": "5.9",
+    "bpf_link": "6.0",
+    "netlink": "5.8",
+    "tcp": "5.9",
+    "udp": "5.9",
+    "unix": "5.15",
+    "ksym": "6.0",
+}
 
 
 _ITERS = [
@@ -224,132 +226,12 @@ _ITERS = [
         lambda stage: {"target_name": "cgroup", "cgroup_id": stage.target.id, "order": 1},
         order=1,
     ),
+    *(_iter_objects(name, since) for name, since in _KERNEL_OBJECTS.items()),
 ]
 
 
-def _netns(name: str, stage: type[stages.Stage], attach_type: AttachType, **more: Any) -> Row:
-    return _row(
-        name,
-        LinkType.NETNS,
-        stage,
-        more.pop("since"),
-        info=lambda it: {"netns_ino": it.netns.ino, "attach_type": attach_type},
-        update=OK,
-        detach=OK,
-        detached={"netns_ino": 0},
-        target_ends=True,
-        **more,
-    )
-
-
-def _device(name: str, link_type: LinkType, since: str, program: str, **more: Any) -> Row:
-    attach_type = more.pop("attach_type", None)
-    holder = more.pop("holder", "device")
-    extra = {} if attach_type is None else {"attach_type": attach_type}
-    return _row(
-        name,
-        link_type,
-        stages.OnDevice,
-        since,
-        program=program,
-        # A netkit peer's program is attached through the primary, and is on the peer.
-        info=lambda stage: {"ifindex": getattr(stage, holder).ifindex} | extra,
-        update=OK,
-        detach=OK,
-        detached={"ifindex": 0},
-        target_ends=True,
-        counts_packets=True,
-        **more,
-    )
-
-
-def _xdp(name: str, flags: dict[str, Any]) -> Row:
-    options = {"sender": 1} | flags
-    return _device(name, LinkType.XDP, "5.9", "xdp", options=options, again=_always(errno.EBUSY))
-
-
-def _ordered(name: str, link_type: LinkType, attach_type: AttachType, **more: Any) -> Row:
-    return _device(
-        name,
-        link_type,
-        more.pop("since"),
-        name,
-        attach_type=attach_type,
-        libbpf="1.3",
-        again=_always(errno.EEXIST),
-        **more,
-    )
-
-
-_NETKIT: dict[str, Any] = {"since": "6.7", "config": ("CONFIG_NETKIT",)}
-
-_NETWORK = [
-    _netns(
-        "flow_dissector",
-        stages.Dissected,
-        AttachType.FLOW_DISSECTOR,
-        since="5.8",
-        again=_always(errno.E2BIG),
-    ),
-    _netns("sk_lookup", stages.InNetNs, AttachType.SK_LOOKUP, since="5.9"),
-    _xdp("xdp-native", stages.DRV_MODE),
-    _xdp("xdp-generic", stages.SKB_MODE),
-    _row(
-        "netfilter",
-        LinkType.NETFILTER,
-        stages.InNetNs,
-        "6.4",
-        libbpf="1.3",
-        config=("CONFIG_NETFILTER_BPF_LINK",),
-        options={"pf": socket.AF_INET, "hooknum": 3, "priority": -128},
-        info=lambda _stage: {"pf": 2, "hooknum": 3, "priority": -128, "flags": 0},
-        update=errno.EOPNOTSUPP,
-        detach=OK,
-        again=_always(errno.EBUSY),
-    ),
-    _ordered(
-        "tcx_ingress", LinkType.TCX, AttachType.TCX_INGRESS, since="6.6", options={"sender": 1}
-    ),
-    _ordered("tcx_egress", LinkType.TCX, AttachType.TCX_EGRESS, since="6.6", options={"sender": 0}),
-    _ordered(
-        "netkit_primary",
-        LinkType.NETKIT,
-        AttachType.NETKIT_PRIMARY,
-        options={"kind": "netkit", "sender": 0},
-        **_NETKIT,
-    ),
-    _ordered(
-        "netkit_peer",
-        LinkType.NETKIT,
-        AttachType.NETKIT_PEER,
-        options={"kind": "netkit", "sender": 1},
-        holder="sender",
-        **_NETKIT,
-    ),
-]
-
-
-def _sockmap(name: str, attach_type: AttachType, *, sends: bool) -> Row:
-    return _row(
-        name,
-        LinkType.SOCKMAP,
-        stages.Sockets,
-        "6.10",
-        config=("CONFIG_BPF_STREAM_PARSER",),
-        libbpf="1.5",
-        options={"sends": sends},
-        info=lambda stage: {"map_id": stage.target.id, "attach_type": attach_type},
-        update=OK,
-        detach=OK,
-        detached={"map_id": 0},
-        again=_always(errno.EBUSY),
-    )
-
-
-_MAPS = [
-    _sockmap("sk_msg", AttachType.SK_MSG_VERDICT, sends=True),
-    _sockmap("sk_skb", AttachType.SK_SKB_VERDICT, sends=False),
-    _row(
+_STRUCT_OPS = [
+    row_of(
         "struct_ops",
         LinkType.STRUCT_OPS,
         stages.Congestion,
@@ -359,8 +241,9 @@ _MAPS = [
         update=OK,
         detach=OK,
         detached={"map_id": 0},
-        again=_always(errno.EEXIST),
+        precedence=(errno.EINVAL, errno.ENOLINK, errno.EPERM),
+        again=always(errno.EEXIST),
     ),
 ]
 
-ROWS = [*_EVENTS, *_CGROUPS, *_ITERS, *_NETWORK, *_MAPS]
+ROWS = [*_EVENTS, *_CGROUPS, *_ITERS, *NETWORK, *SOCKMAPS, *_STRUCT_OPS]

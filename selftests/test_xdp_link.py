@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import BpfError, XdpFlags, XdpLinkInfo, libbpf
-from pytest_bpflink.selftests.stages import DRV_MODE, SKB_MODE, OnDevice
+from pytest_bpflink.selftests.network_stages import DRV_MODE, SKB_MODE, OnDevice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,6 +110,7 @@ def test_impossible_flags(device: Device, first: Program) -> None:
         assert refused.value.errno == errno.EINVAL
 
 
+@pytest.mark.usefixtures("own_target")
 def test_device_gone(stage: OnDevice, device: Device, second: Program) -> None:
     """With its device it loses its index at once, and an update is ENOLINK."""
     link = stage.attach()

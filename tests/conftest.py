@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 from debian_archive import archive, store  # noqa: F401 (fixtures)
+from installed import fresh_python, sdist, wheel  # noqa: F401 (fixtures)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     RunWithFakes = Callable[..., pytest.RunResult]
+
+
+# Where one of these is set, pytest shortens nothing in its summary. The sessions that tests run look
+# the same everywhere.
+for _variable in ("CI", "BUILD_NUMBER"):
+    os.environ.pop(_variable, None)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Guests that are ordinary processes of this machine: a plugin for pytester.
 
 What they do is in their SPEC, see `FakeMachines`. Tests that run in such a guest can make it
-`panic`. Each boot adds a line to the file `boots` in the current directory.
+`panic` or `taint` it. Each boot adds a line to the file `boots` in the current directory.
 """
 
 from __future__ import annotations
@@ -36,8 +36,25 @@ def panic(words: str) -> NoReturn:
     raise AssertionError("unreachable")
 
 
+def taint(bits: int) -> None:
+    """Have the guest's kernel tainted."""
+    _tainted().write_text(str(bits))
+
+
+def _tainted() -> Path:
+    return Path(os.environ[_CONSOLE]).with_name("tainted")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    if _CONSOLE in os.environ:
+        from pytest_bpflink import taint
+
+        taint.TAINTED = _tainted()
+        taint.TAINTED.write_text("0")
+    # Tests in a guest are taken for alone on their kernel, which those in these are not.
+    config.option.bpf_leaks = config.option.bpf_leaks or "off"
+    config.option.bpf_dmesg = config.option.bpf_dmesg or "off"
     if config.getoption("kernel") and not hasattr(config, "workerinput"):
         # Not before --kernel asks: importing it takes xdist.
         from pytest_bpflink.guests import MACHINES

@@ -64,6 +64,23 @@ def test_native_workers_take_no_guests_memory(available: Callable[[int], None]) 
     assert boots.affordable_workers(2, kernels=0, memory_mib=512) == (2, "")
 
 
+@pytest.mark.parametrize(
+    ("cores", "left", "at_once"),
+    [(2, 9999, 3), (1, 9999, 2), (64, 99999, 16), (64, 2600, 5), (2, 9, 2)],
+)
+def test_cores_and_memory_bound_the_guests_of_single_items(
+    available: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    left: int,
+    at_once: int,
+) -> None:
+    available(left)
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+
+    assert boots.fresh_at_once(512) == at_once
+
+
 def test_guests_of_a_kernel_share_its_items(pytester: pytest.Pytester, with_fakes: Run) -> None:
     pytester.makepyfile(
         """

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pytest_bpflink import BpfError, CompileError, Object
+from pytest_bpflink import BpfError, CompileError, Object, prebuilt
 from pytest_bpflink import compile as compiling
 
 SOURCE = """
@@ -53,6 +54,14 @@ def test_compiled_once(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiling.object_of(source) == built
 
 
+def test_compiled_once_by_two_names(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (source.parent / "elsewhere").symlink_to(source.parent)
+    built = compiling.object_of(source)
+
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
+    assert compiling.object_of(source.parent / "elsewhere" / source.name) == built
+
+
 def test_compiled_again_when_the_source_changes(source: Path) -> None:
     assert value_in(source) == 7
     source.write_text(SOURCE.replace("VALUE;", "VALUE + 1;"))
@@ -68,13 +77,43 @@ def test_compiled_again_when_a_header_changes(source: Path) -> None:
     assert compiling.object_of(source) == first
 
 
-def test_object_beside_its_source_is_taken(source: Path) -> None:
-    beside = source.with_suffix(".o")
-    beside.write_bytes(compiling.object_of(source).read_bytes())
-    assert compiling.object_of(source) == beside
+@pytest.fixture
+def built(source: Path) -> Path:
+    """An object that came with its source, as those of the selftests do in the wheel."""
+    made = prebuilt.build(source.parent, source.parent, named="here")
+    assert [file.name for file in made] == ["source.bpf.o", "prebuilt.json"]
+    prebuilt._read.cache_clear()
+    return made[0]
 
-    os.utime(beside, (0, 0))  # older than its source
-    assert compiling.object_of(source) != beside
+
+def test_object_that_came_with_its_source_is_taken(
+    source: Path, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert value_in(source) == 7
+    monkeypatch.setattr(compiling, "clang", lambda: None)
+    os.utime(built, (0, 0))  # as installers leave it
+    assert compiling.object_of(source) == built
+    assert str(source.parent).encode() not in built.read_bytes()
+
+
+def test_edited_source_is_compiled_anew(source: Path, built: Path) -> None:
+    (source.parent / "value.h").write_text("#define VALUE 9\n")
+    assert compiling.object_of(source) != built
+    assert value_in(source) == 9
+
+
+def test_object_of_another_machine_is_not_taken(
+    source: Path, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert prebuilt.object_of(source) == built
+    monkeypatch.setattr(platform, "machine", lambda: "another")
+    assert prebuilt.object_of(source) is None
+
+
+def test_object_that_merely_stands_beside_is_not_taken(source: Path) -> None:
+    """Nothing says what it was made of; who means it names it."""
+    source.with_suffix(".o").write_bytes(b"anything")
+    assert value_in(source) == 7
 
 
 def test_cache_that_can_not_be_written(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +196,7 @@ def test_prepared_for_guests(source: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
     assert compiling.object_of(source).name == "source.bpf.o"
     assert compiling.object_of(with_types).name == "types.bpf.o"
-    with pytest.raises(compiling.CompileError, match="unknown type name 'nonsense'"):
+    with pytest.raises(CompileError, match="unknown type name 'nonsense'"):
         compiling.object_of(broken)
 
 
@@ -168,7 +207,7 @@ def test_the_error_of_another_run_is_not_believed(
     source.write_text('#include "part.h"\n')
     compiling.prepare([source], before_each=lambda _: None)
     header.write_text("int value;\n")
-    with pytest.raises(compiling.CompileError):
+    with pytest.raises(CompileError):
         compiling.object_of(source)
 
     monkeypatch.setenv("BPFLINK_RUN", "another")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,8 +51,9 @@ def test_each_pair_of_kernel_and_libbpf_is_a_worker_and_part_of_the_id(
     junit = tmp_path / "junit.xml"
 
     result = with_fakes(
-        "--kernel", "6.1,native", "--bpf-libbpf", f"system,{other}", "--junitxml", junit
-    )
+        "--kernel", "6.1,native", "--bpf-libbpf", f"system,{other}", "--junitxml", junit,
+        "--kernel-report", "r.json",
+    )  # fmt: skip
 
     result.assert_outcomes(passed=4)
     assert loaded(pytester) == {
@@ -65,11 +67,21 @@ def test_each_pair_of_kernel_and_libbpf_is_a_worker_and_part_of_the_id(
     result.stdout.re_match_lines_random(
         [
             rf"kernel 6\.1-libbpf1\.99: Linux \S+, libbpf {release} \({other}\), TCG: .*",
-            rf"native-libbpf-system +\S+, libbpf {release} +native +1 .*",
+            rf"native-libbpf-system +\S+, libbpf {release} +native +- +1 .*",
         ]
     )
     names = {case.get("name") for case in ET.parse(junit).getroot().iter("testcase")}  # noqa: S314
     assert names == {line.partition(" ")[0] for line in loaded(pytester)}
+    report = json.loads((pytester.path / "r.json").read_text())
+    assert [(each["id"], each["libbpf"], each["libbpf_path"]) for each in report["kernels"]] == [
+        ("6.1-libbpf-system", release, "system"),
+        ("6.1-libbpf1.99", release, str(other)),
+        ("native-libbpf-system", release, "system"),
+        ("native-libbpf1.99", release, str(other)),
+    ]
+    (test,) = report["tests"]
+    assert test["id"].endswith("::test_x[pin]")
+    assert test["results"]["6.1-libbpf1.99"]["nodeid"].endswith("::test_x[pin-6.1-libbpf1.99]")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--kernel", "native"], ["-n", "2"]])
@@ -107,7 +119,7 @@ def test_what_differs_between_libbpfs_is_shown(
 
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
-        ["differs: *::test_x: passed on native-libbpf-system; failed on native-libbpf1.99"]
+        ["differs: *::test_x: passed on native-libbpf-system; failed on native-libbpf1.99; *"]
     )
 
 

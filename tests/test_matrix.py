@@ -134,13 +134,24 @@ def test_tests_of_one_module_are_not_reordered(pytester: pytest.Pytester, with_f
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--kernel", "good,unknown"], "ERROR: --kernel unknown: there is no kernel unknown;*good"),
+        (["--kernel", "unknown"], "ERROR: --kernel unknown: there is no kernel unknown;*good"),
+        (["--kernel", "unknown,unknown2"], "--kernel unknown2: there is no kernel unknown2;*good"),
         (["--kernel", "good,noqemu"], "ERROR: --kernel noqemu: QEMU is not installed: apt-get*"),
         (["--kernel", "good,full"], "ERROR: --kernel full: *No space left on device: 'launch.sh'"),
         (["--kernel-memory", "64"], "*argument --kernel-memory: 64 is too little: at least 128*"),
         (["--kernel-memory", "1G"], "*argument --kernel-memory: '1G' is no whole number"),
         (["--kernel-cpus", "0"], "*argument --kernel-cpus: 0 is too little: at least 1 is needed"),
         (["--kernel-workers", "0"], "*argument --kernel-workers: 0 is too little*"),
+        (
+            ["--kernel-rw", "nowhere"],
+            "*argument --kernel-rw: nowhere is not there: mkdir -p */nowhere",
+        ),
+        (["--kernel-rw", "/bin/sh"], "*argument --kernel-rw: /bin/sh is no directory"),
+        (["--kernel-rw", "/"], "*argument --kernel-rw: / has all there is: *"),
+        (
+            ["--kernel", "good", "--kernel-rw", ".", "--kernel-host", "ssh=x"],
+            "*--kernel-rw: guests on a --kernel-host can't reach this host",
+        ),
         (["--kernel-timeout", "-1"], "*argument --kernel-timeout: -1 is no number of seconds*"),
         (["--kernel-timeout", "1m"], "*argument --kernel-timeout: '1m' is no number of seconds"),
         (["--kernel-timeout", "inf"], "*argument --kernel-timeout: inf is no number of seconds*"),
@@ -341,6 +352,54 @@ def test_last_failed_runs_what_failed_on_its_kernel_only(
     assert set(reported_by(result).values()) == {"good"}
 
 
+def test_failed_first_begins_with_what_failed_on_its_kernel(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile(
+        """
+        def test_x(): pass
+        def test_y(request): assert "good" not in request.node.name
+        """
+    )
+    with_fakes("--kernel", "native,good")
+
+    result = with_fakes("-v", "--ff", "--kernel", "native,good")
+
+    order = [name.partition("::")[2] for name in reported_by(result)]
+    assert order.index("test_y[good]") < order.index("test_x[good]")
+    assert order.index("test_x[native]") < order.index("test_y[native]")
+
+
+def test_durations_are_of_each_kernel(pytester: pytest.Pytester, with_fakes: Run) -> None:
+    pytester.makepyfile("import time\ndef test_x(): time.sleep(0.02)")
+
+    result = with_fakes("--durations=2", "--kernel", "native,good")
+
+    for kernel in ("native", "good"):
+        result.stdout.re_match_lines([rf"0\.\d\ds call +.*::test_x\[{kernel}\]"])
+
+
+def test_without_capturing_what_guests_print_is_shown(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile(
+        """
+        import sys
+
+        def test_x():
+            print("said in", "a test")
+            print("not a whole line", end="", file=sys.stderr)
+        """
+    )
+
+    result = with_fakes("-s", "--kernel", "native,good")
+
+    result.assert_outcomes(passed=2)
+    for kernel in ("native", "good"):
+        lines = [rf"\.?\[{kernel}\] said in a test", rf"\.?\[{kernel}\] not a whole line"]
+        result.stdout.re_match_lines(lines)
+
+
 def test_works_with_the_options_that_people_keep_in_addopts(
     pytester: pytest.Pytester, with_fakes: Run
 ) -> None:
@@ -447,12 +506,12 @@ def test_the_end_shows_results_by_kernel_and_the_tests_that_differ(
 
     result.stdout.re_match_lines_random(
         [
-            r"kernel +release +passed +failed +skipped +errors",
-            r"native +\S+ +native +3 +0 +1 +0",
-            r"6.1 +\S+ +tcg +2 +1 +1 +0",
-            r"7.2 +\S+ +tcg +3 +0 +1 +1",
-            rf"differs: {file}::test_differs: passed on native, 7.2; failed on 6.1",
-            rf"differs: {file}::test_teardown: passed on native, 6.1; error on 7.2",
+            r"kernel +release +boot +passed +failed +skipped +errors",
+            r"native +\S+ +native +- +3 +0 +1 +0",
+            r"6.1 +\S+ +tcg +\d+ ms +2 +1 +1 +0",
+            r"7.2 +\S+ +tcg +\d+ ms +2 +0 +1 +1",
+            rf"differs: {file}::test_differs: passed on native, 7.2; failed on 6.1; changes at 6.1",
+            rf"differs: {file}::test_teardown: passed on native, 6.1; error on 7.2; changes at 7.2",
         ]
     )
     result.stdout.no_fnmatch_line("differs: *test_same*")

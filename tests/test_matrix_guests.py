@@ -62,6 +62,27 @@ def test_a_kernel_that_does_not_boot_is_an_error_of_each_of_its_items_only(
     result.stdout.no_fnmatch_line("differs: *")
 
 
+def test_a_kernel_that_cannot_be_used_is_an_error_of_each_of_its_items_only(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile(TEN.format(panics=set()))
+
+    result = with_fakes("--kernel", "good,unknown", "--kernel-workers=2")
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=10, errors=10)
+    result.stdout.fnmatch_lines(
+        [
+            "kernel unknown: can't be used: there is no kernel unknown; there are: good",
+            "*ERROR at setup of test_x?0-unknown?*",
+            "--kernel unknown: there is no kernel unknown; there are: good",
+            "unknown * -  * 0 * 10",
+        ]
+    )
+    # Nothing was booted for it.
+    assert set((pytester.path / "boots").read_text().split()) == {"good"}
+
+
 def test_no_mark_hides_that_a_kernel_does_not_boot(
     pytester: pytest.Pytester, with_fakes: Run
 ) -> None:
@@ -229,6 +250,48 @@ def test_guests_that_keep_dying_are_not_replaced_for_ever(
     result.stdout.fnmatch_lines(["*died 4 times, and gets no more guests.", "*in number 3"])
 
 
+def test_the_last_item_can_be_run_again_in_a_fresh_guest(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    """As pytest-rerunfailures does: when it says so, nothing was left for its guest."""
+    pytester.makeconftest(
+        """
+        import pytest
+
+        again = []
+
+        @pytest.hookimpl(trylast=True)
+        def pytest_handlecrashitem(crashitem, report, sched):
+            if not again:
+                again.append(crashitem)
+                sched.mark_test_pending(crashitem)
+                report.outcome = "rerun"
+
+        def pytest_report_teststatus(report):
+            if report.outcome == "rerun":
+                return "rerun", "R", "RERUN"
+        """
+    )
+    pytester.makepyfile(
+        """
+        from pathlib import Path
+        from fake_guests import panic
+
+        def test_first(): pass
+
+        def test_last():
+            if not Path("once").exists():
+                Path("once").touch()
+                panic("once")
+        """
+    )
+
+    result = with_fakes("--kernel", "good")
+
+    result.assert_outcomes(passed=2)
+    assert (pytester.path / "boots").read_text().split() == ["good", "good"]
+
+
 def test_the_number_of_restarts_is_xdists_option(
     pytester: pytest.Pytester, with_fakes: Run
 ) -> None:
@@ -335,7 +398,7 @@ def test_consoles_are_kept(pytester: pytest.Pytester, with_fakes: Run) -> None:
 
     with_fakes("--kernel", "good", "--kernel-log", "logs/of-kernels")
 
-    logs = sorted((pytester.path / "logs/of-kernels").iterdir())
+    logs = sorted((pytester.path / "logs/of-kernels").glob("*.log"))
     assert [log.name for log in logs] == ["good-1.log"]
     assert logs[0].read_text() == "Kernel panic - not syncing: in number 3\n"
 

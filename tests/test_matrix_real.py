@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -53,8 +55,9 @@ def test_tests_run_on_this_kernel_and_in_guests_with_others(
     )
 
     result = pytester.runpytest_subprocess(
-        "--kernel", "native,6.1", "--kernel-log", tmp_path, "--kernel-append", "quiet", timeout=400
-    )
+        "--kernel", "native,6.1", "--kernel-log", tmp_path, "--kernel-append", "quiet",
+        "--kernel-report", "r.json", timeout=400,
+    )  # fmt: skip
 
     result.assert_outcomes(passed=5, failed=1)
     result.stdout.re_match_lines(
@@ -63,10 +66,85 @@ def test_tests_run_on_this_kernel_and_in_guests_with_others(
             r"_+ test_panics\[6\.1\] _+",
             r"kernel 6\.1: the guest \(Linux 6\.1\.\S+\) died in the call of this test: .*",
             r".*Kernel panic - not syncing: sysrq triggered crash",
-            r"differs: .*::test_panics: passed on native; failed on 6\.1",
+            r"differs: .*::test_panics: .*failed on 6\.1[;,]",
         ]
     )
     assert sorted(log.name for log in tmp_path.iterdir()) == ["6.1-1.log", "6.1-2.log"]
+    report = json.loads((pytester.path / "r.json").read_text())
+    assert [kernel["items"] for kernel in report["kernels"]] == [3, 3]
+    _, guest = report["kernels"]
+    assert guest["boot_seconds"] > 0
+    assert (guest["guests_lost"], guest["version"][:4]) == (1, "6.1.")
+    (panic,) = report["details"]
+    assert "Kernel panic - not syncing: sysrq triggered crash" in panic[0]["text"]
+
+
+@pytest.mark.usefixtures("stored_kernels")
+def test_panics_on_some_kernels_and_a_path_that_is_no_kernel_lose_nothing(
+    pytester: pytest.Pytester, tmp_path: Path
+) -> None:
+    no_kernel = tmp_path / "bzImage"
+    no_kernel.write_text("no kernel")
+    pytester.makepyfile(
+        """
+        from pathlib import Path
+        import pytest
+
+        @pytest.mark.parametrize("number", range(10))
+        def test_x(number, request):
+            kernel = request.node.get_closest_marker("on_kernel").kwargs["spec"]
+            if number in (0, 5, 9) and kernel in ("6.1", "6.12"):
+                Path("/proc/sysrq-trigger").write_text("c")
+        """
+    )
+
+    result = pytester.runpytest_subprocess(
+        *("--kernel", f"6.1,6.12,{no_kernel},7.2", "--junitxml", tmp_path / "junit.xml"),
+        timeout=600,
+    )
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=24, failed=6, errors=10)
+    failures = ET.parse(tmp_path / "junit.xml").findall(".//testcase[failure]")  # noqa: S314
+    assert {case.attrib["name"] for case in failures} == {
+        f"test_x[{number}-{kernel}]" for number in (0, 5, 9) for kernel in ("6.1", "6.12")
+    }
+    for case in failures:
+        assert "Kernel panic - not syncing: sysrq triggered crash" in (case[-1].text or "")
+    result.stdout.fnmatch_lines([f"--kernel {no_kernel}: {no_kernel} is no kernel image: *"])
+    # Also that of the last item, after which there is no guest any more.
+    for number in (0, 5, 9):
+        result.stdout.fnmatch_lines(
+            [f"differs: *::test_x?{number}?: failed on 6.1, 6.12; passed on 7.2; *"]
+        )
+
+
+@pytest.mark.usefixtures("stored_kernels")
+def test_a_panic_in_every_collection_is_an_error_of_each_item(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import os
+        from pathlib import Path
+
+        if os.uname().release.startswith("6.1."):
+            Path("/proc/sysrq-trigger").write_text("c")
+
+        def test_x(): pass
+        def test_y(): pass
+        """
+    )
+
+    result = pytester.runpytest_subprocess(
+        "--kernel", "6.1,6.12", "--max-worker-restart=1", timeout=600
+    )
+
+    result.assert_outcomes(passed=2, errors=2)
+    result.stdout.re_match_lines(
+        [
+            r"kernel 6\.1 \(Linux 6\.1\.\S+\) died 2 times, and gets no more guests\.",
+            r".*Kernel panic - not syncing: sysrq triggered crash",
+        ]
+    )
 
 
 @pytest.mark.usefixtures("stored_kernels")
@@ -143,8 +221,9 @@ def test_what_hangs_or_panics_fails_alone_whatever_it_is_doing(
 
 @pytest.mark.usefixtures("stored_kernels")
 def test_a_guest_that_is_killed_or_stopped_is_replaced_and_none_outlives_pytest(
-    pytester: pytest.Pytester,
+    pytester: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     pytester.makepyfile(
         """
         import time
@@ -169,6 +248,11 @@ def test_a_guest_that_is_killed_or_stopped_is_replaced_and_none_outlives_pytest(
         run.process.kill()
 
         assert not is_alive(guest, after=2)
+
+    # What its guests were run in; the next session cleans up.
+    assert list(tmp_path.glob("bpflink-*/files/*"))
+    pytester.runpytest_subprocess("--collect-only")
+    assert list(tmp_path.glob("bpflink-*")) == []
 
 
 @pytest.mark.usefixtures("stored_kernels")

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from pytest_bpflink.fresh_items import FreshItem, FreshItems
 from pytest_bpflink.scheduling import ItemLog, KernelScheduling
 
 LOCATION = ("file.py", 1, "item")
@@ -15,7 +16,8 @@ LOCATION = ("file.py", 1, "item")
 class Worker:
     """A worker as the scheduler sees it: what it was sent, and whether no more will come."""
 
-    def __init__(self, kernel: str, name: str = "") -> None:
+    def __init__(self, kernel: str, name: str = "", *, only: str | None = None) -> None:
+        self.only = only
         self.gateway = SimpleNamespace(spec=SimpleNamespace(kernel=kernel), id=name or kernel)
         self.config = SimpleNamespace(hook=SimpleNamespace(pytest_collectreport=self.complain))
         self.sent: list[int] = []
@@ -39,15 +41,28 @@ class Run:
     def __init__(self, *workers: Worker, groups: dict[str, str] | None = None) -> None:
         self.log = ItemLog()
         self.expected: list[int] = []
+        self.fresh = FreshItems(groups or {})
+        self.taken: list[tuple[str, str]] = []
         kernels = [worker.gateway.spec.kernel for worker in workers]
         self.scheduling: Any = KernelScheduling(
             {kernel: kernels.count(kernel) for kernel in kernels},
             log=self.log,
             groups=groups or {},
+            fresh=self.fresh,
+            only_item=lambda node: getattr(node, "only", None),
             on_collected=self.expected.append,
+            on_fresh=self._give_guest,
         )
         for worker in workers:
             self.scheduling.add_node(cast("Any", worker))
+
+    def add_fresh(self, nodeid: str) -> None:
+        self.fresh.add(FreshItem(nodeid, None, LOCATION))
+
+    def _give_guest(self) -> None:
+        taken = self.fresh.take(self.scheduling.left_beside_fresh, {})
+        if taken:
+            self.taken.append((taken[0], taken[1].nodeid))
 
     def collect(self, worker: Worker, items: list[str]) -> None:
         self.scheduling.add_node_collection(worker, items)
@@ -284,3 +299,97 @@ def test_a_plugin_may_have_a_crashed_item_run_again() -> None:
 def test_a_worker_that_never_got_ready_is_a_key_error() -> None:
     with pytest.raises(KeyError):
         Run(Worker("6.1")).scheduling.remove_node(Worker("6.1"))
+
+
+# Items on kernels of their own
+
+
+def test_a_fresh_item_waits_for_a_worker_that_is_there_for_it() -> None:
+    worker, own = Worker("6.1"), Worker("6.1", only="b")
+    run = Run(worker)
+    run.add_fresh("b")
+    run.collect(worker, list("abc"))
+
+    assert run.run_all(worker) == ["a", "c"]
+    assert worker.shutting_down
+    assert run.taken == [("6.1", "b")]
+    assert not run.scheduling.tests_finished
+    run.scheduling.add_node(own)
+    run.collect(own, ["b"])
+
+    assert own.shutting_down
+    assert run.run_all(own) == ["b"]
+    assert run.scheduling.tests_finished
+    assert run.scheduling.collected == {"6.1": ["a", "b", "c"]}
+    assert run.expected[-1] == 3
+
+
+def test_a_fresh_item_stays_with_its_guest_until_it_was_begun() -> None:
+    worker, own, again = Worker("6.1"), Worker("6.1", only="b"), Worker("6.1", only="b")
+    run = Run(worker)
+    run.add_fresh("b")
+    run.collect(worker, list("ab"))
+    run.run_all(worker)
+    run.scheduling.add_node(own)
+    run.collect(own, ["b"])
+
+    assert run.scheduling.is_needed(own)
+    assert run.scheduling.remove_node(own) is None
+    assert not run.scheduling.tests_finished
+    run.scheduling.add_node(again)
+    run.collect(again, ["b"])
+    run.start(again)
+
+    assert not run.scheduling.is_needed(again)
+    assert run.scheduling.remove_node(again) == "b"
+    assert run.scheduling.tests_finished
+
+
+def test_a_worker_that_did_not_find_its_item_is_let_go() -> None:
+    worker, own = Worker("6.1"), Worker("6.1", only="b")
+    run = Run(worker)
+    run.add_fresh("b")
+    run.collect(worker, list("ab"))
+    run.run_all(worker)
+    run.scheduling.add_node(own)
+
+    run.collect(own, [])
+
+    assert own.shutting_down
+    assert not own.sent
+    assert run.scheduling.is_needed(own)
+
+
+def test_a_fresh_item_waits_for_the_others_of_its_group() -> None:
+    worker = Worker("6.1")
+    run = Run(worker, groups=dict.fromkeys("bcd", "g"))
+    run.add_fresh("b")
+    run.add_fresh("d")
+    run.collect(worker, list("abcd"))
+
+    assert run.run(worker) == "a"
+    assert not run.taken
+    assert run.run(worker) == "c"
+    assert run.taken == [("6.1", "b")]
+    own = Worker("6.1", only="b")
+    run.scheduling.add_node(own)
+    run.collect(own, ["b"])
+    assert run.run(own) == "b"
+
+    assert run.taken == [("6.1", "b"), ("6.1", "d")]
+
+
+def test_a_crashed_fresh_item_may_run_again() -> None:
+    worker, own = Worker("6.1"), Worker("6.1", only="a")
+    run = Run(worker)
+    run.add_fresh("a")
+    run.collect(worker, ["a"])
+    run.scheduling.add_node(own)
+    run.collect(own, ["a"])
+    run.start(own)
+    run.scheduling.remove_node(own)
+
+    run.scheduling.mark_test_pending("a")
+
+    assert run.taken == [("6.1", "a")] * 2
+    assert not run.scheduling.tests_finished

@@ -4,46 +4,21 @@ from __future__ import annotations
 
 import ast
 import inspect
-import os
-import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from installed import ROOT, build, run_build, run_pytest
 
 import pytest_bpflink
+from pytest_bpflink.probe import missing_privileges
 
-ROOT = Path(__file__).parents[1]
 PACKAGES = {"pytest_bpflink": "pytest_bpflink", "vm": "pytest_bpflink/vm"}
 PACKAGES["selftests"] = "pytest_bpflink/selftests"
 
 PYTEST = {"pytest", "_pytest", "pluggy", "xdist", "execnet"}
-
-
-@pytest.fixture(scope="session")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the source distribution."""
-    return build("--sdist", ROOT, tmp_path_factory.mktemp("sdist"))
-
-
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build a wheel from the checkout."""
-    return build("--wheel", ROOT, tmp_path_factory.mktemp("wheel"))
-
-
-def build(kind: str, source: Path, directory: Path) -> Path:
-    """Build a distribution without a network: the backend is a dependency for development."""
-    subprocess.run(
-        [sys.executable, "-m", "build", kind, "--no-isolation", "--outdir", directory, source],
-        check=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    (built,) = directory.iterdir()
-    return built
 
 
 def names_in(wheel: Path) -> set[str]:
@@ -63,8 +38,23 @@ def sources() -> set[str]:
     }
 
 
+def objects() -> set[str]:
+    """Return what is installed beside the sources of the selftests' programs."""
+    programs = {name for name in sources() if name.endswith(".bpf.c")}
+    made = {name.removesuffix("c") + "o" for name in programs}
+    return made | {"pytest_bpflink/selftests/progs/prebuilt.json"}
+
+
 def test_wheel_holds_every_source(wheel: Path) -> None:
-    assert names_in(wheel) == sources()
+    assert names_in(wheel) == sources() | objects()
+
+
+def test_wheel_without_clang_lacks_the_objects_and_says_so(tmp_path: Path) -> None:
+    done = run_build("--wheel", ROOT, tmp_path, environment={"CLANG": "/nowhere/clang"})
+
+    assert "BPF objects are left out, so running them needs clang" in done.stdout
+    (built,) = tmp_path.iterdir()
+    assert names_in(built) == sources()
 
 
 @pytest.mark.parametrize(
@@ -89,27 +79,38 @@ def test_wheel_of_the_sdist_is_the_same(sdist: Path, wheel: Path, tmp_path: Path
     assert names_in(build("--wheel", source, tmp_path / "wheel")) == names_in(wheel)
 
 
-def test_installed_wheel_is_a_plugin(wheel: Path, tmp_path: Path) -> None:
+def test_installed_wheel_is_a_plugin(fresh_python: Path, tmp_path: Path) -> None:
     """From a directory of its own, with nothing of the checkout on the path."""
-    shutil.unpack_archive(wheel, tmp_path / "site", "zip")
     (tmp_path / "test_it.py").write_text(
         "from pytest_bpflink import selftests, vm\n\n"
         "def test_it(pytestconfig):\n"
         "    plugin = pytestconfig.pluginmanager.get_plugin('bpflink')\n"
         "    for each in (plugin, vm, selftests):\n"
-        f"        assert each.__file__.startswith({str(tmp_path / 'site')!r})\n"
+        f"        assert each.__file__.startswith({str(fresh_python.parents[1])!r})\n"
     )
 
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", tmp_path / "test_it.py"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run_pytest(fresh_python, tmp_path)
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_installed_selftests_need_no_clang(fresh_python: Path, tmp_path: Path) -> None:
+    refusal = missing_privileges()
+    if refusal:
+        pytest.skip(refusal)
+
+    done = run_pytest(
+        fresh_python,
+        tmp_path,
+        "--pyargs",
+        "pytest_bpflink.selftests.test_link_pinning",
+        "pytest_bpflink.selftests.test_cgroup_link",
+        environment={"CLANG": "/nowhere/clang", "BPFLINK_CACHE": str(tmp_path / "cache")},
     )
 
     assert done.returncode == 0, done.stdout
+    assert "clang none" in done.stdout
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("name", pytest_bpflink.__all__)

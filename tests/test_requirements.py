@@ -134,3 +134,35 @@ def test_guest_only(pytester: pytest.Pytester) -> None:
         ["*can crash or change the whole machine*", "*known to crash kernels (commit 123)*"]
     )
     pytester.runpytest("--bpf-native-all").assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "natively"), [((), False), (("--bpf-native-all",), True)], ids=["", "all"]
+)
+def test_guest_only_beside_guests(
+    pytester: pytest.Pytester,
+    options: tuple[str, ...],
+    natively: bool,  # noqa: FBT001
+) -> None:
+    """Where there are guests, natively there is not even a skipped item."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.guest_only
+        def test_dangerous(): pass
+
+        @pytest.mark.kernel_bug("commit 123")
+        class TestCrasher:
+            def test_crashes(self): pass
+
+        def test_harmless(): pass
+        """
+    )
+    result = pytester.runpytest("--kernel=native,6.1", "--collect-only", "-q", *options)
+
+    native = {line for line in result.outlines if line.endswith("[native]")}
+    harmless = "test_guest_only_beside_guests.py::test_harmless[native]"
+    assert (native == {harmless}) is not natively
+    assert len(native) == (3 if natively else 1)
+    assert len([line for line in result.outlines if line.endswith("[6.1]")]) == 3

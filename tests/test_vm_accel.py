@@ -50,7 +50,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[PretendedMa
     device = tmp_path / "kvm"
     device.touch()
     monkeypatch.setattr(accel, "_DEVICE", device)
-    monkeypatch.setattr(accel, "_qemu_version", lambda: "QEMU 7.2")
+    monkeypatch.setattr(accel, "_qemu", lambda: "QEMU 7.2")
     monkeypatch.setattr(accel, "Machine", Machine)
     monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "cache"))
     return Machine
@@ -87,7 +87,7 @@ def test_kvm_is_tried_again_with_another_qemu(
     machine: type[PretendedMachine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detect(KERNEL)
-    monkeypatch.setattr(accel, "_qemu_version", lambda: "QEMU 9.0")
+    monkeypatch.setattr(accel, "_qemu", lambda: "QEMU 9.0")
     detect(KERNEL)
     assert machine.started == 2
 
@@ -97,7 +97,7 @@ def test_damaged_cache_is_no_answer(
     machine: type[PretendedMachine], tmp_path: Path, text: str
 ) -> None:
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "acceleration.json").write_text(text)
+    (tmp_path / "cache" / "kvm.json").write_text(text)
     assert detect(KERNEL).kvm
     assert machine.started == 1
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from pytest_bpflink.vm import console
 
 if TYPE_CHECKING:
@@ -66,3 +68,65 @@ def test_the_cause_is_the_first_fatal_line_without_its_time() -> None:
         "[    1.0] fine\n[    2.0][  T1] Oops: 0002\n[    2.1] Kernel panic\n"
     ) == ("Oops: 0002")
     assert console.cause("nothing\n") == ""
+
+
+WARN = """\
+------------[ cut here ]------------
+proc_dir_entry 'pktgen/pgctrl' already registered
+WARNING: fs/proc/generic.c:404 at proc_register+0x197/0x250, CPU#0: python/93
+Call Trace:
+---[ end trace 0000000000000000 ]---
+""".splitlines()
+
+
+def test_splats_with_their_traces() -> None:
+    oops = [
+        "BUG: kernel NULL pointer dereference, address: 0000000000000000",
+        "Oops: 0002 [#1] PREEMPT SMP",
+        "RIP: 0010:frob+0x1/0x2",
+        "---[ end trace 0000000000000000 ]---",
+    ]
+    text = ["something", *WARN, "between", *oops, *WARN[:1], "cut off"]
+    found = [text[part.start : part.stop] for part in console.splats(text)]
+    assert found == [WARN, oops]
+
+
+def test_splat_without_an_end_ends_with_the_next_one() -> None:
+    stall = ["rcu: INFO: rcu_preempt self-detected stall on CPU", "trace", "trace"]
+    text = [*stall, *WARN, *stall]
+    found = [text[part.start : part.stop] for part in console.splats(text)]
+    assert found == [stall, WARN, stall]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "WARNING: CPU: 0 PID: 126 at fs/proc/generic.c:399 proc_register+0x1/0x2",
+        "WARNING: possible circular locking dependency detected",
+        "WARNING: suspicious RCU usage",
+        "INFO: trying to register non-static key.",
+        "BUG: KASAN: slab-use-after-free in frob+0x1/0x2",
+        "watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [python:7]",
+        "kernel BUG at lib/list_debug.c:29!",
+        "Oops: general protection fault, probably for non-canonical address 0x1: 0000 [#1]",
+        "rcu: INFO: rcu_sched detected stalls on CPUs/tasks:",
+        "rcu: INFO: rcu_preempt detected expedited stalls on CPUs/tasks: { 0-... }",
+        "UBSAN: array-index-out-of-bounds in kernel/frob.c:1:2",
+    ],
+)
+def test_is_a_splat(line: str) -> None:
+    assert console.is_splat(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "traps: python3[7] general protection fault ip:7f sp:7f error:0 in libc.so.6",
+        "python3[7]: segfault at 0 ip 0 sp 0 error 4",
+        "Spectre V2 : WARNING: Unprivileged eBPF is enabled with eIBRS on",
+        "Warning: unable to open an initial console.",
+        "rcu: Hierarchical RCU implementation.",
+    ],
+)
+def test_is_no_splat(line: str) -> None:
+    assert not console.is_splat(line)

@@ -13,7 +13,6 @@ import pytest
 from test_vm_kernels import CONFIG, write
 from test_vm_store import wait_until
 
-from pytest_bpflink.vm import kernels
 from pytest_bpflink.vm.kernels import KernelError, KernelFetchError, Store, find
 
 if TYPE_CHECKING:
@@ -148,67 +147,3 @@ def test_store_that_cannot_be_changed(tmp_path: Path) -> None:
     store = Store(write(tmp_path / "file") / "kernels")
     with pytest.raises(KernelError, match=r"file/kernels can't be pruned: Not a directory"):
         store.prune()
-
-
-# The command
-
-
-def test_list(pruned: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    assert kernels.main(["list"]) == 0
-    day = time.strftime("%Y-%m-%d", time.localtime(pruned.kernels()[0].used))
-    head, first, *_, total = capsys.readouterr().out.splitlines()
-    assert head == f"kernels in {pruned.root}:"
-    assert first == f"  6.1.99      6.1.99-amd64     0 MiB  used {day}"
-    assert total.startswith("4 kernels, 2 MiB, ")
-
-
-def test_list_of_a_store_that_is_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "not/yet"))
-    assert kernels.main(["list"]) == 0
-    assert "0 kernels, 0 MiB, " in capsys.readouterr().out
-
-
-def test_fetch_expands_patterns(pruned: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("PATH", "/nonexistent")
-        assert kernels.main(["fetch", "6*"]) == 0
-    found = capsys.readouterr()
-    assert [line.split(" at ")[0] for line in found.out.splitlines()] == [
-        "6.1: Linux 6.1.100 (6.1.100-amd64)",
-        "6.12: Linux 6.12.5 (6.12.5-amd64)",
-    ]
-    assert found.out.startswith(f"6.1: Linux 6.1.100 (6.1.100-amd64) at {pruned.root}/")
-    assert "there is no apt on this host" in found.err
-
-
-def test_remove_takes_all_that_match(pruned: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    assert kernels.main(["remove", "6.1", "7*"]) == 0
-    assert versions(pruned) == ["6.12.5"]
-    assert capsys.readouterr().out.splitlines()[0] == ("removed Linux 6.1.99 (6.1.99-amd64), 0 MiB")
-
-
-def test_remove_says_what_stays(pruned: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    kernel = find("6.12")
-    assert kernels.main(["remove", "6.12"]) == 1
-    assert capsys.readouterr().err == "Linux 6.12.5 is in use, and stays\n"
-    assert kernels.main(["remove", "5.4"]) == 1
-    assert capsys.readouterr().err == f"no kernel 5.4 is in {pruned.root}\n"
-    assert kernel.image.exists()
-
-
-def test_prune(pruned: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    assert kernels.main(["prune", "--unused-days", "5", "--keep", "lts"]) == 0
-    assert versions(pruned) == ["6.1.99", "6.12.5"]
-    assert capsys.readouterr().out.splitlines() == [
-        "removed Linux 6.1.100 (6.1.100-amd64)",
-        "removed Linux 7.2.9 (7.2.9-amd64)",
-        "2 kernels, 1 MiB left",
-    ]
-
-
-def test_module_runs_by_itself(pruned: Store) -> None:
-    command = [sys.executable, "-m", "pytest_bpflink.vm.kernels", "list"]
-    said = subprocess.check_output(command, text=True)
-    assert said.startswith(f"kernels in {pruned.root}:\n  6.1.99")

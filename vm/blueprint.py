@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from pytest_bpflink.vm import guest_image, virtme
+from pytest_bpflink.vm.guest.mounts import SHARE_TAG
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from pytest_bpflink.vm.accel import Acceleration
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 # Ports that only virtme-ng's init uses; each costs time at every start.
 _UNUSED_PORTS = ("dev_stdout", "dev_stderr", "ret")
+
+# Beside the host's root a machine shares another directory, which it is told at each start: what is
+# saved does not depend on it.
+_ROOT_TAG = "mount_tag=/dev/root"
+_SHARE = "writable"
 
 # What differs between a guest that boots and one that is restored.
 _BOOT_OPTIONS = ("-kernel", "-initrd", "-append")
@@ -58,7 +64,7 @@ class Blueprint:
         parameters = shlex.split(composed[composed.index("-append") + 1])
         modules = [word for word in parameters if word.startswith("virtme_link_mods=")]
         return cls(
-            command=tuple(_without_unused(composed)),
+            command=tuple(_with_share(_without_unused(composed))),
             consoles=tuple(
                 word for word in parameters if word.startswith(("console=", "earlyprintk="))
             ),
@@ -102,10 +108,25 @@ def memory_file(path: Path, *, mib: int, shared: bool) -> list[str]:
     return ["-object", backend, "-machine", "memory-backend=ram"]
 
 
+def share(directory: Path, *, writable: bool) -> list[str]:
+    """Return the options that share a directory, under `mounts.SHARE_TAG`."""
+    escaped = str(directory).replace(",", ",,")
+    options = "security_model=none,multidevs=remap" + ("" if writable else ",readonly=on")
+    return ["-fsdev", f"local,id={_SHARE},path={escaped},{options}"]
+
+
 def monitor(descriptor: int) -> list[str]:
     """Return the options for a monitor on a connected socket."""
     chardev = f"socket,id=monitor,fd={descriptor}"
     return ["-chardev", chardev, "-mon", "chardev=monitor,mode=control"]
+
+
+def _with_share(command: Iterable[str]) -> Iterator[str]:
+    """Add a device for the share, of the same kind as the root's is."""
+    for word in command:
+        yield word
+        if word.endswith(_ROOT_TAG):
+            yield from ("-device", f"{word.partition(',')[0]},fsdev={_SHARE},mount_tag={SHARE_TAG}")
 
 
 def _without_unused(command: Sequence[str]) -> Iterator[str]:

@@ -99,10 +99,19 @@ class ColdMachine(Machine):
 
     def _run(self, command: Sequence[str], pass_fds: Sequence[int]) -> None:
         errors = self.directory / "stderr.log"
+        command = [*command, *self._share()]
         self._launch(
-            virtme.redirected(list(command), console=self.console_log, errors=errors),
+            virtme.redirected(command, console=self.console_log, errors=errors),
             pass_fds=pass_fds,
         )
+
+    def _share(self) -> list[str]:
+        """Return the options for the directory that the guest may write to, or for an empty one."""
+        if self._worker.writable:
+            return blueprint.share(self._worker.writable, writable=True)
+        nothing = self.directory / "nothing"
+        nothing.mkdir(exist_ok=True)
+        return blueprint.share(nothing, writable=False)
 
     def _wait_booted(self, timeout: float) -> None:
         self._await_agent(timeout)

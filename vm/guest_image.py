@@ -74,7 +74,8 @@ def take_inventory(python: str, environment: Mapping[str, str], *, cache: Path) 
     Raises ImageError if this Python has no pytest or does not run.
     """
     startup = {name: environment[name] for name in _STARTUP_VARIABLES if name in environment}
-    asked = json.dumps([python, startup, environment.get("PYTHONPATH", "")])
+    # What is listed is what `preload` imports.
+    asked = json.dumps([python, startup, environment.get("PYTHONPATH", ""), own_digest()])
     record = cache / f"python-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
     try:
         known = json.loads(record.read_text())

@@ -2,22 +2,16 @@
 
 Knows what users write after `--kernel`. Layouts are in `image`, kept kernels in `store`, packages
 in `debian`, which release a SPEC means in `releases`.
-
-Runs by itself: `python -m pytest_bpflink.vm.kernels list`, `fetch SPEC`, `remove SPEC`, `prune`.
 """
 
 from __future__ import annotations
 
-import argparse
 import glob
 import os
 import re
-import shutil
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from pytest_bpflink.vm import image, releases
 from pytest_bpflink.vm.image import (
@@ -30,9 +24,7 @@ from pytest_bpflink.vm.image import (
 from pytest_bpflink.vm.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from pytest_bpflink.vm.stored import Stored
+    from collections.abc import Callable
 
 __all__ = [
     "Kernel",
@@ -132,105 +124,3 @@ def _running_kernel() -> Kernel:
 
 def _silent(_text: str) -> None:
     pass
-
-
-def _say(text: str, *, stream: TextIO | None = None) -> None:
-    print(text, file=stream or sys.stdout, flush=True)
-
-
-def _progress(text: str) -> None:
-    _say(text, stream=sys.stderr)
-
-
-def _list(arguments: argparse.Namespace) -> None:
-    store = Store()
-    stored = store.kernels()
-    if arguments.offered:
-        _say("\n".join(releases.offer(store.known("*", _progress), stored)))
-        return
-    _say(f"kernels in {store.root}:")
-    width = max((len(kernel.release) for kernel in stored), default=0)
-    for kernel in stored:
-        used = time.strftime("%Y-%m-%d", time.localtime(kernel.used))
-        size = f"{kernel.size >> 20:>5} MiB"
-        _say(f"  {kernel.upstream:<12}{kernel.release:<{width}}{size}  used {used}")
-    _say(f"{_total(stored)}, {shutil.disk_usage(_existing(store.root)).free >> 30} GiB are free")
-
-
-def _fetch(arguments: argparse.Namespace) -> None:
-    for pattern in arguments.spec:
-        for spec in expand(pattern, progress=_progress):
-            kernel = find(spec, progress=_progress)
-            _say(f"{kernel.spec}: Linux {kernel.version} ({kernel.release}) at {kernel.image}")
-
-
-def _remove(arguments: argparse.Namespace) -> None:
-    store = Store()
-    for spec in arguments.spec:
-        kernels = releases.meant(spec, store.kernels())
-        if not kernels:
-            raise KernelNotFound(f"no kernel {spec} is in {store.root}")
-        for kernel in kernels:
-            size = kernel.size
-            if not store.remove(kernel):
-                raise KernelError(f"Linux {kernel.upstream} is in use, and stays")
-            _say(f"removed Linux {kernel.upstream} ({kernel.release}), {size >> 20} MiB")
-
-
-def _prune(arguments: argparse.Namespace) -> None:
-    store = Store()
-    removed = store.prune(unused_days=arguments.unused_days, keep=arguments.keep)
-    for kernel in removed:
-        _say(f"removed Linux {kernel.upstream} ({kernel.release})")
-    _say(f"{_total(store.kernels())} left")
-
-
-def _total(kernels: Sequence[Stored]) -> str:
-    number = f"{len(kernels)} kernel{'' if len(kernels) == 1 else 's'}"
-    return f"{number}, {sum(kernel.size for kernel in kernels) >> 20} MiB"
-
-
-def _existing(path: Path) -> Path:
-    return path if path.exists() else _existing(path.parent)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pytest_bpflink.vm.kernels", description="The kernels kept for guests."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("list", help="Show what is in the store")
-    command.add_argument("--offered", action="store_true", help="Show what can be had, by series")
-    command.set_defaults(run=_list)
-    command = commands.add_parser("fetch", help="Fetch kernels that are not there yet")
-    command.add_argument("spec", nargs="+", metavar="SPEC", help=f"Which: {_SPECS}")
-    command.set_defaults(run=_fetch)
-    command = commands.add_parser("remove", help="Remove each kernel that a SPEC matches")
-    command.add_argument("spec", nargs="+", metavar="SPEC", help="Which: as for fetch, no paths")
-    command.set_defaults(run=_remove)
-    command = commands.add_parser(
-        "prune", help="Remove what was not used for long, and downloads that were cut off"
-    )
-    command.add_argument(
-        "--unused-days", type=float, default=30, metavar="N", help="For how long (default: 30)"
-    )
-    command.add_argument(
-        "--keep", action="append", default=[], metavar="SPEC", help="What stays (repeatable)"
-    )
-    command.set_defaults(run=_prune)
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command, and return the exit status."""
-    parsed = _parser().parse_args(arguments)
-    try:
-        parsed.run(parsed)
-    except KernelError as error:
-        _say(str(error), stream=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -42,6 +42,7 @@ def compose(worker: Worker, *, host_name: str, modules: str | None) -> bytes:
             "seed": os.urandom(_SEED_BYTES).hex(),
             "hostname": host_name,
             "modules": modules,
+            "writable": worker.writable and str(worker.writable),
             # Where these lie on a file system that guests have of their own, /run for one, they
             # are put into it.
             "visible": [str(worker.cwd), sys.prefix],
@@ -50,6 +51,7 @@ def compose(worker: Worker, *, host_name: str, modules: str | None) -> bytes:
             "umask": _umask(),
             "limits": {name: resource.getrlimit(getattr(resource, name)) for name in _LIMITS},
             "program": BOOTSTRAP,
+            "packages": worker.packages,
         }
     ).encode()
     return _LENGTH.pack(len(letter)) + letter

@@ -57,7 +57,8 @@ class Machine:
     """A guest that runs one Python, which execnet reaches through `gateway_python`.
 
     DIRECTORY holds the machine's files and must be its own, new one. Nothing the guest writes
-    reaches the host. No QEMU survives the process that started it, however that ends.
+    reaches the host, but for what it writes in WRITABLE. No QEMU survives the process that started
+    it, however that ends.
     """
 
     def __init__(
@@ -69,16 +70,24 @@ class Machine:
         cwd: Path,
         environment: Mapping[str, str],
         python: str = sys.executable,
+        packages: bool = True,
         memory_mib: int = 512,
         cpus: int = 1,
         append: Sequence[str] = (),
         console_log: Path | None = None,
+        writable: Path | None = None,
     ) -> None:
         self.kernel = kernel
         self.acceleration = acceleration
         self.directory = directory.absolute()
         self.console_log = console_log or self.directory / "console.log"
-        self._worker = plain.Worker(python=python, cwd=cwd.absolute(), environment=environment)
+        self._worker = plain.Worker(
+            python=python,
+            cwd=cwd.absolute(),
+            environment=environment,
+            packages=packages,
+            writable=writable and writable.resolve(),
+        )
         self._memory_mib = memory_mib
         self._cpus = cpus
         self._append = tuple(append)

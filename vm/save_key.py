@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.vm.image import Kernel
 
 # To be raised when saves are made in another way from the same things.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def save_key(

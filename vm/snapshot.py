@@ -144,21 +144,34 @@ class Saves:
         Returns the keys that were removed. Guests that run on them are not disturbed: files are
         unlinked, never truncated.
         """
-        saves = sorted(self.root.glob(f"*/{_DESCRIPTION}"), key=_last_used, reverse=True)
-        taken, removed = 0, []
-        for description in saves:
-            directory = description.parent
-            taken += sum(path.stat().st_blocks * 512 for path in directory.iterdir())
-            old = time.time() - _last_used(description) > days * _DAY
-            if not directory.name.startswith(_SAVING) and (old or taken > size):
-                # Whoever holds the lock is about to make it anew.
-                with (
-                    contextlib.suppress(Timeout),
-                    self.lock(directory.name).acquire(blocking=False),
-                ):
-                    self.discard(directory.name)
-                    removed.append(directory.name)
+        removed = []
+        for key in self.unused(days=days, size=size):
+            # Whoever holds the lock is about to make it anew.
+            with contextlib.suppress(Timeout), self.lock(key).acquire(blocking=False):
+                self.discard(key)
+                removed.append(key)
         return removed
+
+    def unused(self, *, days: float = 30.0, size: int = 5_000_000_000) -> dict[str, int]:
+        """Return the keys of the saves that `prune` would remove, and what each takes in bytes."""
+        found, total = {}, 0
+        for key, (used, taken) in self.kept().items():
+            total += taken
+            if time.time() - used > days * _DAY or total > size:
+                found[key] = taken
+        return found
+
+    def kept(self) -> dict[str, tuple[float, int]]:
+        """Return the keys of all saves, when each was used last, and what it takes in bytes.
+
+        The one that was used last comes first.
+        """
+        found = {}
+        for description in self.root.glob(f"[!.]*/{_DESCRIPTION}"):
+            with contextlib.suppress(FileNotFoundError):  # discarded meanwhile
+                taken = sum(path.stat().st_blocks * 512 for path in description.parent.iterdir())
+                found[description.parent.name] = description.stat().st_mtime, taken
+        return dict(sorted(found.items(), key=lambda item: item[1], reverse=True))
 
 
 def _blueprint(described: dict[str, Any]) -> Blueprint:
@@ -225,10 +238,3 @@ def _sync(file: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _last_used(description: Path) -> float:
-    try:
-        return description.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0

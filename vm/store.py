@@ -242,8 +242,8 @@ class Store:
         if free < needed:
             raise KernelFetchError(
                 f"not enough room for Linux {package.upstream}: {needed >> 20} MiB are needed in"
-                f" {self.root}, {free >> 20} MiB are free; make room, or set BPFLINK_CACHE to a"
-                " directory on another disk"
+                f" {self.root}, {free >> 20} MiB are free; make room (bpflink kernels prune), or"
+                " set BPFLINK_CACHE to a directory on another disk"
             )
 
 

@@ -181,12 +181,15 @@ def _become_a_host(letter: Letter, libraries: list[str]) -> None:
     _seed(bytes.fromhex(letter["seed"]))
     socket.sethostname(letter["hostname"])
     mounts.change_root(letter["visible"], libraries)
+    if letter["writable"]:
+        mounts.share(letter["writable"])
     if letter["modules"]:
         mounts.show_modules(letter["modules"])
     os.environ.clear()
     os.environ.update(letter["environment"])
-    time.tzset()
-    _find_packages_again(letter["environment"].get("PYTHONPATH", ""))
+    if letter["packages"]:
+        time.tzset()
+        _find_packages_again(letter["environment"].get("PYTHONPATH", ""))
     random.seed()
 
 

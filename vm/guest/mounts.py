@@ -11,6 +11,9 @@ import ctypes
 import os
 from pathlib import Path
 
+# Of the directory that is shared with the host writably.
+SHARE_TAG = "bpflink"
+
 _ROOT = "/bpflink/root"
 _HOST = "/bpflink/host"
 _WRITTEN = "/bpflink/written"
@@ -96,6 +99,13 @@ def change_root(visible: list[str], libraries: list[str]) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
         _mount(f"/proc/self/fd/{descriptor}", path, None, _MS_BIND)
         os.close(descriptor)
+
+
+def share(directory: str) -> None:
+    """Mount the host's directory that is shared writably, at its own path; nothing is kept back."""
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    options = "trans=virtio,version=9p2000.L,access=any,msize=262144"
+    _mount(SHARE_TAG, directory, "9p", 0, options)
 
 
 def show_modules(modules: str) -> None:

@@ -1,4 +1,4 @@
-"""What a guest's Python imports before it is saved: pytest, xdist, and what they need.
+"""What a guest's Python imports before it is saved: pytest, xdist, platformdirs, what they need.
 
 Frozen in the save: never the plugin, nor what is tested. Runs on the host too, as a program, to
 tell what files these imports take; that is what the guest's image is made of.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import platform
 import sys
 import sysconfig
 from importlib import metadata
 from pathlib import Path
 
-_ROOTS = ("pytest", "pytest-xdist")
+# platformdirs is a plugin of pytest, too, and comes with this project.
+_ROOTS = ("pytest", "pytest-xdist", "platformdirs")
 
 _MODULES = (
     # For the agent.
@@ -37,6 +39,8 @@ _MODULES = (
     "xdist.newhooks",
     "xdist.plugin",
     "xdist.remote",
+    "platformdirs.pytest_plugin",
+    "platformdirs.unix",
     # To show failures, they are highlighted.
     "pygments.formatters.terminal",
     "pygments.lexers.diff",
@@ -45,6 +49,8 @@ _MODULES = (
     "pygments.styles.default",
     "pygments.util",
     # What most tests and plugins use, and what Python itself imports late.
+    "cmd",
+    "code",
     "concurrent.futures",
     "ctypes",
     "ctypes.util",
@@ -53,6 +59,8 @@ _MODULES = (
     "encodings.ascii",
     "encodings.idna",
     "encodings.latin_1",
+    "encodings.unicode_escape",
+    "faulthandler",
     "getpass",
     "importlib.metadata",
     "importlib.resources",
@@ -60,10 +68,12 @@ _MODULES = (
     "json",
     "logging.handlers",
     "multiprocessing",
+    "pdb",
     "pickle",
     "pprint",
     "queue",
     "random",
+    "readline",
     "secrets",
     "shutil",
     "signal",
@@ -93,7 +103,11 @@ def preload() -> None:
         for plugin in config.default_plugins:
             with contextlib.suppress(ImportError):
                 importlib.import_module(f"_pytest.{plugin}")
-    for name in ("xdist", "execnet"):
+    # Each worker of xdist tells it, and finding it out runs a program. What else is found out with
+    # it is of this guest and no other: its name.
+    platform.platform()
+    vars(platform)["_uname_cache"] = None
+    for name in ("xdist", "execnet", "platformdirs"):
         # Imported before pytest, its assertions can't be rewritten: of a plugin pytest warns, which
         # is the end of a worker whose warnings are errors.
         if name in sys.modules:
@@ -144,7 +158,8 @@ def _packages() -> set[str]:
             if file.suffix in {".py", ".so"} and not top.startswith("."):
                 names.add(top.removesuffix(".py").partition(".")[0])
     # Where pytest lies in a checkout, its distribution lists no files.
-    return names | {"pytest", "_pytest", "pluggy", "iniconfig", "packaging", "xdist", "execnet"}
+    names |= {"pytest", "_pytest", "pluggy", "iniconfig", "packaging", "xdist", "execnet"}
+    return names | {"platformdirs"}
 
 
 def _name_of(requirement: str) -> str:

@@ -1,0 +1,78 @@
+"""clang, as BPF programs are compiled with it: where it is, its flags, and what it made of what.
+
+Knows neither caches nor the rest of the project, so that the wheel can be built with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_TARGETS = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv", "ppc64le": "powerpc"}
+
+
+class ClangRefusal(Exception):  # noqa: N818 - clang refused; a wrong source is no error of ours
+    """clang made no object; the text is what it says."""
+
+
+@functools.cache
+def clang() -> Path | None:
+    """Return the clang that compiles, the one that `CLANG` names or the first on PATH."""
+    found = shutil.which(os.environ.get("CLANG", "clang"))
+    return Path(found).resolve() if found else None
+
+
+def flags() -> list[str]:
+    """Return the flags for BPF programs on this machine."""
+    machine = platform.machine()
+    return [
+        *("-target", "bpf", "-O2", "-g", "-Wall", "-mcpu=v3"),
+        f"-D__TARGET_ARCH_{_TARGETS.get(machine, machine)}",
+        # Debian keeps asm/ apart per architecture, where clang looks for its own target's only.
+        f"-I/usr/include/{machine}-linux-gnu",
+    ]
+
+
+def translate(command: Sequence[str], source: Path) -> tuple[bytes, list[Path]]:
+    """Compile, and return the object and the files that it was made of, the source first.
+
+    Raises `ClangRefusal`.
+    """
+    # The object through a pipe, its dependencies through memory: whatever kills this process, no
+    # file is left, and clang ends at the closed pipe.
+    with memory_file() as depends:
+        result = subprocess.run(
+            [*command, "-MD", "-MF", depends, "-MT", "object", "-c", source, "-o", "-"],
+            capture_output=True,
+            check=False,
+            pass_fds=[int(depends.name)],
+        )
+        if result.returncode:
+            raise ClangRefusal(result.stderr.decode(errors="replace"))
+        return result.stdout, [Path(name) for name in _parse_depends(depends.read_text())]
+
+
+@contextlib.contextmanager
+def memory_file() -> Iterator[Path]:
+    """Give the path of a file that is in memory only, for this process and its children."""
+    descriptor = os.memfd_create("bpflink")
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def _parse_depends(text: str) -> list[str]:
+    """Read the prerequisites of a makefile rule, in which spaces, # and $ are escaped."""
+    words = text.replace("\\\n", " ").replace("\\ ", "\0").split()
+    unescaped = (word.replace("\\#", "#").replace("$$", "$") for word in words[1:])
+    return [word.replace("\0", " ") for word in unescaped]

@@ -1,0 +1,241 @@
+"""Who holds a BPF object: descriptors, pins, other BPF objects, cgroups.
+
+What cannot be seen: a descriptor in flight over SCM_RIGHTS; a perf event, a device or a network
+namespace that a program is attached to without a link; what belongs to other users' processes,
+without privilege.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_bpflink import bpffs, ids, leftovers, libbpf
+from pytest_bpflink.errors import BpfError
+from pytest_bpflink.link import kind_of_descriptor, links
+from pytest_bpflink.mountinfo import mounted
+from pytest_bpflink.uapi import CGROUP_ATTACH_TYPES, AttachType, BpfNumber, BpfProgInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from pytest_bpflink.ids import Key, Kind
+
+
+@dataclass(frozen=True)
+class DescriptorHolder:
+    """A process that has the object open."""
+
+    pid: int
+    fd: int
+    command: str
+
+    def __str__(self) -> str:
+        return f"fd {self.fd} of pid {self.pid} ({self.command})"
+
+
+@dataclass(frozen=True)
+class PinHolder:
+    """A file in a BPF FS that refers to the object."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"pin {self.path}"
+
+
+@dataclass(frozen=True)
+class ObjectHolder:
+    """Another BPF object: a link holds its program or map, a program its maps."""
+
+    kind: Kind
+    id: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}"
+
+
+@dataclass(frozen=True)
+class CgroupHolder:
+    """A cgroup that the program is attached to; without a link, if no link is a holder too."""
+
+    path: Path
+    attach_type: AttachType
+
+    def __str__(self) -> str:
+        return f"the attachment to cgroup {self.path} ({self.attach_type.name})"
+
+
+Holder = DescriptorHolder | PinHolder | ObjectHolder | CgroupHolder
+
+
+def holders(kind: Kind, number: int) -> tuple[Holder, ...]:
+    """Find who holds an object: descriptors in the order of pids, pins, objects, cgroups."""
+    return holders_of([(kind, number)])[kind, number]
+
+
+def holders_of(keys: Iterable[Key]) -> dict[Key, tuple[Holder, ...]]:
+    """Find who holds each of some objects, at the price of one."""
+    found: dict[Key, list[Holder]] = {key: [] for key in keys}
+    searches: list[Callable[[], Iterator[tuple[Key, Holder]]]] = [_descriptors, _pins]
+    if any(kind != "link" for kind, _ in found):
+        searches += [_links, _programs, partial(cgroups, {number for _, number in found})]
+    for search in searches:
+        for key, holder in search():
+            if key in found:
+                found[key].append(holder)
+    return {key: tuple(holding) for key, holding in found.items()}
+
+
+def held_by(pid: int) -> Iterator[tuple[Key, int]]:
+    """Yield each BPF object that a process has open, with the descriptor; none of one that is gone.
+
+    Raises `PermissionError` for a process that this one may not look into.
+    """
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for fd in sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd")):
+            key = _behind(pid, fd)
+            if key is not None:
+                yield key, fd
+
+
+def pinned_in(mount: Path) -> Iterator[tuple[Key, Path]]:
+    """Yield each object that is pinned in a BPF FS; looking holds it for a moment."""
+    for path in bpffs.pins_below(mount):
+        try:
+            fd = libbpf.call("bpf_obj_get", os.fsencode(path), doing=f"look at {path}")
+        except BpfError:  # gone meanwhile
+            continue
+        try:
+            key = _behind(os.getpid(), fd)
+        finally:
+            os.close(fd)
+        if key is not None:
+            yield key, path
+
+
+# How a descriptor is called (see `kind_of_descriptor`), and where fdinfo has the id.
+_KINDS: dict[str, tuple[Kind, re.Pattern[bytes]]] = {
+    "link": ("link", re.compile(rb"^link_id:\s+(\d+)$", re.MULTILINE)),
+    "prog": ("program", re.compile(rb"^prog_id:\s+(\d+)$", re.MULTILINE)),
+    "map": ("map", re.compile(rb"^map_id:\s+(\d+)$", re.MULTILINE)),
+}
+
+
+def _behind(pid: int, fd: int) -> Key | None:
+    """Return the object that a process's descriptor is of, None for anything else."""
+    with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+        kind = kind_of_descriptor(fd, pid)
+        if kind in _KINDS:
+            name, pattern = _KINDS[kind]
+            if pid == os.getpid():
+                # Asked, not read: 6.18.15 oopses in fdinfo of a KPROBE_MULTI link without cookies.
+                with contextlib.suppress(BpfError):  # closed meanwhile
+                    return name, libbpf.read_info(fd, BpfNumber, doing="ask for an id").id
+                return None
+            found = pattern.search(_read(f"/proc/{pid}/fdinfo/{fd}"))
+            return (name, int(found[1])) if found else None
+    return None
+
+
+def _read(path: str) -> bytes:
+    """Read a small file of procfs; after each test, so without what `open` does beyond."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 4096)
+    finally:
+        os.close(fd)
+
+
+def _descriptors() -> Iterator[tuple[Key, Holder]]:
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            for key, fd in held_by(pid):
+                yield key, DescriptorHolder(pid, fd, command_of(pid))
+
+
+def command_of(pid: int) -> str:
+    """Return the name of a process, as far as the kernel keeps it. Raises `OSError`."""
+    return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+
+
+def _pins() -> Iterator[tuple[Key, Holder]]:
+    for mount in _readable_mounts():
+        for key, path in pinned_in(mount):
+            yield key, PinHolder(path)
+
+
+def _readable_mounts() -> Iterator[Path]:
+    """Yield each BPF FS once, also those in other mount namespaces, through a process there."""
+    seen: set[tuple[str, Path]] = set()
+    for pid in _one_in_each_mount_namespace():
+        with contextlib.suppress(OSError):
+            for mount in sorted(mounted("bpf", pid), key=lambda mount: mount.path):
+                what = mount.device, mount.root
+                # Looking at a pin holds the link, which might be about to end there.
+                if what not in seen and not leftovers.is_of_another_session(mount.path):
+                    inside = str(mount.path).lstrip("/")
+                    yield mount.path if pid == os.getpid() else Path(f"/proc/{pid}/root", inside)
+                seen.add(what)
+
+
+def _one_in_each_mount_namespace() -> Iterator[int]:
+    seen = set()
+    others = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+    for pid in (os.getpid(), *others):
+        with contextlib.suppress(OSError):
+            namespace = os.readlink(f"/proc/{pid}/ns/mnt")
+            if namespace not in seen:
+                seen.add(namespace)
+                yield pid
+
+
+def _links() -> Iterator[tuple[Key, Holder]]:
+    for link in links():
+        info, holder = link.info, ObjectHolder("link", link.id)
+        yield ("program", info.prog_id), holder
+        yield ("map", getattr(info, "map_id", 0)), holder
+
+
+def _programs() -> Iterator[tuple[Key, Holder]]:
+    for number in ids.alive("program"):
+        with contextlib.suppress(BpfError), _opened("program", number) as fd:
+            for map_id in _maps_of(fd):
+                yield ("map", map_id), ObjectHolder("program", number)
+
+
+def _maps_of(program_fd: int) -> list[int]:
+    info = libbpf.read_info(program_fd, BpfProgInfo, doing="ask for a program's maps")
+    numbers = (ctypes.c_uint32 * info.nr_map_ids)()
+    count = info.nr_map_ids
+    info = BpfProgInfo(nr_map_ids=count, map_ids=ctypes.addressof(numbers) if count else 0)
+    libbpf.refresh_info(program_fd, info, doing="ask for a program's maps")
+    return list(numbers)
+
+
+@contextlib.contextmanager
+def _opened(kind: Kind, number: int) -> Iterator[int]:
+    fd = ids.open_by_id(kind, number)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def cgroups(programs: set[int]) -> Iterator[tuple[Key, Holder]]:
+    """Yield which of some programs are attached to which cgroups, by a link or without one."""
+    from pytest_bpflink.cgroup import Cgroup, cgroup2_mount
+
+    with contextlib.suppress(BpfError):  # no cgroup2
+        for directory, _, _ in os.walk(cgroup2_mount()):
+            with contextlib.suppress(OSError), contextlib.closing(Cgroup(directory)) as cgroup:
+                for attach_type in CGROUP_ATTACH_TYPES:
+                    with contextlib.suppress(BpfError):  # the kernel lacks this attach type
+                        for program in programs.intersection(cgroup.attached(attach_type).prog_ids):
+                            yield ("program", program), CgroupHolder(cgroup.path, attach_type)

@@ -1,0 +1,73 @@
+"""A connection from a worker in a guest to a plugin that listens on the host's loopback.
+
+pytest-rerunfailures (16) counts in the controller, and its workers connect to a port of 127.0.0.1,
+which in a guest is the guest's own. So the guest listens on the same port, and what is said passes
+through a channel of execnet's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from execnet import Channel
+    from xdist.workermanage import WorkerController
+
+_PORT, _CHANNEL = "sock_port", "bpflink_relay"
+_CHUNK = 1 << 16
+
+
+def offer(node: WorkerController) -> None:
+    """Let a worker in a guest reach the port that a plugin named to it, if one did.
+
+    Called on the host, before the worker is told its input.
+    """
+    port = node.workerinput.get(_PORT)
+    if port is None:
+        return
+    channel = node.gateway.newchannel()
+    connection = socket.create_connection(("127.0.0.1", port))
+    _join(connection, channel)
+    node.workerinput[_CHANNEL] = channel
+
+
+# Before pytest-rerunfailures', which connects.
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Listen in the guest, for one connection."""
+    received = getattr(config, "workerinput", {})
+    if _CHANNEL in received:
+        server = socket.create_server(("127.0.0.1", received[_PORT]))
+        threading.Thread(
+            target=_accept, args=(server, received[_CHANNEL]), daemon=True, name="relay"
+        ).start()
+
+
+def _accept(server: socket.socket, channel: Channel) -> None:
+    with server:
+        connection, _ = server.accept()
+    _join(connection, channel)
+
+
+def _join(connection: socket.socket, channel: Channel) -> None:
+    """Pass on what either says, until one has nothing more to say."""
+
+    def take(data: bytes | None) -> None:
+        with contextlib.suppress(OSError):
+            if data is None:
+                connection.close()
+            else:
+                connection.sendall(data)
+
+    def give() -> None:
+        with contextlib.suppress(OSError):
+            while data := connection.recv(_CHUNK):
+                channel.send(data)
+
+    channel.setcallback(take, endmarker=None)
+    threading.Thread(target=give, daemon=True, name="relay").start()

@@ -1,0 +1,219 @@
+"""A run as a page for people: one file, which needs nothing else and no network.
+
+`page.html`, `page.css` and `page.js` are its parts. Without scripts, where a CI server forbids
+them, the page shows all there is, and only the filters are missing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from html import escape
+from importlib import resources
+from string import Template
+from typing import TYPE_CHECKING, Final
+
+from pytest_bpflink.reports.results import OUTCOMES
+from pytest_bpflink.reports.text import line
+from pytest_bpflink.reports.words import TITLES, duration, headline, kernel_facts, shown_outcomes
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from pytest_bpflink.reports.results import Cause, Difference, Place, Result, Run, RunKernel
+
+# Browsers read a page as a whole. What is beyond is left to JSON, whose readers ask for a part.
+_DETAILS_LIMIT = 20_000_000
+
+_PLACES = 12
+
+# What a cell says; the table of kernels counts.
+_SINGULAR: Final = TITLES | {"error": "error"}
+
+
+def render(run: Run) -> str:
+    """Return the file's content."""
+    script = _part("page.js")
+    causes = run.causes()
+    numbers = {cause: number for number, cause in enumerate(causes)}
+    counts = {each.id: run.counts(each.id) for each in run.kernels}
+    shown = shown_outcomes(counts.values())
+    return Template(_part("page.html")).substitute(
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        style=_part("page.css") + _columns(run.kernels),
+        project=escape(run.project),
+        headline=escape(headline(run)),
+        verdict="good" if run.exit_status == 0 else "bad",
+        began=run.began.isoformat(timespec="seconds"),
+        began_text=run.began.strftime("%Y-%m-%d %H:%M UTC"),
+        seconds=duration(run.seconds),
+        stopped=_stopped(run),
+        kernel_head="".join(f'<th scope="col">{TITLES[name]}</th>' for name in shown),
+        kernel_rows="".join(_kernel(each, counts[each.id], shown) for each in run.kernels),
+        uncollected=_uncollected(run),
+        kernel_filters="".join(_filter("kernel", each.id, each.id) for each in run.kernels),
+        outcome_filters="".join(
+            _filter("outcome", name, _SINGULAR[name], sum(each[name] for each in counts.values()))
+            for name in shown
+        ),
+        differing=len(run.differences()),
+        test_head="".join(f'<th scope="col">{escape(each.id)}</th>' for each in run.kernels),
+        tests="".join(_files(run, numbers)),
+        details="".join(_details(causes)),
+    )
+
+
+def _part(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _columns(kernels: Sequence[RunKernel]) -> str:
+    """Return the style that says each cell's kernel where a narrow page has no columns."""
+    rules = [f"#tests{{--kernels:{len(kernels)}}}"]
+    for column, each in enumerate(kernels, start=2):
+        name = "".join(f"\\{ord(sign):x} " for sign in each.id)
+        rules.append(f'#tests tbody td:nth-child({column}){{--kernel:"{name}"}}')
+    return "\n".join(rules)
+
+
+def _filter(kind: str, value: str, title: str, count: int | None = None) -> str:
+    number = "" if count is None else f" <b>{count}</b>"
+    return (
+        f'<label class="{escape(value) if kind == "outcome" else "kernel"}">'
+        f'<input type="checkbox" name="{kind}" value="{escape(value)}">'
+        f"<span>{escape(title)}{number}</span></label>"
+    )
+
+
+# The head
+
+
+def _stopped(run: Run) -> str:
+    return f'<p class="stopped">Stopped: {escape(line(run.stopped))}</p>' if run.stopped else ""
+
+
+def _kernel(row: RunKernel, counts: Counter[str], shown: Sequence[str]) -> str:
+    release, where, boot = kernel_facts(row)
+    unbooted = "" if row.boot_seconds or row.guests_lost else " none"
+    lost = f"<p>{row.guests_lost} lost</p>" if row.guests_lost else ""
+    numbers = "".join(
+        f'<td class="{name if counts[name] else "none"}" data-title="{TITLES[name]}">'
+        f"{counts[name]}</td>"
+        for name in shown
+    )
+    return (
+        f'<tr><th scope="row">{escape(row.id)}</th><td class="release">{escape(release)}</td>'
+        f'<td class="where" title="{escape(row.kernel.reason)}">{escape(where)}</td>'
+        f'<td class="boot{unbooted}">{boot}{lost}</td>{numbers}'
+        f'<td class="share">{_bar(counts)}</td></tr>\n' + _problem(row, columns=len(shown) + 5)
+    )
+
+
+def _bar(counts: Counter[str]) -> str:
+    """Return the shares of outcomes as a picture; numbers beside it say the same."""
+    total = counts.total()
+    if not total:
+        return ""
+    start, bars = 0.0, []
+    for name in reversed(OUTCOMES):
+        width = 100 * counts[name] / total
+        if width:
+            bars.append(f'<rect class="{name}" x="{start:.2f}" width="{width:.2f}" height="1"/>')
+        start += width
+    return (
+        '<svg class="bar" viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true">'
+        f"{''.join(bars)}</svg>"
+    )
+
+
+def _problem(row: RunKernel, *, columns: int) -> str:
+    if not row.problem:
+        return ""
+    first, _, _ = row.problem.partition("\n")
+    return (
+        f'<tr class="problem"><td colspan="{columns}"><details><summary>{escape(line(first))}'
+        f"</summary><pre>{escape(row.problem)}</pre></details></td></tr>\n"
+    )
+
+
+def _uncollected(run: Run) -> str:
+    if not run.uncollected:
+        return ""
+    entries = "".join(
+        f'<details class="{each.outcome}"><summary>{escape(str(each))}'
+        f"</summary><pre>{escape(each.text)}</pre></details>\n"
+        for each in run.uncollected
+    )
+    return f"<h2>Not collected</h2>\n{entries}"
+
+
+# The matrix
+
+
+def _files(run: Run, numbers: Mapping[Cause, int]) -> Iterator[str]:
+    """Return the rows, those of a file together."""
+    ids = [each.id for each in run.kernels]
+    differences = run.differences()
+    files: dict[str, list[str]] = {}
+    for test in run.tests:
+        files.setdefault(test.partition("::")[0], []).append(test)
+    for file, tests in files.items():
+        rows = "".join(
+            _row(test, [run.tests[test].get(id_) for id_ in ids], numbers, differences.get(test))
+            for test in tests
+        )
+        yield (
+            f'<tbody><tr class="file"><th scope="rowgroup" colspan="{len(ids) + 1}">{escape(file)}'
+            f"</th></tr>\n{rows}</tbody>\n"
+        )
+
+
+def _row(
+    test: str,
+    results: Iterable[Result | None],
+    numbers: Mapping[Cause, int],
+    difference: Difference | None,
+) -> str:
+    name = test.partition("::")[2] or test
+    change = f"<small>changes at {escape(difference.changes_at)}</small>" if difference else ""
+    cells = "".join(_cell(result, numbers) for result in results)
+    return f'<tr><th scope="row">{escape(name)}{change}</th>{cells}</tr>\n'
+
+
+def _cell(result: Result | None, numbers: Mapping[Cause, int]) -> str:
+    if result is None:
+        return "<td></td>"
+    word = _SINGULAR[result.outcome]
+    if result.cause:
+        word = f'<a href="#c{numbers[result.cause]}">{word}</a>'
+    return f'<td class="{result.outcome}">{word}</td>'
+
+
+# What a cell leads to
+
+
+def _details(causes: Mapping[Cause, Sequence[Place]]) -> Iterator[str]:
+    left = _DETAILS_LIMIT
+    for number, (cause, places) in enumerate(causes.items()):
+        texts = "".join(
+            f"<h3>{escape(section.title)}</h3><pre>{escape(section.text)}</pre>"
+            for section in cause.sections
+        )
+        left -= len(texts)
+        if left < 0:
+            texts = "<p>Left out, since the page would be too large; the JSON report has it.</p>"
+        where = "".join(
+            f"<li><code>{escape(test)}</code> on {escape(kernel)}</li>"
+            for test, kernel in places[:_PLACES]
+        )
+        if len(places) > _PLACES:
+            where += f"<li>and {len(places) - _PLACES} more</li>"
+        yield (
+            f'<section class="{cause.outcome}" id="c{number}" tabindex="-1">'
+            f'<a class="close" href="#_" aria-label="Close">&times;</a>'
+            f'<h2><span class="{cause.outcome}">{_SINGULAR[cause.outcome]}</span> '
+            f'<span class="reason">{escape(cause.reason)}</span></h2>'
+            f"<ul>{where}</ul>{texts}</section>\n"
+        )

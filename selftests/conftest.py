@@ -1,0 +1,114 @@
+"""What the tests of every link type share: a row's stage, its link, objects loaded once."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_bpflink import BpfError, features, libbpf, requirements
+from pytest_bpflink.selftests import stages
+from pytest_bpflink.selftests.conformance import ROWS
+from pytest_bpflink.selftests.outcomes import Outcomes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from pytest_bpflink import BpfFs, KernelInfo, Link, Object
+    from pytest_bpflink.selftests.row import Row
+    from pytest_bpflink.selftests.stages import Stage
+
+
+def _loading(*wanted: str) -> object:
+    """Make the fixture that loads programs for all tests, since loading takes longer than those."""
+
+    @pytest.fixture(scope="session", name=stages.fixture_of(*wanted))
+    def loaded(request: pytest.FixtureRequest) -> Iterator[Object]:
+        with stages.load(request, *wanted) as programs:
+            yield programs
+
+    return loaded
+
+
+_loaded = {
+    wanted: _loading(*wanted) for wanted in {stages.STEPPER, *(row.programs for row in ROWS)}
+}
+globals().update({f"_loaded_{number}": each for number, each in enumerate(_loaded.values())})
+
+
+@pytest.fixture(scope="session")
+def _shared_bpffs(bpffs_factory: Callable[..., BpfFs]) -> Iterator[BpfFs]:
+    with bpffs_factory() as mounted:
+        yield mounted
+
+
+@pytest.fixture
+def pin(_shared_bpffs: BpfFs) -> Iterator[Path]:
+    """Where the test may pin a link: a mount of its own takes longer than the test."""
+    path = _shared_bpffs / "link"
+    yield path
+    path.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def outcome(row: Row, bpf_kernel: KernelInfo, request: pytest.FixtureRequest) -> Outcomes:
+    """Do an operation, and write down for the page on link types what it gave."""
+    outcome = Outcomes(request.node.user_properties)
+    outcome.write("row", f"{row.id} {bpf_kernel.release} {libbpf.version()}")
+    return outcome
+
+
+@pytest.fixture(scope="session")
+def places() -> Iterator[dict[str, Any]]:
+    """Network namespaces and devices that tests share, unless they ask for `own_target`."""
+    with contextlib.ExitStack() as undo:
+        yield {"undo": undo}
+
+
+@pytest.fixture
+def own_target() -> None:
+    """Give a stage a target that no other test has: this one ends it, or needs two."""
+
+
+@pytest.fixture
+def stage(row: Row, outcome: Outcomes, request: pytest.FixtureRequest) -> Stage:
+    """The row's target, entered and ready to be triggered."""
+    assert outcome  # written down before a row that is not there is skipped
+    reason = _absent.get(row.id)
+    if reason:
+        pytest.skip(reason)
+    made: Stage = _or_absent(row, request, partial(_make_stage, row, request))
+    return made
+
+
+@pytest.fixture
+def link(row: Row, stage: Stage, request: pytest.FixtureRequest) -> Link:
+    """The row's first program, attached."""
+    attached: Link = _or_absent(row, request, stage.attach)
+    return attached
+
+
+# Rows that this kernel or libbpf lacks, and why: each is found out once.
+_absent: dict[str, str] = {}
+
+
+def _or_absent(row: Row, request: pytest.FixtureRequest, make: Callable[[], Any]) -> Any:
+    """Make something of a row's, or skip or fail as `requirements` has it."""
+    try:
+        return make()
+    except BpfError as error:
+        absence = error
+    try:
+        requirements.absent(request.config, row.id, absence, since=row.since, options=row.config)
+    except pytest.skip.Exception as skipped:
+        _absent[row.id] = str(skipped)
+        raise
+
+
+def _make_stage(row: Row, request: pytest.FixtureRequest) -> Stage:
+    if row.libbpf:
+        features.require_libbpf(row.libbpf, what=f"link row {row.id}")
+    return row.make_stage(request)

@@ -1,0 +1,159 @@
+"""What holds for a link of any type: which updates it takes, and which errors win."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bpflink import Program
+from pytest_bpflink.selftests.checks import (
+    FIRST,
+    NONE,
+    SECOND,
+    each,
+    exchange,
+    full_row,
+    not_updatable,
+    updatable,
+    update,
+    update_wrongly,
+)
+from pytest_bpflink.selftests.outcomes import OK
+
+if TYPE_CHECKING:
+    from pytest_bpflink import KernelInfo, Link
+    from pytest_bpflink.selftests.outcomes import Outcomes
+    from pytest_bpflink.selftests.row import Row
+    from pytest_bpflink.selftests.stages import Stage
+
+pytestmark = pytest.mark.guest_only
+
+_UNKNOWN_FLAG = 1 << 31
+_REPLACE = 1 << 2
+_NOT_OPEN = 10**6
+
+
+@updatable
+def test_update(link: Link, stage: Stage, outcome: Outcomes) -> None:
+    """Updated it is the same link, and the other program runs in place of the first.
+
+    By compare-exchange only if the old program is the present one: EPERM otherwise.
+    """
+    assert outcome("update", update, link, stage.second) == OK
+    assert stage.ran() == SECOND
+    assert link.info.id == link.id
+    if isinstance(stage.second, Program):
+        assert link.info.prog_id == stage.second.id
+
+    wrong = outcome("update from a wrong program", exchange, link, stage.first, old=stage.first)
+    assert wrong == errno.EPERM
+    assert stage.ran() == SECOND
+    right = outcome("update from the right program", exchange, link, stage.first, old=stage.second)
+    assert right == OK
+    assert stage.ran() == FIRST
+
+    link.destroy()
+    assert stage.ran() == NONE
+
+
+@not_updatable
+def test_update_refused(link: Link, stage: Stage, row: Row, outcome: Outcomes) -> None:
+    """A type that can't be updated says so, and goes on as before."""
+    assert outcome("update", update, link, stage.second) == row.update
+    assert stage.ran() == FIRST
+
+
+@each(lambda row: row.counts_packets)
+def test_no_packet_missed(link: Link, stage: Stage) -> None:
+    """While it is updated over and over, each packet is seen by one of the two, and once."""
+    packets, updates = 200, 0
+    before, done = stage.counts(), threading.Event()
+
+    def swap() -> None:
+        nonlocal updates
+        for new in itertools.cycle((stage.second, stage.first)):
+            if done.is_set():
+                return
+            update(link, new)
+            updates += 1
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    try:
+        for _ in range(packets):
+            stage.trigger()
+    finally:
+        done.set()
+        swapping.join()
+    first, second = (now - then for now, then in zip(stage.counts(), before, strict=True))
+    assert first + second == packets
+    assert min(first, second, updates) > 0
+
+
+@full_row
+def test_update_to_other_type(link: Link, stage: Stage, row: Row, outcome: Outcomes) -> None:
+    """A program of another type is refused, and the present one goes on."""
+    other = stage.of_other_type()
+    result = outcome("update to another program type", update_wrongly, link, other.fd)
+    assert result == (row.update or errno.EINVAL)
+    assert stage.ran() == FIRST
+
+
+@each(lambda row: row.sibling)
+def test_update_to_other_attach_type(
+    link: Link, stage: Stage, row: Row, outcome: Outcomes, bpf_kernel: KernelInfo
+) -> None:
+    """A program of the same type for another hook is refused, or runs where it is not meant to."""
+    with stage.load_anew(*row.sibling) as others:
+        sibling = others.program(row.sibling[1])
+        result = outcome("update to another attach type", update, link, sibling)
+        assert result == row.takes_sibling(bpf_kernel)
+        assert link.info.prog_id == (stage.prog_id if result else sibling.id)
+        assert stage.ran() == (FIRST if result else NONE)  # it counts in another object
+        if not result:
+            stage.trigger()
+            assert others.bss["calls"] > 0
+        link.destroy()
+
+
+@full_row
+def test_generic_checks_come_first(link: Link, stage: Stage, row: Row, outcome: Outcomes) -> None:
+    """An unknown flag is EINVAL for every type, a bad descriptor of the new program EBADF.
+
+    Detached or not: no type is asked before.
+    """
+    for state in ("", " when detached") if row.detach == OK else ("",):
+        for mistake, expected, fd, options in (
+            ("with an unknown flag", errno.EINVAL, _NOT_OPEN, {"flags": _UNKNOWN_FLAG}),
+            ("to a bad descriptor", errno.EBADF, _NOT_OPEN, {"old": stage.first.fd}),
+            ("with an old program, no flag", errno.EINVAL, stage.second.fd, {"old": _NOT_OPEN}),
+        ):
+            operation = f"update {mistake}{state}"
+            assert outcome(operation, update_wrongly, link, fd, **options) == expected
+        if not state:
+            assert stage.ran() == FIRST
+            if row.detach == OK:
+                link.detach()
+
+
+@each(lambda row: row.precedence)
+def test_which_error_wins(link: Link, stage: Stage, row: Row, outcome: Outcomes) -> None:
+    """Of a wrong old program, a wrong new one and a target that is gone the row says who wins."""
+    mistaken, other = stage.second, stage.of_other_type()
+    ways = {
+        frozenset({errno.EPERM}): (stage.second.fd, mistaken.fd),
+        frozenset({errno.EINVAL}): (other.fd, stage.first.fd),
+        frozenset({errno.EPERM, errno.EINVAL}): (other.fd, mistaken.fd),
+    }
+    for gone in (set(), {errno.ENOLINK}) if row.detach == OK else (set(),):
+        if gone:
+            link.detach()
+        for wrong, (new, old) in ways.items():
+            expected = next(number for number in row.precedence if number in wrong | gone)
+            names = " + ".join(sorted(errno.errorcode[one] for one in wrong | gone))
+            result = outcome(f"{names}", update_wrongly, link, new, flags=_REPLACE, old=old)
+            assert result == expected, names

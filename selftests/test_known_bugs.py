@@ -1,0 +1,37 @@
+"""What is known to crash kernels, each on a kernel of its own: it fails until that is mended."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bpflink import BpfError, features, requirements
+from pytest_bpflink.selftests.stages import Congestion
+
+if TYPE_CHECKING:
+    from pytest_bpflink import KernelInfo
+
+
+# Seen on 6.12.107, 6.18 and 7.2.13: tcp_update_congestion_control() adds what it is given to its
+# list before it removes what was there, which is the same here.
+@pytest.mark.kernel_bug("tcp_update_congestion_control adds what is in its list")
+def test_update_to_the_map_that_a_struct_ops_link_has(
+    request: pytest.FixtureRequest, bpf_kernel: KernelInfo
+) -> None:
+    if bpf_kernel.where == "native":
+        pytest.skip("it does crash this kernel: run it in a guest (--kernel 6.12)")
+    try:
+        features.require_libbpf("1.2", what="a struct_ops link")
+        stage = Congestion(request, "congestion")
+        link = stage.attach()
+    except BpfError as absence:
+        requirements.absent(request.config, "a struct_ops link", absence, since="6.4")
+        raise
+
+    # Refused or done, the link is as it was.
+    with contextlib.suppress(BpfError):
+        link.update_map(stage.object.map("congestion"))
+
+    assert stage.ran() == (True, False)

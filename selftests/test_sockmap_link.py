@@ -1,0 +1,75 @@
+"""Links to maps of sockets beside programs attached without one.
+
+Behaviour of tools/testing/selftests/bpf/prog_tests/sockmap_basic.c (Linux 6.10), seen from what
+ran.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bpflink import AttachType, BpfError, libbpf
+from pytest_bpflink.selftests.network_stages import Sockets
+
+if TYPE_CHECKING:
+    from pytest_bpflink import Program
+
+pytestmark = [
+    pytest.mark.guest_only,
+    pytest.mark.kernel(">=6.10"),
+    pytest.mark.bpf_requires("prog:sk_msg", libbpf="1.5"),
+]
+
+_FIRST, _SECOND, _NONE = (True, False), (False, True), (False, False)
+
+
+@pytest.fixture
+def stage(request: pytest.FixtureRequest) -> Sockets:
+    """A map of sockets, and what is sent through one of them."""
+    return Sockets(request, "on_sk_msg", sends=True)
+
+
+def test_link_replaces_program(stage: Sockets) -> None:
+    """A link takes the place of a program without one, which is gone for good."""
+    _attach(stage, stage.object.program("on_sk_msg"))
+    assert stage.ran() == _FIRST
+    link = stage.attach(stage.object.program("on_sk_msg_alt"))
+    assert stage.ran() == _SECOND
+    link.destroy()
+    assert stage.ran() == _NONE
+
+
+def test_program_beside_link(stage: Sockets) -> None:
+    """A program without a link is EBUSY beside one, and can't be detached in its place."""
+    stage.attach()
+    with pytest.raises(BpfError) as refused:
+        _attach(stage, stage.object.program("on_sk_msg_alt"))
+    assert refused.value.errno == errno.EBUSY
+    with pytest.raises(BpfError) as refused:
+        _detach(stage, stage.object.program("on_sk_msg"))
+    assert refused.value.errno == errno.EBUSY
+    assert stage.ran() == _FIRST
+
+
+def test_link_beside_link(stage: Sockets) -> None:
+    """A second link of the same attach type is EBUSY, until the first is detached."""
+    link = stage.attach()
+    with pytest.raises(BpfError) as refused:
+        stage.attach(stage.object.program("on_sk_msg_alt"))
+    assert refused.value.errno == errno.EBUSY
+    link.detach()
+    stage.attach(stage.object.program("on_sk_msg_alt"))
+    assert stage.ran() == _SECOND
+
+
+def _attach(stage: Sockets, program: Program) -> None:
+    arguments = program.fd, stage.target.fd, AttachType.SK_MSG_VERDICT, 0
+    libbpf.call("bpf_prog_attach", *arguments, doing=f"attach {program.name} without a link")
+
+
+def _detach(stage: Sockets, program: Program) -> None:
+    arguments = program.fd, stage.target.fd, AttachType.SK_MSG_VERDICT
+    libbpf.call("bpf_prog_detach2", *arguments, doing=f"detach {program.name}")

@@ -1,0 +1,306 @@
+"""The kernel's log of a test: attached to its failure, and a splat in it is an error.
+
+This kernel is shared. What is logged here the kernel itself says, of a mount that it refuses, and
+only the sessions under test take it for a splat.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bpflink import kmsg
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+# `say(text)` makes the kernel log a line; "splat" in it is what these sessions take for one.
+CONFTEST = """
+import ctypes, re
+from pytest_bpflink.vm import console
+
+console._SPLAT = re.compile(r"{word}-splat")
+
+def say(text):
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mount(b"none", {place!r}, b"tmpfs", 0, b"{word}-" + text.encode()) == -1
+"""
+
+PREAMBLE = """
+import os, subprocess, sys, time
+from pathlib import Path
+import pytest
+from conftest import console, say
+
+pytestmark = pytest.mark.usefixtures("_bpf_privileges")
+"""
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, tmp_path: Path) -> Callable[..., str]:
+    """Run tests in a session of their own, and return what it says, without what it takes."""
+    word = f"bpflink{secrets.token_hex(4)}"
+    pytester.makeconftest(CONFTEST.format(word=word, place=os.fsencode(tmp_path)))
+
+    def run(tests: str, *arguments: str) -> str:
+        pytester.makepyfile(PREAMBLE + tests)
+        result = pytester.runpytest_subprocess(*arguments, timeout=100)
+        output = result.stdout.str() + result.stderr.str()
+        return output.replace(f"tmpfs: Unknown parameter '{word}-", "'")
+
+    return run
+
+
+def test_log_is_attached_to_failures_and_a_splat_is_one(run: Callable[..., str]) -> None:
+    output = run(
+        """
+def test_before(): say("early")
+
+def test_fails():
+    say("during the test")
+    assert False, "its own reason"
+
+def test_splats(): say("splat 1"); say("after it")
+
+def test_between(): pass
+
+@pytest.fixture
+def says_in_setup():
+    say("splat 2")
+
+def test_of_setup(says_in_setup): pass
+
+@pytest.fixture
+def says_in_teardown():
+    yield
+    say("splat 3")
+
+def test_of_teardown(says_in_teardown): pass
+
+@pytest.fixture
+def breaks_in_teardown():
+    yield
+    say("splat of a broken fixture")
+    raise RuntimeError
+
+def test_breaks(breaks_in_teardown): pass
+
+def test_fails_and_splats():
+    say("splat 4")
+    assert False, "its own reason"
+
+@pytest.mark.xfail(strict=True)
+def test_is_meant_to_fail():
+    say("splat 5")
+    assert False
+
+def test_skips():
+    say("splat 6")
+    pytest.skip("for some reason")
+
+@pytest.mark.allow_dmesg("no such", "splat [0-9]")
+def test_allows(): say("splat 7")
+
+@pytest.mark.allow_dmesg("no such")
+def test_allows_another(): say("splat 8")
+
+def test_writes_itself():
+    with open("/dev/kmsg", "w") as log:
+        print(console._SPLAT.pattern, file=log)
+
+def test_after(): pass
+        """.replace("\\\\\\\\", "\\\\"),
+        "-rA",
+    )
+
+    summary = output.partition("short test summary info")[2]
+    outcomes = re.findall(r"^([A-Z]+) (?:\[1\] )?\S*?(?:::(\w+)|:\d+:)", summary, re.MULTILINE)
+    assert sorted(outcomes) == sorted(
+        [
+            *(("PASSED", f"test_{name}") for name in ("before", "between", "allows", "after")),
+            ("PASSED", "test_of_teardown"),
+            ("PASSED", "test_breaks"),
+            ("ERROR", "test_breaks"),
+            ("PASSED", "test_writes_itself"),
+            ("FAILED", "test_fails"),
+            ("FAILED", "test_splats"),
+            ("ERROR", "test_of_setup"),
+            ("ERROR", "test_of_teardown"),
+            ("FAILED", "test_fails_and_splats"),
+            ("ERROR", "test_fails_and_splats"),
+            ("XFAIL", "test_is_meant_to_fail"),
+            ("ERROR", "test_is_meant_to_fail"),
+            ("SKIPPED", ""),
+            ("ERROR", "test_skips"),
+            ("FAILED", "test_allows_another"),
+        ]
+    )
+    failures = _by_test(output)
+    assert "its own reason" in failures["test_fails"]
+    assert re.search(
+        r"-- Kernel log --+\n\[ *\d+\.\d{6}\] 'during the test'\n", failures["test_fails"]
+    )
+    assert "early" not in output
+    assert re.search(
+        r"^'splat 1'\nThe kernel logged this while this test ran, in no process it names:\n"
+        r"\[ *\d+\.\d{6}\] 'splat 1'\n",
+        failures["test_splats"],
+        re.MULTILINE,
+    )
+    assert "its own reason" in failures["test_fails_and_splats"]
+    assert "RuntimeError" in failures["test_breaks"]
+    assert "'splat of a broken fixture'" in failures["test_breaks"]
+
+
+def test_splats_are_warned_of_or_not_looked_for(run: Callable[..., str]) -> None:
+    test = "def test_it(): say('splat'); say('more')"
+    warned = run(test, "--bpf-dmesg=warn")
+    assert "1 passed, 1 warning" in warned
+    assert "SplatWarning: 'splat'" in warned
+    assert "1 passed in" in run(test, "--bpf-dmesg=off")
+    assert "1 passed in" in run(test, "-o", "bpflink_dmesg=off")
+    assert "bpflink_dmesg = yes: choose from error, warn, off" in run(
+        test, "-o", "bpflink_dmesg=yes"
+    )
+
+
+def test_mark_needs_a_regular_expression(run: Callable[..., str]) -> None:
+    output = run("@pytest.mark.allow_dmesg('(')\ndef test_it(): pass")
+    assert "allow_dmesg('('): no regular expression: missing ), unterminated" in output
+    output = run("@pytest.mark.allow_dmesg\ndef test_it(): pass")
+    assert "allow_dmesg: give it a regular expression of what may be logged" in output
+
+
+PARALLEL = """
+def meet(name, others):
+    Path(name).touch()
+    deadline = time.monotonic() + 20
+    while not all(Path(each).exists() for each in others):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+def test_one():
+    meet("one", ["two"])
+    {what}
+    meet("said", ["seen"])
+
+def test_after(): pass
+
+def test_two():
+    meet("two", ["one"])
+    meet("seen", ["said"])
+
+def test_after_all(): pass
+"""
+
+
+def test_splat_of_nobody_fails_all_that_ran_then(run: Callable[..., str]) -> None:
+    output = run(PARALLEL.format(what='say("splat")'), "-n2")
+    assert "2 failed, 2 passed" in output
+    sentence = "whose test set it off can't be told, so each that ran then fails"
+    failures = _by_test(output)
+    assert set(failures) == {"test_one", "test_two"}
+    assert all(sentence in each for each in failures.values())
+    shared = output.partition(" kernel log ====")[2].splitlines()[1:4]
+    assert shared[0] == "'splat': these ran then:"
+    assert {line.partition("::")[2] for line in shared[1:]} == {"test_one", "test_two"}
+
+
+def test_splat_in_a_workers_process_is_its_own(run: Callable[..., str]) -> None:
+    output = run(PARALLEL.format(what='say(f"splat PID: {os.getpid()} Comm")'), "-n2")
+    assert "1 failed, 3 passed" in output
+    failures = _by_test(output)
+    assert set(failures) == {"test_one"}
+    assert re.search(r"while this test ran, in process \d+:", failures["test_one"])
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n1",)], ids=["here", "dealt-out"])
+def test_splat_after_a_test_is_put_down_to_it(
+    run: Callable[..., str], arguments: tuple[str, ...]
+) -> None:
+    output = run(
+        """
+def test_one(request):
+    class Late:
+        def pytest_runtest_logfinish(self, nodeid):
+            if "test_one" in nodeid or "test_last" in nodeid:
+                say("splat")
+    request.config.pluginmanager.register(Late())
+
+def test_two(): pass
+
+def test_last(): pass
+        """,
+        *arguments,
+    )
+    assert "3 passed, 2 errors" in output
+    failures = _by_test(output)
+    assert set(failures) == {"test_one", "test_last"}
+    assert all("after this test, before another" in each for each in failures.values())
+
+
+def test_unreadable_log_is_said_once(pytester: pytest.Pytester) -> None:
+    """Without CAP_SYSLOG."""
+    pytester.makepyfile("def test_it(cgroup_factory): pass")
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-syslog", "--inh-caps=-syslog", sys.executable, "-m", "pytest"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=pytester.path,
+    )
+    if "kernel log" not in done.stdout:
+        pytest.skip("this kernel shows its log to everybody")
+    assert "1 passed" in done.stdout
+    assert done.stdout.count("bpflink: kernel log unreadable (EPERM)") == 1
+
+
+def test_lost_lines_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading goes on with what is left, as a reader does that the kernel has overtaken."""
+    answers: list[bytes | OSError] = [
+        BrokenPipeError(errno.EPIPE, "overwritten"),
+        b"4,12,1500000,-;WARNING: one\\x0atwo\n SUBSYSTEM=none\n",
+        b"12,13,2500000,-,caller=T7;a process: WARNING: no\n",
+        BlockingIOError(errno.EAGAIN, "no more"),
+    ]
+    log = kmsg.KernelLog()
+
+    def answer(_fd: int, _size: int) -> bytes:
+        following = answers.pop(0)
+        if isinstance(following, OSError):
+            raise following
+        return following
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "read", answer)
+        lines = log.read()
+    log.close()
+    assert [str(line) for line in lines][1:] == [
+        "[    1.500000] WARNING: one",
+        "[    1.500000] two",
+        "[    2.500000] a process: WARNING: no",
+    ]
+    assert lines[0].text == "(lines were lost here: the kernel's log was full)"
+    (splat,) = kmsg.splats(lines)
+    assert (splat.number, splat.head, splat.pid) == (12, "WARNING: one", None)
+
+
+def _by_test(output: str) -> dict[str, str]:
+    """Return what is said of each test that failed or had an error, all of it."""
+    parts = re.split(
+        r"^_{3,} (?:ERROR at (?:setup|teardown) of )?(\w+)(?:\[.*\])? _{3,}$",
+        output.partition("short test summary")[0],
+        flags=re.MULTILINE,
+    )
+    told: dict[str, str] = {}
+    for name, text in zip(parts[1::2], parts[2::2], strict=True):
+        told[name] = told.get(name, "") + text
+    return told

@@ -1,0 +1,100 @@
+"""Temporary directories, and what becomes of those whose process was killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bpflink.vm.scratch import Scratch, sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory for temporary files that nobody else uses."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return tmp_path
+
+
+@pytest.fixture
+def another() -> Iterator[subprocess.Popen[str]]:
+    """Another process, with a scratch directory in which a file is."""
+    program = (
+        "from pytest_bpflink.vm.scratch import Scratch\n"
+        "scratch = Scratch()\n"
+        "(scratch.path / 'launch.sh').write_text('secret')\n"
+        "print(scratch.path, flush=True)\n"
+        "input()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def test_it_is_private_and_goes_with_its_files(temporary: Path) -> None:
+    with Scratch() as scratch:
+        (scratch.path / "owner").write_text("any name is free")
+        assert scratch.path.stat().st_mode & 0o777 == 0o700
+        assert scratch.path.parent.stat().st_mode & 0o777 == 0o700
+    scratch.close()
+
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_what_a_dead_process_left_is_swept(
+    temporary: Path, another: subprocess.Popen[str], end: signal.Signals
+) -> None:
+    (left,) = temporary.iterdir()
+    another.send_signal(end)
+    another.wait()
+    assert left.exists()
+
+    assert sweep() == [left]
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.usefixtures("another")
+def test_what_a_living_process_has_stays() -> None:
+    with Scratch() as own:
+        assert sweep() == []
+        # Having looked must not have lost the lock either.
+        looking = [sys.executable, "-c", "from pytest_bpflink.vm.scratch import *; print(sweep())"]
+        assert subprocess.check_output(looking, text=True) == "[]\n"
+        assert own.path.exists()
+
+
+def test_what_only_has_such_a_name_stays(temporary: Path) -> None:
+    (temporary / "bpflink-results").mkdir()
+    (temporary / "bpflink-log").write_text("")
+    (temporary / "bpflink-link").symlink_to(temporary / "bpflink-results")
+
+    assert sweep() == []
+    assert len(list(temporary.iterdir())) == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_others_left_is_theirs_to_remove(
+    temporary: Path, another: subprocess.Popen[str]
+) -> None:
+    another.kill()
+    another.wait()
+    (left,) = temporary.iterdir()
+    os.chown(left, 65534, 65534)
+
+    assert sweep() == []
+    assert left.exists()

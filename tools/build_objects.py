@@ -1,0 +1,45 @@
+"""A build hook of hatchling: the selftests' objects, so that running them needs no clang.
+
+Where they can't be compiled the wheel is made without, and says so: it is complete but for needing
+clang then. The tests of the package insist on them.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+PROGRAMS = "pytest_bpflink/selftests/progs"
+
+
+class ObjectsHook(BuildHookInterface[Any]):
+    """Adds the objects to a wheel; an editable install compiles its sources as they change."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile them into a temporary directory, and have that be packed."""
+        if version == "editable":
+            return
+        sys.path.insert(0, self.root)
+        from pytest_bpflink import prebuilt  # needs nothing but Python
+        from pytest_bpflink.clang import ClangRefusal
+
+        self._directory = tempfile.TemporaryDirectory(prefix="bpflink-objects-")
+        sources = Path(self.root, PROGRAMS).resolve()
+        try:
+            made = prebuilt.build(sources, Path(self._directory.name), named=PROGRAMS)
+        except (ClangRefusal, OSError) as error:
+            self.app.display_warning(
+                "The selftests' BPF objects are left out, so running them needs clang:"
+                f" {error}\n(Debian: apt install clang libbpf-dev linux-libc-dev)"
+            )
+            return
+        build_data["force_include"] |= {str(file): f"{PROGRAMS}/{file.name}" for file in made}
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
+        """Remove the temporary directory."""
+        if version != "editable":
+            self._directory.cleanup()
