@@ -1,0 +1,164 @@
+"""Find the first kernel on which a test's outcome changes.
+
+    bpflink bisect test_tcx.py::test_attach --kernel 5.10..7.2
+    bpflink bisect test_pin.py --kernel lts..newest -- -k raw_tp --bpf-libbpf newest
+    bpflink bisect test_pin.py --kernel 6.12.90..6.12.117 --stored
+
+It goes over one kernel of each series from A to B, and where both are of one series over each
+release of that: of those that can be had, or with --stored of those that are here. A is tried
+first, then halves; what is missing is fetched. What follows -- is pytest's.
+
+A kernel that does not boot, or can't be had after all, is left out. Where several tests are
+meant their outcomes count together.
+
+exit status:
+  0    it was found
+  1    the outcome is the same on all that were tried, or no test could be run
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_bpflink.commands.output import FAILED, CommandError, console, print_json, progress, say
+from pytest_bpflink.commands.specs import stored_specs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pytest_bpflink.commands.trial import Outcome
+
+
+@dataclass(frozen=True)
+class Step:
+    """A kernel that was tried, and what came of it."""
+
+    spec: str
+    release: str
+    outcome: str
+    reason: str
+    seconds: float
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Tell the arguments."""
+    parser.usage = "bpflink bisect [options] TEST --kernel A..B [-- PYTEST-OPTION...]"
+    parser.add_argument("test", metavar="TEST", help="A test as pytest names it, or a file of them")
+    kernels = parser.add_argument(
+        "--kernel",
+        required=True,
+        type=_ends,
+        metavar="A..B",
+        help="From which kernel to which: releases, lts, newest or oldest",
+    )
+    kernels.completer = _complete  # type: ignore[attr-defined]
+    parser.add_argument(
+        "--stored", action="store_true", help="Take the kernels that are here; fetch none"
+    )
+    parser.add_argument("--json", action="store_true", help="Write JSON")
+    parser.set_defaults(takes_rest=True)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Search; return 1 if the outcome is the same on all kernels that were tried."""
+    from pytest_bpflink.commands.candidates import between
+    from pytest_bpflink.commands.trial import Trial
+    from pytest_bpflink.vm.image import KernelError
+
+    path = Path(arguments.test.partition("::")[0])
+    if not path.exists() and "--pyargs" not in arguments.rest:
+        raise CommandError(f"there is no {path} here to run")
+    first, last = arguments.kernel
+    with progress() as told:
+        try:
+            specs = between(first, last, stored=arguments.stored, progress=told)
+        except KernelError as error:
+            raise CommandError(str(error)) from None
+    show = say if arguments.json else console().print
+    show(f"{len(specs)} kernels: {' '.join(specs)}")
+    trial = Trial(arguments.test, arguments.rest)
+    steps: list[Step] = []
+
+    def outcome_of(spec: str) -> Outcome | None:
+        began = time.monotonic()
+        with progress() as told:
+            outcome = trial.outcome(spec, told)
+        seconds = round(time.monotonic() - began, 1)
+        step = Step(spec, outcome.release, outcome.summary, outcome.reason, seconds)
+        steps.append(step)
+        show(_line(step))
+        return outcome if outcome.ran else None
+
+    found = search(specs, outcome_of)
+    if arguments.json:
+        known = {step.spec: asdict(step) for step in steps}
+        last_same, changed = found or (None, None)
+        print_json(
+            {
+                "last_before": last_same and known[last_same],
+                "first": changed and known[changed],
+                "steps": list(known.values()),
+            }
+        )
+    elif found:
+        known_steps = {step.spec: step for step in steps}
+        before, after = (known_steps[spec] for spec in found)
+        show(f"\nfirst on {after.spec} (Linux {after.release}): {after.outcome}")
+        show(f"until {before.spec} (Linux {before.release}): {before.outcome}")
+        between_them = specs[specs.index(before.spec) + 1 : specs.index(after.spec)]
+        if between_them:
+            show(f"between them, and not to be tried: {' '.join(between_them)}")
+    else:
+        show("\nthe outcome is the same on all that were tried")
+    return 0 if found else FAILED
+
+
+def search(
+    specs: Sequence[str], outcome_of: Callable[[str], Outcome | None]
+) -> tuple[str, str] | None:
+    """Return a kernel with the first one's outcome whose next has another, and that next.
+
+    None if none of those that were tried has another. `outcome_of` gives None for a kernel that
+    can't be tried; raises `CommandError` if that goes for all but one.
+    """
+    left, tried = list(specs), 0
+    reference = None
+    while left and reference is None:
+        reference = outcome_of(left[0])
+        if reference is None:
+            del left[0]
+    # The last one is not tried before the others: it takes a guest, and decides nothing.
+    low, high = 0, len(left)
+    while high - low > 1:
+        middle = (low + high) // 2
+        outcome = outcome_of(left[middle])
+        if outcome is None:
+            del left[middle]
+            high -= 1
+            continue
+        tried += 1
+        low, high = (middle, high) if outcome == reference else (low, middle)
+    if not tried:
+        raise CommandError("the test could be run on one kernel at most: see the reasons above")
+    return (left[low], left[high]) if high < len(left) else None
+
+
+def _line(step: Step) -> str:
+    reason = step.reason.strip().partition("\n")[0]
+    return f"{step.spec:<10}{step.outcome:<10}{step.seconds:6.1f} s  {reason}".rstrip()
+
+
+def _ends(text: str) -> tuple[str, str]:
+    first, dots, last = text.partition("..")
+    if not (first and dots and last) or last.startswith("."):
+        raise argparse.ArgumentTypeError(f"{text!r} is no A..B, such as 5.10..7.2")
+    return first, last
+
+
+def _complete(prefix: str, **_: object) -> list[str]:
+    first, dots, _last = prefix.partition("..")
+    return [f"{first}..{spec}" if dots else f"{spec}.." for spec in stored_specs()]

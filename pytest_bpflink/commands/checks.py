@@ -1,0 +1,219 @@
+"""What this machine has of what tests need, each looked at for real; `doctor` shows it.
+
+Knows what to install or change. Nothing is taken from a version: KVM works if a kernel booted with
+it, BPF is allowed if the kernel answered.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pytest_bpflink.commands.output import progress, size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_bpflink.vm.store import Store
+
+State = Literal["ok", "missing", "note"]
+
+# Less than this is left after the next kernel and its guest.
+_ROOM = 2 << 30
+
+_SLOWER = "several times slower"
+_ELSEWHERE = "BPFLINK_CACHE names another directory"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing: `missing` keeps tests from running there, a `note` makes them slower or fewer."""
+
+    name: str
+    place: Literal["native", "vm"]
+    state: State
+    found: str
+    advice: str = ""
+
+
+def native() -> Iterator[Check]:
+    """Look at what tests on the running kernel need."""
+    from pytest_bpflink import compile as bpf_compile
+    from pytest_bpflink.probe import KernelInfo
+
+    kernel = KernelInfo()
+    if kernel.btf:
+        yield Check("kernel", "native", "ok", f"Linux {kernel.release} with BTF")
+    else:
+        found = f"Linux {kernel.release} without BTF: tp_btf, fentry and CO-RE are not to be had"
+        advice = (
+            "tests of these run with --kernel; a kernel built with CONFIG_DEBUG_INFO_BTF has it"
+        )
+        yield Check("kernel", "native", "note", found, advice)
+    yield _libbpf()
+    yield _privileges()
+    yield _cgroup2()
+    yield _bpf_fs()
+    clang = bpf_compile.clang_version()
+    if clang:
+        yield Check("clang", "native", "ok", clang)
+    else:
+        found = "none: only built .bpf.o can be loaded, no .bpf.c"
+        yield Check("clang", "native", "note", found, "apt-get install clang libbpf-dev")
+    yield _package("pyroute2", "native", "note", "network devices can't be made", "net")
+
+
+def vm() -> Iterator[Check]:
+    """Look at what tests in virtual machines need, beside libbpf and clang."""
+    from pytest_bpflink.vm import virtme
+    from pytest_bpflink.vm.store import Store
+
+    try:
+        yield Check("virtme-ng", "vm", "ok", virtme.virtme_run())
+    except virtme.ComposeError as error:
+        what, _, advice = str(error).partition(": ")
+        yield Check("virtme-ng", "vm", "missing", what, advice)
+    yield _package("xdist", "vm", "missing", "pytest can't run tests in guests", "vm")
+    qemu = f"qemu-system-{platform.machine()}"
+    yield _program("QEMU", qemu, virtme.qemu_package())
+    for program, package in (
+        ("busybox", "busybox-static"),
+        ("file", "file"),
+        ("depmod", "kmod"),
+        ("setpriv", "util-linux"),
+    ):
+        yield _program(program, program, package)
+    store = Store()
+    yield from _kernels(store)
+    if shutil.which(qemu):
+        yield _acceleration(store)
+    yield _guests()
+    yield _disk(store)
+
+
+def _libbpf() -> Check:
+    from pytest_bpflink import libbpf
+    from pytest_bpflink.errors import BpfError
+
+    try:
+        return Check("libbpf", "native", "ok", f"{libbpf.version()} ({libbpf.path()})")
+    except BpfError as error:
+        return Check("libbpf", "native", "missing", str(error.strerror), error.hint)
+
+
+def _privileges() -> Check:
+    from pytest_bpflink.errors import BpfError
+    from pytest_bpflink.probe import missing_privileges
+
+    try:
+        missing = missing_privileges()
+    except BpfError:
+        return Check("privileges", "native", "missing", "unknown: there is no libbpf to ask with")
+    if not missing:
+        return Check("privileges", "native", "ok", "complete")
+    what, _, way_out = missing.partition("; ")
+    return Check("privileges", "native", "missing", what, f"run as root, or in a VM: {way_out}")
+
+
+def _cgroup2() -> Check:
+    from pytest_bpflink.cgroup import cgroup2_mount
+    from pytest_bpflink.errors import BpfError
+
+    try:
+        return Check("cgroup2", "native", "ok", f"at {cgroup2_mount()}")
+    except BpfError as error:
+        advice = "mount -t cgroup2 none /sys/fs/cgroup"
+        return Check("cgroup2", "native", "missing", error.hint or str(error.strerror), advice)
+
+
+def _bpf_fs() -> Check:
+    # Each test mounts its own, wherever there is one already.
+    known = Path("/proc/filesystems").read_text().split()
+    if "bpf" in known:
+        return Check("BPF FS", "native", "ok", "the kernel has it")
+    found = "the kernel has none (CONFIG_BPF_SYSCALL)"
+    return Check("BPF FS", "native", "missing", found, "run tests with --kernel")
+
+
+def _package(
+    name: str, place: Literal["native", "vm"], state: State, lack: str, extra: str
+) -> Check:
+    if importlib.util.find_spec(name):
+        from importlib import metadata
+
+        distribution = {"xdist": "pytest-xdist"}.get(name, name)
+        return Check(distribution, place, "ok", metadata.version(distribution))
+    advice = f"pip install 'pytest-bpflink[{extra}]'"
+    return Check(name, place, state, f"not installed: {lack}", advice)
+
+
+def _program(name: str, program: str, package: str) -> Check:
+    found = shutil.which(program)
+    if found:
+        return Check(name, "vm", "ok", found)
+    return Check(name, "vm", "missing", f"{program} is not on PATH", f"apt-get install {package}")
+
+
+def _kernels(store: Store) -> Iterator[Check]:
+    stored = [kernel.upstream for kernel in store.kernels()]
+    offers = bool(shutil.which("apt-get"))
+    if stored:
+        yield Check("kernels", "vm", "ok", f"{', '.join(stored)} in {store.root}")
+    elif offers:
+        found = "none here yet; they are fetched when they are needed"
+        yield Check("kernels", "vm", "note", found, "bpflink kernels fetch lts")
+    else:
+        found = "none here, and no apt to fetch any with"
+        yield Check("kernels", "vm", "missing", found, "give a path: --kernel /boot/vmlinuz-...")
+
+
+def _acceleration(store: Store) -> Check:
+    from pytest_bpflink.vm import accel, kernels
+    from pytest_bpflink.vm.machine import MachineError
+
+    lacking = accel.absence()
+    if lacking:
+        advice = "add yourself to the group kvm: adduser NAME kvm" if "access" in lacking else ""
+        found = f"{lacking}; guests are emulated, {_SLOWER}"
+        return Check("KVM", "vm", "note", found, advice)
+    stored = store.kernels()
+    if not stored:
+        found = "not tried: there is no kernel here to boot with it"
+        return Check("KVM", "vm", "note", found, "bpflink kernels fetch lts")
+    try:
+        with progress() as told:
+            told("looking whether a kernel boots with KVM; the first time that takes up to 20 s")
+            tried = accel.detect(kernels.find(stored[-1].upstream))
+    except (kernels.KernelError, MachineError) as error:
+        return Check("KVM", "vm", "note", f"not tried: {error}")
+    if tried.kvm:
+        return Check("KVM", "vm", "ok", "a kernel booted with it")
+    return Check("KVM", "vm", "note", f"{tried.reason}; guests are emulated, {_SLOWER}")
+
+
+def _guests() -> Check:
+    from pytest_bpflink.vm.snapshot import Saves
+    from pytest_bpflink.vm.store import cache_root
+
+    kept = Saves(cache_root() / "guests").kept()
+    taken = sum(taken for _, taken in kept.values())
+    found = f"{len(kept)}, {size(taken)}" if kept else "none yet; each is saved at first use"
+    return Check("saved guests", "vm", "ok", found)
+
+
+def _disk(store: Store) -> Check:
+    place = store.root
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    found = f"{size(free)} are free in {place}"
+    if not os.access(place, os.W_OK):
+        return Check("disk", "vm", "note", f"{place} can't be written to", _ELSEWHERE)
+    if free < _ROOM:
+        return Check("disk", "vm", "note", found, f"bpflink kernels prune; or {_ELSEWHERE}")
+    return Check("disk", "vm", "ok", found)

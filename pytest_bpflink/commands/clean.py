@@ -1,0 +1,107 @@
+"""Remove what runs that were killed left behind, and saved guests that nobody uses.
+
+    sudo bpflink clean --dry-run
+    sudo bpflink clean
+
+That is BPF FS mounts, pins, cgroups and the processes in them, and directories for temporary files,
+of runs that are dead, and nothing of one that is alive. Network namespaces need no removal: they
+have no names, and go with the last process. Each pytest session does the same when it starts, but
+for saved guests, which make room here: those not used for 30 days, then the oldest above 5 GB.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from pytest_bpflink.commands.output import FAILED, console, print_json, say, size, table
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+_ROOM = 5_000_000_000
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Tell the arguments."""
+    parser.add_argument("--dry-run", action="store_true", help="Show it, and remove nothing")
+    parser.add_argument(
+        "--unused-days",
+        type=float,
+        default=30.0,
+        metavar="N",
+        help="How long a saved guest stays without being used (default: 30)",
+    )
+    parser.add_argument("--json", action="store_true", help="Write JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Clean; return 1 if something could not be removed."""
+    rows = list(_found(arguments))
+    complaints: list[str] = []
+    if not arguments.dry_run:
+        _remove(arguments, complaints)
+        left = {row["path"] for row in _found(arguments)}
+        for row in rows:
+            row["removed"] = row["path"] not in left
+    if arguments.json:
+        print_json(rows)
+    else:
+        _show(rows)
+    for complaint in complaints:
+        say(complaint)
+    if os.geteuid():
+        say("what root's runs left is not looked for: run it as root, too")
+    stays = not arguments.dry_run and not all(row["removed"] for row in rows)
+    return FAILED if stays else 0
+
+
+def _found(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    from pytest_bpflink import leftovers
+    from pytest_bpflink.vm import scratch
+
+    for directory, names in leftovers.remains().items():
+        yield _row("run on this kernel", directory, holds=names)
+    for directory in scratch.dead():
+        yield _row("temporary files", directory)
+    saves = _saves()
+    for key, taken in saves.unused(days=arguments.unused_days, size=_ROOM).items():
+        yield _row("saved guest", saves.root / key, taken=taken)
+
+
+def _row(kind: str, path: object, *, holds: object = (), taken: int = 0) -> dict[str, Any]:
+    return {"kind": kind, "path": str(path), "holds": holds, "size": taken, "removed": False}
+
+
+def _remove(arguments: argparse.Namespace, complaints: list[str]) -> None:
+    from pytest_bpflink import leftovers
+    from pytest_bpflink.vm import scratch
+
+    leftovers.sweep(complaints.append)
+    scratch.sweep()
+    _saves().prune(days=arguments.unused_days, size=_ROOM)
+
+
+def _saves() -> Any:
+    from pytest_bpflink.vm.snapshot import Saves
+    from pytest_bpflink.vm.store import cache_root
+
+    return Saves(cache_root() / "guests")
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    shown = console()
+    if not rows:
+        shown.print("there is nothing to remove")
+        return
+    cells = [
+        (
+            "removed" if row["removed"] else "stays",
+            row["kind"],
+            "\n".join([row["path"], *row["holds"]]),
+            size(row["size"]) if row["size"] else "",
+        )
+        for row in rows
+    ]
+    shown.print(table(("", "what", "where", "size"), cells, right="size"))

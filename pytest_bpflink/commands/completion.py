@@ -1,0 +1,33 @@
+"""Print what makes a shell complete bpflink's arguments.
+
+eval "$(bpflink completion bash)"      in ~/.bashrc
+eval "$(bpflink completion zsh)"       in ~/.zshrc, after compinit
+bpflink completion fish > ~/.config/fish/completions/bpflink.fish
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from pytest_bpflink.commands.output import CommandError
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Tell the argument."""
+    parser.add_argument("shell", choices=["bash", "zsh", "fish"])
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print it; raises `CommandError` where argcomplete is not installed."""
+    try:
+        from argcomplete.shell_integration import shellcode  # an extra
+    except ImportError:
+        raise CommandError(
+            "completion is argcomplete's, which is not installed: pip install 'pytest-bpflink[cli]'"
+        ) from None
+    sys.stdout.write(shellcode(["bpflink"], shell=arguments.shell))
+    return 0

@@ -1,0 +1,210 @@
+"""See, fetch and remove kernels for guests.
+
+    bpflink kernels                    what is in the store
+    bpflink kernels list --offered     what can be had, too
+    bpflink kernels fetch 6.1 lts '6.1*'
+    bpflink kernels remove 6.16
+    bpflink kernels prune --unused-days 10 --keep lts
+
+Runs fetch what they need by themselves. Kernels are kept in ~/.cache/pytest-bpflink, or where
+BPFLINK_CACHE says; what is in use is never removed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import TYPE_CHECKING, Any
+
+from pytest_bpflink.commands.output import (
+    CommandError,
+    console,
+    print_json,
+    progress,
+    size,
+    table,
+)
+from pytest_bpflink.commands.specs import SPECS, stored_specs
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from pytest_bpflink.vm.releases import Known
+    from pytest_bpflink.vm.stored import Stored
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Tell the arguments; without any it lists."""
+    parser.set_defaults(do=_list, offered=False, json=False)
+    actions = parser.add_subparsers(metavar="ACTION")
+    action = actions.add_parser("list", help="Show the kernels that are here")
+    action.add_argument("--offered", action="store_true", help="Show those that can be had, too")
+    _finish(action, _list)
+    action = actions.add_parser("fetch", help="Fetch kernels that are not here yet")
+    action.add_argument("spec", nargs="+", metavar="SPEC", help=f"Which: {SPECS}")
+    _finish(action, _fetch)
+    action = actions.add_parser("remove", help="Remove each kernel that a SPEC matches")
+    named = action.add_argument(
+        "spec", nargs="+", metavar="SPEC", help="Which: as for fetch, no paths"
+    )
+    named.completer = stored_specs  # type: ignore[attr-defined]
+    _finish(action, _remove)
+    action = actions.add_parser(
+        "prune", help="Remove what was not used for long, and downloads that were cut off"
+    )
+    action.add_argument(
+        "--unused-days", type=float, default=30, metavar="N", help="For how long (default: 30)"
+    )
+    kept = action.add_argument(
+        "--keep", action="append", default=[], metavar="SPEC", help="What stays (repeatable)"
+    )
+    kept.completer = stored_specs  # type: ignore[attr-defined]
+    _finish(action, _prune)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it; raises `CommandError`."""
+    from pytest_bpflink.vm.image import KernelError
+
+    try:
+        arguments.do(arguments)
+    except KernelError as error:
+        raise CommandError(str(error)) from None
+    return 0
+
+
+def _finish(action: argparse.ArgumentParser, do: Any) -> None:
+    action.add_argument("--json", action="store_true", help="Write JSON")
+    action.set_defaults(do=do)
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    from pytest_bpflink.vm.store import Store
+
+    store = Store()
+    stored = store.kernels()
+    known: Sequence[Known] = stored
+    if arguments.offered:
+        with progress() as say:
+            known = store.known("*", say)
+    rows = list(_described(known, stored))
+    if arguments.json:
+        print_json(rows)
+        return
+    shown = console()
+    if rows:
+        columns = ("SPEC", "version", "release", "size", "used", "")
+        shown.print(table(columns, [_cells(row) for row in rows], right="size"))
+    free = shutil.disk_usage(_existing(store.root)).free
+    shown.print(f"{_total(stored)} in {store.root}, {size(free)} are free")
+    if not rows:
+        shown.print("'bpflink kernels list --offered' shows what can be had")
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from pytest_bpflink.vm import kernels
+
+    found = []
+    with progress() as say:
+        for pattern in arguments.spec:
+            specs = kernels.expand(pattern, progress=say)
+            found += [kernels.find(spec, progress=say) for spec in specs]
+    if arguments.json:
+        names = ("spec", "version", "release", "image")
+        print_json([{name: getattr(kernel, name) for name in names} for kernel in found])
+        return
+    shown = console()
+    for kernel in found:
+        version = kernel.version or kernel.release
+        shown.print(f"{kernel.spec}: Linux {version} ({kernel.release}) at {kernel.image}")
+
+
+def _remove(arguments: argparse.Namespace) -> None:
+    from pytest_bpflink.vm import releases
+    from pytest_bpflink.vm.image import KernelError, KernelNotFound
+    from pytest_bpflink.vm.store import Store
+
+    store, removed = Store(), []
+    for spec in arguments.spec:
+        meant = releases.meant(spec, store.kernels())
+        if not meant:
+            raise KernelNotFound(f"no kernel {spec} is in {store.root}: see 'bpflink kernels list'")
+        for kernel in meant:
+            (row,) = _described([kernel], [kernel])
+            if not store.remove(kernel):
+                raise KernelError(f"Linux {kernel.upstream} is in use, and stays")
+            removed.append(row)
+    _tell_removed(arguments, removed, store.kernels())
+
+
+def _prune(arguments: argparse.Namespace) -> None:
+    from pytest_bpflink.vm.store import Store
+
+    store = Store()
+    sizes = {kernel.path: kernel.size for kernel in store.kernels()}
+    pruned = store.prune(unused_days=arguments.unused_days, keep=arguments.keep)
+    rows = [
+        {"version": kernel.upstream, "release": kernel.release, "size": sizes[kernel.path]}
+        for kernel in pruned
+    ]
+    _tell_removed(arguments, rows, store.kernels())
+
+
+def _tell_removed(
+    arguments: argparse.Namespace, removed: Sequence[dict[str, Any]], left: Sequence[Stored]
+) -> None:
+    if arguments.json:
+        print_json(removed)
+        return
+    shown = console()
+    for row in removed:
+        shown.print(f"removed Linux {row['version']} ({row['release']}), {size(row['size'])}")
+    shown.print(f"{_total(left)} left")
+
+
+def _described(known: Iterable[Known], stored: Sequence[Stored]) -> Iterable[dict[str, Any]]:
+    """Say of each kernel what it is, the oldest first; of those on offer the newest of a series."""
+    from pytest_bpflink.vm import releases
+    from pytest_bpflink.vm.debian import version_key
+
+    here = {(kernel.release, kernel.version): kernel for kernel in stored}
+    newest = {
+        releases.series(kernel): kernel
+        for kernel in sorted(known, key=lambda kernel: version_key(kernel.version))
+    }
+    chosen = {(kernel.release, kernel.version): kernel for kernel in newest.values()} | here
+    for key, kernel in sorted(chosen.items(), key=lambda item: version_key(item[1].version)):
+        series = releases.series(kernel)
+        kept = here.get(key)
+        yield {
+            "spec": series,
+            "version": kernel.upstream,
+            "release": kernel.release,
+            "stored": kept is not None,
+            "longterm": series in releases.LONGTERM,
+            "size": kept.size if kept else None,
+            "used": kept and time.strftime("%Y-%m-%d", time.localtime(kept.used)),
+            "path": kept and str(kept.path),
+        }
+
+
+def _cells(row: dict[str, Any]) -> Sequence[str]:
+    return (
+        row["spec"],
+        row["version"],
+        row["release"],
+        size(row["size"]) if row["stored"] else "",
+        row["used"] or "not here",
+        "longterm" if row["longterm"] else "",
+    )
+
+
+def _total(kernels: Sequence[Stored]) -> str:
+    number = f"{len(kernels)} kernel{'' if len(kernels) == 1 else 's'}"
+    return f"{number}, {size(sum(kernel.size for kernel in kernels))}"
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.parent)

@@ -1,0 +1,15 @@
+"""What a SPEC may be, for help, and for shells that complete one."""
+
+from __future__ import annotations
+
+SPECS = "a release (6.1, 6.1.176), lts, newest, oldest, a pattern (6.1*), host, or a path"
+
+
+def stored_specs(**_: object) -> list[str]:
+    """Return what a shell may offer: words, and the kernels that are here."""
+    from pytest_bpflink.vm import releases
+    from pytest_bpflink.vm.store import Store
+
+    stored = Store().kernels()
+    names = [name for kernel in stored for name in (releases.series(kernel), kernel.upstream)]
+    return [*releases.WORDS, "host", *dict.fromkeys(names)]

@@ -1,0 +1,147 @@
+"""Run a command, or a shell, in another kernel.
+
+    bpflink vm 6.12 -- uname -r
+    bpflink vm ~/linux -- ./reproducer < input | grep splat
+    bpflink vm 6.1
+
+The command sees this host's files as they are, in the directory and with the environment that it is
+called in, and is root. What it writes stays in the guest, which ends with it, but for the directory
+of --rw. Its standard streams, the terminal and its size, signals and the exit status are as if it
+ran here.
+
+On a terminal Ctrl-C is the command's own, and three times Ctrl-] ends the guest; elsewhere three
+times Ctrl-C does.
+
+The first time with a kernel a guest is saved, which takes some seconds; later ones are restored
+from that.
+
+exit status:
+  N      that of the command
+  128+N  a signal ended the command
+  121    the guest died, as of a panic, and the end of its console is shown
+  125    there is no such kernel or guest; 126 and 127, no such command: as shells have it
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_bpflink.arguments import writable_directory
+from pytest_bpflink.commands.output import CommandError, say
+from pytest_bpflink.commands.specs import stored_specs
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from pytest_bpflink.vm.machine import Machine
+
+# That `git bisect run` takes for bad and no shell for its own, and what it takes for "can't tell".
+_DIED, _NOT_RUN = 121, 125
+
+_BOOT_SECONDS = 60.0
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Tell the arguments."""
+    parser.usage = "bpflink vm [options] SPEC [-- COMMAND...]"
+    kernel = parser.add_argument(
+        "spec", metavar="SPEC", help="The kernel: a release (6.1, 6.1.176), lts, newest, a path..."
+    )
+    kernel.completer = stored_specs  # type: ignore[attr-defined]
+    parser.add_argument(
+        "--memory", type=_positive, default=512, metavar="MIB", help="Its memory (default: 512 MiB)"
+    )
+    parser.add_argument(
+        "--cpus", type=_positive, default=1, metavar="N", help="Its processors (default: 1)"
+    )
+    parser.add_argument(
+        "--append", action="append", default=[], metavar="PARAMETERS", help="Kernel parameters"
+    )
+    parser.add_argument(
+        "--rw",
+        type=writable_directory,
+        metavar="DIR",
+        help="A directory of this host that the command may write to",
+    )
+    parser.add_argument(
+        "--log", type=Path, metavar="FILE", help="Where to keep the guest's console"
+    )
+    parser.set_defaults(takes_rest=True)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; return its status."""
+    # At once it would leave the guest's directory behind.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _exit)
+    from pytest_bpflink.vm import kernels
+    from pytest_bpflink.vm.machine import MachineError
+    from pytest_bpflink.vm.scratch import Scratch
+
+    command = arguments.rest or [os.environ.get("SHELL") or "/bin/sh"]
+    with Scratch() as scratch:
+        try:
+            machine = _machine(arguments, scratch.path / "guest")
+            with machine:
+                machine.start()
+                from pytest_bpflink.vm import session  # imported while the guest comes up
+
+                machine.wait_ready(_BOOT_SECONDS)
+                status = session.run(machine, command)
+                if status is None:
+                    return _obituary(machine)
+        except (kernels.KernelError, MachineError, OSError) as error:
+            raise CommandError(str(error), status=_NOT_RUN) from None
+    return 128 - status if status < 0 else status
+
+
+def _machine(arguments: argparse.Namespace, directory: Path) -> Machine:
+    from pytest_bpflink.vm import accel, kernels
+    from pytest_bpflink.vm.warm import WarmMachine
+
+    kernel = kernels.find(arguments.spec, progress=say)
+    return WarmMachine(
+        kernel,
+        acceleration=accel.detect(kernel),
+        directory=directory,
+        cwd=Path.cwd(),
+        environment=dict(os.environ),
+        packages=False,
+        writable=arguments.rw,
+        memory_mib=arguments.memory,
+        cpus=arguments.cpus,
+        append=tuple(word for text in arguments.append for word in text.split()),
+        console_log=arguments.log and arguments.log.absolute(),
+        say=say,
+    )
+
+
+def _obituary(machine: Machine) -> int:
+    from pytest_bpflink.vm import console
+
+    tail = machine.console_tail()
+    cause = console.cause(tail)
+    if cause:
+        say(f"the guest died: {cause}\n{tail}")
+    elif machine.returncode == -signal.SIGKILL:
+        say("the guest was ended")
+    else:
+        say(f"the guest ended before the command did\n{tail}")
+    return _DIED
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if not number:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return number

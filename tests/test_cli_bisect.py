@@ -1,0 +1,159 @@
+"""`bpflink bisect`: which kernels it tries, what it takes for an outcome, and one for real."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+from command import bpflink
+
+from pytest_bpflink.commands.bisect import search
+from pytest_bpflink.commands.candidates import of
+from pytest_bpflink.commands.output import CommandError
+from pytest_bpflink.commands.trial import Outcome
+from pytest_bpflink.vm import releases
+from pytest_bpflink.vm.image import KernelError, KernelNotFound
+from pytest_bpflink.vm.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Known:
+    """A kernel that can be had."""
+
+    upstream: str
+
+    @property
+    def version(self) -> str:
+        return f"{self.upstream}-1"
+
+    @property
+    def release(self) -> str:
+        return f"{self.upstream}-amd64"
+
+
+KNOWN = [
+    Known(version)
+    for version in ("5.10.9", "6.1.8", "6.1.100", "6.12.5", "6.12.90", "6.18.1", "7.2.9", "7.3~rc7")
+]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "specs"),
+    [
+        ("5.10", "6.18", ["5.10", "6.1", "6.12", "6.18"]),
+        ("6.1.8", "6.12.5", ["6.1.8", "6.12.5"]),
+        ("6.1", "newest", ["6.1", "6.12", "6.18", "7.2"]),
+        ("oldest", "lts", ["5.10", "6.1", "6.12", "6.18"]),
+        ("6.18", "7.3", ["6.18", "7.2", "7.3"]),
+        ("6.12.5", "6.12.90", ["6.12.5", "6.12.90"]),
+        ("6.1.8", "6.1", ["6.1.8", "6.1.100"]),
+    ],
+)
+def test_kernels_from_one_to_another(first: str, last: str, specs: list[str]) -> None:
+    assert of(KNOWN, first, last, stored=[]) == specs
+
+
+def test_ends_that_make_no_range() -> None:
+    with pytest.raises(KernelError, match=r"7\.2 is newer than 6\.1: write 6\.1\.\.7\.2"):
+        of(KNOWN, "7.2", "6.1", stored=[])
+    with pytest.raises(KernelNotFound, match=r"there is no kernel 6\.6; there are:"):
+        of(KNOWN, "6.6", "7.2", stored=[])
+    with pytest.raises(KernelError, match=r"there is one kernel from 7\.2 to 7\.2, 7\.2\.9: "):
+        of(KNOWN, "7.2", "7.2", stored=[])
+
+
+class Kernels:
+    """Kernels on which a test passes from one on, and of which some can't be tried."""
+
+    def __init__(self, passes_from: int, broken: frozenset[int] = frozenset()) -> None:
+        self._passes_from = passes_from
+        self._broken = broken
+        self.tried: list[int] = []
+
+    def outcome(self, spec: str) -> Outcome | None:
+        self.tried.append(int(spec))
+        if int(spec) in self._broken:
+            return None
+        return Outcome((("test", "passed" if int(spec) >= self._passes_from else "failed"),))
+
+
+@pytest.mark.parametrize("number", [2, 3, 5, 11, 40])
+def test_first_kernel_with_another_outcome_is_found_in_few_steps(number: int) -> None:
+    specs = [str(each) for each in range(number)]
+    for first in range(1, number):
+        kernels = Kernels(first)
+        assert search(specs, kernels.outcome) == (str(first - 1), str(first))
+        assert len(kernels.tried) <= math.log2(number) + 2
+        assert len(set(kernels.tried)) == len(kernels.tried)
+
+
+def test_same_outcome_everywhere() -> None:
+    kernels = Kernels(0)
+    assert search(["0", "1", "2", "3"], kernels.outcome) is None
+    assert kernels.tried == [0, 2, 3]
+
+
+def test_kernels_that_can_not_be_tried_are_left_out() -> None:
+    kernels = Kernels(5, frozenset({0, 4, 9}))
+    assert search([str(each) for each in range(10)], kernels.outcome) == ("3", "5")
+    with pytest.raises(CommandError, match="could be run on one kernel at most"):
+        search(["0", "1"], Kernels(1, frozenset({0})).outcome)
+
+
+@pytest.fixture
+def in_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return a function that writes a test file where the command is called."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
+
+    def write(text: str) -> None:
+        (tmp_path / "test_it.py").write_text(text)
+
+    return write
+
+
+def test_file_that_is_not_there() -> None:
+    done = bpflink("bisect", "nosuch.py::test_it", "--kernel", "6.1..7.2")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "bpflink: there is no nosuch.py here to run\n"
+
+
+def test_option_that_pytest_does_not_know(in_directory: Callable[[str], None]) -> None:
+    in_directory("def test_it(): pass\n")
+    arguments = ("--kernel", "oldest..newest", "--stored")
+    done = bpflink("bisect", "test_it.py", *arguments, "--", "--nosuch")
+    assert done.returncode == 1
+    assert "pytest did not run test_it.py (its exit status is 4)" in done.stderr
+    assert "unrecognized arguments: --nosuch" in done.stderr
+
+
+def test_tcx_came_with_6_6(in_directory: Callable[[str], None]) -> None:
+    """Or with the first kernel at hand after it."""
+    in_directory(
+        "import pytest\n\n"
+        "@pytest.mark.bpf_requires('link:tcx', since='6.6')\n"
+        "def test_attach(): pass\n"
+    )
+    stored = {releases.series(kernel): kernel.release for kernel in Store().kernels()}
+    after = [name for name in stored if numbers(name) >= (6, 6)]
+    if "6.1" not in stored or len(after) < 2:
+        pytest.skip("needs kernels in the store: bpflink kernels fetch 6.1 6.12 6.18")
+    done = bpflink("bisect", "test_it.py", "--kernel", f"6.1..{after[1]}", "--stored", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["first"]["release"], found["first"]["outcome"]) == (stored[after[0]], "passed")
+    before = found["last_before"]
+    assert (before["release"], before["outcome"]) == (stored["6.1"], "skipped")
+    assert before["reason"] == f"link:tcx: came with Linux 6.6, this is {stored['6.1']}"
+    assert [step["spec"] for step in found["steps"]] == ["6.1", after[0]]
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))

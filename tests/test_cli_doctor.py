@@ -1,0 +1,76 @@
+"""`bpflink doctor`: what it finds is what there is, and what it advises is what is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import BPFLINK, bpflink
+
+from pytest_bpflink import libbpf
+from pytest_bpflink.cgroup import cgroup2_mount
+from pytest_bpflink.probe import missing_privileges
+from pytest_bpflink.vm.store import Store
+
+
+def checks(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    """Return what was found, by name."""
+    return {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+
+
+def test_machine_that_can_do_both() -> None:
+    refusal = missing_privileges()
+    if refusal:
+        pytest.skip(refusal)
+    done = bpflink("doctor", "--json")
+    assert done.returncode == 0
+    found = checks(done)
+    assert json.loads(done.stdout)["native"]
+    assert found["libbpf"]["found"] == f"{libbpf.version()} ({libbpf.path()})"
+    assert found["cgroup2"]["found"] == f"at {cgroup2_mount()}"
+    assert found["privileges"]["state"] == "ok"
+    assert found["virtme-ng"]["found"] == str(Path(sys.executable).parent / "virtme-run")
+    assert str(Store().root) in found["kernels"]["found"]
+
+    shown = bpflink("doctor")
+    assert shown.returncode == 0
+    assert shown.stdout.splitlines()[-2:] == ["tests on this kernel: yes", "tests in VMs: yes"]
+
+
+def test_without_programs_it_names_the_packages(tmp_path: Path) -> None:
+    """Where guests can't run, and neither can tests on this kernel, since nothing is left."""
+    done = bpflink("doctor", "--json", PATH=str(tmp_path), BPFLINK_CACHE=str(tmp_path))
+    found = checks(done)
+    assert not json.loads(done.stdout)["vm"]
+    qemu = f"qemu-system-{platform.machine()}"
+    assert found["QEMU"]["state"] == "missing"
+    assert found["QEMU"]["found"] == f"{qemu} is not on PATH"
+    assert found["QEMU"]["advice"].startswith("apt-get install qemu-system-")
+    assert found["busybox"]["advice"] == "apt-get install busybox-static"
+    assert found["depmod"]["advice"] == "apt-get install kmod"
+    assert found["clang"]["advice"] == "apt-get install clang libbpf-dev"
+    assert found["kernels"]["found"] == "none here, and no apt to fetch any with"
+    assert "KVM" not in found
+
+
+def test_fails_where_tests_can_run_nowhere(tmp_path: Path) -> None:
+    """Without privileges, and without QEMU."""
+    environment = {"PATH": str(tmp_path), "BPFLINK_CACHE": str(tmp_path)}
+    drop = ["/usr/bin/setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    done = subprocess.run(
+        [*([] if os.geteuid() else drop), BPFLINK, "doctor"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 1
+    assert "tests on this kernel: no, for want of privileges" in done.stdout
+    assert "tests in VMs: no, for want of QEMU, " in done.stdout
+    assert "needs CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF, as root has" in done.stdout
