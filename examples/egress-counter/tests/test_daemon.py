@@ -1,0 +1,78 @@
+"""What becomes of the counter while its daemon comes and goes."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bpflink import AttachType, Link, eventually
+
+if TYPE_CHECKING:
+    from conftest import Daemon
+    from pytest_bpflink import BpfFs, Cgroup
+
+EGRESS = AttachType.CGROUP_INET_EGRESS
+
+# A daemon with a bug. A test that is to catch it has to fail with it (strict).
+ORPHANING = pytest.param(
+    "egress-counter-orphaning",
+    marks=pytest.mark.xfail(
+        reason="it attaches without a link", raises=AssertionError, strict=True
+    ),
+)
+both = pytest.mark.parametrize("daemon", ["egress-counter", ORPHANING], indirect=True)
+
+
+def send(cgroup: Cgroup, packets: int) -> None:
+    """Send datagrams from inside a cgroup to a port where nobody listens."""
+    with cgroup.entered(), socket.socket(type=socket.SOCK_DGRAM) as sender:
+        for _ in range(packets):
+            sender.sendto(b"hello", ("127.0.0.1", 9))
+
+
+def test_counts_packets(daemon: Daemon, cgroup: Cgroup) -> None:
+    daemon.start()
+    send(cgroup, packets=3)
+    assert daemon.count() == 3
+
+
+def test_counts_on_while_the_daemon_is_down(daemon: Daemon, cgroup: Cgroup) -> None:
+    daemon.start()
+    daemon.kill()
+    send(cgroup, packets=2)
+    assert daemon.count() == 2
+
+
+def test_restarted_daemon_takes_the_link_over(daemon: Daemon, bpffs: BpfFs) -> None:
+    daemon.start()
+    with Link.open(bpffs / "link") as link:
+        first = link.info
+    daemon.kill()
+
+    daemon.start()
+
+    with Link.open(bpffs / "link") as link:
+        assert link.id == first.id
+        assert link.info.prog_id != first.prog_id  # updated: it may be a newer version's
+
+
+@both
+def test_restarted_daemon_counts_each_packet_once(daemon: Daemon, cgroup: Cgroup) -> None:
+    daemon.start()
+    daemon.kill()
+    daemon.start()
+
+    assert len(cgroup.attached(EGRESS).prog_ids) == 1
+    send(cgroup, packets=2)
+    assert daemon.count() == 2
+
+
+@both
+def test_stopped_counter_leaves_no_program_behind(daemon: Daemon, cgroup: Cgroup) -> None:
+    daemon.start()
+    daemon.stop()
+
+    # The kernel may take a moment to end a link whose last pin was removed.
+    eventually(lambda: not cgroup.attached(EGRESS).prog_ids, what="the program is detached")

@@ -1,0 +1,95 @@
+"""A user without root, with a home of their own, runs the README's first test in a guest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from installed import install
+from pages import README, read
+
+from pytest_bpflink.vm import kernels
+from pytest_bpflink.vm.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Make a directory that is nobody's, and not below root's own temporary ones."""
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user needs root")
+    try:
+        run_as_nobody([sys.executable, "-c", "import pytest"]).check_returncode()
+    except (PermissionError, subprocess.CalledProcessError):
+        pytest.skip(f"{sys.executable} is not for other users to run")
+    with tempfile.TemporaryDirectory(prefix="bpflink-home-") as directory:
+        os.chown(directory, NOBODY, NOBODY)
+        yield Path(directory)
+
+
+@pytest.fixture
+def kernel(home: Path) -> str:
+    """Put a kernel into this user's own store, as if it had been fetched there."""
+    spec = "6.1"
+    kernels.find(spec)
+    store = home / ".cache/pytest-bpflink/kernels"
+    store.mkdir(parents=True)
+    for directory in (home / ".cache", home / ".cache/pytest-bpflink", store):
+        os.chown(directory, NOBODY, NOBODY)
+    (stored,) = (each for each in Store().kernels() if each.upstream.startswith(f"{spec}."))
+    shutil.copytree(
+        stored.path, store / stored.path.name, symlinks=True, copy_function=link_or_copy
+    )
+    return spec
+
+
+def run_as_nobody(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=[],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=300,
+        **options,
+    )
+
+
+def link_or_copy(source: str, destination: str) -> None:
+    try:
+        os.link(source, destination, follow_symlinks=False)
+    except OSError:  # another file system
+        shutil.copy2(source, destination, follow_symlinks=False)
+
+
+def test_first_test_of_the_readme(wheel: Path, home: Path, kernel: str) -> None:
+    python = install(wheel, home / "venv")
+    empty = home / "empty"
+    empty.mkdir()
+    os.chown(empty, NOBODY, NOBODY)
+    files = read(README).files
+    for name in ("counter.bpf.c", "test_counter.py"):
+        empty.joinpath(name).write_text(files[name])
+
+    done = run_as_nobody(
+        [str(python), "-m", "pytest", "-rs", "--kernel", f"native,{kernel}", "test_counter.py"],
+        cwd=empty,
+        env={"HOME": str(home), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin:/usr/sbin"},
+    )
+
+    assert "1 passed, 1 skipped" in done.stdout, done.stdout
+    assert "--kernel 6.12 runs the test in a VM, where it is root whoever you are" in done.stdout
+    assert {file.stat().st_uid for file in home.glob(".cache/pytest-bpflink/guests/*")} == {NOBODY}
