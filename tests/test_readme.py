@@ -1,42 +1,18 @@
-"""The README tells the truth: its code runs, and its tables have every name there is."""
+"""The README's tables have every name there is; they are also those of the reference."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytest
+import pages
 
-from pytest_bpflink.probe import missing_privileges
+from pytest_bpflink.cli import COMMANDS
 
-README = Path(__file__).parents[1].joinpath("README.md").read_text()
+if TYPE_CHECKING:
+    import pytest
 
-# Each block that is a file says its name in a comment on its first line.
-FILES = {
-    name: text
-    for text, name in re.findall(
-        r"^```(?:python|c)\n((?:# |/\* )(\S+).*?)^```$", README, re.MULTILINE | re.DOTALL
-    )
-}
-TEST_FILES = [name for name in FILES if name.startswith("test_")]
-
-
-def test_every_block_of_code_is_a_file() -> None:
-    assert len(re.findall(r"^```(?:python|c)$", README, re.MULTILINE)) == len(FILES)
-    assert TEST_FILES
-
-
-@pytest.mark.parametrize("name", TEST_FILES)
-def test_code_runs(name: str, pytester: pytest.Pytester) -> None:
-    refusal = missing_privileges()
-    if refusal:
-        pytest.skip(refusal)
-    for each, text in FILES.items():
-        pytester.path.joinpath(each).write_text(text)
-
-    result = pytester.runpytest_subprocess("-W", "error", name)
-
-    result.assert_outcomes(passed=len(re.findall("^def test_", FILES[name], re.MULTILINE)))
+README = pages.README.read_text()
 
 
 def test_fixtures(pytester: pytest.Pytester) -> None:
@@ -61,6 +37,11 @@ def test_markers(pytester: pytest.Pytester) -> None:
     ours = set(marker.findall(shown)) - set(marker.findall(others))
 
     assert set(names_in_table("Markers")) == ours
+
+
+def test_commands() -> None:
+    section = README.partition("\n## The `bpflink` command\n")[2]
+    assert re.findall(r"^\| `bpflink (\w+)", section, re.MULTILINE) == list(COMMANDS)
 
 
 def names_in_table(title: str) -> list[str]:
