@@ -138,6 +138,19 @@ class Cgroup:
             deep = len(self.path.parts)
             return self._query(attach_type, effective=effective, room=_USUAL_PROGRAMS * deep)
 
+    @property
+    def is_attached_to(self) -> bool:
+        """Whether anything is attached here, with a link or without; False for one that is gone."""
+        for attach_type in CGROUP_ATTACH_TYPES:
+            if attach_type not in _refused:
+                try:
+                    if self.attached(attach_type).prog_ids:
+                        return True
+                except BpfError as error:
+                    if error.errno == errno.EINVAL:
+                        _refused.add(attach_type)
+        return False
+
     def attach(self, program: Program, flags: AttachFlags | None = None) -> None:
         """Attach by the legacy `BPF_PROG_ATTACH` (4.10): no link, stays until `detach()`.
 
@@ -222,11 +235,15 @@ class Cgroup:
         ids = set()
         for directory in self._directories_below():
             below = self if directory == self.path else Cgroup(directory)
-            if any(_attached_or_none(below, attach_type) for attach_type in CGROUP_ATTACH_TYPES):
+            if below.is_attached_to:
                 ids.add(below.id)
             if below is not self:
                 below.close()
         return _links_to(ids) if ids else {}
+
+
+# Attach types that this kernel does not know. Asking once is enough: cgroups are removed often.
+_refused: set[AttachType] = set()
 
 
 @cache
@@ -300,13 +317,6 @@ def _remove_directory(directory: Path, within: float) -> None:
             time.sleep(0.001)
         else:
             return
-
-
-def _attached_or_none(cgroup: Cgroup, attach_type: AttachType) -> tuple[int, ...]:
-    try:
-        return cgroup.attached(attach_type).prog_ids
-    except BpfError:  # the kernel lacks this attach type, or the cgroup is gone
-        return ()
 
 
 def _links_to(cgroup_ids: set[int]) -> dict[int, int]:

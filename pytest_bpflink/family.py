@@ -8,6 +8,8 @@ import secrets
 from functools import cache
 from pathlib import Path
 
+from pytest_bpflink import procfs
+
 _VARIABLE = "BPFLINK_FAMILY"
 
 # Kernel threads, which have no environment, are kthreadd's; it and init are nobody's.
@@ -74,17 +76,13 @@ class Family:
 
 def _latest_pid() -> bytes:
     """Return the last process or thread that was started, in this namespace."""
-    fd = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 100).split()[-1]
-    finally:
-        os.close(fd)
+    return procfs.read("/proc/loadavg").split()[-1]
 
 
 def parent_of(pid: int) -> int:
     """Return the process that a process is a child of, 0 for none. Raises `OSError`."""
     # The command's name, in parentheses, may have any characters.
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return int(procfs.read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[1])
 
 
 @cache

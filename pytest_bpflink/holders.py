@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import bpffs, ids, leftovers, libbpf
+from pytest_bpflink import bpffs, ids, leftovers, libbpf, procfs
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.link import kind_of_descriptor, links
 from pytest_bpflink.mountinfo import mounted
@@ -139,30 +139,23 @@ def _behind(pid: int, fd: int) -> Key | None:
                 with contextlib.suppress(BpfError):  # closed meanwhile
                     return name, libbpf.read_info(fd, BpfNumber, doing="ask for an id").id
                 return None
-            found = pattern.search(_read(f"/proc/{pid}/fdinfo/{fd}"))
+            found = pattern.search(procfs.read(f"/proc/{pid}/fdinfo/{fd}"))
             return (name, int(found[1])) if found else None
     return None
-
-
-def _read(path: str) -> bytes:
-    """Read a small file of procfs; after each test, so without what `open` does beyond."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 4096)
-    finally:
-        os.close(fd)
 
 
 def _descriptors() -> Iterator[tuple[Key, Holder]]:
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            for key, fd in held_by(pid):
-                yield key, DescriptorHolder(pid, fd, command_of(pid))
+            held = list(held_by(pid))
+            command = command_of(pid) if held else ""
+            for key, fd in held:
+                yield key, DescriptorHolder(pid, fd, command)
 
 
 def command_of(pid: int) -> str:
     """Return the name of a process, as far as the kernel keeps it. Raises `OSError`."""
-    return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    return procfs.read(f"/proc/{pid}/comm").decode(errors="replace").strip()
 
 
 def _pins() -> Iterator[tuple[Key, Holder]]:

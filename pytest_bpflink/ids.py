@@ -63,6 +63,11 @@ def is_alive(kind: Kind, number: int) -> bool:
     return True
 
 
+def is_listed(kind: Kind, number: int) -> bool:
+    """Whether there is such an object, or one that is just being freed; looking holds nothing."""
+    return next(alive(kind, number - 1), None) == number
+
+
 def note_made(kind: Kind, number: int) -> None:
     """Note that this process made an object that may outlive its descriptors."""
     if _made is not None:

@@ -207,8 +207,8 @@ def _register(config: pytest.Config, plugin: object) -> None:
 class KernelItems:
     """Makes one item of each test for each kernel, and keeps those of the kernel `here`.
 
-    Every process makes the items of all kernels, in the same order: if a worker made its own only,
-    `--lf` would find none of its failures there and run everything. `here` None keeps all.
+    A worker makes no other kernel's items, which would cost as much as its own: but for `--lf` and
+    `--ff`, which run everything where they know none of the failures. `here` None keeps all.
     """
 
     def __init__(self, kernels: Sequence[MatrixKernel], *, here: MatrixKernel | None) -> None:
@@ -224,6 +224,9 @@ class KernelItems:
         if _is_for_guests(metafunc.definition):
             # Where there are guests it is theirs; where not, it is skipped with a reason.
             kernels = [each for each in kernels if not each.is_native] or kernels
+        if self._here is not None and not _looks_back(metafunc.config):
+            # Of none of its own, an item is made all the same, and dropped with others' below.
+            kernels = [each for each in kernels if each.id == self._here.id] or kernels[:1]
         metafunc.fixturenames.append(PARAMETER)
         metafunc.parametrize(
             PARAMETER,
@@ -247,6 +250,10 @@ class KernelItems:
 
     def _kernel_id(self, item: pytest.Item) -> str:
         return kernel_parameter(item) or self._kernels[0].id
+
+
+def _looks_back(config: pytest.Config) -> bool:
+    return any(getattr(config.option, option, False) for option in ("lf", "failedfirst"))
 
 
 def _is_for_guests(item: pytest.Item) -> bool:

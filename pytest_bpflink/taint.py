@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_bpflink import procfs
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -81,4 +83,4 @@ class TaintWatch:
 
 
 def _bits() -> int:
-    return int(TAINTED.read_text())
+    return int(procfs.read(str(TAINTED)))

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     RunWithFakes = Callable[..., pytest.RunResult]
 
 
-# Where one of these is set, pytest shortens nothing in its summary. The sessions that tests run look
-# the same everywhere.
+# Where one of these is set, pytest shortens nothing in its summary. The sessions that tests run
+# look the same everywhere.
 for _variable in ("CI", "BUILD_NUMBER"):
     os.environ.pop(_variable, None)
 
