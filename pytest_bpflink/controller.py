@@ -20,7 +20,7 @@ from pytest_bpflink.crashes import Crashes
 from pytest_bpflink.fresh_guests import FreshGuests
 from pytest_bpflink.fresh_items import FreshItem, FreshItems
 from pytest_bpflink.guests import Guest, GuestFactory
-from pytest_bpflink.matrix import ItemFacts
+from pytest_bpflink.matrix_worker import ItemFacts
 from pytest_bpflink.replacements import Replacements
 from pytest_bpflink.report import KernelReport, Progress
 from pytest_bpflink.reports.results import RunKernel

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from _pytest.assertion import rewrite
 
 from pytest_bpflink import compile as bpf_compile
-from pytest_bpflink.matrix import PYCACHE_VARIABLE, use_pycache
+from pytest_bpflink.matrix_worker import PYCACHE_VARIABLE, use_pycache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -1,0 +1,190 @@
+"""What a worker does for the kernel matrix, beside collecting as everybody does (`matrix`).
+
+It tells the controller about its items, and runs none that it must not run.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+import pytest
+from _pytest.assertion import rewrite
+
+from pytest_bpflink.fresh_items import FreshItem
+from pytest_bpflink.matrix import is_parametrized, register, running_kernel, without_kernel
+from pytest_bpflink.only_item import OnlyItem, fresh_item, known_bug
+from pytest_bpflink.taint import TaintWatch
+
+if TYPE_CHECKING:
+    from execnet import Channel
+
+#: Named to guests where the tests' own __pycache__ must not be written.
+PYCACHE_VARIABLE: Final = "BPFLINK_PYCACHE"
+
+
+class MatrixWorker:
+    """Tells the controller about the items of this worker, and runs none that it must not run."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        received: dict[str, Any] = config.workerinput  # type: ignore[attr-defined]
+        self._config = config
+        self._channel = received["bpflink_channel"]
+        # It is called in execnet's thread: also while a test hangs, unless it keeps the GIL.
+        self._channel.setcallback(lambda _: self._channel.send(("stack", _where_the_test_is())))
+        self._kernel = running_kernel(config)
+        self._refusal = received["bpflink_stand_in"] or self._wrong_kernel()
+        only = received["bpflink_item"]
+        if only:
+            register(config, OnlyItem(config, FreshItem(*only)))
+        if not self._kernel.is_native and not self._refusal:
+            register(config, TaintWatch(config))
+        # The scheduler has groups from marks; xdist appends them to node ids, which --lf then does
+        # not find (and with pytest 9.2, whose node ids don't change, xdist 3.8 ignores groups).
+        config.option.loadgroup = False
+        # Chosen by the controller, built and all.
+        config.option.bpf_libbpf = received["bpflink_libbpf"]
+        if not self._kernel.is_native:
+            # A directory of the host, whose parents a guest need not have.
+            config.option.basetemp = None
+            use_pycache()
+
+    # Before xdist's, so that the controller knows the groups when it has the collection.
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Tell the controller what it can't know from node ids."""
+        described = {item.nodeid: tuple(self._describe(item)) for item in session.items}
+        self._channel.send(("items", described))
+
+    def _describe(self, item: pytest.Item) -> ItemFacts:
+        # Natively, and by a stand-in, it is run or refused as any other.
+        fresh = None if self._kernel.is_native or self._refusal else fresh_item(item)
+        return ItemFacts(
+            without_kernel(item),
+            _group(item),
+            is_parametrized(item),
+            fresh and tuple(fresh),
+            known_bug(item),
+        )
+
+    def pytest_sessionstart(self) -> None:
+        """Show what tests print, if that is asked for, but not what this worker's pytest does."""
+        if self._config.option.capture == "no":
+            # execnet has made /dev/null of what it talks through.
+            sys.stdout = sys.stderr = Printing(self._channel)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Tell on which kernel something can't be collected: xdist shows it once, for all."""
+        if report.failed:
+            self._channel.send(("uncollected", report.nodeid))
+
+    def pytest_runtest_logfinish(self) -> None:
+        """Pass on what a test printed without ending the line."""
+        if isinstance(sys.stdout, Printing):
+            sys.stdout.finish()
+
+    # The whole protocol, so that no mark (skip, xfail) and no plugin turns the error into less.
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        """Report an item that must not run as an error in its set-up."""
+        if not self._refusal:
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for report in (_report(item, "setup", self._refusal), _report(item, "teardown", None)):
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    def _wrong_kernel(self) -> str | None:
+        running = os.uname().release
+        if running == self._kernel.release:
+            return None
+        return (
+            f"{self._kernel.id} is Linux {self._kernel.release}, but this worker runs on"
+            f" {running}: not run, since the result would be another kernel's"
+        )
+
+
+class ItemFacts(NamedTuple):
+    """What a worker says of an item, as execnet can carry it.
+
+    `test` is the node id without the kernel, `fresh` its FreshItem if it wants a kernel of its own,
+    `bug` the source that knows of a crash.
+    """
+
+    test: str
+    group: str | None
+    parametrized: bool
+    fresh: tuple[Any, ...] | None
+    bug: str | None
+
+
+def use_pycache() -> None:
+    """Have pytest look for rewritten tests where the host put them.
+
+    PYTHONPYCACHEPREFIX would have Python look there for every other module, too.
+    """
+    named = os.environ.get(PYCACHE_VARIABLE)
+    if named:
+        rewrite.get_cache_dir = lambda file_path: Path(named, *file_path.parts[1:-1])
+
+
+class Printing(io.TextIOBase):
+    """Where tests print to with -s: what they say is shown by the controller, line by line."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._line = ""
+
+    def writable(self) -> bool:
+        """Say that it is."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Pass on whole lines."""
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._channel.send(("printed", line))
+        return len(text)
+
+    def finish(self) -> None:
+        """Pass on what is left; called when a test is through."""
+        if self._line:
+            self.write("\n")
+
+
+def _where_the_test_is() -> str:
+    """Return the stack of the main thread, less what runs tests."""
+    frame = sys._current_frames()[threading.main_thread().ident or 0]  # noqa: SLF001
+    stack = traceback.extract_stack(frame)
+    runners = re.compile(r"/(_pytest|pluggy|xdist|execnet|pytest_bpflink/matrix\w*\.py)\b|^<")
+    tests = [entry for entry in stack if not runners.search(entry.filename)]
+    return "".join(traceback.format_list(tests or stack)).rstrip()
+
+
+def _group(item: pytest.Item) -> str | None:
+    names = {
+        str(mark.args[0] if mark.args else mark.kwargs.get("name", "default"))
+        for mark in item.iter_markers("xdist_group")
+    }
+    return "_".join(sorted(names)) or None
+
+
+def _report(
+    item: pytest.Item, when: Literal["setup", "teardown"], failure: str | None
+) -> pytest.TestReport:
+    return pytest.TestReport(
+        nodeid=item.nodeid,
+        location=item.location,
+        keywords=dict.fromkeys(item.keywords, 1),
+        outcome="failed" if failure else "passed",
+        longrepr=failure,
+        when=when,
+        user_properties=item.user_properties,
+    )
