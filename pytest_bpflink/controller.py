@@ -21,6 +21,7 @@ from pytest_bpflink.fresh_guests import FreshGuests
 from pytest_bpflink.fresh_items import FreshItem, FreshItems
 from pytest_bpflink.guests import Guest, GuestFactory
 from pytest_bpflink.matrix_worker import ItemFacts
+from pytest_bpflink.packing import ReportPacking
 from pytest_bpflink.replacements import Replacements
 from pytest_bpflink.report import KernelReport, Progress
 from pytest_bpflink.reports.results import RunKernel
@@ -81,6 +82,7 @@ def configure(config: pytest.Config, kernels: Sequence[MatrixKernel]) -> None:
     # Restarts are bounded per worker: xdist's bound is for all together, and loses items silently.
     option.maxworkerrestart = str(sys.maxsize)
     config.pluginmanager.register(controller, "bpflink-controller")
+    config.pluginmanager.register(ReportPacking(), "bpflink-ReportPacking")
     config.pluginmanager.register(controller.report, "bpflink-report")
 
 
