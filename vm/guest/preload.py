@@ -1,4 +1,4 @@
-"""What a guest's Python imports before it is saved: pytest, xdist, platformdirs, what they need.
+"""What a guest's Python imports before it is saved: pytest, xdist, pyroute2, and what they need.
 
 Frozen in the save: never the plugin, nor what is tested. Runs on the host too, as a program, to
 tell what files these imports take; that is what the guest's image is made of.
@@ -15,8 +15,9 @@ import sysconfig
 from importlib import metadata
 from pathlib import Path
 
-# platformdirs is a plugin of pytest, too, and comes with this project.
-_ROOTS = ("pytest", "pytest-xdist", "platformdirs")
+# platformdirs is a plugin of pytest, too, and comes with this project. pyroute2, where it is
+# installed, takes seconds to import.
+_ROOTS = ("pytest", "pytest-xdist", "platformdirs", "pyroute2")
 
 _MODULES = (
     # For the agent.
@@ -48,6 +49,9 @@ _MODULES = (
     "pygments.style",
     "pygments.styles.default",
     "pygments.util",
+    # Network devices.
+    "pyroute2",
+    "pyroute2.netlink.exceptions",
     # What most tests and plugins use, and what Python itself imports late.
     "cmd",
     "code",
