@@ -176,7 +176,6 @@ class WarmMachine(ColdMachine):
 
     def _restore(self, save: Save) -> None:
         """Start a QEMU that maps the memory and reads the state; `_resume` waits for it."""
-        self._next = self._resume
         self._blueprint = save.blueprint
         if save.mapped:
             memory = blueprint.memory_file(save.memory, mib=self._memory_mib, shared=False)
@@ -189,12 +188,17 @@ class WarmMachine(ColdMachine):
             self._run([*save.blueprint.command, *options], pass_fds=[theirs, state.fileno()])
             if save.mapped:
                 self._monitor.send("migrate-set-capabilities", capabilities=[_MAPPING])
-            self._monitor.send("migrate-incoming", uri=f"fd:{state.fileno()}")
+            self._monitor.send("migrate-incoming", uri=f"file:{save.state}")
+            self._next = partial(self._resume, f"fd:{state.fileno()}")
 
-    def _resume(self, timeout: float) -> None:
+    def _resume(self, descriptor: str, timeout: float) -> None:
         del timeout  # that of a boot
         try:
-            self._monitor.settle()
+            try:
+                self._monitor.settle()
+            except MonitorError:
+                # Before 8.2 QEMU knows no files by their names; 11.1 knows none by descriptors.
+                self._monitor.execute("migrate-incoming", uri=descriptor)
             self._monitor.wait_for("RESUME")
             self._hand_over(_RESTORE_SECONDS)
         except (MonitorError, BootFailed) as error:
