@@ -336,7 +336,9 @@ def _keep_interruptions() -> None:
     others = sys.unraisablehook
 
     def keep(told: sys.UnraisableHookArgs) -> None:
-        if told.object is _catch_log and told.exc_value is not None:
+        # From Python 3.13 on in words alone.
+        is_ours = told.object is _catch_log or repr(_catch_log) in (told.err_msg or "")
+        if is_ours and told.exc_value is not None:
             _log.interruption = told.exc_value
         else:
             others(told)
