@@ -1,10 +1,10 @@
 # `make demo` and `make test` install what they need; what they need before is in the README.
 
 export PYTHON ?= python3
-export # openssh-server for the tests of --kernel-host (on a machine of one's own it would start a service),
-# chromium for those of reports; they are skipped without.
+# openssh-server for the tests of --kernel-host (on a machine of one's own it would start a service),
+# chromium for those of reports, zstd for those of compressed kernels; they are skipped without.
 TEST_PACKAGES ?=
-KERNELS ?= 5.10,6.1,6.12,7.2
+export KERNELS ?= 5.10,6.1,6.12,7.2
 
 .PHONY: help prepare demo test conformance lint docs bench clean link-types
 
