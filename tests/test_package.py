@@ -146,6 +146,15 @@ def test_importing_the_plugin_is_cheap() -> None:
     assert not {name for name in loaded.split() if name.startswith(("xdist", "pyroute2"))}
 
 
+def test_finding_a_saved_guest_is_cheap() -> None:
+    """`bpflink vm` takes half a second, of which importing what fetches and locks was a tenth."""
+    show = "import sys; from pytest_bpflink.vm import accel, kernels, warm; print(*sys.modules)"
+    loaded = subprocess.check_output([sys.executable, "-c", show], text=True).split()
+
+    assert "pytest_bpflink.vm.store" in loaded
+    assert not {"filelock", "logging", "pytest_bpflink.vm.debian"} & {*loaded}
+
+
 def imports(file: Path) -> set[str]:
     """Return the names of the modules that a file imports, anywhere in it."""
     found = set()

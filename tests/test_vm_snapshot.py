@@ -190,7 +190,7 @@ def test_key_stays_the_same(key: Callable[..., str]) -> None:
 
 def change_the_kernel(key: Callable[..., str], _: pytest.MonkeyPatch) -> str:
     kernel: Kernel = key.kernel  # type: ignore[attr-defined]
-    kernel.image.write_bytes(b"A kernel")
+    kernel.image.write_bytes(b"another kernel")
     return key()
 
 

@@ -17,7 +17,7 @@ import pytest
 from debian_archive import FETCH, contents, needs_apt
 from test_vm_kernels import write
 
-from pytest_bpflink.vm import apt, debian
+from pytest_bpflink.vm import apt, debian, releases
 from pytest_bpflink.vm.kernels import (
     KernelFetchError,
     KernelNotFound,
@@ -247,7 +247,7 @@ def test_versions_sort_as_dpkg_sorts_them() -> None:
         "7.3-1",
         "7.3.1-1",
     ]
-    assert sorted(sorted(ascending), key=debian.version_key) == ascending
+    assert sorted(sorted(ascending), key=releases.version_key) == ascending
     for lower, higher in combinations(ascending, 2):
         subprocess.run(["dpkg", "--compare-versions", lower, "lt", higher], check=True)
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from filelock import FileLock
 
 from pytest_bpflink.vm.machine import BootFailed, Machine, MachineError
 from pytest_bpflink.vm.scratch import Scratch
@@ -45,6 +42,11 @@ def detect(kernel: Kernel) -> Acceleration:
         return Acceleration(kvm=False, reason=f"TCG: {lacking}")
     key = f"{_boot_id()} {_qemu()}"
     cache = cache_root() / "kvm.json"
+    known = _recall(cache, key)
+    if known:
+        return known
+    from filelock import FileLock  # as long to import as all else here takes
+
     cache.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(cache.with_suffix(".lock")):
         known = _recall(cache, key)
@@ -99,7 +101,7 @@ def _boot_id() -> str:
 
 
 def _qemu() -> str:
-    name = f"qemu-system-{platform.machine()}"
+    name = f"qemu-system-{os.uname().machine}"
     program = shutil.which(name)
     if not program:
         raise MachineError(f"{name} is not installed: apt-get install qemu-system")

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.vm.apt import Apt, AptError, stanzas
-from pytest_bpflink.vm.image import KernelFetchError
+from pytest_bpflink.vm.image import Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,10 +36,6 @@ _SUITES = (
 )
 
 _WAY_OUT = "give the path of a kernel (an image, an unpacked package, or a build tree)"
-
-
-class Unreachable(KernelFetchError):  # noqa: N818 (reads as what happened)
-    """Packages can't be listed or downloaded: no apt, no mirror, or no network."""
 
 
 @dataclass(frozen=True)
@@ -213,24 +209,6 @@ def parse_packages(text: str) -> list[Package]:
             )
         )
     return packages
-
-
-def version_key(version: str) -> tuple[tuple[tuple[tuple[int, ...], int], ...], ...]:
-    """Return a key that sorts versions as dpkg does (deb-version(7)), epochs aside."""
-    upstream, _, revision = version.rpartition("-") if "-" in version else (version, "", "")
-    return tuple(
-        tuple(
-            ((*map(_rank, text), 0), int(number or 0))
-            for text, number in re.findall(r"(\D*)(\d*)", part)
-        )
-        for part in (upstream, revision)
-    )
-
-
-def _rank(char: str) -> int:
-    if char == "~":
-        return -1
-    return ord(char) if char.isalpha() else ord(char) + 256
 
 
 def _is_meta(package: Package) -> bool:

@@ -33,6 +33,10 @@ class KernelFetchError(KernelError):
     """A kernel could not be downloaded or unpacked: no apt, no network, no room on the disk."""
 
 
+class Unreachable(KernelFetchError):  # noqa: N818 (reads as what happened)
+    """Packages can't be listed or downloaded: no apt, no mirror, or no network."""
+
+
 @dataclass(frozen=True)
 class Kernel:
     """A kernel on disk, ready to be booted.

@@ -14,15 +14,17 @@ import select
 import shlex
 import subprocess
 import sys
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Self
+from functools import cache
+from typing import TYPE_CHECKING, Any, Self
 
 from pytest_bpflink.vm import console, gateway, plain, virtme
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Executor
     from pathlib import Path
     from types import TracebackType
 
@@ -35,7 +37,8 @@ _TCG_FACTOR = 5
 # As much as Linux grants anyone (/proc/sys/fs/pipe-max-size).
 _PIPE_BYTES = 1 << 20
 
-_STARTER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="qemu")
+# Guests are started side by side, by threads that must agree on the one that lasts.
+_CHOOSING = threading.Lock()
 
 
 class MachineError(Exception):
@@ -138,9 +141,7 @@ class Machine:
             by_guest = self._pipe(undo, gateway.FROM_GUEST, os.O_WRONLY)
             log = undo.enter_context((self.directory / "qemu.log").open("wb"))
             try:
-                # QEMU dies with the thread that starts it, for so PR_SET_PDEATHSIG is defined
-                # (prctl(2)): one that lives as long as this process.
-                self._process = _STARTER.submit(
+                self._process = _in_lasting_thread(
                     subprocess.Popen,
                     [*_dying_with_parent(), *command],
                     stdin=for_guest,
@@ -149,7 +150,7 @@ class Machine:
                     pass_fds=pass_fds,
                     # Ctrl-C is for pytest, which ends its guests when it is done with them.
                     start_new_session=True,
-                ).result()
+                )
             except FileNotFoundError:
                 raise MachineError("setpriv is needed: apt-get install util-linux") from None
 
@@ -255,6 +256,27 @@ class Machine:
             console.tail(self.directory / "qemu.log", count=10),
         ]
         return "\n".join([happened, *filter(None, quotes)])
+
+
+def _in_lasting_thread(
+    start: Callable[..., subprocess.Popen[bytes]], command: Sequence[str], **options: Any
+) -> subprocess.Popen[bytes]:
+    """Start a QEMU in a thread that lives as long as this process.
+
+    QEMU dies with the thread that starts it, for so PR_SET_PDEATHSIG is defined (prctl(2)).
+    """
+    if threading.current_thread() is threading.main_thread():
+        return start(command, **options)
+    with _CHOOSING:
+        starter = _starter()
+    return starter.submit(start, command, **options).result()
+
+
+@cache
+def _starter() -> Executor:
+    from concurrent.futures import ThreadPoolExecutor  # brings logging; `bpflink vm` needs neither
+
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="qemu")
 
 
 def _dying_with_parent() -> list[str]:

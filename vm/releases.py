@@ -10,8 +10,6 @@ import fnmatch
 import re
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from pytest_bpflink.vm.debian import version_key
-
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
@@ -141,6 +139,18 @@ def offer(known: Iterable[Known], stored: Iterable[Known]) -> list[str]:
     return lines
 
 
+def version_key(version: str) -> tuple[tuple[tuple[tuple[int, ...], int], ...], ...]:
+    """Return a key that sorts versions as dpkg does (deb-version(7)), epochs aside."""
+    upstream, _, revision = version.rpartition("-") if "-" in version else (version, "", "")
+    return tuple(
+        tuple(
+            ((*map(_rank, text), 0), int(number or 0))
+            for text, number in re.findall(r"(\D*)(\d*)", part)
+        )
+        for part in (upstream, revision)
+    )
+
+
 def _newest(kernels: Iterable[K]) -> K | None:
     return max(kernels, key=lambda kernel: version_key(kernel.version), default=None)
 
@@ -159,3 +169,9 @@ def _by_series(kernels: Iterable[Known]) -> dict[str, list[Known]]:
 def _all(kernels: Iterable[Known]) -> Sequence[str]:
     """Return the upstream versions, each once, the newest last."""
     return sorted({kernel.upstream for kernel in kernels}, key=version_key)
+
+
+def _rank(char: str) -> int:
+    if char == "~":
+        return -1
+    return ord(char) if char.isalpha() else ord(char) + 256

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,16 +37,16 @@ def save_key(
     """
     parts = {
         "format": _FORMAT,
-        "kernel": [str(kernel.image), hashlib.sha256(kernel.image.read_bytes()).hexdigest()],
+        "kernel": _stat(kernel.image),
         "modules": _modules(kernel),
         "agent": guest_image.own_digest(),
         "python": [inventory.python, dict(inventory.startup), inventory.digest],
-        "qemu": _program(f"qemu-system-{platform.machine()}"),
+        "qemu": _program(f"qemu-system-{os.uname().machine}"),
         "virtme-ng": _virtme(),
         "machine": list(machine),
         "kvm": acceleration.kvm,
         "processor": _processor(),
-        "host": platform.machine(),
+        "host": os.uname().machine,
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 

@@ -20,13 +20,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from pytest_bpflink.vm.blueprint import Blueprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from filelock import FileLock
 
 _MEMORY, _STATE, _DESCRIPTION = "memory", "state", "save.json"
 _SAVING = ".saving-"
@@ -84,6 +84,8 @@ class Saves:
 
     def lock(self, key: str) -> FileLock:
         """Return the lock that whoever makes or discards this save must hold."""
+        from filelock import FileLock  # whoever restores one does not pay for it
+
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         return FileLock(self.root / f".{key}.lock")
 
@@ -144,6 +146,8 @@ class Saves:
         Returns the keys that were removed. Guests that run on them are not disturbed: files are
         unlinked, never truncated.
         """
+        from filelock import Timeout
+
         removed = []
         for key in self.unused(days=days, size=size):
             # Whoever holds the lock is about to make it anew.

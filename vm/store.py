@@ -18,15 +18,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
-from filelock import FileLock, Timeout
 
 from pytest_bpflink.vm import image, programs, releases
-from pytest_bpflink.vm.debian import Archive, Package, Unreachable, version_key
-from pytest_bpflink.vm.image import Kernel, KernelError, KernelFetchError, KernelNotFound
+from pytest_bpflink.vm.image import (
+    Kernel,
+    KernelError,
+    KernelFetchError,
+    KernelNotFound,
+    Unreachable,
+)
 from pytest_bpflink.vm.stored import Stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+    from pytest_bpflink.vm.debian import Archive, Package
 
 # Being unpacked, or being removed.
 _UNFINISHED = ".unfinished-"
@@ -52,7 +58,7 @@ class Store:
         """Return what is in the store, the oldest first."""
         paths = [path for path in self.root.glob("[0-9]*_*") if path.is_dir()]
         stored = [Stored(path, *path.name.rsplit("_", 1)) for path in paths]
-        return sorted(stored, key=lambda kernel: version_key(kernel.version))
+        return sorted(stored, key=lambda kernel: releases.version_key(kernel.version))
 
     def get(self, spec: str, progress: Callable[[str], None]) -> Kernel:
         """Return the newest kernel that a release or a word means.
@@ -134,7 +140,7 @@ class Store:
             chosen = releases.choose(spec, known)
             if chosen is None:
                 raise KernelNotFound(releases.sentence(spec, known, self.kernels()))
-            if isinstance(chosen, Package):
+            if not isinstance(chosen, Stored):
                 chosen = self._fetch(spec, chosen, archive, progress)
             stored = chosen
         kernel = self._read(stored, spec)
@@ -161,6 +167,9 @@ class Store:
         return [*stored, *offered]
 
     def _archive(self) -> Archive:
+        # Who finds a kernel in the store pays for none of this, nor for locks.
+        from pytest_bpflink.vm.debian import Archive
+
         return Archive(self.root.parent / "apt")
 
     def _why(self, error: Exception) -> str:
@@ -180,6 +189,8 @@ class Store:
     @contextmanager
     def _writing(self, progress: Callable[[str], None]) -> Iterator[None]:
         """Hold the lock, on a store without remains of those that held it before."""
+        from filelock import FileLock, Timeout
+
         self.root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.root / ".lock")
         try:

@@ -7,7 +7,6 @@ Knows how virtme-ng is found, run and explained, and what every guest is told. W
 from __future__ import annotations
 
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -134,4 +133,4 @@ def _explain(errors: str) -> str:
 def qemu_package() -> str:
     """Return the name of the Debian package that has QEMU for this machine."""
     packages = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}
-    return packages.get(platform.machine(), "qemu-system")
+    return packages.get(os.uname().machine, "qemu-system")

@@ -13,8 +13,6 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from filelock import Timeout
-
 from pytest_bpflink.vm import blueprint
 from pytest_bpflink.vm.cold import ColdMachine
 from pytest_bpflink.vm.machine import BootFailed
@@ -99,6 +97,8 @@ class WarmMachine(ColdMachine):
         if save:
             self._restore(save)
             return
+        from filelock import Timeout
+
         try:
             self._saving.enter_context(self._saves.lock(self._key).acquire(blocking=False))
         except Timeout:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.vm import releases
-from pytest_bpflink.vm.debian import version_key
 from pytest_bpflink.vm.image import KernelError, KernelNotFound
+from pytest_bpflink.vm.releases import version_key
 from pytest_bpflink.vm.store import Store
 
 if TYPE_CHECKING:

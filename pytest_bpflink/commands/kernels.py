@@ -167,7 +167,7 @@ def _tell_removed(
 def _described(known: Iterable[Known], stored: Sequence[Stored]) -> Iterable[dict[str, Any]]:
     """Say of each kernel what it is, the oldest first; of those on offer the newest of a series."""
     from pytest_bpflink.vm import releases
-    from pytest_bpflink.vm.debian import version_key
+    from pytest_bpflink.vm.releases import version_key
 
     here = {(kernel.release, kernel.version): kernel for kernel in stored}
     newest = {
