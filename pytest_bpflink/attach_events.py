@@ -111,17 +111,18 @@ def to_kprobe_multi(
     retprobe: bool = False,
     cookies: Sequence[int] = (),
 ) -> Link:
-    """Attach to many functions of the kernel."""
+    """Attach to many functions of the kernel, each with a cookie or none of them."""
     if target is None:
         return as_section_says(program)
+    name = f"{program.name} on {target}"
     pattern = target.encode() if isinstance(target, str) else None
     names = () if isinstance(target, str) else tuple(name.encode() for name in target)
+    _require_one_each(cookies, names, "function that is named", doing=f"attach {name}")
     symbols = (ctypes.c_char_p * len(names))(*names)
     values = (ctypes.c_uint64 * len(cookies))(*cookies)
     options = opts.KprobeMultiOptions(
         syms=_address(symbols), cookies=_address(values), cnt=len(names), retprobe=retprobe
     )
-    name = f"{program.name} on {target}"
     pointer = libbpf.call(
         "bpf_program__attach_kprobe_multi_opts",
         program.pointer,
@@ -141,15 +142,16 @@ def to_uprobe_multi(
     retprobe: bool = False,
     cookies: Sequence[int] = (),
 ) -> Link:
-    """Attach to many places of a file."""
+    """Attach to many places of a file, each with a cookie or none of them."""
     if file is None:
         return as_section_says(program)
+    name = f"{program.name} on {file}"
+    _require_one_each(cookies, offsets, "offset", doing=f"attach {name}")
     places = (ctypes.c_ulong * len(offsets))(*offsets)
     values = (ctypes.c_uint64 * len(cookies))(*cookies)
     options = opts.UprobeMultiOptions(
         offsets=_address(places), cookies=_address(values), cnt=len(offsets), retprobe=retprobe
     )
-    name = f"{program.name} on {file}"
     pointer = libbpf.call(
         "bpf_program__attach_uprobe_multi",
         program.pointer,
@@ -160,6 +162,15 @@ def to_uprobe_multi(
         doing=f"attach {name}",
     )
     return attached(pointer, name)
+
+
+def _require_one_each(
+    cookies: Sequence[int], places: Sequence[object], what: str, *, doing: str
+) -> None:
+    """Refuse cookies of another number than places: the kernel would read beyond the shorter."""
+    if cookies and len(cookies) != len(places):
+        hint = f"{len(cookies)} cookies for {len(places)}: there must be one for each {what}"
+        raise BpfError(errno.EINVAL, doing, hint=hint)
 
 
 def _perf_or_other(program: Program, pointer: int, name: str) -> Link:
