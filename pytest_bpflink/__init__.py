@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.linkinfo import StructOpsLinkInfo as StructOpsLinkInfo
     from pytest_bpflink.linkinfo import TcxLinkInfo as TcxLinkInfo
     from pytest_bpflink.linkinfo import TracingLinkInfo as TracingLinkInfo
+    from pytest_bpflink.linkinfo import TracingMultiLinkInfo as TracingMultiLinkInfo
     from pytest_bpflink.linkinfo import UprobeMultiLinkInfo as UprobeMultiLinkInfo
     from pytest_bpflink.linkinfo import XdpLinkInfo as XdpLinkInfo
     from pytest_bpflink.netns import Device as Device
@@ -83,6 +84,7 @@ _MODULES = {
         "StructOpsLinkInfo",
         "TcxLinkInfo",
         "TracingLinkInfo",
+        "TracingMultiLinkInfo",
         "UprobeMultiLinkInfo",
         "XdpLinkInfo",
     ),

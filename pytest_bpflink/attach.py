@@ -221,6 +221,10 @@ _NETNS = _Way(_to_netns, (NetNs,), "a NetNs")
 _SOCKMAP = _Way(_to_sockmap, (Map,), "a Map of sockets")
 _TCX = _Way(_to_ordered_device("bpf_program__attach_tcx"), (Device,), "a device of a NetNs")
 _NETKIT = _Way(_to_ordered_device("bpf_program__attach_netkit"), (Device,), "a netkit device")
+_FUNCTIONS = (_NONE, str, list, tuple), "names of kernel functions, or a pattern"
+_KPROBES = _Way(events.to_kprobe_multi, *_FUNCTIONS)
+_TRAMPOLINES = _Way(events.to_tracing_multi, *_FUNCTIONS)
+_UPROBES = _Way(events.to_uprobe_multi, (_NONE, Path), "a Path with offsets=")
 _ITER = _Way(_iter, (_NONE, Map, Cgroup), "a Map, a Cgroup, or what its SEC() names")
 
 _BY_PROGRAM_TYPE = {
@@ -253,15 +257,14 @@ _BY_ATTACH_TYPE = {
     AttachType.TCX_EGRESS: _TCX,
     AttachType.NETKIT_PRIMARY: _NETKIT,
     AttachType.NETKIT_PEER: _NETKIT,
-    AttachType.TRACE_KPROBE_MULTI: _Way(
-        events.to_kprobe_multi, (_NONE, str, list, tuple), "names of kernel functions, or a pattern"
-    ),
-    AttachType.TRACE_UPROBE_MULTI: _Way(
-        events.to_uprobe_multi, (_NONE, Path), "a Path with offsets="
-    ),
+    AttachType.TRACE_KPROBE_MULTI: _KPROBES,
+    AttachType.TRACE_KPROBE_SESSION: _KPROBES,
+    AttachType.TRACE_UPROBE_MULTI: _UPROBES,
+    AttachType.TRACE_UPROBE_SESSION: _UPROBES,
+    AttachType.TRACE_FENTRY_MULTI: _TRAMPOLINES,
+    AttachType.TRACE_FEXIT_MULTI: _TRAMPOLINES,
+    AttachType.TRACE_FSESSION_MULTI: _TRAMPOLINES,
 }
-_BY_ATTACH_TYPE[AttachType.TRACE_KPROBE_SESSION] = _BY_ATTACH_TYPE[AttachType.TRACE_KPROBE_MULTI]
-_BY_ATTACH_TYPE[AttachType.TRACE_UPROBE_SESSION] = _BY_ATTACH_TYPE[AttachType.TRACE_UPROBE_MULTI]
 
 
 def _way_of(program: Program) -> _Way:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink import libbpf
 from pytest_bpflink import options as opts
+from pytest_bpflink.btf import Kind
 from pytest_bpflink.errors import BpfError, NotSupported
 from pytest_bpflink.link import attached, created
 from pytest_bpflink.uapi import AttachType
+from pytest_bpflink.vmlinux import vmlinux
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,6 +127,29 @@ def to_kprobe_multi(
     )
     pointer = libbpf.call(
         "bpf_program__attach_kprobe_multi_opts",
+        program.pointer,
+        pattern,
+        ctypes.byref(options),
+        doing=f"attach {name}",
+    )
+    return attached(pointer, name)
+
+
+def to_tracing_multi(
+    program: Program, target: str | Sequence[str] | None, *, cookies: Sequence[int] = ()
+) -> Link:
+    """Attach to many functions of the kernel by trampolines (7.2), each with a cookie or none."""
+    if target is None:
+        return as_section_says(program)
+    name = f"{program.name} on {target}"
+    pattern = target.encode() if isinstance(target, str) else None
+    names = () if isinstance(target, str) else tuple(target)
+    _require_one_each(cookies, names, "function that is named", doing=f"attach {name}")
+    ids = (ctypes.c_uint32 * len(names))(*(vmlinux().find(one, Kind.FUNC) for one in names))
+    values = (ctypes.c_uint64 * len(cookies))(*cookies)
+    options = opts.TracingMultiOptions(ids=_address(ids), cookies=_address(values), cnt=len(names))
+    pointer = libbpf.call(
+        "bpf_program__attach_tracing_multi",
         program.pointer,
         pattern,
         ctypes.byref(options),

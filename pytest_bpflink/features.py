@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from pytest_bpflink import libbpf
 from pytest_bpflink import options as opts
+from pytest_bpflink.btf import Kind
 from pytest_bpflink.cgroup import Cgroup, cgroup2_mount
 from pytest_bpflink.errors import BpfError, NotSupported
 from pytest_bpflink.link import created
@@ -27,6 +28,7 @@ from pytest_bpflink.netns import NetNs
 from pytest_bpflink.perf import PerfEvent, SoftwareEvent
 from pytest_bpflink.probe import missing_privileges
 from pytest_bpflink.uapi import AttachFlags, AttachType, BpfProgInfo, LinkType, ProgType, XdpFlags
+from pytest_bpflink.vmlinux import vmlinux
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -287,12 +289,7 @@ def _program_type(name: str) -> None:
 
 def _kfunc(name: str) -> None:
     """Only the kernel's own BTF says which there are; a call needs BTF of the program's as well."""
-    btf = libbpf.call("btf__load_vmlinux_btf", doing="read the kernel's BTF")
-    try:
-        doing = f"find kernel function {name}"
-        libbpf.call("btf__find_by_name_kind", btf, name.encode(), 12, doing=doing)
-    finally:
-        libbpf.call("btf__free", btf, doing="free BTF")
+    vmlinux().find(name, Kind.FUNC)
 
 
 def _config(_name: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink import libbpf
 from pytest_bpflink.uapi import AttachType, BpfLinkInfo, LinkType, PerfEventType
@@ -176,6 +176,22 @@ class SockmapLinkInfo(LinkInfo):
     type: LinkType = field(default=LinkType.SOCKMAP, kw_only=True)
 
 
+@dataclass(frozen=True)
+class TracingMultiLinkInfo(LinkInfo):
+    """A program on many kernel functions by trampolines (7.2); all beyond the common part in 7.3.
+
+    `ids` are the functions' numbers in the BTF `btf_obj_id`, in ascending order.
+    """
+
+    attach_type: AttachType | None = None
+    count: int = 0
+    btf_obj_id: int = 0
+    ids: tuple[int, ...] = ()
+    addrs: tuple[int, ...] = ()
+    cookies: tuple[int, ...] = ()
+    type: LinkType = field(default=LinkType.TRACING_MULTI, kw_only=True)
+
+
 def read_link_info(fd: int, *, doing: str = "read a link's info") -> LinkInfo:
     """Ask the kernel about the link behind a descriptor.
 
@@ -283,6 +299,28 @@ def _read_kprobe_multi(fd: int, raw: BpfLinkInfo) -> LinkInfo:
     )
 
 
+def _read_tracing_multi(fd: int, raw: BpfLinkInfo) -> LinkInfo:
+    it = raw.detail.tracing_multi
+    ids, addrs, cookies = (
+        _Numbers(it.count, ctypes.c_uint32),
+        _Numbers(it.count),
+        _Numbers(it.count),
+    )
+    if it.count:
+        it.ids, it.addrs, it.cookies = ids.address, addrs.address, cookies.address
+        _read_again(fd, raw)
+    return TracingMultiLinkInfo(
+        raw.id,
+        raw.prog_id,
+        attach_type=AttachType(it.attach_type) if it.count else None,
+        count=it.count,
+        btf_obj_id=it.btf_obj_id,
+        ids=ids.values,
+        addrs=addrs.values,
+        cookies=cookies.values,
+    )
+
+
 def _read_uprobe_multi(fd: int, raw: BpfLinkInfo) -> LinkInfo:
     it = raw.detail.uprobe_multi
     path = _Text(4096)  # PATH_MAX
@@ -348,6 +386,7 @@ _READERS: dict[LinkType, Callable[[int, BpfLinkInfo], LinkInfo]] = {
     LinkType.UPROBE_MULTI: _read_uprobe_multi,
     LinkType.NETKIT: _read_device(NetkitLinkInfo),
     LinkType.SOCKMAP: _read_sockmap,
+    LinkType.TRACING_MULTI: _read_tracing_multi,
 }
 
 
@@ -369,10 +408,10 @@ class _Text:
 
 
 class _Numbers:
-    """A buffer for an array of 64-bit numbers that the kernel writes."""
+    """A buffer for an array of numbers that the kernel writes."""
 
-    def __init__(self, count: int) -> None:
-        self._array = (ctypes.c_uint64 * count)()
+    def __init__(self, count: int, number: type[Any] = ctypes.c_uint64) -> None:
+        self._array = (number * count)()
 
     @property
     def address(self) -> int:

@@ -227,7 +227,9 @@ class Program:
         - kprobe: a function's name with `offset`; uprobe: a `Path` with `offset` and `pid`; both
           with `retprobe` and `cookie`.
         - kprobe.multi: names or a pattern; uprobe.multi: a `Path` with `offsets` and `pid`; both
-          with `retprobe` and `cookies`.
+          with `retprobe` and `cookies`, as many as there are names or offsets.
+        - fentry.multi, fexit.multi, fsession.multi (7.2, libbpf 1.8): names or a pattern;
+          `cookies`, as many as there are names.
         - all others: nothing, since `SEC()` says it.
 
         Raises `BpfError`: EINVAL for the wrong kind of target, and what the kernel says;

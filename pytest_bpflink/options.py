@@ -141,6 +141,12 @@ class KprobeMultiOptions(Options):
     )
 
 
+class TracingMultiOptions(Options):
+    """`struct bpf_tracing_multi_opts` (libbpf 1.8)."""
+
+    _fields_ = (("sz", c_size_t), ("ids", c_void_p), ("cookies", c_void_p), ("cnt", c_size_t))
+
+
 class UprobeMultiOptions(Options):
     """`struct bpf_uprobe_multi_opts` (libbpf 1.3)."""
 

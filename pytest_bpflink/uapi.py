@@ -184,6 +184,10 @@ class AttachType(KernelEnum):
     NETKIT_PEER = 55
     TRACE_KPROBE_SESSION = 56
     TRACE_UPROBE_SESSION = 57
+    TRACE_FSESSION = 58
+    TRACE_FENTRY_MULTI = 59
+    TRACE_FEXIT_MULTI = 60
+    TRACE_FSESSION_MULTI = 61
 
 
 CGROUP_ATTACH_TYPES = tuple(
@@ -314,6 +318,17 @@ class _UprobeMulti(ctypes.Structure):
     )
 
 
+class _TracingMulti(ctypes.Structure):
+    _fields_ = (
+        ("attach_type", ctypes.c_uint32),
+        ("count", ctypes.c_uint32),
+        ("btf_obj_id", ctypes.c_uint32),
+        ("ids", ctypes.c_uint64),
+        ("addrs", ctypes.c_uint64),
+        ("cookies", ctypes.c_uint64),
+    )
+
+
 class _Uprobe(ctypes.Structure):
     _fields_ = (
         ("file_name", ctypes.c_uint64),
@@ -376,6 +391,7 @@ class _LinkDetail(ctypes.Union):
         ("netfilter", _Netfilter),
         ("kprobe_multi", _KprobeMulti),
         ("uprobe_multi", _UprobeMulti),
+        ("tracing_multi", _TracingMulti),
         ("perf_event", _PerfEvent),
     )
 

@@ -84,7 +84,7 @@ _EVENTS = [
     row_of(
         "kprobe_multi",
         LinkType.KPROBE_MULTI,
-        events.KprobeMulti,
+        events.Functions,
         "5.18",
         config=("CONFIG_FPROBE",),
         keeps_module=lambda kernel: kernel.version >= (6, 3),

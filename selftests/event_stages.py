@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink import NetNs, PerfEvent, SoftwareEvent, libbpf
+from pytest_bpflink.btf import Kind
 from pytest_bpflink.selftests.network_stages import send_frame
 from pytest_bpflink.selftests.stages import STEPPER, Stage
+from pytest_bpflink.vmlinux import vmlinux
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +73,7 @@ class Kprobe(Syscalls):
         return other
 
 
-class KprobeMulti(Kprobe):
+class Functions(Kprobe):
     """Functions of the kernel, by their names."""
 
     def __init__(self, request: pytest.FixtureRequest, program: str, **options: Any) -> None:
@@ -79,9 +81,15 @@ class KprobeMulti(Kprobe):
         super().__init__(request, program, cookies=[1, 2], **options)
 
     @cached_property
-    def target(self) -> object:
-        """Two functions, of which the system call calls the first."""
-        return [str(super().target), "security_task_getscheduler"]
+    def target(self) -> list[str]:
+        """Two functions, of which the system call calls the first; none of them is a twin's."""
+        uncalled = {os.getpgid: "getscheduler", os.getsid: "getioprio"}
+        return [str(super().target), f"security_task_{uncalled[self.call]}"]
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Their numbers in the kernel's BTF."""
+        return tuple(vmlinux().find(name, Kind.FUNC) for name in self.target)
 
 
 class Uprobe(Syscalls):

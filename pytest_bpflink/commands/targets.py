@@ -20,6 +20,7 @@ from pytest_bpflink.cgroup import cgroup2_mount
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.netns import NetNs
 from pytest_bpflink.uapi import BpfMapInfo, PerfEventType
+from pytest_bpflink.vmlinux import vmlinux
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +37,9 @@ _KPROBES = {PerfEventType.KPROBE, PerfEventType.KRETPROBE}
 _UPROBES = {PerfEventType.UPROBE, PerfEventType.URETPROBE}
 
 _MOST_PROGRAMS = 64
+
+_VMLINUX = 1
+"""The BTF of the kernel itself; modules have others."""
 
 Device = linkinfo.XdpLinkInfo | linkinfo.TcxLinkInfo | linkinfo.NetkitLinkInfo
 
@@ -70,6 +74,8 @@ class Places:
                 place = _event(info)
             case linkinfo.KprobeMultiLinkInfo():
                 place = f"{info.count} kernel functions"
+            case linkinfo.TracingMultiLinkInfo():
+                place = f"{info.count} kernel functions" if info.count else "kernel functions"
             case linkinfo.UprobeMultiLinkInfo():
                 place = f"{info.count} places in {info.path}"
             case linkinfo.NetfilterLinkInfo():
@@ -159,12 +165,10 @@ class Places:
     def _function(self, info: linkinfo.TracingLinkInfo) -> str:
         if not info.target_btf_id:
             return "a kernel function"  # before 5.13
-        name = self._vmlinux.name(info.target_btf_id) if info.target_obj_id == 1 else None
-        return name or f"BTF {info.target_obj_id}, type {info.target_btf_id}"
-
-    @cached_property
-    def _vmlinux(self) -> _Vmlinux:
-        return _Vmlinux()
+        if info.target_obj_id == _VMLINUX:
+            with contextlib.suppress(BpfError):
+                return vmlinux().name(info.target_btf_id) or ""
+        return f"BTF {info.target_obj_id}, type {info.target_btf_id}"
 
     def _iterated(self, info: linkinfo.IterLinkInfo) -> str:
         of = [
@@ -174,31 +178,6 @@ class Places:
             f"pid {info.pid}" if info.pid else "",
         ]
         return " of ".join([info.target_name, *filter(None, of)])
-
-
-class _Vmlinux:
-    """The kernel's own types, which libbpf keeps as long as this object lives."""
-
-    def __init__(self) -> None:
-        try:
-            self._btf = libbpf.call("btf__load_vmlinux_btf", doing="read the kernel's BTF")
-        except BpfError:
-            self._btf = 0
-
-    def name(self, type_id: int) -> str | None:
-        """Return the name of a type or a function."""
-        if not self._btf:
-            return None
-        try:
-            found = libbpf.call("btf__type_by_id", self._btf, type_id, doing="look up a type")
-        except BpfError:
-            return None
-        offset = ctypes.c_uint32.from_address(found).value  # btf_type.name_off
-        return libbpf.text("btf__name_by_offset", self._btf, offset)
-
-    def __del__(self) -> None:
-        if self._btf:
-            libbpf.call("btf__free", self._btf, doing="free BTF")
 
 
 @contextlib.contextmanager

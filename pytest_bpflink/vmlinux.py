@@ -1,0 +1,64 @@
+"""The types that the running kernel describes itself by: its functions, and the names in its enums.
+
+Through libbpf, since there are 150,000 of them. Those of modules are not here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+
+from pytest_bpflink import libbpf
+from pytest_bpflink.btf import Kind
+
+
+@cache
+def vmlinux() -> Vmlinux:
+    """Return the kernel's types, read once per process. Raises `BpfError` where it has none."""
+    return Vmlinux(libbpf.call("btf__load_vmlinux_btf", doing="read the kernel's BTF"))
+
+
+class _Type(ctypes.Structure):
+    """`struct btf_type`, behind which its members are."""
+
+    _fields_ = (
+        ("name_off", ctypes.c_uint32),
+        ("info", ctypes.c_uint32),
+        ("size", ctypes.c_uint32),
+    )
+
+
+class _Enumerator(ctypes.Structure):
+    """`struct btf_enum`."""
+
+    _fields_ = (("name_off", ctypes.c_uint32), ("value", ctypes.c_int32))
+
+
+class Vmlinux:
+    """The kernel's types; `vmlinux()` returns them."""
+
+    def __init__(self, pointer: int) -> None:
+        self._btf = pointer
+
+    def find(self, name: str, kind: Kind) -> int:
+        """Return the number of a type or a function. Raises `BpfError`, ENOENT for none."""
+        doing = f"find {kind.name.lower()} {name} in the kernel's BTF"
+        return libbpf.call("btf__find_by_name_kind", self._btf, name.encode(), kind, doing=doing)
+
+    def name(self, type_id: int) -> str | None:
+        """Return the name of a type or a function. Raises `BpfError` for a number of none."""
+        return self._text(self._type(type_id).name_off)
+
+    def enumerators(self, name: str) -> dict[str, int]:
+        """Return the names in an enum, with their values."""
+        found = self._type(self.find(name, Kind.ENUM))
+        start = ctypes.addressof(found) + ctypes.sizeof(found)
+        array = (_Enumerator * (found.info & 0xFFFFFF)).from_address(start)
+        return {self._text(each.name_off) or "": each.value for each in array}
+
+    def _type(self, type_id: int) -> _Type:
+        doing = f"look up type {type_id} of the kernel's"
+        return _Type.from_address(libbpf.call("btf__type_by_id", self._btf, type_id, doing=doing))
+
+    def _text(self, offset: int) -> str | None:
+        return libbpf.text("btf__name_by_offset", self._btf, offset)

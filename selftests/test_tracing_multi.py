@@ -1,0 +1,102 @@
+"""One link from a program to many functions, by trampolines: fentry.multi and its like."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bpflink import BpfError, TracingMultiLinkInfo, features, requirements
+from pytest_bpflink.selftests.event_stages import Functions
+
+if TYPE_CHECKING:
+    from pytest_bpflink import KernelInfo, Link, Program
+
+pytestmark = pytest.mark.guest_only
+
+_FIRST, _SECOND = (True, False), (False, True)
+
+
+@pytest.fixture
+def stage(request: pytest.FixtureRequest) -> Functions:
+    try:
+        features.require_libbpf("1.8", what="fentry.multi")
+        return Functions(request, "on_fentry_multi")
+    except BpfError as absence:
+        requirements.absent(request.config, "fentry.multi", absence, since="7.2")
+        raise
+
+
+@pytest.fixture
+def link(stage: Functions) -> Link:
+    return stage.attach()
+
+
+@pytest.fixture
+def first(stage: Functions) -> Program:
+    return stage.object.program("on_fentry_multi")
+
+
+@pytest.fixture
+def second(stage: Functions) -> Program:
+    return stage.object.program("on_fentry_multi_alt")
+
+
+def test_cookies(stage: Functions, link: Link, bpf_kernel: KernelInfo) -> None:
+    """Each function has the cookie that stood beside its name, in whatever order (7.3)."""
+    info = link.info
+    assert isinstance(info, TracingMultiLinkInfo)
+    if bpf_kernel.version < (7, 3):
+        assert (info.attach_type, info.count, info.cookies) == (None, 0, ())
+        return
+    named = dict(zip(stage.numbers, stage.options["cookies"], strict=True))
+    assert dict(zip(info.ids, info.cookies, strict=True)) == named
+    assert all(info.addrs)
+
+
+def test_pattern(stage: Functions, first: Program, bpf_kernel: KernelInfo) -> None:
+    """A pattern is all functions that match, and takes no cookies."""
+    with pytest.raises(BpfError, match="2 cookies for 0") as refused:
+        first.attach("security_task_get*", **stage.options)
+    assert refused.value.errno == errno.EINVAL
+
+    with first.attach("security_task_get*") as link:
+        assert stage.ran() == _FIRST
+        info = link.info
+    assert isinstance(info, TracingMultiLinkInfo)
+    if bpf_kernel.version >= (7, 3):
+        assert set(stage.numbers) < set(info.ids)
+        assert info.count == len(info.ids) == len(info.addrs)
+
+
+def test_same_function_again(stage: Functions, link: Link, first: Program, second: Program) -> None:
+    """A function that the program is on already is EBUSY among others, of which none is traced."""
+    with pytest.raises(BpfError) as refused:
+        first.attach(["security_task_getsid", *stage.target])
+    assert refused.value.errno == errno.EBUSY
+    assert stage.ran() == _FIRST
+
+    with second.attach(stage.target):
+        assert stage.ran() == (True, True)
+    link.destroy()
+    with second.attach(stage.target):
+        assert stage.ran() == _SECOND
+
+
+@pytest.mark.parametrize(
+    ("functions", "number"),
+    [
+        (["security_task_getpgid", "nobody_calls_this"], errno.ENOENT),
+        (["security_task_getpgid", "security_task_getpgid"], errno.EINVAL),
+        ("nobody_calls_this*", errno.EINVAL),
+    ],
+    ids=["unknown", "twice", "pattern of none"],
+)
+def test_functions_that_can_not_be(
+    stage: Functions, first: Program, functions: list[str] | str, number: int
+) -> None:
+    with pytest.raises(BpfError) as refused:
+        first.attach(functions)
+    assert refused.value.errno == number
+    assert stage.ran() == (False, False)

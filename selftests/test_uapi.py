@@ -1,0 +1,37 @@
+"""The numbers that the project has of the kernel's enums, against those that kernels have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bpflink import AttachType, LinkType, MapType, ProgType
+from pytest_bpflink.vmlinux import vmlinux
+
+if TYPE_CHECKING:
+    from pytest_bpflink.uapi import KernelEnum
+
+
+@pytest.mark.parametrize(
+    ("ours", "name", "prefix"),
+    [
+        (LinkType, "bpf_link_type", "BPF_LINK_TYPE_"),
+        (ProgType, "bpf_prog_type", "BPF_PROG_TYPE_"),
+        (MapType, "bpf_map_type", "BPF_MAP_TYPE_"),
+        (AttachType, "bpf_attach_type", "BPF_"),
+    ],
+)
+def test_numbers(ours: type[KernelEnum], name: str, prefix: str) -> None:
+    """What both name is the same number, and up to the last of ours the kernel has no others."""
+    kernels = {
+        one.removeprefix(prefix): value
+        for one, value in vmlinux().enumerators(name).items()
+        if "MAX_" not in one and value <= max(ours)
+    }
+    known = {one.name: one.value for one in ours}
+    common = known.keys() & kernels.keys()
+    assert {one: known[one] for one in common} == {one: kernels[one] for one in common}
+    # Some numbers have an older name beside the present one.
+    named = {number for one, number in kernels.items() if one in common}
+    assert {one for one, number in kernels.items() if number not in named} == set()
