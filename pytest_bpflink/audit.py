@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_bpflink import ids, leftovers
+from pytest_bpflink.descriptors import held_by
 from pytest_bpflink.entries import entry_of
 from pytest_bpflink.family import family
 from pytest_bpflink.holders import (
@@ -17,7 +18,6 @@ from pytest_bpflink.holders import (
     DescriptorHolder,
     ObjectHolder,
     PinHolder,
-    held_by,
     holders_of,
 )
 

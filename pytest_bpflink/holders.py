@@ -2,7 +2,7 @@
 
 What cannot be seen: a descriptor in flight over SCM_RIGHTS; a perf event, a device or a network
 namespace that a program is attached to without a link; what belongs to other users' processes,
-without privilege.
+without privilege; and see `descriptors` for what is seen of other processes' links in containers.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink import bpffs, ids, leftovers, libbpf, procfs
+from pytest_bpflink.descriptors import held_by, object_of
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.link import kind_of_descriptor, links
+from pytest_bpflink.link import links
 from pytest_bpflink.mountinfo import mounted
-from pytest_bpflink.uapi import CGROUP_ATTACH_TYPES, AttachType, BpfNumber, BpfProgInfo
+from pytest_bpflink.uapi import CGROUP_ATTACH_TYPES, AttachType, BpfProgInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -93,18 +93,6 @@ def holders_of(keys: Iterable[Key]) -> dict[Key, tuple[Holder, ...]]:
     return {key: tuple(holding) for key, holding in found.items()}
 
 
-def held_by(pid: int) -> Iterator[tuple[Key, int]]:
-    """Yield each BPF object that a process has open, with the descriptor; none of one that is gone.
-
-    Raises `PermissionError` for a process that this one may not look into.
-    """
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        for fd in sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd")):
-            key = _behind(pid, fd)
-            if key is not None:
-                yield key, fd
-
-
 def pinned_in(mount: Path) -> Iterator[tuple[Key, Path]]:
     """Yield each object that is pinned in a BPF FS; looking holds it for a moment."""
     for path in bpffs.pins_below(mount):
@@ -113,35 +101,11 @@ def pinned_in(mount: Path) -> Iterator[tuple[Key, Path]]:
         except BpfError:  # gone meanwhile
             continue
         try:
-            key = _behind(os.getpid(), fd)
+            key = object_of(fd)
         finally:
             os.close(fd)
         if key is not None:
             yield key, path
-
-
-# How a descriptor is called (see `kind_of_descriptor`), and where fdinfo has the id.
-_KINDS: dict[str, tuple[Kind, re.Pattern[bytes]]] = {
-    "link": ("link", re.compile(rb"^link_id:\s+(\d+)$", re.MULTILINE)),
-    "prog": ("program", re.compile(rb"^prog_id:\s+(\d+)$", re.MULTILINE)),
-    "map": ("map", re.compile(rb"^map_id:\s+(\d+)$", re.MULTILINE)),
-}
-
-
-def _behind(pid: int, fd: int) -> Key | None:
-    """Return the object that a process's descriptor is of, None for anything else."""
-    with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-        kind = kind_of_descriptor(fd, pid)
-        if kind in _KINDS:
-            name, pattern = _KINDS[kind]
-            if pid == os.getpid():
-                # Asked, not read: 6.18.15 oopses in fdinfo of a KPROBE_MULTI link without cookies.
-                with contextlib.suppress(BpfError):  # closed meanwhile
-                    return name, libbpf.read_info(fd, BpfNumber, doing="ask for an id").id
-                return None
-            found = pattern.search(procfs.read(f"/proc/{pid}/fdinfo/{fd}"))
-            return (name, int(found[1])) if found else None
-    return None
 
 
 def _descriptors() -> Iterator[tuple[Key, Holder]]:

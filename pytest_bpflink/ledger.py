@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink import bpffs, ids, leftovers
+from pytest_bpflink.descriptors import held_by
 from pytest_bpflink.entries import entry_of
 from pytest_bpflink.family import family
 from pytest_bpflink.holders import (
     DescriptorHolder,
     ObjectHolder,
     cgroups,
-    held_by,
     holders_of,
     pinned_in,
 )

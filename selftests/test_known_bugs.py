@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_bpflink import BpfError, features, requirements
+from pytest_bpflink.selftests.event_stages import Functions
 from pytest_bpflink.selftests.stages import Congestion
 
 if TYPE_CHECKING:
@@ -34,4 +36,28 @@ def test_update_to_the_map_that_a_struct_ops_link_has(
     with contextlib.suppress(BpfError):
         link.update_map(stage.object.map("congestion"))
 
+    assert stage.ran() == (True, False)
+
+
+# Seen on 6.18.15: bpf_kprobe_multi_show_fdinfo() tells each function's cookie, also where there are
+# none.
+@pytest.mark.kernel_bug("bpf_kprobe_multi_show_fdinfo reads cookies that are not there")
+def test_fdinfo_of_a_kprobe_multi_link_without_cookies(
+    request: pytest.FixtureRequest, bpf_kernel: KernelInfo
+) -> None:
+    if bpf_kernel.where == "native":
+        pytest.skip("it does crash kernels: run it in a guest (--kernel 6.18)")
+    try:
+        stage = Functions(request, "on_kprobe_multi")
+        del stage.options["cookies"]
+        link = stage.attach()
+    except BpfError as absence:
+        requirements.absent(
+            request.config, "kprobe_multi", absence, since="5.18", options=("CONFIG_FPROBE",)
+        )
+        raise
+
+    told = Path(f"/proc/self/fdinfo/{link.fd}").read_text()
+
+    assert f"link_id:\t{link.id}\n" in told
     assert stage.ran() == (True, False)
