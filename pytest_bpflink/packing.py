@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _PACKED = "bpflink_packed"
 
 # What each report has, and in a shape that is known. The rest is execnet's: a longrepr has tuples,
-# and plugins add what they like.
-_PLAIN = ("nodeid", "location", "outcome", "when", "duration", "start", "stop", "sections")
+# and plugins add what they like. The node id is left for whoever looks at what is sent.
+_PLAIN = ("location", "outcome", "when", "duration", "start", "stop", "sections")
 
 _SCALARS = (str, int, float, bool, type(None))
 
