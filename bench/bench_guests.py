@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import execnet
 
-from pytest_bpflink.vm import accel, guest_image
+from pytest_bpflink.vm import accel, guest_image, inventory
 from pytest_bpflink.vm.blueprint import Blueprint
 from pytest_bpflink.vm.kernels import find
 from pytest_bpflink.vm.snapshot import Saves
@@ -131,19 +131,15 @@ class Bench:
     def build_image(self) -> None:
         """Make the image of a guest from nothing."""
         with tempfile.TemporaryDirectory() as directory:
-            inventory = guest_image.take_inventory(
-                sys.executable, os.environ, cache=Path(directory)
-            )
-            guest_image.build(Path(directory) / "image", inventory, modules=self._modules())
+            needed = inventory.take(sys.executable, os.environ, cache=Path(directory))
+            guest_image.build(Path(directory) / "image", needed, modules=self._modules())
 
     def sizes(self) -> None:
         """Print what an image takes."""
         with tempfile.TemporaryDirectory() as directory:
             image = Path(directory) / "image"
-            inventory = guest_image.take_inventory(
-                sys.executable, os.environ, cache=Path(directory)
-            )
-            guest_image.build(image, inventory, modules=self._modules())
+            needed = inventory.take(sys.executable, os.environ, cache=Path(directory))
+            guest_image.build(image, needed, modules=self._modules())
             print(f"{'a guest image':50} {image.stat().st_size / 1e6:8.1f} MB")
 
     def memory(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import json
 import lzma
@@ -11,14 +12,17 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
+from importlib import machinery
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import _pytest.fixtures
 import pytest
 
-from pytest_bpflink.vm import guest_image, vmlinux
+from pytest_bpflink.vm import guest_image, inventory, vmlinux
 from pytest_bpflink.vm.cpio import Archive
-from pytest_bpflink.vm.guest_image import ImageError
+from pytest_bpflink.vm.inventory import ImageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,8 +70,8 @@ def test_links_that_go_in_circles(tmp_path: Path) -> None:
 
 
 def test_image_has_python_pytest_and_the_agent(tmp_path: Path) -> None:
-    inventory = guest_image.take_inventory(sys.executable, os.environ, cache=tmp_path)
-    guest_image.build(tmp_path / "archive", inventory, modules=None)
+    needed = inventory.take(sys.executable, os.environ, cache=tmp_path)
+    guest_image.build(tmp_path / "archive", needed, modules=None)
     root = unpack(tmp_path / "archive", tmp_path / "root")
 
     def in_image(path: str) -> Path:
@@ -80,24 +84,41 @@ def test_image_has_python_pytest_and_the_agent(tmp_path: Path) -> None:
     assert (root / "bpflink/agent.py").is_file()
     assert json.loads((root / "bpflink/settings.json").read_text())["modules"] == []
     assert not in_image(__file__).exists()
-    assert not [path for path in inventory.files if "/pytest_bpflink/" in path]
+    assert not [path for path in needed.files if "/pytest_bpflink/" in path]
+
+
+def test_code_is_compiled_as_it_is_when_the_image_s_python_looks_for_it(tmp_path: Path) -> None:
+    """Compiling takes most of the time of an import, and more so in a guest."""
+    needed = inventory.take(sys.executable, os.environ, cache=tmp_path)
+    guest_image.build(tmp_path / "archive", needed, modules=None)
+    root = unpack(tmp_path / "archive", tmp_path / "root")
+
+    for module in (contextlib, _pytest.fixtures):
+        source = Path(str(module.__file__))
+        copy = root / str(source).lstrip("/")
+        # With another time than the source's, and with nothing that can be compiled.
+        copy.write_text("not Python")
+        assert machinery.SourceFileLoader(module.__name__, str(copy)).get_code(module.__name__)
 
 
 def test_inventory_is_remembered_until_a_file_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = tmp_path / "module.py"
+    package = tmp_path / "_pytest" / "__init__.py"
+    package.parent.mkdir()
     package.write_text("one = 1")
     asked = []
 
-    def describe(python: str, _: object) -> dict[str, list[str]]:
-        asked.append(python)
-        return {"path": [], "files": [str(package)], "libraries": []}
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command[0])
+        Path(command[-1]).touch()
+        described = {"path": [], "files": [str(package)], "libraries": []}
+        return subprocess.CompletedProcess(command, 0, json.dumps(described))
 
-    monkeypatch.setattr(guest_image, "_describe", describe)
+    monkeypatch.setattr(subprocess, "run", run)
 
     def digest() -> str:
-        return guest_image.take_inventory("python", {}, cache=tmp_path / "cache").digest
+        return inventory.take("python", {}, cache=tmp_path / "cache").digest
 
     first = digest()
     assert digest() == first
@@ -107,6 +128,19 @@ def test_inventory_is_remembered_until_a_file_changes(
     os.utime(package, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert digest() != first
     assert asked == ["python", "python"]
+    next((tmp_path / "cache").glob("*.zip")).unlink()
+    digest()
+    assert asked == ["python", "python", "python"]
+
+
+def test_inventory_that_nobody_uses_is_forgotten(tmp_path: Path) -> None:
+    for name, days in (("python-old.json", 31), ("python-old.zip", 31), ("python-new.json", 29)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - days * 86400,) * 2)
+    needed = inventory.take(sys.executable, os.environ, cache=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [needed.code.name, needed.code.with_suffix(".json").name, "python-new.json"]
+    )
 
 
 def test_python_without_pytest(tmp_path: Path) -> None:
@@ -114,7 +148,7 @@ def test_python_without_pytest(tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
     with pytest.raises(ImageError, match="has no pytest of its own"):
-        guest_image.take_inventory(str(bare / "bin/python"), environment, cache=tmp_path)
+        inventory.take(str(bare / "bin/python"), environment, cache=tmp_path)
 
 
 def test_modules_are_loaded_after_what_they_need(tmp_path: Path) -> None:
@@ -124,8 +158,8 @@ def test_modules_are_loaded_after_what_they_need(tmp_path: Path) -> None:
     (tmp_path / "modules.dep").write_text(
         "overlay.ko.xz:\n9p.ko: 9pnet.ko netfs.ko\n9pnet.ko:\nnetfs.ko: 9pnet.ko\nother.ko:\n"
     )
-    inventory = guest_image.take_inventory(sys.executable, os.environ, cache=tmp_path)
-    guest_image.build(tmp_path / "archive", inventory, modules=tmp_path)
+    needed = inventory.take(sys.executable, os.environ, cache=tmp_path)
+    guest_image.build(tmp_path / "archive", needed, modules=tmp_path)
     root = unpack(tmp_path / "archive", tmp_path / "root")
     settings = json.loads((root / "bpflink/settings.json").read_text())
     assert settings["modules"] == ["9pnet", "netfs", "9p", "overlay"]

@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,13 +15,12 @@ import pytest
 from pytest_bpflink.vm import guest_image, save_key, virtme
 from pytest_bpflink.vm.accel import Acceleration
 from pytest_bpflink.vm.blueprint import Blueprint
-from pytest_bpflink.vm.guest_image import Inventory
 from pytest_bpflink.vm.image import Kernel
+from pytest_bpflink.vm.inventory import Inventory
 from pytest_bpflink.vm.snapshot import Save, SaveError, Saves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 KEY = "0123abcd"
 MIB = 1 << 20
@@ -168,7 +168,9 @@ def key(tmp_path: Path) -> Callable[..., str]:
     image = tmp_path / "vmlinuz"
     image.write_bytes(b"a kernel")
     kernel = Kernel("6.1", "6.1", "6.1", image, None, {})
-    inventory = Inventory("/usr/bin/python3", {}, ("/usr/lib",), ("/a.py",), (), digest="packages")
+    inventory = Inventory(
+        "/usr/bin/python3", {}, ("/usr/lib",), ("/a.py",), (), Path("/code.zip"), digest="packages"
+    )
 
     def made(
         *,

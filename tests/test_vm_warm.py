@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import execnet
 import pytest
 
-from pytest_bpflink.vm import guest_image, snapshot, warm
+from pytest_bpflink.vm import inventory, snapshot, warm
 from pytest_bpflink.vm.accel import Acceleration, detect
-from pytest_bpflink.vm.guest_image import ImageError
+from pytest_bpflink.vm.inventory import ImageError
 from pytest_bpflink.vm.kernels import Kernel, find
 from pytest_bpflink.vm.snapshot import Save, Saves
 from pytest_bpflink.vm.warm import WarmMachine
@@ -361,7 +361,7 @@ def test_python_that_no_image_can_be_made_of_gets_a_plain_guest(
     def refuse(*_: Any, **__: Any) -> None:
         raise ImageError("it is in a zip file")
 
-    monkeypatch.setattr(guest_image, "take_inventory", refuse)
+    monkeypatch.setattr(inventory, "take", refuse)
     said: list[str] = []
     machine = new_machine(say=said.append)
     machine.start()

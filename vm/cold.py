@@ -11,9 +11,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm import blueprint, guest_image, letter, virtme, vmlinux
+from pytest_bpflink.vm import blueprint, guest_image, inventory, letter, virtme, vmlinux
 from pytest_bpflink.vm.blueprint import Blueprint
-from pytest_bpflink.vm.guest_image import ImageError, Inventory
+from pytest_bpflink.vm.inventory import ImageError, Inventory
 from pytest_bpflink.vm.machine import Machine, MachineError
 from pytest_bpflink.vm.store import cache_root
 
@@ -93,7 +93,7 @@ class ColdMachine(Machine):
         )
 
     def _take_inventory(self) -> Inventory:
-        return guest_image.take_inventory(
+        return inventory.take(
             self._worker.python, self._worker.environment, cache=cache_root() / "guests"
         )
 

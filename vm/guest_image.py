@@ -1,7 +1,7 @@
 """The image of our own guests: the host's Python at its own paths, modules, and the agent.
 
-Knows which files that takes: those that a Python of the host has open when it has imported what a
-guest shall import. How an initramfs is written is `cpio`'s business.
+Which files of the host's Python that takes is `inventory`'s business, how an initramfs is written
+that of `cpio`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import lzma
 import os
 import struct
 import subprocess
-from dataclasses import dataclass
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.vm.cpio import Archive
+from pytest_bpflink.vm.inventory import ImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator
+
+    from pytest_bpflink.vm.inventory import Inventory
 
 _GUEST = Path(__file__).resolve().parent / "guest"
 _PROGRAMS = tuple(_GUEST / name for name in ("agent.py", "mounts.py", "preload.py"))
@@ -32,69 +35,7 @@ AGENT = _IMAGE / "agent.py"
 # What reaches the host's root, and the agent's ports; modules or built in.
 _MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
 
-# What Python reads from its environment only once, when it starts; the rest the agent sets later.
-_STARTUP_VARIABLES = (
-    "PYTHONDEVMODE",
-    "PYTHONFAULTHANDLER",
-    "PYTHONHASHSEED",
-    "PYTHONINTMAXSTRDIGITS",
-    "PYTHONIOENCODING",
-    "PYTHONMALLOC",
-    "PYTHONNOUSERSITE",
-    "PYTHONOPTIMIZE",
-    "PYTHONPROFILEIMPORTTIME",
-    "PYTHONSAFEPATH",
-    "PYTHONTRACEMALLOC",
-    "PYTHONUTF8",
-    "PYTHONWARNINGS",
-)
-
 _PT_INTERP = 3
-
-
-class ImageError(Exception):
-    """No image can be made for this kernel or this Python; the message says why."""
-
-
-@dataclass(frozen=True)
-class Inventory:
-    """A Python of the host, and the files that a guest needs of it; `digest` is of all content."""
-
-    python: str
-    startup: Mapping[str, str]
-    path: tuple[str, ...]
-    files: tuple[str, ...]
-    libraries: tuple[str, ...]
-    digest: str
-
-
-def take_inventory(python: str, environment: Mapping[str, str], *, cache: Path) -> Inventory:
-    """Return what a guest needs of a Python, remembered in CACHE until one of its files changes.
-
-    Raises ImageError if this Python has no pytest or does not run.
-    """
-    startup = {name: environment[name] for name in _STARTUP_VARIABLES if name in environment}
-    # What is listed is what `preload` imports.
-    asked = json.dumps([python, startup, environment.get("PYTHONPATH", ""), own_digest()])
-    record = cache / f"python-{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
-    try:
-        known = json.loads(record.read_text())
-        if known["stats"] == _stats([*known["files"], *known["libraries"]]):
-            return _inventory(python, startup, known)
-    except (OSError, ValueError, LookupError, TypeError):
-        pass  # not there, damaged, or something changed
-    described = _describe(python, environment)
-    paths = [*described["files"], *described["libraries"]]
-    digest = hashlib.sha256()
-    stats = _stats(paths)
-    for path in paths:
-        digest.update(f"{path}\0{Path(path).stat().st_size}\0".encode() + Path(path).read_bytes())
-    known = {**described, "stats": stats, "digest": digest.hexdigest()}
-    cache.mkdir(parents=True, exist_ok=True)
-    temporary = record.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(known))
-    temporary.rename(record)
-    return _inventory(python, startup, known)
 
 
 def own_digest() -> str:
@@ -111,6 +52,9 @@ def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> N
         archive.add_console()
         for path in (*inventory.files, *inventory.libraries, *_surroundings(inventory)):
             archive.add_host_file(Path(path))
+        with zipfile.ZipFile(inventory.code) as code:
+            for name in code.namelist():
+                archive.add(Path(name), code.read(name))
         loaded = []
         for module in _in_order(modules):
             name = module.name.partition(".ko")[0]
@@ -125,46 +69,6 @@ def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> N
             "libraries": inventory.libraries,
         }
         archive.add(_IMAGE / "settings.json", json.dumps(settings).encode())
-
-
-def _inventory(
-    python: str, startup: Mapping[str, str], known: Mapping[str, list[str]]
-) -> Inventory:
-    return Inventory(
-        python=python,
-        startup=startup,
-        path=tuple(known["path"]),
-        files=tuple(known["files"]),
-        libraries=tuple(known["libraries"]),
-        digest=str(known["digest"]),
-    )
-
-
-def _stats(paths: Iterable[str]) -> list[list[int]]:
-    found = []
-    for path in paths:
-        stat = os.stat(path)
-        # The time of the last change of the inode can't be set back.
-        found.append([stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
-    return found
-
-
-def _describe(python: str, environment: Mapping[str, str]) -> dict[str, list[str]]:
-    done = subprocess.run(
-        [python, str(_GUEST / "preload.py")],
-        env=dict(environment),
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        last = next(iter(done.stderr.strip().splitlines()[-1:]), "it said nothing")
-        raise ImageError(f"{python} can't tell what a guest needs of it: {last}")
-    described: dict[str, list[str]] = json.loads(done.stdout)
-    if not any(path.endswith("/_pytest/__init__.py") for path in described["files"]):
-        raise ImageError(f"{python} has no pytest of its own (in a zip file, perhaps)")
-    return described
 
 
 def _surroundings(inventory: Inventory) -> Iterator[str]:

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_bpflink.vm.accel import Acceleration
-    from pytest_bpflink.vm.guest_image import Inventory
     from pytest_bpflink.vm.image import Kernel
+    from pytest_bpflink.vm.inventory import Inventory
 
 # To be raised when saves are made in another way from the same things.
-_FORMAT = 2
+_FORMAT = 3
 
 
 def save_key(

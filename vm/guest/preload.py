@@ -1,7 +1,7 @@
 """What a guest's Python imports before it is saved: pytest, xdist, pyroute2, and what they need.
 
 Frozen in the save: never the plugin, nor what is tested. Runs on the host too, as a program, to
-tell what files these imports take; that is what the guest's image is made of.
+tell what files these imports take, and to compile them; that is what the guest's image is made of.
 """
 
 from __future__ import annotations
@@ -9,11 +9,16 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import marshal
 import platform
 import sys
 import sysconfig
-from importlib import metadata
+from importlib import machinery, metadata, util
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 # platformdirs is a plugin of pytest, too, and comes with this project. pyroute2, where it is
 # installed, takes seconds to import.
@@ -118,7 +123,7 @@ def preload() -> None:
             sys.modules[name].__doc__ = "PYTEST_DONT_REWRITE"
 
 
-def describe() -> dict[str, object]:
+def describe() -> dict[str, list[str]]:
     """Return the files that this process has loaded for `preload`, and where it looked for them."""
     files = set()
     packages = _packages()
@@ -134,13 +139,33 @@ def describe() -> dict[str, object]:
         standard = origin.startswith(libraries) and not origin.startswith(others)
         if top not in packages and (not standard or top not in sys.stdlib_module_names):
             continue
-        cached = getattr(module, "__cached__", None)
-        files |= {path for path in (origin, cached) if path and Path(path).is_file()}
+        if Path(origin).is_file():
+            files.add(origin)
     return {
         "path": [path for path in sys.path if path.startswith("/")],
         "files": sorted(files),
         "libraries": sorted(_mapped() - files),
     }
+
+
+def write_code(destination: str, files: Collection[str]) -> None:
+    """Write the compiled code of FILES to a zip file, named as Python looks for it.
+
+    In an image a source has no time that its .pyc could be checked against, and compiling takes
+    most of the time of an import. So these are not to be checked (PEP 552).
+    """
+    import zipfile
+
+    sys.dont_write_bytecode, sys.pycache_prefix = True, None
+    header = util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8)
+    with zipfile.ZipFile(destination, "w") as archive:
+        for name, module in list(sys.modules.items()):
+            origin = getattr(module, "__file__", None)
+            loader = getattr(module, "__loader__", None)
+            if origin and origin in files and isinstance(loader, machinery.SourceFileLoader):
+                with contextlib.suppress(ImportError):  # __main__, which is named otherwise
+                    code = marshal.dumps(loader.get_code(name))
+                    archive.writestr(util.cache_from_source(origin), header + code)
 
 
 def _packages() -> set[str]:
@@ -185,4 +210,6 @@ if __name__ == "__main__":
     # The directory of this file is none of the interpreter's.
     del sys.path[0]
     preload()
-    json.dump(describe(), sys.stdout)
+    described = describe()
+    write_code(sys.argv[1], set(described["files"]))
+    json.dump(described, sys.stdout)

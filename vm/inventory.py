@@ -1,0 +1,151 @@
+"""What a guest needs of a Python of the host: the files that it has open, and their compiled code.
+
+Knows which they are once that Python has imported what a guest shall import (`guest/preload.py`).
+How an image is made of them is `guest_image`'s business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_PRELOAD = Path(__file__).resolve().parent / "guest" / "preload.py"
+
+_UNUSED_SECONDS = 30 * 86400.0
+
+# What Python reads from its environment only once, when it starts; the rest the agent sets later.
+_STARTUP_VARIABLES = (
+    "PYTHONDEVMODE",
+    "PYTHONFAULTHANDLER",
+    "PYTHONHASHSEED",
+    "PYTHONINTMAXSTRDIGITS",
+    "PYTHONIOENCODING",
+    "PYTHONMALLOC",
+    "PYTHONNOUSERSITE",
+    "PYTHONOPTIMIZE",
+    "PYTHONPROFILEIMPORTTIME",
+    "PYTHONSAFEPATH",
+    "PYTHONTRACEMALLOC",
+    "PYTHONUTF8",
+    "PYTHONWARNINGS",
+)
+
+
+class ImageError(Exception):
+    """No image can be made for this kernel or this Python; the message says why."""
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """A Python of the host, and the files that a guest needs of it.
+
+    `code` is a zip file with the compiled code of these, named as Python looks for it; `digest` is
+    of the content of them all.
+    """
+
+    python: str
+    startup: Mapping[str, str]
+    path: tuple[str, ...]
+    files: tuple[str, ...]
+    libraries: tuple[str, ...]
+    code: Path
+    digest: str
+
+
+def take(python: str, environment: Mapping[str, str], *, cache: Path) -> Inventory:
+    """Return what a guest needs of a Python, remembered in CACHE until one of its files changes.
+
+    Raises ImageError if this Python has no pytest or does not run.
+    """
+    startup = {name: environment[name] for name in _STARTUP_VARIABLES if name in environment}
+    # What is listed is what `preload` imports.
+    asked = [python, startup, environment.get("PYTHONPATH", ""), _PRELOAD.read_text()]
+    name = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    record, code = cache / f"python-{name}.json", cache / f"python-{name}.zip"
+    known = _recall(record, code)
+    if known is None:
+        cache.mkdir(parents=True, exist_ok=True)
+        _forget_unused(cache)
+        known = _describe(python, environment, code)
+        temporary = record.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(known))
+        temporary.rename(record)
+    return Inventory(
+        python=python,
+        startup=startup,
+        path=tuple(known["path"]),
+        files=tuple(known["files"]),
+        libraries=tuple(known["libraries"]),
+        code=code,
+        digest=known["digest"],
+    )
+
+
+def _recall(record: Path, code: Path) -> dict[str, Any] | None:
+    """Return what was written down, unless it is damaged, or not true any more."""
+    try:
+        known: dict[str, Any] = json.loads(record.read_text())
+        if known["stats"] != _stats([*known["files"], *known["libraries"]]):
+            return None
+        # When they were used last.
+        for file in (record, code):
+            os.utime(file)
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return known
+
+
+def _forget_unused(cache: Path) -> None:
+    for file in cache.glob("python-*"):
+        with contextlib.suppress(FileNotFoundError):  # by another run
+            if time.time() - file.stat().st_mtime > _UNUSED_SECONDS:
+                file.unlink()
+
+
+def _describe(python: str, environment: Mapping[str, str], code: Path) -> dict[str, Any]:
+    temporary = code.with_suffix(f".{os.getpid()}-zip")
+    done = subprocess.run(
+        [python, str(_PRELOAD), str(temporary)],
+        env=dict(environment),
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        temporary.unlink(missing_ok=True)
+        last = next(iter(done.stderr.strip().splitlines()[-1:]), "it said nothing")
+        raise ImageError(f"{python} can't tell what a guest needs of it: {last}")
+    described: dict[str, Any] = json.loads(done.stdout)
+    temporary.rename(code)
+    if not any(path.endswith("/_pytest/__init__.py") for path in described["files"]):
+        raise ImageError(f"{python} has no pytest of its own (in a zip file, perhaps)")
+    paths = [*described["files"], *described["libraries"]]
+    stats = _stats(paths)
+    return {**described, "stats": stats, "digest": _digest(paths)}
+
+
+def _digest(paths: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path}\0{Path(path).stat().st_size}\0".encode() + Path(path).read_bytes())
+    return digest.hexdigest()
+
+
+def _stats(paths: Iterable[str]) -> list[list[int]]:
+    found = []
+    for path in paths:
+        stat = os.stat(path)
+        # The time of the last change of the inode can't be set back.
+        found.append([stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
+    return found
