@@ -85,6 +85,8 @@ def test_image_has_python_pytest_and_the_agent(tmp_path: Path) -> None:
     assert json.loads((root / "bpflink/settings.json").read_text())["modules"] == []
     assert not in_image(__file__).exists()
     assert not [path for path in needed.files if "/pytest_bpflink/" in path]
+    assert in_image(inventory.__file__).with_name("console.py").is_file()
+    assert not in_image(inventory.__file__).exists()
 
 
 def test_code_is_compiled_as_it_is_when_the_image_s_python_looks_for_it(tmp_path: Path) -> None:
@@ -112,7 +114,7 @@ def test_inventory_is_remembered_until_a_file_changes(
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         asked.append(command[0])
         Path(command[-1]).touch()
-        described = {"path": [], "files": [str(package)], "libraries": []}
+        described = {"path": [], "files": [str(package)], "plugin": [], "libraries": []}
         return subprocess.CompletedProcess(command, 0, json.dumps(described))
 
     monkeypatch.setattr(subprocess, "run", run)

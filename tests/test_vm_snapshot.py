@@ -169,8 +169,18 @@ def key(tmp_path: Path) -> Callable[..., str]:
     image.write_bytes(b"a kernel")
     kernel = Kernel("6.1", "6.1", "6.1", image, None, {})
     inventory = Inventory(
-        "/usr/bin/python3", {}, ("/usr/lib",), ("/a.py",), (), Path("/code.zip"), digest="packages"
+        python="/usr/bin/python3",
+        startup={},
+        path=("/usr/lib",),
+        files=("/a.py",),
+        plugin=(str(tmp_path / "checkout/pytest_bpflink/plugin.py"),),
+        libraries=(),
+        code=Path("/code.zip"),
+        digest="packages",
     )
+    for place in ("checkout", "site-packages"):
+        (tmp_path / place / "pytest_bpflink").mkdir(parents=True)
+        (tmp_path / place / "pytest_bpflink/plugin.py").touch()
 
     def made(
         *,
@@ -188,6 +198,24 @@ def key(tmp_path: Path) -> Callable[..., str]:
 
 def test_key_stays_the_same(key: Callable[..., str]) -> None:
     assert key() == key()
+
+
+def test_key_stays_the_same_while_the_plugin_is_edited(
+    key: Callable[..., str], tmp_path: Path
+) -> None:
+    before = key()
+    (tmp_path / "checkout/pytest_bpflink/plugin.py").write_text("edited = True")
+    assert key() == before
+
+
+def test_key_changes_with_the_plugin_that_is_installed(
+    key: Callable[..., str], tmp_path: Path
+) -> None:
+    plugin = tmp_path / "site-packages/pytest_bpflink/plugin.py"
+    installed = replace(key.inventory, plugin=(str(plugin),))  # type: ignore[attr-defined]
+    before = key(inventory=installed)
+    plugin.write_text("newer = True")
+    assert key(inventory=installed) != before
 
 
 def change_the_kernel(key: Callable[..., str], _: pytest.MonkeyPatch) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import execnet
 import pytest
 
+import pytest_bpflink
 from pytest_bpflink.vm import inventory, snapshot, warm
 from pytest_bpflink.vm.accel import Acceleration, detect
 from pytest_bpflink.vm.inventory import ImageError
@@ -241,6 +242,53 @@ def test_what_changed_on_the_host_since_it_was_saved_is_seen(
         assert ask(guest, source) == value
         assert ask(guest, "import os; answer = os.environ['NUMBER']") == str(value)
         machine.close()
+
+
+def test_plugin_is_what_it_is_now_and_not_what_it_was_when_the_guest_was_saved(
+    kernel: Kernel, saves: Saves, tmp_path: Path
+) -> None:
+    """It is preloaded. What one guest answers must be what the host's files say."""
+    package = tmp_path / "checkout" / "pytest_bpflink"
+    shutil.copytree(Path(pytest_bpflink.__file__).parent, package)
+    (tmp_path / "home").mkdir()
+    program = f"""
+import os, sys
+from pathlib import Path
+import execnet
+import pytest_bpflink
+from pytest_bpflink.vm import accel, kernels, warm
+assert pytest_bpflink.__file__ == {str(package / "__init__.py")!r}
+kernel = kernels.find({str(kernel.image)!r})
+machine = warm.WarmMachine(kernel, acceleration=accel.Acceleration({detect(kernel).kvm}, ""),
+                           directory=Path(sys.argv[1]), cwd=Path("home").absolute(),
+                           environment=dict(os.environ), say=lambda text: print("said", text))
+machine.start()
+machine.wait_ready()
+guest = execnet.makegateway(f"popen//python={{machine.gateway_python}}")
+source = '''
+import sys
+there = "pytest_bpflink.wait" in sys.modules
+from pytest_bpflink import wait
+channel.send((there, getattr(wait, "EDITED", False)))
+'''
+print(*guest.remote_exec(source).receive(60))
+machine.close()
+"""
+
+    def run(number: int) -> list[str]:
+        environment = os.environ | {"PYTHONPATH": str(package.parent)}
+        command = [sys.executable, "-c", program, str(tmp_path / f"machine{number}")]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, check=True
+        )
+        return done.stdout.splitlines()
+
+    before = set(saves.root.glob("*/save.json"))
+    assert run(1) == ["said saving a guest, which later ones are restored from", "True False"]
+    with (package / "wait.py").open("a") as module:
+        module.write("EDITED = True\n")
+    assert run(2) == ["False True"]
+    assert len(set(saves.root.glob("*/save.json")) - before) == 1
 
 
 def test_writing_reaches_neither_the_host_nor_the_save(

@@ -43,6 +43,7 @@ class ColdMachine(Machine):
         super().__init__(kernel, **options)
         self._say = say
         self._blueprint: Blueprint
+        self._inventory: Inventory
         # What `wait_ready` has to do.
         self._next: Callable[[float], None] = self._wait_booted
 
@@ -51,6 +52,9 @@ class ColdMachine(Machine):
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.console_log.write_bytes(b"")
         try:
+            self._inventory = inventory.take(
+                self._worker.python, self._worker.environment, cache=cache_root() / "guests"
+            )
             self._begin()
         except ImageError as error:
             self._say(f"the guest is a plain one: {error}")
@@ -82,7 +86,7 @@ class ColdMachine(Machine):
             raise MachineError(str(error)) from None
         modules = Path(drawn.modules) if drawn.modules else None
         initramfs.unlink(missing_ok=True)  # virtme-ng's own
-        guest_image.build(initramfs, self._take_inventory(), modules=modules)
+        guest_image.build(initramfs, self._inventory, modules=modules)
         if not vmlinux.unpack(self.kernel.image, image):
             image = self.kernel.image
         init = self._kernel_parameters
@@ -90,11 +94,6 @@ class ColdMachine(Machine):
         self._run(
             [*drawn.command, *drawn.booting(image=image, initramfs=initramfs, init=init), *options],
             pass_fds,
-        )
-
-    def _take_inventory(self) -> Inventory:
-        return inventory.take(
-            self._worker.python, self._worker.environment, cache=cache_root() / "guests"
         )
 
     def _run(self, command: Sequence[str], pass_fds: Sequence[int]) -> None:
@@ -128,6 +127,7 @@ class ColdMachine(Machine):
             self._worker,
             host_name=virtme.host_name(self.kernel),
             modules=self._blueprint.modules,
+            plugin=self._plugin,
         )
         while contents:
             try:
@@ -135,6 +135,12 @@ class ColdMachine(Machine):
             except BrokenPipeError:
                 break  # the guest is dead, which is noticed next
         super().wait_ready(timeout)
+
+    @property
+    def _plugin(self) -> str:
+        """What the guest compares with what it has imported of the plugin."""
+        known = self._inventory
+        return known.plugin_digest() if known.has_this_plugin else ""
 
     @property
     def _kernel_parameters(self) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import json
 import lzma
 import os
@@ -50,7 +51,8 @@ def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> N
     """
     with destination.open("wb") as file, Archive(file) as archive:
         archive.add_console()
-        for path in (*inventory.files, *inventory.libraries, *_surroundings(inventory)):
+        parts = (inventory.files, inventory.plugin, inventory.libraries, _surroundings(inventory))
+        for path in itertools.chain(*parts):
             archive.add_host_file(Path(path))
         with zipfile.ZipFile(inventory.code) as code:
             for name in code.namelist():
@@ -67,6 +69,7 @@ def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> N
             "path": inventory.path,
             "modules": loaded,
             "libraries": inventory.libraries,
+            "plugin": inventory.plugin_digest(),
         }
         archive.add(_IMAGE / "settings.json", json.dumps(settings).encode())
 

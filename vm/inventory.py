@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import subprocess
 import time
 from dataclasses import dataclass
@@ -50,16 +51,36 @@ class Inventory:
     """A Python of the host, and the files that a guest needs of it.
 
     `code` is a zip file with the compiled code of these, named as Python looks for it; `digest` is
-    of the content of them all.
+    of the content of them all but the plugin's: guests are told if that is another by now.
     """
 
     python: str
     startup: Mapping[str, str]
     path: tuple[str, ...]
     files: tuple[str, ...]
+    plugin: tuple[str, ...]
     libraries: tuple[str, ...]
     code: Path
     digest: str
+
+    @property
+    def plugin_place(self) -> str:
+        """Where this Python finds the plugin; empty where it does not."""
+        return next((path for path in self.plugin if path.endswith("pytest_bpflink/plugin.py")), "")
+
+    @property
+    def has_this_plugin(self) -> bool:
+        """Whether the plugin that this Python finds is the one that runs here."""
+        return self.plugin_place == str(Path(__file__).parents[1] / "plugin.py")
+
+    @property
+    def has_installed_plugin(self) -> bool:
+        """Whether the plugin is in no checkout, so that it is replaced and not edited."""
+        return bool(re.search("/(site|dist)-packages/", self.plugin_place))
+
+    def plugin_digest(self) -> str:
+        """Return a digest of the content that the plugin's files have now."""
+        return _digest(self.plugin)
 
 
 def take(python: str, environment: Mapping[str, str], *, cache: Path) -> Inventory:
@@ -85,6 +106,7 @@ def take(python: str, environment: Mapping[str, str], *, cache: Path) -> Invento
         startup=startup,
         path=tuple(known["path"]),
         files=tuple(known["files"]),
+        plugin=tuple(known["plugin"]),
         libraries=tuple(known["libraries"]),
         code=code,
         digest=known["digest"],
@@ -95,7 +117,7 @@ def _recall(record: Path, code: Path) -> dict[str, Any] | None:
     """Return what was written down, unless it is damaged, or not true any more."""
     try:
         known: dict[str, Any] = json.loads(record.read_text())
-        if known["stats"] != _stats([*known["files"], *known["libraries"]]):
+        if known["stats"] != _stats(_paths(known)):
             return None
         # When they were used last.
         for file in (record, code):
@@ -130,9 +152,12 @@ def _describe(python: str, environment: Mapping[str, str], code: Path) -> dict[s
     temporary.rename(code)
     if not any(path.endswith("/_pytest/__init__.py") for path in described["files"]):
         raise ImageError(f"{python} has no pytest of its own (in a zip file, perhaps)")
-    paths = [*described["files"], *described["libraries"]]
-    stats = _stats(paths)
-    return {**described, "stats": stats, "digest": _digest(paths)}
+    digest = _digest([*described["files"], *described["libraries"]])
+    return {**described, "stats": _stats(_paths(described)), "digest": digest}
+
+
+def _paths(described: Mapping[str, list[str]]) -> list[str]:
+    return [*described["files"], *described["plugin"], *described["libraries"]]
 
 
 def _digest(paths: Iterable[str]) -> str:

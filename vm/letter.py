@@ -34,14 +34,18 @@ _LIMITS = (
 )
 
 
-def compose(worker: Worker, *, host_name: str, modules: str | None) -> bytes:
-    """Return the letter for a guest in which this worker shall run, as of now."""
+def compose(worker: Worker, *, host_name: str, modules: str | None, plugin: str) -> bytes:
+    """Return the letter for a guest in which this worker shall run, as of now.
+
+    PLUGIN is a digest of the plugin that the worker has to find, empty where any is another.
+    """
     letter = json.dumps(
         {
             "time": time.time(),
             "seed": os.urandom(_SEED_BYTES).hex(),
             "hostname": host_name,
             "modules": modules,
+            "plugin": plugin,
             "writable": worker.writable and str(worker.writable),
             # Where these lie on a file system that guests have of their own, /run for one, they
             # are put into it.

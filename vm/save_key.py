@@ -41,6 +41,7 @@ def save_key(
         "modules": _modules(kernel),
         "agent": guest_image.own_digest(),
         "python": [inventory.python, dict(inventory.startup), inventory.digest],
+        "plugin": _plugin(inventory),
         "qemu": _program(f"qemu-system-{os.uname().machine}"),
         "virtme-ng": _virtme(),
         "machine": list(machine),
@@ -49,6 +50,13 @@ def save_key(
         "host": os.uname().machine,
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _plugin(inventory: Inventory) -> list[str]:
+    # What is edited is imported anew in guests that are restored: each edit would be another save.
+    if not inventory.has_installed_plugin:
+        return [inventory.plugin_place]
+    return [inventory.plugin_place, inventory.plugin_digest()]
 
 
 def _modules(kernel: Kernel) -> Any:

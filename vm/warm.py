@@ -82,7 +82,7 @@ class WarmMachine(ColdMachine):
     def _begin(self) -> None:
         self._key = save_key(
             self.kernel,
-            self._take_inventory(),
+            self._inventory,
             acceleration=self.acceleration,
             machine=[str(self._memory_mib), str(self._cpus), *self._kernel_parameters],
         )

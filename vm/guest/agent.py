@@ -78,6 +78,7 @@ def main() -> None:
     ports = [_port(name, mode) for name, mode in _PORTS]
     sys.path[:] = [*settings["path"], *own_path]
     preload.preload()
+    plugin = preload.preload_plugin()
     del sys.modules["preload"], sys.modules["mounts"]
     sys.path[:] = own_path
     _forget_image(settings["libraries"])
@@ -86,6 +87,10 @@ def main() -> None:
     gc.freeze()
     os.write(ports[1], BOOTED)
     letter = json.loads(_read(ports[0], *LENGTH.unpack(_read(ports[0], LENGTH.size))))
+    if letter["plugin"] != settings["plugin"]:
+        # Edited since, or not the one that the host runs.
+        for name in plugin:
+            sys.modules.pop(name, None)
     _become_a_host(letter, settings["libraries"])
     worker = os.fork()
     if not worker:

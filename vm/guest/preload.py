@@ -1,7 +1,8 @@
 """What a guest's Python imports before it is saved: pytest, xdist, pyroute2, and what they need.
 
-Frozen in the save: never the plugin, nor what is tested. Runs on the host too, as a program, to
-tell what files these imports take, and to compile them; that is what the guest's image is made of.
+Frozen in the save: never what is tested. The plugin is there too, apart from the rest, to be left
+out where it was edited since. Runs on the host too, as a program, to tell what files these imports
+take, and to compile them; that is what the guest's image is made of.
 """
 
 from __future__ import annotations
@@ -100,6 +101,24 @@ _MODULES = (
     "zipfile",
 )
 
+# What a worker imports of the plugin, and most tests of BPF.
+_PLUGIN = (
+    "attach",
+    "audit",
+    "features",
+    "fixtures",
+    "matrix_worker",
+    "plugin",
+    "relay",
+    "requirements",
+    "taint",
+    "watching",
+)
+
+# pytest warns of plugins that were imported before it, since it can't rewrite their assertions any
+# more: which is the end of a worker whose warnings are errors.
+_DONT_REWRITE = "PYTEST_DONT_REWRITE"
+
 
 def preload() -> None:
     """Import it all; what is not there is left to the time when it is needed."""
@@ -117,16 +136,41 @@ def preload() -> None:
     platform.platform()
     vars(platform)["_uname_cache"] = None
     for name in ("xdist", "execnet", "platformdirs"):
-        # Imported before pytest, its assertions can't be rewritten: of a plugin pytest warns, which
-        # is the end of a worker whose warnings are errors.
         if name in sys.modules:
-            sys.modules[name].__doc__ = "PYTEST_DONT_REWRITE"
+            sys.modules[name].__doc__ = _DONT_REWRITE
+
+
+def preload_plugin() -> set[str]:
+    """Import the plugin, and return the names of all modules that this has brought."""
+    before = set(sys.modules)
+    for name in _PLUGIN:
+        # It may be in the midst of being edited; whoever imports it again will tell.
+        with contextlib.suppress(Exception):
+            importlib.import_module(f"pytest_bpflink.{name}")
+    brought = sys.modules.keys() - before
+    for name in brought:
+        if name.startswith("pytest_bpflink"):
+            sys.modules[name].__doc__ = _DONT_REWRITE
+    return brought
 
 
 def describe() -> dict[str, list[str]]:
-    """Return the files that this process has loaded for `preload`, and where it looked for them."""
+    """Return the files that this process loads for both, and where it looks for them."""
+    preload()
+    files = _files(_packages())
+    libraries = _mapped() - files
+    preload_plugin()
+    return {
+        "path": [path for path in sys.path if path.startswith("/")],
+        "files": sorted(files),
+        "plugin": sorted(_files({"pytest_bpflink"}) - files),
+        "libraries": sorted(libraries),
+    }
+
+
+def _files(packages: Collection[str]) -> set[str]:
+    """Return the files of the modules of these packages, and of the standard library."""
     files = set()
-    packages = _packages()
     libraries = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
     others = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib"))
     for name, module in list(sys.modules.items()):
@@ -141,11 +185,7 @@ def describe() -> dict[str, list[str]]:
             continue
         if Path(origin).is_file():
             files.add(origin)
-    return {
-        "path": [path for path in sys.path if path.startswith("/")],
-        "files": sorted(files),
-        "libraries": sorted(_mapped() - files),
-    }
+    return files
 
 
 def write_code(destination: str, files: Collection[str]) -> None:
@@ -165,7 +205,10 @@ def write_code(destination: str, files: Collection[str]) -> None:
             if origin and origin in files and isinstance(loader, machinery.SourceFileLoader):
                 with contextlib.suppress(ImportError):  # __main__, which is named otherwise
                     code = marshal.dumps(loader.get_code(name))
-                    archive.writestr(util.cache_from_source(origin), header + code)
+                    # The directory may be a link, as those are through which the plugin has parts
+                    # of it.
+                    source = Path(origin).parent.resolve() / Path(origin).name
+                    archive.writestr(util.cache_from_source(source), header + code)
 
 
 def _packages() -> set[str]:
@@ -209,7 +252,6 @@ def _mapped() -> set[str]:
 if __name__ == "__main__":
     # The directory of this file is none of the interpreter's.
     del sys.path[0]
-    preload()
     described = describe()
-    write_code(sys.argv[1], set(described["files"]))
+    write_code(sys.argv[1], {*described["files"], *described["plugin"]})
     json.dump(described, sys.stdout)
