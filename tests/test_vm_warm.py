@@ -187,6 +187,14 @@ answer = sys.argv, sys.path[0], names, os.getcwd(), os.getppid()
     assert ask(pair[0], source) == (["-c"], "", [], str(home), 1)
 
 
+def test_what_execnet_sends_was_compiled_when_the_guest_was_saved(
+    pair: list[execnet.Gateway],
+) -> None:
+    """If execnet sent something else it would work, and take its time to be compiled."""
+    source = "import __main__; answer = __main__.compile.__module__, __main__.Message.__module__"
+    assert ask(pair[0], source) == ("agent", "__main__")
+
+
 def test_descriptors_are_the_standard_ones(pair: list[execnet.Gateway]) -> None:
     source = "import subprocess\nanswer = subprocess.check_output(['ls', '/dev/fd/'], text=True)"
     assert ask(pair[0], source).split() == ["0", "1", "2", "3"]

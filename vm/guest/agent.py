@@ -8,6 +8,7 @@ only, and no program is run: under emulation each costs tenths of seconds.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import ctypes
 import errno
@@ -37,6 +38,7 @@ else:
     import preload
 
 Letter = dict[str, Any]
+Compiled = dict[tuple[str, str], types.CodeType]
 
 IMAGE = Path("/bpflink")
 
@@ -79,6 +81,7 @@ def main() -> None:
     sys.path[:] = [*settings["path"], *own_path]
     preload.preload()
     plugin = preload.preload_plugin()
+    compiled = preload.compile_what_is_sent()
     del sys.modules["preload"], sys.modules["mounts"]
     sys.path[:] = own_path
     _forget_image(settings["libraries"])
@@ -94,7 +97,7 @@ def main() -> None:
     _become_a_host(letter, settings["libraries"])
     worker = os.fork()
     if not worker:
-        _start_worker(letter, ports)
+        _start_worker(letter, ports, compiled)
         return
     for port in ports:
         os.close(port)
@@ -224,7 +227,7 @@ def _find_packages_again(python_path: str) -> None:
     sys.path.insert(0, "")
 
 
-def _start_worker(letter: Letter, ports: list[int]) -> None:
+def _start_worker(letter: Letter, ports: list[int], compiled: Compiled) -> None:
     os.setsid()
     with contextlib.suppress(OSError):
         os.chdir(letter["cwd"])
@@ -250,7 +253,25 @@ def _start_worker(letter: Letter, ports: list[int]) -> None:
     main = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = main
-    exec(letter["program"], main.__dict__)  # noqa: S102
+    _run_what_is_sent(main.__dict__, compiled)
+
+
+def _run_what_is_sent(namespace: dict[str, Any], compiled: Compiled) -> None:
+    """Do what the program says, exec(eval(sys.stdin.readline())), without compiling what is known.
+
+    Execnet's own module is sent with a few lines after it. By it, in its turn, xdist's is compiled.
+    """
+
+    def compile_(source: Any, name: Any, *arguments: Any, **options: Any) -> Any:
+        return compiled.get((source, name)) or compile(source, name, *arguments, **options)
+
+    source = ast.literal_eval(sys.stdin.readline())
+    for (text, name), code in compiled.items():
+        if name == "<string>" and source.startswith(text):
+            namespace["compile"] = compile_
+            exec(code, namespace)  # noqa: S102
+            source = source.removeprefix(text)
+    exec(compile(source, "<string>", "exec", dont_inherit=True), namespace)  # noqa: S102
 
 
 if __name__ == "__main__":
