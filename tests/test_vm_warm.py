@@ -192,7 +192,7 @@ def test_what_execnet_sends_was_compiled_when_the_guest_was_saved(
 ) -> None:
     """If execnet sent something else it would work, and take its time to be compiled."""
     source = "import __main__; answer = __main__.compile.__module__, __main__.Message.__module__"
-    assert ask(pair[0], source) == ("agent", "__main__")
+    assert ask(pair[0], source) == ("__main__", "__main__")
 
 
 def test_descriptors_are_the_standard_ones(pair: list[execnet.Gateway]) -> None:

@@ -6,6 +6,7 @@ of `warm`.
 
 from __future__ import annotations
 
+import platform
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -64,7 +65,7 @@ class Blueprint:
         parameters = shlex.split(composed[composed.index("-append") + 1])
         modules = [word for word in parameters if word.startswith("virtme_link_mods=")]
         return cls(
-            command=tuple(_with_share(_without_unused(composed))),
+            command=tuple(_with_share(_without_slow(_without_unused(composed)))),
             consoles=tuple(
                 word for word in parameters if word.startswith(("console=", "earlyprintk="))
             ),
@@ -83,6 +84,8 @@ def kernel_parameters(kernel: Kernel, *, python: str, append: Sequence[str]) -> 
         *virtme.kernel_options(kernel),
         # Freed memory is then saved as holes.
         "init_on_free=1",
+        # Emulated, the tests that a kernel has of its cryptography take 0.6 s.
+        "cryptomgr.notests",
         # A tmpfs would have half of the memory, and the image needs more where there is little.
         "rootfstype=ramfs",
         f"rdinit={python}",
@@ -127,6 +130,18 @@ def _with_share(command: Iterable[str]) -> Iterator[str]:
         yield word
         if word.endswith(_ROOT_TAG):
             yield from ("-device", f"{word.partition(',')[0]},fsdev={_SHARE},mount_tag={SHARE_TAG}")
+
+
+def _without_slow(command: Iterable[str]) -> Iterator[str]:
+    """Leave out what an emulated processor claims to do fast, and does byte by byte.
+
+    QEMU's TCG has the "enhanced" string instructions of x86, by which kernel and libc then clear and
+    copy memory.
+    """
+    options = list(command)
+    for option, word in zip(["", *options], options, strict=False):
+        slow = (option, word) == ("-cpu", "max") and platform.machine() == "x86_64"
+        yield f"{word},-erms" if slow else word
 
 
 def _without_unused(command: Sequence[str]) -> Iterator[str]:

@@ -67,6 +67,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def main() -> None:
     """Be PID 1; return in the worker, whose Python then ends as any other."""
+    # Nothing that is imported is to be thrown away.
+    gc.disable()
     with Path("/dev/console").open("wb", buffering=0) as console:
         for descriptor in range(3):
             os.dup2(console.fileno(), descriptor)
@@ -88,6 +90,7 @@ def main() -> None:
     mounts.prepare_root()
     gc.collect()
     gc.freeze()
+    gc.enable()
     os.write(ports[1], BOOTED)
     letter = json.loads(_read(ports[0], *LENGTH.unpack(_read(ports[0], LENGTH.size))))
     if letter["plugin"] != settings["plugin"]:
