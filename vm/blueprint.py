@@ -6,7 +6,7 @@ of `warm`.
 
 from __future__ import annotations
 
-import platform
+import os
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -135,12 +135,12 @@ def _with_share(command: Iterable[str]) -> Iterator[str]:
 def _without_slow(command: Iterable[str]) -> Iterator[str]:
     """Leave out what an emulated processor claims to do fast, and does byte by byte.
 
-    QEMU's TCG has the "enhanced" string instructions of x86, by which kernel and libc then clear and
-    copy memory.
+    QEMU's TCG has the "enhanced" string instructions of x86, by which kernel and libc then clear
+    and copy memory.
     """
     options = list(command)
     for option, word in zip(["", *options], options, strict=False):
-        slow = (option, word) == ("-cpu", "max") and platform.machine() == "x86_64"
+        slow = (option, word) == ("-cpu", "max") and os.uname().machine == "x86_64"
         yield f"{word},-erms" if slow else word
 
 
