@@ -55,9 +55,9 @@ def test_tests_run_on_this_kernel_and_in_guests_with_others(
     )
 
     result = pytester.runpytest_subprocess(
-        "--kernel", "native,6.1", "--kernel-log", tmp_path, "--kernel-append", "quiet",
-        "--kernel-report", "r.json", timeout=400,
-    )  # fmt: skip
+        *("--kernel", "native,6.1", "--kernel-log", tmp_path, "--kernel-report", "r.json"),
+        timeout=400,
+    )
 
     result.assert_outcomes(passed=5, failed=1)
     result.stdout.re_match_lines(

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib import machinery
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -151,6 +152,14 @@ def test_python_without_pytest(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
     with pytest.raises(ImageError, match="has no pytest of its own"):
         inventory.take(str(bare / "bin/python"), environment, cache=tmp_path)
+
+
+@pytest.mark.parametrize("directory", ["with space", "d" * 250])
+def test_python_that_no_script_can_name(directory: str, tmp_path: Path) -> None:
+    needed = inventory.take(sys.executable, os.environ, cache=tmp_path)
+    needed = replace(needed, python=f"/{directory}/python")
+    with pytest.raises(ImageError, match="too long, or has a space"):
+        guest_image.build(tmp_path / "archive", needed, modules=None)
 
 
 def test_modules_are_loaded_after_what_they_need(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from pytest_bpflink.vm import console
 from pytest_bpflink.vm.accel import Acceleration, detect
+from pytest_bpflink.vm.cold import ColdMachine
 from pytest_bpflink.vm.kernels import Kernel, find
 from pytest_bpflink.vm.machine import BootFailed, Machine
 from pytest_bpflink.vm.warm import WarmMachine
@@ -225,6 +226,18 @@ def test_machine_whose_kernel_panics_at_boot(make_machine: Callable[..., Machine
         machine.wait_ready()
     assert not caught.value.timed_out
     assert not machine.alive
+
+
+def test_word_that_the_kernel_does_not_know_is_none_for_the_guest_s_python(
+    make_machine: Callable[..., Machine], group: execnet.Group
+) -> None:
+    """Linux hands such words to init."""
+    machine = make_machine(ColdMachine, append=["unheard-of"])
+    machine.start()
+    machine.wait_ready()
+    guest = group.makegateway(f"popen//python={machine.gateway_python}")
+    assert "unheard-of" in ask(guest, "answer = open('/proc/cmdline').read()").split()
+    machine.close()
 
 
 def test_machine_that_is_not_up_in_time(

@@ -78,7 +78,7 @@ class Blueprint:
         return ["-kernel", str(image), "-initrd", str(initramfs), "-append", append]
 
 
-def kernel_parameters(kernel: Kernel, *, python: str, append: Sequence[str]) -> list[str]:
+def kernel_parameters(kernel: Kernel, *, append: Sequence[str]) -> list[str]:
     """Return what the kernel of one of our own guests is told."""
     return [
         *virtme.kernel_options(kernel),
@@ -88,12 +88,10 @@ def kernel_parameters(kernel: Kernel, *, python: str, append: Sequence[str]) -> 
         "cryptomgr.notests",
         # A tmpfs would have half of the memory, and the image needs more where there is little.
         "rootfstype=ramfs",
-        f"rdinit={python}",
+        # A script, for what the kernel does not know it hands to init as arguments: a Python would
+        # take the first for its program.
+        f"rdinit={guest_image.AGENT}",
         *append,
-        # What follows is init's.
-        "--",
-        "-u",
-        str(guest_image.AGENT),
     ]
 
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from pytest_bpflink.vm.inventory import Inventory
 
 _GUEST = Path(__file__).resolve().parent / "guest"
-_PROGRAMS = tuple(_GUEST / name for name in ("agent.py", "mounts.py", "preload.py"))
+_AGENT = _GUEST / "agent.py"
+_PROGRAMS = (_GUEST / "mounts.py", _GUEST / "preload.py")
 
 # Where the agent looks (agent.IMAGE).
 _IMAGE = Path("/bpflink")
@@ -36,12 +37,15 @@ AGENT = _IMAGE / "agent.py"
 # What reaches the host's root, and the agent's ports; modules or built in.
 _MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
 
+# As much of a script's first line as the kernel reads (BINPRM_BUF_SIZE, since Linux 5.1).
+_LONGEST_LINE = 255
+
 _PT_INTERP = 3
 
 
 def own_digest() -> str:
     """Return a digest of what the project puts into each image."""
-    return hashlib.sha256(b"".join(path.read_bytes() for path in _PROGRAMS)).hexdigest()
+    return hashlib.sha256(b"".join(path.read_bytes() for path in (_AGENT, *_PROGRAMS))).hexdigest()
 
 
 def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> None:
@@ -49,6 +53,7 @@ def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> N
 
     Raises ImageError.
     """
+    agent = _script(inventory.python, _AGENT.read_bytes())
     with destination.open("wb") as file, Archive(file) as archive:
         archive.add_console()
         parts = (inventory.files, inventory.plugin, inventory.libraries, _surroundings(inventory))
@@ -64,6 +69,7 @@ def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> N
             loaded.append(name)
         for program in _PROGRAMS:
             archive.add(_IMAGE / program.name, program.read_bytes())
+        archive.add(AGENT, agent, mode=0o755)
         settings = {
             "python": dict(inventory.startup),
             "path": inventory.path,
@@ -72,6 +78,14 @@ def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> N
             "plugin": inventory.plugin_digest(),
         }
         archive.add(_IMAGE / "settings.json", json.dumps(settings).encode())
+
+
+def _script(python: str, program: bytes) -> bytes:
+    """Return a program with a first line that has this Python run it."""
+    line = f"#!{python} -u\n".encode()
+    if len(line) > _LONGEST_LINE or " " in python:
+        raise ImageError(f"no script can name {python}: its path is too long, or has a space in it")
+    return line + program
 
 
 def _surroundings(inventory: Inventory) -> Iterator[str]:
