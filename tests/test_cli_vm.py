@@ -113,7 +113,7 @@ def test_no_such_kernel() -> None:
 def test_panic_is_quoted(tmp_path: Path) -> None:
     done = bpflink(
         *("vm", KERNEL, "--log", tmp_path / "console", "--"),
-        *("sh", "-c", "echo before; echo c > /proc/sysrq-trigger; sleep 60; echo after"),
+        *("sh", "-c", "echo before; sleep 1; echo c > /proc/sysrq-trigger; sleep 60"),
     )
     assert (done.returncode, done.stdout) == (121, "before\n")
     head, *rest = done.stderr.splitlines()
