@@ -172,9 +172,23 @@ class NetNs:
         return first, second
 
     def dummy(self) -> Device:
-        """Make a dummy device and bring it up: it drops what is sent. Many hosts lack it."""
+        """Make a dummy device and bring it up: it drops what is sent. Many hosts lack it.
+
+        All that it receives is what two macvlans on it send each other: see `macvlans()`.
+        """
         (device,) = self._make("dummy", f"dummy{next(self._names)}")
         return device
+
+    def macvlans(self, below: Device) -> tuple[Device, Device]:
+        """Make two macvlan devices on another one, both up.
+
+        What the one sends to the other's address, the device below receives.
+        """
+        on = {"link": below.ifindex, "macvlan_mode": "bridge"}
+        first, second = (
+            self._make("macvlan", f"macvlan{next(self._names)}", **on)[0] for _ in range(2)
+        )
+        return first, second
 
     def netkit(self) -> tuple[Device, Device]:
         """Make a pair of netkit devices (6.7) in the L3 mode, both up: the primary and its peer.

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 _Place = TypeVar("_Place")
 
-_FRAME = b"\xff" * 6 + b"\2" * 6 + b"\x88\xb5" + bytes(46)  # the programs' own EtherType
+_ALL = b"\xff" * 6
+_SENDER = b"\2" * 6
+_REST = b"\x88\xb5" + bytes(46)  # the programs' own EtherType
 
 SKB_MODE = {"flags": XdpFlags.SKB_MODE}
 DRV_MODE = {"flags": XdpFlags.DRV_MODE}
@@ -103,6 +105,31 @@ class OnDevice(InNetNs):
         self.device.remove()
 
 
+class OnDummy(InNetNs):
+    """A dummy device, which receives what one macvlan on it sends to another."""
+
+    def __init__(self, request: pytest.FixtureRequest, program: str, **options: Any) -> None:
+        super().__init__(request, program, **options)
+        self.device: Device = self.place("dummy", lambda _: self.netns.dummy())
+        self._macvlans: tuple[Device, Device] = self.place(
+            "macvlans", lambda _: self.netns.macvlans(self.device)
+        )
+
+    @cached_property
+    def target(self) -> object:
+        """The dummy."""
+        return self.device
+
+    def trigger(self) -> None:
+        """Send a frame from the one to the other."""
+        sender, receiver = self._macvlans
+        send_frame(sender, to=receiver)
+
+    def end_target(self) -> None:
+        """Remove the dummy, and with it what is on it."""
+        self.device.remove()
+
+
 class Sockets(Stage):
     """A map of sockets, and a connection of which one end is put into it."""
 
@@ -139,11 +166,14 @@ class Sockets(Stage):
             del self.target[bytes(4)]  # or what is sent at closing is seen as well
 
 
-def send_frame(device: Device) -> None:
-    """Send a frame of the programs' own EtherType from a device."""
+def send_frame(device: Device, *, to: Device | None = None) -> None:
+    """Send a frame of the programs' own EtherType from a device, to another's address or to all."""
     with (
         device.netns.entered(),
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender,
     ):
+        if to:
+            sender.bind((to.name, 0))
+        address = sender.getsockname()[4] if to else _ALL
         sender.bind((device.name, 0))
-        sender.send(_FRAME)
+        sender.send(address + _SENDER + _REST)

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import BpfError, XdpFlags, XdpLinkInfo, libbpf
-from pytest_bpflink.selftests.network_stages import DRV_MODE, SKB_MODE, OnDevice
+from pytest_bpflink.selftests.network_stages import (
+    DRV_MODE,
+    SKB_MODE,
+    OnDevice,
+    OnDummy,
+    send_frame,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,6 +106,28 @@ def test_other_mode(
             second.attach(device, **wanted)
         assert refused.value.errno == errno.EEXIST
         assert stage.ran() == _FIRST
+
+
+@pytest.mark.usefixtures("own_target")
+def test_device_without_native_mode(request: pytest.FixtureRequest) -> None:
+    """A dummy device refuses the native mode: EOPNOTSUPP; left to the kernel it is generic.
+
+    So the program sees what the device receives, and nothing of what it sends.
+    """
+    stage = OnDummy(request, "on_xdp")
+    with pytest.raises(BpfError) as refused:
+        stage.object.program("on_xdp").attach(stage.device, **DRV_MODE)
+    assert refused.value.errno == errno.EOPNOTSUPP
+    stage.attach()
+    assert stage.ran() == _FIRST
+
+    before = stage.counts()
+    send_frame(stage.device)
+    assert stage.counts() == before
+
+    with pytest.raises(BpfError) as refused:
+        stage.object.program("on_xdp_alt").attach(stage.device, **SKB_MODE)
+    assert refused.value.errno == errno.EBUSY  # EEXIST, were it in another mode
 
 
 def test_impossible_flags(device: Device, first: Program) -> None:
