@@ -138,3 +138,7 @@ def _rebuild(
     OSError.__init__(error, *arguments)
     error.__dict__.update(state)
     return error
+
+
+class UnknownFeature(ValueError):  # noqa: N818 - named for what happened
+    """No probe is called that; the sentence says which there are."""

@@ -8,44 +8,28 @@ honours it, as 6.17 does).
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import errno
-import mmap
-import os
-import socket
-import struct
 from functools import cache
 from typing import TYPE_CHECKING
 
 from pytest_bpflink import libbpf
-from pytest_bpflink import options as opts
-from pytest_bpflink.btf import Kind
-from pytest_bpflink.cgroup import Cgroup, cgroup2_mount
-from pytest_bpflink.errors import BpfError, NotSupported
-from pytest_bpflink.link import created
-from pytest_bpflink.netns import NetNs
-from pytest_bpflink.perf import PerfEvent, SoftwareEvent
+from pytest_bpflink.errors import BpfError, NotSupported, UnknownFeature
 from pytest_bpflink.probe import missing_privileges
-from pytest_bpflink.uapi import AttachFlags, AttachType, BpfProgInfo, LinkType, ProgType, XdpFlags
-from pytest_bpflink.vmlinux import vmlinux
+from pytest_bpflink.probes import cgroups, events, names, networks, struct_ops
+from pytest_bpflink.uapi import AttachType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-    from pytest_bpflink.link import Link
     from pytest_bpflink.probe import KernelInfo
-
-
-class UnknownFeature(ValueError):  # noqa: N818 - named for what happened
-    """No probe is called that; the sentence says which there are."""
 
 
 @cache
 def absence(feature: str) -> BpfError | None:
     """Probe a feature, once per process: None where it is there, else the error that it gave.
 
-    `link:tcx`, `prog:netfilter`, `map:ringbuf`, `kfunc:bpf_task_acquire`, `cgroup:revision`,
+    `link:tcx`, `attach:tcx_ingress`, `prog:netfilter`, `map:ringbuf`, `helper:bpf_loop`,
+    `helper:bpf_sk_assign:sk_lookup`, `kfunc:bpf_task_acquire`, `cgroup:revision`,
     `cgroup:preorder`. Raises `UnknownFeature`.
     """
     kind, _, name = feature.partition(":")
@@ -57,7 +41,8 @@ def absence(feature: str) -> BpfError | None:
     else:
         known = [f"{group}:{each}" for group, named in probes.items() for each in named]
         raise UnknownFeature(
-            f"no probe for {feature!r}; there are {', '.join(known)}, prog:TYPE, kfunc:NAME"
+            f"no probe for {feature!r}; there are {', '.join(known)}, prog:TYPE, attach:TYPE,"
+            " map:TYPE, helper:NAME, kfunc:NAME"
         )
     try:
         probe()
@@ -98,236 +83,36 @@ def version_tuple(release: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release.split("."))
 
 
-# What runs: a program of two instructions, counted by the kernel's own statistics.
-
-_INSTRUCTION = struct.Struct("<BBhi")
-
-
-class _Program:
-    """A program that returns a number; `runs` is how often it ran."""
-
-    def __init__(self, kind: ProgType, attach_type: AttachType, *, returns: int) -> None:
-        # Move a number into the register of the result, and exit.
-        code = _INSTRUCTION.pack(0xB7, 0, 0, returns) + _INSTRUCTION.pack(0x95, 0, 0, 0)
-        self.attach_type = attach_type
-        self.fd = libbpf.call(
-            "bpf_prog_load",
-            kind,
-            b"probe",
-            b"GPL",
-            code,
-            len(code) // _INSTRUCTION.size,
-            ctypes.byref(opts.ProgLoadOptions(expected_attach_type=attach_type)),
-            doing=f"load a program of type {kind.name} for {attach_type.name}",
-        )
-
-    @property
-    def runs(self) -> int:
-        return int(libbpf.read_info(self.fd, BpfProgInfo, doing="count runs").run_cnt)
-
-
-@contextlib.contextmanager
-def _loaded(kind: ProgType, attach_type: AttachType, *, returns: int = 1) -> Iterator[_Program]:
-    statistics = libbpf.call("bpf_enable_stats", 0, doing="count the runs of programs (5.8)")
-    try:
-        program = _Program(kind, attach_type, returns=returns)
-        try:
-            yield program
-        finally:
-            os.close(program.fd)
-    finally:
-        os.close(statistics)
-
-
-def _linked(
-    program: _Program, target: int, attach_type: AttachType, options: opts.Options | None = None
-) -> Link:
-    given = ctypes.byref(options) if options else None
-    doing = f"make a link of {attach_type.name}"
-    fd = libbpf.call("bpf_link_create", program.fd, target, attach_type, given, doing=doing)
-    return created(fd, "probe")
-
-
-def _require_effect(
-    program: _Program, link: Link, kind: LinkType, trigger: Callable[[], object]
-) -> None:
-    before = program.runs
-    trigger()
-    info = link.info
-    if info.type is not kind or program.runs == before:
-        raise BpfError(
-            errno.EOPNOTSUPP,
-            f"run a program by a link of type {kind.name}",
-            hint=f"the kernel made one of type {info.type.name}, and it ran {program.runs} times",
-        )
-
-
-def _datagram() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.sendto(b"probe", ("127.0.0.1", 9))
-
-
-def _on_netns(
-    kind: LinkType,
-    prog_type: ProgType,
-    attach_type: AttachType,
-    options: opts.Options | None = None,
-    *,
-    to: Callable[[NetNs], int],
-    returns: int = 1,
-) -> Callable[[], None]:
-    """Probe a link on a namespace or its loopback, which a datagram passes."""
-
-    def probe() -> None:
-        with (
-            _loaded(prog_type, attach_type, returns=returns) as program,
-            NetNs.create() as netns,
-            netns.entered(),
-            _linked(program, to(netns), attach_type, options) as link,
-        ):
-            _require_effect(program, link, kind, _datagram)
-
-    return probe
-
-
-def _netfilter() -> None:
-    libbpf.require("bpf_program__attach_netfilter")
-    _on_netns(
-        LinkType.NETFILTER,
-        ProgType.NETFILTER,
-        AttachType.NETFILTER,
-        opts.NetfilterLinkOptions(pf=socket.AF_INET, hooknum=3, priority=-128),
-        to=lambda _netns: 0,
-    )()
-
-
-def _raw_tracepoint() -> None:
-    with _loaded(ProgType.RAW_TRACEPOINT, AttachType(0)) as program:
-        doing = "attach to the raw tracepoint sys_enter"
-        fd = libbpf.call("bpf_raw_tracepoint_open", b"sys_enter", program.fd, doing=doing)
-        with created(fd, "probe") as link:
-            _require_effect(program, link, LinkType.RAW_TRACEPOINT, os.getppid)
-
-
-def _fault_pages() -> None:
-    with mmap.mmap(-1, 64 * mmap.PAGESIZE) as fresh:
-        for page in range(0, len(fresh), mmap.PAGESIZE):
-            fresh[page] = 1
-
-
-def _perf_event() -> None:
-    with (
-        _loaded(ProgType.PERF_EVENT, AttachType(0)) as program,
-        PerfEvent.software(SoftwareEvent.PAGE_FAULTS) as event,
-        _linked(program, event.fileno(), AttachType.PERF_EVENT) as link,
-    ):
-        _require_effect(program, link, LinkType.PERF_EVENT, _fault_pages)
-
-
-@contextlib.contextmanager
-def _cgroup() -> Iterator[Cgroup]:
-    path = cgroup2_mount() / f"pytest-bpflink-probe-{os.getpid()}"
-    path.mkdir()
-    cgroup = Cgroup(path)
-    try:
-        yield cgroup
-    finally:
-        cgroup.remove()
-
-
-_EGRESS = ProgType.CGROUP_SKB, AttachType.CGROUP_INET_EGRESS
-
-
-def _cgroup_link() -> None:
-    with (
-        _loaded(*_EGRESS) as program,
-        _cgroup() as cgroup,
-        _linked(program, cgroup.fileno(), program.attach_type) as link,
-        cgroup.entered(),
-    ):
-        _require_effect(program, link, LinkType.CGROUP, _datagram)
-
-
-def _cgroup_revision() -> None:
-    """A link that expects a revision which is not the present one must be refused."""
-    libbpf.require("bpf_program__attach_cgroup_opts")
-    wrong = opts.CgroupLinkOptions(expected_revision=1000)
-    with _loaded(*_EGRESS) as program, _cgroup() as cgroup:
-        try:
-            _linked(program, cgroup.fileno(), program.attach_type, wrong).destroy()
-        except BpfError as error:
-            if error.errno == errno.ESTALE:
-                return
-            raise
-    raise BpfError(errno.EOPNOTSUPP, "have a wrong expected_revision refused", hint="it is ignored")
-
-
-def _cgroup_preorder() -> None:
-    """A link with PREORDER in a parent must stand before one in the child, not after it."""
-    first = opts.CgroupLinkOptions(flags=AttachFlags.PREORDER)
-    with _loaded(*_EGRESS) as above, _loaded(*_EGRESS) as below, _cgroup() as parent:
-        child = parent.create("child")
-        with (
-            _linked(below, child.fileno(), below.attach_type),
-            _linked(above, parent.fileno(), above.attach_type, first) as preordered,
-        ):
-            effective = child.attached(below.attach_type, effective=True).prog_ids
-            if effective[0] != preordered.info.prog_id:
-                raise BpfError(errno.EOPNOTSUPP, "run a parent's program first", hint="it is last")
-
-
-def _program_type(name: str) -> None:
-    kind = ProgType.__members__.get(name.upper())
-    if kind is None:
-        raise UnknownFeature(f"no program type is called {name!r}")
-    doing = f"load a program of type {name}"
-    if kind is ProgType.NETFILTER:
-        libbpf.require("bpf_program__attach_netfilter")  # the probe is as old as that
-    if not libbpf.call("libbpf_probe_bpf_prog_type", kind, None, doing=doing):
-        raise BpfError(errno.EINVAL, doing)
-
-
-def _kfunc(name: str) -> None:
-    """Only the kernel's own BTF says which there are; a call needs BTF of the program's as well."""
-    vmlinux().find(name, Kind.FUNC)
-
-
 def _config(_name: str) -> None:
     raise UnknownFeature("a config option is no feature: name it by config=")
 
 
 _BY_NAME: dict[str, Callable[[str], None]] = {
-    "prog": _program_type,
-    "kfunc": _kfunc,
+    "prog": names.program_type,
+    "attach": names.attach_type,
+    "map": names.map_type,
+    "helper": names.helper,
+    "kfunc": names.kernel_function,
     "config": _config,
 }
-
-
-def _fd(netns: NetNs) -> int:
-    return netns.fileno()
-
-
-def _lo(netns: NetNs) -> int:
-    return netns.lo.ifindex
-
-
 _LINKS: dict[str, Callable[[], None]] = {
-    "raw_tracepoint": _raw_tracepoint,
-    "cgroup": _cgroup_link,
-    "netns": _on_netns(LinkType.NETNS, ProgType.SK_LOOKUP, AttachType.SK_LOOKUP, to=_fd),
-    "xdp": _on_netns(
-        LinkType.XDP,
-        ProgType.XDP,
-        AttachType.XDP,
-        opts.LinkCreateOptions(flags=XdpFlags.SKB_MODE),
-        to=_lo,
-        returns=2,
-    ),
-    "perf_event": _perf_event,
-    "netfilter": _netfilter,
-    "tcx": _on_netns(LinkType.TCX, ProgType.SCHED_CLS, AttachType.TCX_EGRESS, to=_lo, returns=-1),
+    "raw_tracepoint": events.raw_tracepoint,
+    "tracing": events.EFFECTS[AttachType.TRACE_FENTRY],
+    "cgroup": cgroups.link,
+    "iter": events.iterator,
+    "netns": networks.EFFECTS[AttachType.SK_LOOKUP],
+    "xdp": networks.EFFECTS[AttachType.XDP],
+    "perf_event": events.perf_event,
+    "kprobe_multi": events.EFFECTS[AttachType.TRACE_KPROBE_MULTI],
+    "struct_ops": struct_ops.link,
+    "netfilter": networks.netfilter,
+    "tcx": networks.EFFECTS[AttachType.TCX_EGRESS],
+    "uprobe_multi": events.EFFECTS[AttachType.TRACE_UPROBE_MULTI],
+    "netkit": networks.EFFECTS[AttachType.NETKIT_PRIMARY],
+    "sockmap": networks.sockmap_link,
+    "tracing_multi": events.EFFECTS[AttachType.TRACE_FENTRY_MULTI],
 }
 _CGROUPS: dict[str, Callable[[], None]] = {
-    "revision": _cgroup_revision,
-    "preorder": _cgroup_preorder,
+    "revision": cgroups.revision,
+    "preorder": cgroups.preorder,
 }

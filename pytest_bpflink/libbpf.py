@@ -84,6 +84,12 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
     "bpf_map__initial_value": (c_void_p, (c_void_p, c_void_p), "0.8"),
     "bpf_map__is_internal": (c_bool, _pointer, "0.0.5"),
     "bpf_map__pin": (c_int, (c_void_p, c_char_p), "0.0.1"),
+    "bpf_btf_load": (c_int, (c_char_p, c_size_t, c_void_p), "0.7"),
+    "bpf_map_create": (
+        c_int,
+        (c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p),
+        "0.7",
+    ),
     "bpf_map_lookup_elem": (c_int, (c_int, c_void_p, c_void_p), "0.0.1"),
     "bpf_map_update_elem": (c_int, (c_int, c_void_p, c_void_p, ctypes.c_uint64), "0.0.1"),
     "bpf_map_delete_elem": (c_int, (c_int, c_void_p), "0.0.1"),
@@ -122,6 +128,7 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
     "bpf_xdp_detach": (c_int, (c_int, c_uint32, c_void_p), "0.7"),
     "bpf_raw_tracepoint_open": (c_int, (c_char_p, c_int), "0.0.1"),
     "bpf_enable_stats": (c_int, _int, "0.0.9"),
+    "libbpf_probe_bpf_map_type": (c_int, (c_int, c_void_p), "0.7"),
     "libbpf_probe_bpf_prog_type": (c_int, (c_int, c_void_p), "0.7"),
     "btf__find_by_name_kind": (c_int, (c_void_p, c_char_p, c_uint32), "0.0.5"),
     "bpf_prog_attach": (c_int, (c_int, c_int, c_int, c_uint32), "0.0.1"),
@@ -188,6 +195,11 @@ def has(name: str) -> bool:
     except NotSupported:
         return False
     return True
+
+
+def address(name: str) -> int:
+    """Return where in this process a function of the loaded libbpf is."""
+    return ctypes.cast(_library().function(name), c_void_p).value or 0
 
 
 def call(name: str, *arguments: Any, doing: str) -> int:

@@ -6,7 +6,7 @@ A structure may be shorter than the loaded libbpf's own, and longer where what i
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_bool, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import c_bool, c_char_p, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from typing import Any
 
 
@@ -61,7 +61,42 @@ class NetfilterLinkOptions(Options):
 class ProgLoadOptions(Options):
     """The beginning of `struct bpf_prog_load_opts`."""
 
-    _fields_ = (("sz", c_size_t), ("attempts", c_int), ("expected_attach_type", c_uint32))
+    _fields_ = (
+        ("sz", c_size_t),
+        ("attempts", c_int),
+        ("expected_attach_type", c_uint32),
+        ("prog_btf_fd", c_uint32),
+        ("prog_flags", c_uint32),
+        ("prog_ifindex", c_uint32),
+        ("kern_version", c_uint32),
+        ("attach_btf_id", c_uint32),
+        ("attach_prog_fd", c_uint32),
+        ("attach_btf_obj_fd", c_uint32),
+        ("fd_array", c_void_p),
+        ("func_info", c_void_p),
+        ("func_info_cnt", c_uint32),
+        ("func_info_rec_size", c_uint32),
+        ("line_info", c_void_p),
+        ("line_info_cnt", c_uint32),
+        ("line_info_rec_size", c_uint32),
+        ("log_level", c_uint32),
+        ("log_size", c_uint32),
+        ("log_buf", c_void_p),
+    )
+
+
+class MapCreateOptions(Options):
+    """The beginning of `struct bpf_map_create_opts`."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("btf_fd", c_uint32),
+        ("btf_key_type_id", c_uint32),
+        ("btf_value_type_id", c_uint32),
+        ("btf_vmlinux_value_type_id", c_uint32),
+        ("inner_map_fd", c_uint32),
+        ("map_flags", c_uint32),
+    )
 
 
 class ObjGetOptions(Options):
@@ -104,6 +139,45 @@ class PerfEventLinkOptions(Options):
     """`struct bpf_link_create_opts` for a perf event."""
 
     _fields_ = (*LinkCreateOptions._fields_, ("bpf_cookie", c_uint64))
+
+
+class KprobeMultiLinkOptions(Options):
+    """`struct bpf_link_create_opts` for kprobe.multi (libbpf 0.8)."""
+
+    _fields_ = (
+        *LinkCreateOptions._fields_,
+        ("kprobe_flags", c_uint32),
+        ("cnt", c_uint32),
+        ("syms", c_void_p),
+        ("addrs", c_void_p),
+        ("cookies", c_void_p),
+    )
+
+
+class UprobeMultiLinkOptions(Options):
+    """`struct bpf_link_create_opts` for uprobe.multi (libbpf 1.3)."""
+
+    _fields_ = (
+        *LinkCreateOptions._fields_,
+        ("uprobe_flags", c_uint32),
+        ("cnt", c_uint32),
+        ("path", c_char_p),
+        ("offsets", c_void_p),
+        ("ref_ctr_offsets", c_void_p),
+        ("cookies", c_void_p),
+        ("pid", c_uint32),
+    )
+
+
+class TracingMultiLinkOptions(Options):
+    """`struct bpf_link_create_opts` for fentry.multi and its like (libbpf 1.8)."""
+
+    _fields_ = (
+        *LinkCreateOptions._fields_,
+        ("ids", c_void_p),
+        ("cookies", c_void_p),
+        ("cnt", c_uint32),
+    )
 
 
 class KprobeOptions(Options):

@@ -22,8 +22,9 @@ pytest_plugins = ["pytest_bpflink.fixtures", "pytest_bpflink.relay"]
 
 _REQUIREMENTS = {
     "bpf_requires(*features, since, config, libbpf): needs what is probed by these names (link:tcx,"
-    " prog:netfilter, kfunc:NAME, cgroup:revision); skipped on kernels older than since or built"
-    " without config, and with an older libbpf, else a failure where it is absent": "bpf_requires",
+    " attach:TYPE, prog:netfilter, helper:NAME, kfunc:NAME); skipped on kernels older than since or"
+    " built without config, and with an older libbpf, else a failure where it is"
+    " absent": "bpf_requires",
     'kernel(">=6.6"): runs on such kernels only': "kernel",
     "guest_only: can crash the kernel or changes the whole machine, so it runs in guests"
     " (--kernel), and natively with --bpf-native-all only": "guest_only",

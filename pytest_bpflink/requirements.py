@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_bpflink import features
-from pytest_bpflink.errors import NotSupported
+from pytest_bpflink.errors import NotSupported, UnknownFeature
 from pytest_bpflink.matrix import running_kernel
 from pytest_bpflink.probe import KernelInfo, missing_privileges
 
@@ -114,7 +114,7 @@ def _require(config: pytest.Config, kernel: KernelInfo, mark: pytest.Mark) -> No
             error = features.absence(feature)
         except NotSupported as unsupported:
             error = unsupported
-        except features.UnknownFeature as unknown:
+        except UnknownFeature as unknown:
             pytest.fail(f"bpf_requires: {unknown}", pytrace=False)
         if error:
             absent(config, feature, error, since=mark.kwargs.get("since", ""), options=options)

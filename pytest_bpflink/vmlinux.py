@@ -34,6 +34,19 @@ class _Enumerator(ctypes.Structure):
     _fields_ = (("name_off", ctypes.c_uint32), ("value", ctypes.c_int32))
 
 
+class _Member(ctypes.Structure):
+    """`struct btf_member`; of the offset 24 are bits, the others the size of a bit field."""
+
+    _fields_ = (
+        ("name_off", ctypes.c_uint32),
+        ("type", ctypes.c_uint32),
+        ("offset", ctypes.c_uint32),
+    )
+
+
+_MEMBERS = _BITS = 0xFFFFFF
+
+
 class Vmlinux:
     """The kernel's types; `vmlinux()` returns them."""
 
@@ -49,11 +62,23 @@ class Vmlinux:
         """Return the name of a type or a function. Raises `BpfError` for a number of none."""
         return self._text(self._type(type_id).name_off)
 
+    def members(self, name: str) -> dict[str, tuple[int, int]]:
+        """Return the members of a struct: how many are before each, and where it is, in bytes."""
+        found = self._type(self.find(name, Kind.STRUCT))
+        array = (_Member * (found.info & _MEMBERS)).from_address(_behind(found))
+        return {
+            self._text(each.name_off) or "": (index, (each.offset & _BITS) // 8)
+            for index, each in enumerate(array)
+        }
+
+    def size(self, name: str) -> int:
+        """Return how many bytes a struct has."""
+        return int(self._type(self.find(name, Kind.STRUCT)).size)
+
     def enumerators(self, name: str) -> dict[str, int]:
         """Return the names in an enum, with their values."""
         found = self._type(self.find(name, Kind.ENUM))
-        start = ctypes.addressof(found) + ctypes.sizeof(found)
-        array = (_Enumerator * (found.info & 0xFFFFFF)).from_address(start)
+        array = (_Enumerator * (found.info & _MEMBERS)).from_address(_behind(found))
         return {self._text(each.name_off) or "": each.value for each in array}
 
     def _type(self, type_id: int) -> _Type:
@@ -62,3 +87,7 @@ class Vmlinux:
 
     def _text(self, offset: int) -> str | None:
         return libbpf.text("btf__name_by_offset", self._btf, offset)
+
+
+def _behind(found: _Type) -> int:
+    return ctypes.addressof(found) + ctypes.sizeof(found)

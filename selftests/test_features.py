@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import AttachFlags, BpfError, features
+from pytest_bpflink import AttachFlags, AttachType, BpfError, LinkType, features
 from pytest_bpflink.selftests.numbered import Hook, datagram_from, numbered
 
 if TYPE_CHECKING:
@@ -20,27 +20,85 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.guest_only
 
 
-@pytest.mark.parametrize(
-    ("feature", "since"),
-    [
-        ("link:raw_tracepoint", "5.7"),
-        ("link:cgroup", "5.7"),
-        ("link:netns", "5.9"),
-        ("link:xdp", "5.9"),
-        ("link:perf_event", "5.15"),
-        ("link:netfilter", "6.4"),
-        ("link:tcx", "6.6"),
-        ("prog:cgroup_skb", "4.10"),
-        ("prog:netfilter", "6.4"),
-    ],
-)
+_SINCE = {
+    "link:raw_tracepoint": "5.7",
+    "link:tracing": "5.7",
+    "link:cgroup": "5.7",
+    "link:iter": "5.8",
+    "link:netns": "5.9",
+    "link:xdp": "5.9",
+    "link:perf_event": "5.15",
+    "link:kprobe_multi": "5.18",
+    "link:struct_ops": "6.4",
+    "link:netfilter": "6.4",
+    "link:tcx": "6.6",
+    "link:uprobe_multi": "6.6",
+    "link:netkit": "6.7",
+    "link:sockmap": "6.10",
+    "link:tracing_multi": "7.2",
+    "prog:cgroup_skb": "4.10",
+    "prog:netfilter": "6.4",
+    "map:ringbuf": "5.8",
+    "map:bloom_filter": "5.16",
+    "helper:bpf_map_lookup_elem": "3.18",
+    "helper:map_lookup_elem:xdp": "4.8",
+    "helper:bpf_loop": "5.17",
+    "helper:bpf_get_func_arg": "5.17",
+    "helper:sk_assign:sk_lookup": "5.9",
+    "helper:sk_assign:xdp": "99.0",
+    "helper:bpf_get_attach_cookie:tracing": "5.19",
+    "kfunc:bpf_task_acquire": "6.2",
+}
+# The beginnings of attach types' names; all others are older than 5.10.
+_ATTACH_TYPES_SINCE = {
+    "sk_skb_verdict": "5.13",
+    "sk_reuseport_": "5.14",
+    "perf_event": "5.15",
+    "trace_kprobe_multi": "5.18",
+    "lsm_cgroup": "6.0",
+    "struct_ops": "6.4",
+    "netfilter": "6.4",
+    "tcx_": "6.6",
+    "trace_uprobe_multi": "6.6",
+    "cgroup_unix_": "6.7",
+    "netkit_": "6.7",
+    "trace_kprobe_session": "6.10",
+    "trace_uprobe_session": "6.13",
+    "trace_fsession": "7.0",
+    "trace_fentry_multi": "7.2",
+    "trace_fexit_multi": "7.2",
+    "trace_fsession_multi": "7.2",
+}
+_OPTIONS = {"kprobe": "CONFIG_FPROBE", "netkit": "CONFIG_NETKIT"}
+
+
+@pytest.mark.parametrize(("feature", "since"), _SINCE.items())
 def test_probe(feature: str, since: str, bpf_kernel: KernelInfo) -> None:
     """A probe finds a feature on the kernels that have it, and on no other."""
+    _require_as_since(feature, since, bpf_kernel)
+
+
+@pytest.mark.parametrize("attach_type", [each.name.lower() for each in AttachType])
+def test_probe_of_attach_type(attach_type: str, bpf_kernel: KernelInfo) -> None:
+    """So does the probe of each attach type."""
+    found = [name for name in _ATTACH_TYPES_SINCE if attach_type.startswith(name)]
+    since = _ATTACH_TYPES_SINCE[max(found, key=len)] if found else "5.10"
+    _require_as_since(f"attach:{attach_type}", since, bpf_kernel)
+
+
+def _require_as_since(feature: str, since: str, bpf_kernel: KernelInfo) -> None:
     absence = features.absence(feature)
     if absence is not None and absence.hint.startswith("needs libbpf"):
         pytest.skip(str(absence))
-    is_new_enough = bpf_kernel.version >= features.version_tuple(since)
-    assert (absence is None) is is_new_enough, absence
+    option = next((one for name, one in _OPTIONS.items() if name in feature), "CONFIG_BPF")
+    is_there = bpf_kernel.version >= features.version_tuple(since) and option in bpf_kernel.config
+    assert (absence is None) is is_there, absence
+
+
+def test_each_link_type_has_a_probe() -> None:
+    """Each that is known has one, and it is known from which release on that succeeds."""
+    known = {f"link:{kind.name.lower()}" for kind in LinkType if kind is not LinkType.UNSPEC}
+    assert known == {feature for feature in _SINCE if feature.startswith("link:")}
 
 
 @pytest.fixture

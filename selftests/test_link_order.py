@@ -31,7 +31,7 @@ _AF_INET, _LOCAL_OUT = 2, 3
 
 
 _TCX = pytest.mark.bpf_requires("link:tcx", since="6.6", libbpf="1.3")
-_NETKIT = pytest.mark.bpf_requires("prog:sched_cls", libbpf="1.3"), pytest.mark.kernel(">=6.7")
+_NETKIT = pytest.mark.bpf_requires("link:netkit", since="6.7", config="CONFIG_NETKIT", libbpf="1.3")
 _MPROG = pytest.mark.bpf_requires("cgroup:revision", since="6.17")
 
 

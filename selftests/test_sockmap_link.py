@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.guest_only,
-    pytest.mark.kernel(">=6.10"),
-    pytest.mark.bpf_requires("prog:sk_msg", libbpf="1.5"),
+    pytest.mark.bpf_requires(
+        "link:sockmap", since="6.10", config="CONFIG_BPF_STREAM_PARSER", libbpf="1.5"
+    ),
 ]
 
 _FIRST, _SECOND, _NONE = (True, False), (False, True), (False, False)
