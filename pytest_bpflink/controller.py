@@ -1,33 +1,32 @@
 """The controller of a run with guests: an xdist worker per kernel, and what becomes of each.
 
 Knows xdist's hooks, and the order it calls them in when a worker dies. Guests are `guests`',
-dealing out items is `scheduling`'s, collection and the workers' half are `matrix`'s.
+connecting to them `connections`', dealing out items `scheduling`'s; collection and the workers'
+half are `matrix`'s.
 """
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink import boots, libbpf_axis, preparing, relay, taint
+from pytest_bpflink import boots, preparing, relay, taint
+from pytest_bpflink.connections import Connections
 from pytest_bpflink.crashes import Crashes
 from pytest_bpflink.fresh_guests import FreshGuests
 from pytest_bpflink.fresh_items import FreshItem, FreshItems
 from pytest_bpflink.guests import Guest, GuestFactory
 from pytest_bpflink.matrix_worker import ItemFacts
-from pytest_bpflink.packing import ReportPacking
 from pytest_bpflink.replacements import Replacements
 from pytest_bpflink.report import KernelReport, Progress
 from pytest_bpflink.reports.results import RunKernel
 from pytest_bpflink.scheduling import ItemLog, KernelScheduling, Location
-from pytest_bpflink.vm.kernels import KernelError
 from pytest_bpflink.vm.machine import MachineError
+from pytest_bpflink.wanted_kernels import WantedKernels
 from pytest_bpflink.watchdog import LIMITS, Limits, Watchdog
 
 if TYPE_CHECKING:
@@ -35,61 +34,13 @@ if TYPE_CHECKING:
 
     from execnet import XSpec
     from xdist.dsession import DSession
-    from xdist.workermanage import NodeManager, WorkerController
+    from xdist.workermanage import WorkerController
 
     from pytest_bpflink.matrix import MatrixKernel
-    from pytest_bpflink.vm.accel import Acceleration
-    from pytest_bpflink.vm.kernels import Kernel
 
 
 class LostItems(Exception):  # noqa: N818 - named for what happened, as KeyboardInterrupt is
     """Items were collected and never reported: a defect of this plugin, and never a green run."""
-
-
-def configure(config: pytest.Config, kernels: Sequence[MatrixKernel]) -> None:
-    """Make xdist start a worker per kernel. Called before xdist looks at its options.
-
-    Raises UsageError for options that can't work with guests.
-    """
-    option = config.option
-    if option.usepdb:
-        raise pytest.UsageError("--pdb can't reach into a guest: use it with --kernel native alone")
-    if option.tx and not option.numprocesses:
-        raise pytest.UsageError("--tx: --kernel starts the workers itself; drop --tx")
-    if option.dist == "each":
-        raise pytest.UsageError("--dist=each: --kernel runs each test on every kernel; drop it")
-    # -n is the number of native workers: nothing is left for it without `native`, and -n 0, which
-    # people have in addopts, can't switch guests off.
-    native_workers = len(option.tx) or 1
-    guests, bounded = boots.affordable_workers(
-        option.kernel_workers,
-        kernels=sum(not kernel.is_native for kernel in kernels),
-        memory_mib=option.kernel_memory,
-    )
-    option.tx = [
-        f"popen//id={worker}//kernel={kernel.id}"
-        for kernel in kernels
-        for worker in _worker_ids(kernel, native_workers if kernel.is_native else guests)
-    ]
-    if option.kernel_host:
-        from pytest_bpflink import hosts
-
-        if option.kernel_rw:
-            raise pytest.UsageError("--kernel-rw: guests on a --kernel-host can't reach this host")
-        option.px = [*option.px, *hosts.proxies(option.kernel_host)]
-    option.dist = "load"
-    controller = MatrixController(config, kernels, bounded=bounded)
-    # Restarts are bounded per worker: xdist's bound is for all together, and loses items silently.
-    option.maxworkerrestart = str(sys.maxsize)
-    config.pluginmanager.register(controller, "bpflink-controller")
-    config.pluginmanager.register(ReportPacking(), "bpflink-ReportPacking")
-    config.pluginmanager.register(controller.report, "bpflink-report")
-
-
-def _worker_ids(kernel: MatrixKernel, workers: int) -> list[str]:
-    if workers == 1:
-        return [kernel.id]
-    return [f"{kernel.id}-{number}" for number in range(1, workers + 1)]
 
 
 class MatrixController:
@@ -100,11 +51,8 @@ class MatrixController:
     ) -> None:
         self._config = config
         self._bounded = bounded
-        self._kernels = list(kernels)
-        self._found: dict[str, tuple[Kernel, Acceleration]] = {}
-        # By spec: why it can't be used.
-        self._unusable: dict[str, str] = {}
         self._factory = GuestFactory(config)
+        self._kernels = WantedKernels(kernels, self._factory)
         # Keyed by spec: a replacement has the spec of the worker that it replaces.
         self._guests: dict[XSpec, Guest] = {}
         self._log = ItemLog()
@@ -127,37 +75,7 @@ class MatrixController:
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Find the kernels, before the header names them."""
         self._session = session
-        for index, kernel in enumerate(self._kernels):
-            if not kernel.is_native:
-                self._kernels[index] = self._find(kernel)
-        if all(kernel.spec in self._unusable for kernel in self._kernels):
-            reasons = [f"--kernel {spec}: {reason}" for spec, reason in self._unusable.items()]
-            raise pytest.UsageError("\n".join(reasons))
-        _, directory = libbpf_axis.asked_for(self._config)
-        self._kernels = libbpf_axis.find(self._kernels, self._progress, directory=directory)
-        self._progress.done()
-
-    def _find(self, kernel: MatrixKernel) -> MatrixKernel:
-        machines = self._factory.machines
-        if kernel.spec not in self._found | self._unusable:
-            try:
-                found = machines.find(kernel.spec, self._progress)
-                self._found[kernel.spec] = found, machines.acceleration(found)
-            except KernelError as error:
-                # The others are still worth their run; this one's items are errors that say why.
-                self._unusable[kernel.spec] = str(error)
-            except MachineError as error:
-                raise pytest.UsageError(f"--kernel {kernel.spec}: {error}") from None
-        if kernel.spec in self._unusable:
-            return replace(kernel, reason=f"can't be used: {self._unusable[kernel.spec]}")
-        found, acceleration = self._found[kernel.spec]
-        return replace(
-            kernel,
-            release=found.release,
-            version=found.version or None,
-            where="kvm" if acceleration.kvm else "tcg",
-            reason=acceleration.reason,
-        )
+        self._kernels.find(self._config, self._progress)
 
     def pytest_report_header(self) -> list[str]:
         """Return a line per kernel."""
@@ -166,9 +84,8 @@ class MatrixController:
 
     def pytest_xdist_setupnodes(self, specs: Sequence[XSpec]) -> None:
         """Boot all guests side by side, before xdist connects to one after the other."""
-        kernels = {kernel.id: kernel for kernel in self._kernels}
         for spec in specs:
-            self._guests[spec] = self._new_guest(kernels[str(spec.kernel)], str(spec.id))
+            self._guests[spec] = self._kernels.guest(str(spec.kernel), str(spec.id))
         guests = [guest for guest in self._guests.values() if guest.is_machine]
         if guests:
             sources = preparing.prepare(self._config, self._progress)
@@ -179,63 +96,15 @@ class MatrixController:
             raise pytest.UsageError(f"--kernel {error}") from None
         manager = self._dsession.nodemanager
         assert manager is not None
-        self._wrap_setup(manager)
-
-    def _new_guest(self, kernel: MatrixKernel, name: str) -> Guest:
-        if kernel.is_native:
-            return self._factory.native(kernel, name=name)
-        if kernel.spec in self._unusable:
-            guest = self._factory.native(kernel, name=name)
-            guest.give_up(f"--kernel {kernel.spec}: {self._unusable[kernel.spec]}")
-            return guest
-        return self._factory.guest(kernel, self._found[kernel.spec][0], name=name)
-
-    def _wrap_setup(self, manager: NodeManager) -> None:
-        """Give a worker that can't be connected to another guest, at the start and later.
-
-        And let a run end in good order whose worker can't be reached at the end.
-
-        xdist 3.8 has no hook around `NodeManager.setup_node`, and an exception from it is an
-        internal error that ends the run for all kernels.
-        """
-        set_up = manager.setup_node
-
-        def setup_node(spec: XSpec, putevent: Any) -> WorkerController:
-            guest = self._guests[spec]
-            if guest.retired:
-                if self._dsession.shouldstop or guest.item or not self._waits_for(guest):
-                    return self._replacements.nobody()
-                guest.recall("The item that it died in last was to run again.")
-            if guest.booting:
-                return self._replacements.await_boot(guest, partial(setup_node, spec, putevent))
-            while True:
-                if guest.item and guest.stand_in:
-                    self._fresh_guests.refuse(spec)
-                    return self._replacements.nobody()
-                # An id is used once in execnet's group; for a replacement xdist took "gw0".
-                spec.id, spec.python = guest.next_worker_id(), guest.python
-                spec.via = guest.via
-                if guest.is_machine:
-                    self._watchdog.connecting(guest)
-                try:
-                    return set_up(spec, putevent)
-                except (OSError, EOFError, AssertionError) as error:
-                    self._watchdog.forget(guest)
-                    if guest.stand_in:
-                        raise
-                    words = guest.last_words()
-                    guest.replace(f"It could not be connected to: {error!r}. {words}")
-                    guest.wait_ready()
-
-        tear_down = manager.teardown_nodes
-
-        def teardown_nodes() -> None:
-            # execnet 2.1 fails to end a worker whose proxy on another host is gone by then.
-            with suppress(OSError):
-                tear_down()
-
-        manager.setup_node = setup_node  # type: ignore[method-assign]
-        manager.teardown_nodes = teardown_nodes  # type: ignore[method-assign]
+        connections = Connections(
+            self._guests,
+            replacements=self._replacements,
+            watchdog=self._watchdog,
+            is_needed=self._is_needed_again,
+            # It is there by then.
+            refuse=lambda spec: self._fresh_guests.refuse(spec),  # noqa: PLW0108
+        )
+        connections.wrap(manager)
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure_node(self, node: WorkerController) -> None:
@@ -295,7 +164,7 @@ class MatrixController:
             self._fresh_items,
             at_once=boots.fresh_at_once(self._config.option.kernel_memory),
             guests=self._guests,
-            new_guest=self._new_fresh_guest,
+            new_guest=self._kernels.guest,
             join=self._replacements.join,
             refuse=self._crashes.refuse,
             others=self._scheduling.left_beside_fresh,
@@ -306,10 +175,6 @@ class MatrixController:
     def _only_item(self, node: WorkerController) -> str | None:
         item = self._guests[node.gateway.spec].item
         return item and item.nodeid
-
-    def _new_fresh_guest(self, kernel_id: str, name: str, item: FreshItem) -> Guest:
-        kernel = next(kernel for kernel in self._kernels if kernel.id == kernel_id)
-        return self._factory.fresh_guest(kernel, self._found[kernel.spec][0], name=name, item=item)
 
     def _count_collected(self, number: int) -> None:
         # xdist 3.8 sets it to what the last worker collected, which may be nothing: "no tests ran".
@@ -399,9 +264,10 @@ class MatrixController:
         node: WorkerController = report.node
         self._crashes.complete(report, self._guests[node.gateway.spec])
 
-    def _waits_for(self, guest: Guest) -> bool:
+    def _is_needed_again(self, guest: Guest) -> bool:
         assert self._scheduling is not None
-        return self._scheduling.is_waiting(guest.kernel.id)
+        is_over = self._dsession.shouldstop or guest.item
+        return not is_over and self._scheduling.is_waiting(guest.kernel.id)
 
     def _is_over(self, node: WorkerController) -> bool:
         assert self._scheduling is not None

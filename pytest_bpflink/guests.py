@@ -1,22 +1,16 @@
 """What an xdist worker runs on: a guest, the next guest when that one died, or a stand-in.
 
-Knows how many guests a worker may use up, and what to say of the dead. Machines are `vm`'s; when a
-worker is lost is `controller`'s to notice.
+Knows how many guests a worker may use up, and what to say of the dead. Machines are `machines`';
+when a worker is lost is `controller`'s to notice.
 """
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from pytest_bpflink.report import Progress
-from pytest_bpflink.vm import accel, cold, kernels, machine, warm
+from pytest_bpflink import machines
 from pytest_bpflink.vm.machine import BootFailed, MachineError
 from pytest_bpflink.vm.scratch import Scratch
 
@@ -24,9 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    import pytest
+
     from pytest_bpflink.fresh_items import FreshItem
+    from pytest_bpflink.machines import Machine, Machines
     from pytest_bpflink.matrix import MatrixKernel
-    from pytest_bpflink.vm.accel import Acceleration
     from pytest_bpflink.vm.kernels import Kernel
 
 # Under KVM; a machine that emulates takes it several times. Guests that boot together share cores.
@@ -34,117 +30,6 @@ _BOOT_SECONDS = 60.0
 
 _CONSOLE_LINES = 40
 _HINT = " (--kernel-log DIR keeps the whole console)"
-_HOST_PYTHON = shlex.quote(sys.executable)
-
-
-class Machine(Protocol):
-    """What is needed of a machine; `vm.machine.Machine` is one."""
-
-    @property
-    def gateway_python(self) -> str:
-        """The command that execnet takes for a Python: its stdin and stdout reach the guest's."""
-
-    def start(self) -> None:
-        """Begin to boot, and return at once."""
-
-    def wait_ready(self, timeout: float) -> None:
-        """Wait until a worker can start; raise BootFailed if it never will."""
-
-    def kill(self) -> None:
-        """End it now."""
-
-    def close(self) -> None:
-        """End it, and leave nothing of it behind."""
-
-    def console_tail(self, *, lines: int) -> str:
-        """Return the end of what its kernel said."""
-
-
-class Machines(Protocol):
-    """Where kernels and machines come from."""
-
-    def find(self, spec: str, progress: Callable[[str], None]) -> Kernel:
-        """Return the kernel that a SPEC names, or raise KernelError."""
-
-    def acceleration(self, kernel: Kernel) -> Acceleration:
-        """Return what a machine with this kernel runs on."""
-
-    def machine(self, kernel: Kernel, *, directory: Path, console_log: Path | None) -> Machine:
-        """Return a machine that is not started yet."""
-
-
-#: What `controller` takes its machines from; tests put fakes here.
-MACHINES = pytest.StashKey[Machines]()
-
-
-class VirtualMachines:
-    """Machines of `vm`, made as the `--kernel-*` options say."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._option = config.option
-        self._cwd = config.invocation_params.dir
-        self._accelerations: dict[Path, Acceleration] = {}
-        self._progress = Progress(config)
-        self._said: set[str] = set()
-
-    def find(self, spec: str, progress: Callable[[str], None]) -> Kernel:
-        """Return the kernel that a SPEC names, fetched if need be."""
-        return kernels.find(spec, progress=progress)
-
-    def acceleration(self, kernel: Kernel) -> Acceleration:
-        """Return KVM if this kernel really boots with it, else TCG, with the reason."""
-        if kernel.image not in self._accelerations:
-            self._accelerations[kernel.image] = accel.detect(kernel)
-        return self._accelerations[kernel.image]
-
-    def machine(self, kernel: Kernel, *, directory: Path, console_log: Path | None) -> Machine:
-        """Return a machine that shares this host's root and starts in this directory."""
-        make: Callable[..., Machine] = machine.Machine
-        if self._option.kernel_guest != "plain":
-            kind = {"cold": cold.ColdMachine, "warm": warm.WarmMachine}[self._option.kernel_guest]
-            make = partial(kind, say=partial(self._say, kernel))
-        return make(
-            kernel,
-            acceleration=self.acceleration(kernel),
-            directory=directory,
-            cwd=self._cwd,
-            environment=dict(os.environ),
-            memory_mib=self._option.kernel_memory,
-            cpus=self._option.kernel_cpus,
-            append=tuple(word for text in self._option.kernel_append for word in text.split()),
-            console_log=console_log,
-            writable=self._option.kernel_rw,
-        )
-
-    def _say(self, kernel: Kernel, text: str) -> None:
-        said = f"{kernel.id}: {text}"
-        # What goes for one guest of a kernel goes for all.
-        if said not in self._said:
-            self._said.add(said)
-            self._progress.line(said)
-
-
-class ThisMachine:
-    """The machine that pytest runs on: a native worker needs no boot, and has no console."""
-
-    gateway_python = _HOST_PYTHON
-
-    def start(self) -> None:
-        """Be there already."""
-
-    def wait_ready(self, timeout: float) -> None:
-        """Be ready already."""
-
-    def kill(self) -> None:
-        """Leave its worker to xdist."""
-
-    def close(self) -> None:
-        """Leave its worker to xdist."""
-
-    def console_tail(self, *, lines: int) -> str:
-        """Return nothing: the kernel log is not this worker's alone."""
-        del lines
-        return ""
 
 
 class Guest:
@@ -191,7 +76,7 @@ class Guest:
     @property
     def python(self) -> str:
         """The command that execnet starts as this worker's Python."""
-        return self._machine.gateway_python if self._machine else _HOST_PYTHON
+        return (self._machine or machines.ThisMachine).gateway_python
 
     @property
     def via(self) -> str | None:
@@ -291,19 +176,11 @@ class Guest:
         return f"kernel {self.kernel.id} (Linux {self.kernel.release})"
 
 
-def _machines(config: pytest.Config) -> Machines:
-    if not config.option.kernel_host:
-        return VirtualMachines(config)
-    from pytest_bpflink import hosts  # with execnet's connections, for runs that name a host
-
-    return hosts.HostedMachines(config)
-
-
 class GuestFactory:
     """Makes the guests of a run, each machine with a directory and a console log of its own."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self.machines: Machines = config.stash.get(MACHINES, None) or _machines(config)
+        self.machines: Machines = machines.of_run(config)
         log: Path | None = config.option.kernel_log
         self._log = log and log.absolute()
         option: Any = config.option.maxworkerrestart
@@ -313,19 +190,15 @@ class GuestFactory:
 
     def native(self, kernel: MatrixKernel, *, name: str) -> Guest:
         """Return a worker's place on this machine."""
-        return Guest(kernel, ThisMachine, name=name, restarts=self._restarts)
+        return Guest(kernel, machines.ThisMachine, name=name, restarts=self._restarts)
 
-    def guest(self, kernel: MatrixKernel, found: Kernel, *, name: str) -> Guest:
-        """Return a guest with a kernel."""
-        new = partial(self._machine, found, name)
-        return Guest(kernel, new, name=name, restarts=self._restarts)
-
-    def fresh_guest(
-        self, kernel: MatrixKernel, found: Kernel, *, name: str, item: FreshItem
+    def guest(
+        self, kernel: MatrixKernel, found: Kernel, *, name: str, item: FreshItem | None = None
     ) -> Guest:
-        """Return a guest for one item. One that dies before it runs the item is replaced once."""
+        """Return a guest with a kernel; one for a single item that dies before is replaced once."""
         new = partial(self._machine, found, name)
-        return Guest(kernel, new, name=name, restarts=1, item=item)
+        restarts = 1 if item else self._restarts
+        return Guest(kernel, new, name=name, restarts=restarts, item=item)
 
     def compile_elsewhere(self, sources: Sequence[Path]) -> None:
         """Compile BPF programs on the other hosts, whose guests see their host's cache."""

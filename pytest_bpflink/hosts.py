@@ -26,7 +26,7 @@ from pytest_bpflink.vm.machine import BootFailed, MachineError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pytest_bpflink.guests import Machine
+    from pytest_bpflink.machines import Machine
 
 # A host that answers nothing for so long is taken for gone; booting has its own limit.
 _PATIENCE = 60.0

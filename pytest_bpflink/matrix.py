@@ -170,9 +170,9 @@ def configure(config: pytest.Config) -> None:
         )
     else:
         # With xdist and vm, which a run on this kernel alone does without.
-        from pytest_bpflink import controller
+        from pytest_bpflink import workers
 
-        controller.configure(config, kernels)
+        workers.configure(config, kernels)
 
 
 def configure_report(config: pytest.Config) -> None:

@@ -57,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.bpf_dmesg = config.option.bpf_dmesg or "off"
     if config.getoption("kernel") and not hasattr(config, "workerinput"):
         # Not before --kernel asks: importing it takes xdist.
-        from pytest_bpflink.guests import MACHINES
+        from pytest_bpflink.machines import MACHINES
         from pytest_bpflink.watchdog import LIMITS, Limits
 
         config.stash[MACHINES] = FakeMachines()
