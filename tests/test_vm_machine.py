@@ -168,6 +168,11 @@ def test_mounts(guest: execnet.Gateway, path: str, filesystem: str) -> None:
 MOUNTS = "answer = open('/proc/mounts').read()"
 
 
+def test_worker_is_called_after_its_python(guest: execnet.Gateway) -> None:
+    name = ask(guest, "answer = open('/proc/self/comm').read()")
+    assert name == f"{Path(sys.executable).name}\n"
+
+
 def test_memlock_is_unlimited(guest: execnet.Gateway) -> None:
     source = "import resource\nanswer = resource.getrlimit(resource.RLIMIT_MEMLOCK)"
     assert ask(guest, source) == (-1, -1)

@@ -124,6 +124,8 @@ def _set_up_kernel() -> None:
     Path(_MODPROBE).write_text(_MODPROBE_SCRIPT)
     Path(_MODPROBE).chmod(0o755)
     Path("/proc/sys/kernel/modprobe").write_text(_MODPROBE)
+    # Its children are not to be called after this script.
+    Path("/proc/self/comm").write_text(os.path.basename(sys.executable))
     # As systemd has it; programs raise their limit up to it.
     Path("/proc/sys/fs/nr_open").write_text("1048576")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
