@@ -14,6 +14,7 @@ from execnet import XSpec
 from pytest_bpflink.vm.machine import MachineError
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterable
 
     from xdist.dsession import DSession
@@ -58,6 +59,7 @@ class FreshGuests:
         self._report_refusal = refuse
         self._others = others
         self._working: dict[XSpec, Guest] = {}
+        self._dying: list[subprocess.Popen[bytes] | None] = []
         self._made: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
         self._hide_from_status_line()
@@ -78,6 +80,16 @@ class FreshGuests:
         guest.retire()
         # Its process and pipes are no use any more; xdist would keep them up to the end.
         node.gateway.exit()
+        self._bury(node)
+
+    def _bury(self, node: WorkerController) -> None:
+        """Wait for the processes of guests that are gone, without waiting for any.
+
+        execnet 2.1 does so at the end of the session: up to then each would be a zombie. Where a
+        proxy on another host reaches the guest there is none here.
+        """
+        self._dying.append(getattr(node.gateway._io, "popen", None))  # noqa: SLF001
+        self._dying = [process for process in self._dying if process and process.poll() is None]
 
     def refuse(self, spec: XSpec) -> None:
         """Report an item as an error, since no guest can be had for it."""

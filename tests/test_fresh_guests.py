@@ -121,6 +121,41 @@ def test_all_items_are_on_demand(pytester: pytest.Pytester, with_fakes: Run) -> 
     assert boots(pytester) == 14
 
 
+def test_guests_that_are_through_leave_no_processes(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makeconftest(
+        """
+        import os
+        from pathlib import Path
+
+        def pytest_runtest_logfinish():
+            if "FAKE_GUEST_CONSOLE" in os.environ: return
+            here = Path("/proc", str(os.getpid()), "task")
+            children = " ".join(file.read_text() for file in here.glob("*/children")).split()
+            stats = [Path("/proc", child, "stat").read_text() for child in children]
+            zombies = sum(stat.rpartition(")")[2].split()[0] == "Z" for stat in stats)
+            with Path("zombies").open("a") as file: file.write(f"{zombies}\\n")
+        """
+    )
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.fresh_kernel
+        @pytest.mark.parametrize("n", range(12))
+        def test_x(n): pass
+        """
+    )
+
+    with_fakes("--kernel", "good").assert_outcomes(passed=12)
+
+    counted = [int(number) for number in (pytester.path / "zombies").read_text().split()]
+    assert len(counted) == 12
+    # The next that ends buries the one before; as many may be ending as work at the same time.
+    assert max(counted) <= 4
+
+
 def test_a_panic_there_fails_that_item_only(pytester: pytest.Pytester, with_fakes: Run) -> None:
     pytester.makepyfile(SIX.format(panics={1, 2, 3}))
 
