@@ -12,6 +12,7 @@ import select
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
 from pathlib import Path
@@ -58,6 +59,38 @@ def test_command_is_in_this_place_of_another_kernel(
     assert lines == [str(tmp_path), "this host's", "0", "green", umask, there, "from stdin"]
     assert (done.stderr, done.returncode) == ("to stderr\n", 7)
     assert os.listdir(tmp_path) == ["here"]
+
+
+def test_in_a_plain_guest_too(tmp_path: Path) -> None:
+    program = f"""
+import sys
+from pytest_bpflink import cli
+from pytest_bpflink.vm import inventory
+
+def take(*_, **__):
+    raise inventory.ImageError("none shall be made")
+
+inventory.take = take
+sys.argv[1:] = ["vm", "{KERNEL}", "--", "sh", "-c", "pwd; cat; echo to stderr >&2; exit 7"]
+cli.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        input="from stdin",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == (f"{tmp_path}\nfrom stdin", 7)
+    said = "bpflink: the guest is a plain one: none shall be made\nto stderr\n"
+    assert done.stderr == said
+
+
+def test_randomness_is_each_guest_s_own() -> None:
+    first, second = (sh("head -c 16 /dev/urandom | od -An -tx1").stdout for _ in range(2))
+    assert len(first.split()) == 16
+    assert first != second
 
 
 def test_what_is_written_to_a_directory_of_its_own_is_kept(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ answer = os.umask(0), limits
 def test_python_is_one_that_was_just_started(pair: list[execnet.Gateway], home: Path) -> None:
     source = """
 import os, sys
-names = [name for name in ("agent", "mounts", "preload") if name in sys.modules]
+names = [name for name in ("mounts", "preload", "session", "worker") if name in sys.modules]
 answer = sys.argv, sys.path[0], names, os.getcwd(), os.getppid()
 """
     assert ask(pair[0], source) == (["-c"], "", [], str(home), 1)
@@ -192,7 +192,7 @@ def test_what_execnet_sends_was_compiled_when_the_guest_was_saved(
 ) -> None:
     """If execnet sent something else it would work, and take its time to be compiled."""
     source = "import __main__; answer = __main__.compile.__module__, __main__.Message.__module__"
-    assert ask(pair[0], source) == ("__main__", "__main__")
+    assert ask(pair[0], source) == ("worker", "__main__")
 
 
 def test_descriptors_are_the_standard_ones(pair: list[execnet.Gateway]) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from pytest_bpflink.vm import guest_image, virtme
-from pytest_bpflink.vm.guest.mounts import SHARE_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +26,7 @@ _UNUSED_PORTS = ("dev_stdout", "dev_stderr", "ret")
 # Beside the host's root a machine shares another directory, which it is told at each start: what is
 # saved does not depend on it.
 _ROOT_TAG = "mount_tag=/dev/root"
+SHARE_TAG = "bpflink"
 _SHARE = "writable"
 
 # What differs between a guest that boots and one that is restored.
@@ -110,7 +110,7 @@ def memory_file(path: Path, *, mib: int, shared: bool) -> list[str]:
 
 
 def share(directory: Path, *, writable: bool) -> list[str]:
-    """Return the options that share a directory, under `mounts.SHARE_TAG`."""
+    """Return the options that share a directory, under `SHARE_TAG`."""
     escaped = str(directory).replace(",", ",,")
     options = "security_model=none,multidevs=remap" + ("" if writable else ",readonly=on")
     return ["-fsdev", f"local,id={_SHARE},path={escaped},{options}"]

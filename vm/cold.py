@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm import blueprint, guest_image, inventory, letter, virtme, vmlinux
+from pytest_bpflink.vm import blueprint, guest_image, inventory, letter, virtme
 from pytest_bpflink.vm.blueprint import Blueprint
 from pytest_bpflink.vm.inventory import ImageError, Inventory
 from pytest_bpflink.vm.machine import Machine, MachineError
@@ -70,6 +70,8 @@ class ColdMachine(Machine):
 
     def _boot(self, options: Iterable[str] = (), pass_fds: Sequence[int] = ()) -> None:
         """Start a QEMU that boots the image, with these options more."""
+        from pytest_bpflink.vm import vmlinux  # and what unpacks it, which restoring takes none of
+
         files = self._boot_files
         shutil.rmtree(files, ignore_errors=True)
         files.mkdir()
@@ -138,9 +140,11 @@ class ColdMachine(Machine):
 
     @property
     def _plugin(self) -> str:
-        """What the guest compares with what it has imported of the plugin."""
+        """What a worker compares with what it has imported of the plugin."""
         known = self._inventory
-        return known.plugin_digest() if known.has_this_plugin else ""
+        if self._worker.session or not known.has_this_plugin:
+            return ""
+        return known.plugin_digest()
 
     @property
     def _kernel_parameters(self) -> list[str]:

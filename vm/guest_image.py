@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _GUEST = Path(__file__).resolve().parent / "guest"
 _AGENT = _GUEST / "agent.py"
-_PROGRAMS = (_GUEST / "mounts.py", _GUEST / "preload.py")
+_PROGRAMS = tuple(_GUEST / name for name in ("mounts.py", "preload.py", "session.py", "worker.py"))
 
 # Where the agent looks (agent.IMAGE).
 _IMAGE = Path("/bpflink")

@@ -1,6 +1,6 @@
 """The letter that makes a restored guest one of its own: clock, seed, environment, limits.
 
-Knows what a guest must have from its host, and how the agent (`guest/agent.py`) reads it.
+Knows what a guest must have from its host, and how its `agent` and `worker` (`guest/`) read it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from pytest_bpflink.vm.blueprint import SHARE_TAG
 from pytest_bpflink.vm.gateway import BOOTSTRAP
 
 if TYPE_CHECKING:
     from pytest_bpflink.vm.plain import Worker
 
-# As agent.LENGTH.
+# As worker.receive reads it.
 _LENGTH = struct.Struct("!Q")
 
 # More than the 32 bytes of the kernel's random number generator.
@@ -46,7 +47,7 @@ def compose(worker: Worker, *, host_name: str, modules: str | None, plugin: str)
             "hostname": host_name,
             "modules": modules,
             "plugin": plugin,
-            "writable": worker.writable and str(worker.writable),
+            "writable": worker.writable and [SHARE_TAG, str(worker.writable)],
             # Where these lie on a file system that guests have of their own, /run for one, they
             # are put into it.
             "visible": [str(worker.cwd), sys.prefix],
@@ -55,7 +56,7 @@ def compose(worker: Worker, *, host_name: str, modules: str | None, plugin: str)
             "umask": _umask(),
             "limits": {name: resource.getrlimit(getattr(resource, name)) for name in _LIMITS},
             "program": BOOTSTRAP,
-            "packages": worker.packages,
+            "session": worker.session,
         }
     ).encode()
     return _LENGTH.pack(len(letter)) + letter

@@ -59,6 +59,8 @@ class BootFailed(MachineError):  # noqa: N818 (reads as what happened)
 class Machine:
     """A guest that runs one Python, which execnet reaches through `gateway_python`.
 
+    With a SESSION (`session.call`) it runs a command instead, which `session.run` attends to.
+
     DIRECTORY holds the machine's files and must be its own, new one. Nothing the guest writes
     reaches the host, but for what it writes in WRITABLE. No QEMU survives the process that started
     it, however that ends.
@@ -73,12 +75,12 @@ class Machine:
         cwd: Path,
         environment: Mapping[str, str],
         python: str = sys.executable,
-        packages: bool = True,
         memory_mib: int = 512,
         cpus: int = 1,
         append: Sequence[str] = (),
         console_log: Path | None = None,
         writable: Path | None = None,
+        session: Mapping[str, Any] | None = None,
     ) -> None:
         self.kernel = kernel
         self.acceleration = acceleration
@@ -88,8 +90,8 @@ class Machine:
             python=python,
             cwd=cwd.absolute(),
             environment=environment,
-            packages=packages,
             writable=writable and writable.resolve(),
+            session=session,
         )
         self._memory_mib = memory_mib
         self._cpus = cpus

@@ -6,10 +6,11 @@ ending QEMU is `machine`'s business.
 
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm import virtme
 from pytest_bpflink.vm.gateway import BOOTSTRAP
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.vm.image import Kernel
 
 GUEST_SCRIPT = Path(__file__).resolve().parent / "guest" / "plain.sh"
+_SESSION = GUEST_SCRIPT.with_name("session.py")
 
 # The line that GUEST_SCRIPT prints once the guest is ready.
 READY = b"bpflink: guest ready\n"
@@ -36,22 +38,23 @@ _WRITABLE_VARIABLES = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "BPFLINK_CACHE", "PYT
 class Worker:
     """The Python to run in the guest: its executable, directory and environment, as on the host.
 
-    `writable` is the one directory of the host that it may write to. Without `packages` it is for a
-    program that needs none but the standard library, and no time zone: emulated, that saves 0.1 s.
+    `writable` is the one directory of the host that it may write to. With a `session` it runs a
+    command, and no worker of execnet's; these are the arguments of `guest/session.run`.
     """
 
     python: str
     cwd: Path
     environment: Mapping[str, str]
     writable: Path | None = None
-    packages: bool = True
+    session: Mapping[str, Any] | None = None
 
     def launch_script(self) -> str:
         """Return the shell script that becomes this Python, talking execnet on its stdio."""
         variables = [
             f"{name}={value}" for name, value in {"HOME": "/root", **self.environment}.items()
         ]
-        command = ["env", "-i", *variables, self.python, "-u", "-c", BOOTSTRAP]
+        program = [str(_SESSION), json.dumps(self.session)] if self.session else ["-c", BOOTSTRAP]
+        command = ["env", "-i", *variables, self.python, "-u", *program]
         return f"cd {shlex.quote(str(self.cwd))} || exit\nexec {shlex.join(command)}\n"
 
 

@@ -7,7 +7,6 @@ between them. What is said of a guest that died is the caller's business.
 from __future__ import annotations
 
 import contextlib
-import marshal
 import os
 import select
 import shutil
@@ -25,7 +24,6 @@ from pytest_bpflink.vm.guest import session as guest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import CodeType, ModuleType
 
     from pytest_bpflink.vm.machine import Machine
 
@@ -42,14 +40,25 @@ _ESCAPE = b"\x1d"
 _TIMES, _WITHIN = 3, 2.0
 
 
-def run(machine: Machine, command: Sequence[str]) -> int | None:
-    """Run a command in a guest that is ready, on this process's standard streams.
+def call(command: Sequence[str]) -> dict[str, Any]:
+    """Return what a machine is told to run this command on streams like this process's."""
+    return {
+        "command": list(command),
+        # Emulated, each directory of PATH takes milliseconds; most files are the same here.
+        "program": shutil.which(command[0]) or command[0],
+        "size": _size() if _is_on_terminal() else None,
+        "merged": _is_one_output(),
+    }
+
+
+def run(machine: Machine) -> int | None:
+    """Attend to the command of a guest that is ready, on this process's standard streams.
 
     Return its status as Popen does, negative for a signal; None if the guest ended before it, of
     itself or by the user's will. To be called in the main thread, which has the signals.
     """
     with ExitStack() as undo:
-        return _Session(machine, undo).run(command)
+        return _Session(machine, undo).run()
 
 
 class _Session:
@@ -58,7 +67,7 @@ class _Session:
     def __init__(self, machine: Machine, undo: ExitStack) -> None:
         self._machine = machine
         self._undo = undo
-        self._on_terminal = os.isatty(0) and os.isatty(1)
+        self._on_terminal = _is_on_terminal()
         self._to_guest = self._open(gateway.TO_GUEST, os.O_WRONLY)
         self._from_guest = self._open(gateway.FROM_GUEST, os.O_RDONLY)
         # Signals, and the thread that reads, have the main thread look after things.
@@ -71,17 +80,7 @@ class _Session:
         self._warnings: deque[float] = deque(maxlen=_TIMES)
         self._status: int | None = None
 
-    def run(self, command: Sequence[str]) -> int | None:
-        settings = {
-            # Emulated, each directory of PATH takes milliseconds; most files are the same here.
-            "program": shutil.which(command[0]) or command[0],
-            "size": _size() if self._on_terminal else None,
-            "merged": _is_one_output(),
-        }
-        call = f"run({list(command)!r}, **{settings!r})"
-        # The guest's Python is this one, and emulated compiling would take it 60 ms.
-        code = marshal.dumps(_code_of(guest))
-        self._write(f"{f'import marshal;exec(marshal.loads({code!r}));{call}'!r}\n".encode())
+    def run(self) -> int | None:
         self._catch_signals()
         if self._on_terminal:
             self._undo.callback(termios.tcsetattr, 0, termios.TCSADRAIN, termios.tcgetattr(0))
@@ -122,7 +121,7 @@ class _Session:
     def _answer_bell(self) -> None:
         for number in os.read(self._bell, _CHUNK):
             if number == signal.SIGWINCH and self._on_terminal and self._runs:
-                self._send(guest.SIZE, guest.DIMENSIONS.pack(*_size()))
+                self._send_size()
             elif number in _ENDING and (not self._runs or self._is_last_warning()):
                 self._give_up()
             elif number in _PASSED_ON and self._runs:
@@ -151,6 +150,9 @@ class _Session:
     def _give_up(self) -> None:
         self._machine.kill()
         self._ended = True
+
+    def _send_size(self) -> None:
+        self._send(guest.SIZE, guest.DIMENSIONS.pack(*_size()))
 
     def _send(self, kind: bytes, contents: bytes = b"") -> None:
         self._write(guest.FRAME.pack(kind, len(contents)) + contents)
@@ -184,6 +186,9 @@ class _Session:
                 self._ring()
         else:
             if kind == guest.STARTED:
+                if self._on_terminal:
+                    # It may have another size than when the guest was started.
+                    self._send_size()
                 self._runs = True
             elif kind == guest.TAKEN:
                 self._credit += guest.NUMBER.unpack(contents)[0]
@@ -192,12 +197,6 @@ class _Session:
     def _ring(self) -> None:
         with contextlib.suppress(BlockingIOError):  # it rings already
             os.write(self._ringer, b"\0")
-
-
-def _code_of(module: ModuleType) -> CodeType:
-    loader: Any = module.__loader__
-    code: CodeType = loader.get_code(module.__name__)
-    return code
 
 
 def _do_nothing(_number: int, _frame: object) -> None:
@@ -210,6 +209,10 @@ def _write_out(descriptor: int, data: bytes) -> None:
             data = data[os.write(descriptor, data) :]
         except BlockingIOError:  # somebody shares it who has it so
             select.select([], [descriptor], [])
+
+
+def _is_on_terminal() -> bool:
+    return os.isatty(0) and os.isatty(1)
 
 
 def _size() -> tuple[int, int]:

@@ -80,20 +80,18 @@ def run(arguments: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _exit)
-    from pytest_bpflink.vm import kernels
+    from pytest_bpflink.vm import kernels, session
     from pytest_bpflink.vm.machine import MachineError
     from pytest_bpflink.vm.scratch import Scratch
 
     command = arguments.rest or [os.environ.get("SHELL") or "/bin/sh"]
     with Scratch() as scratch:
         try:
-            machine = _machine(arguments, scratch.path / "guest")
+            machine = _machine(arguments, command, scratch.path / "guest")
             with machine:
                 machine.start()
-                from pytest_bpflink.vm import session  # imported while the guest comes up
-
                 machine.wait_ready(_BOOT_SECONDS)
-                status = session.run(machine, command)
+                status = session.run(machine)
                 if status is None:
                     return _obituary(machine)
         except (kernels.KernelError, MachineError, OSError) as error:
@@ -101,8 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 128 - status if status < 0 else status
 
 
-def _machine(arguments: argparse.Namespace, directory: Path) -> Machine:
-    from pytest_bpflink.vm import accel, kernels
+def _machine(arguments: argparse.Namespace, command: list[str], directory: Path) -> Machine:
+    from pytest_bpflink.vm import accel, kernels, session
     from pytest_bpflink.vm.warm import WarmMachine
 
     kernel = kernels.find(arguments.spec, progress=say)
@@ -112,7 +110,7 @@ def _machine(arguments: argparse.Namespace, directory: Path) -> Machine:
         directory=directory,
         cwd=Path.cwd(),
         environment=dict(os.environ),
-        packages=False,
+        session=session.call(command),
         writable=arguments.rw,
         memory_mib=arguments.memory,
         cpus=arguments.cpus,

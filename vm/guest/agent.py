@@ -1,53 +1,42 @@
 """PID 1 of a guest of ours: boots to the point where it is saved, and makes it a host's likeness.
 
-Runs in the guest's own image, on the host's Python. It loads modules, imports what `preload` says,
-and waits for the host's letter; by then it may have been saved and restored. Then it sets what
-each guest has of its own, makes the host's root its own, and forks the worker. Standard library
-only, and no program is run: under emulation each costs tenths of seconds.
+Runs in the guest's own image, on the host's Python. It loads modules, has its child, the `worker`,
+import what a guest shall have imported, and waits for the host's letter; by then it may have been
+saved and restored. Then it sets what each guest has of its own, makes the host's root its own, and
+hands the letter to the worker. Standard library only, and no program is run: under emulation each
+costs tenths of seconds.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import ctypes
 import errno
 import fcntl
 import gc
-import importlib
 import json
-import locale
 import os
-import random
-import resource
-import site
 import socket
 import struct
 import sys
 import time
 import traceback
-import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_bpflink.vm.guest import mounts, preload
+    from pytest_bpflink.vm.guest import mounts, worker
 else:
     # Beside it in the image.
     import mounts
-    import preload
+    import worker
 
 Letter = dict[str, Any]
-Compiled = dict[tuple[str, str], types.CodeType]
 
 IMAGE = Path("/bpflink")
 
-# What the host waits for: ready to be saved, and ready for execnet.
+# What the host waits for, to save the guest; worker.READY comes next.
 BOOTED = b"bpflink: guest booted\n"
-READY = b"bpflink: guest ready\n"
-
-# The length of the letter, before the letter.
-LENGTH = struct.Struct("!Q")
 
 _MODPROBE = "/run/modprobe"
 # Each BPF FS mount asks for bpf_preload, which starts a user-mode helper: refuse it at once.
@@ -62,6 +51,9 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _POWER_OFF = 0x4321FEDC
 _SYS_FINIT_MODULE = {"x86_64": 313, "aarch64": 273}
 
+# The C library and its loader.
+_OF_ALL = ("libc.", "ld-linux", "ld64")
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -74,38 +66,36 @@ def main() -> None:
             os.dup2(console.fileno(), descriptor)
     settings = json.loads((IMAGE / "settings.json").read_text())
     _be_the_same_python(settings["python"])
-    own_path = sys.path[1:]
     mounts.mount_own()
     _set_up_kernel()
     for module in settings["modules"]:
         _load(IMAGE / "modules" / module)
     ports = [_port(name, mode) for name, mode in _PORTS]
-    sys.path[:] = [*settings["path"], *own_path]
-    preload.preload()
-    plugin = preload.preload_plugin()
-    compiled = preload.compile_what_is_sent()
-    del sys.modules["preload"], sys.modules["mounts"]
-    sys.path[:] = own_path
+    # A worker that is saved with its parent takes no fork when it is restored; and one that was
+    # forked before the imports shares no memory, which it would copy page by page.
+    from_parent, to_worker = os.pipe()
+    from_worker, to_parent = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(to_worker)
+        os.close(from_worker)
+        worker.main(from_parent, to_parent, ports, settings)
+        return
+    os.close(from_parent)
+    os.close(to_parent)
+    if not os.read(from_worker, 1):
+        raise ChildProcessError("the worker ended before it had imported everything")
+    os.close(from_worker)
     _forget_image(settings["libraries"])
     mounts.prepare_root()
-    gc.collect()
-    gc.freeze()
-    gc.enable()
     os.write(ports[1], BOOTED)
-    letter = json.loads(_read(ports[0], *LENGTH.unpack(_read(ports[0], LENGTH.size))))
-    if letter["plugin"] != settings["plugin"]:
-        # Edited since, or not the one that the host runs.
-        for name in plugin:
-            sys.modules.pop(name, None)
-    _become_a_host(letter, settings["libraries"])
-    worker = os.fork()
-    if not worker:
-        _start_worker(letter, ports, compiled)
-        return
+    letter = worker.receive(ports[0])
     for port in ports:
         os.close(port)
+    _become_a_host(letter, settings["libraries"])
+    worker.send(letter, to_worker)
     # An init adopts the orphans of its workers, and buries them.
-    while os.wait()[0] != worker:
+    while os.wait()[0] != child:
         pass
     _libc.reboot(ctypes.c_int(_POWER_OFF))
 
@@ -178,14 +168,6 @@ def _remove(path: Path, kept: list[str]) -> None:
         path.unlink()
 
 
-def _read(descriptor: int, length: int) -> bytes:
-    """Read from a port: never more than LENGTH, for what follows is execnet's."""
-    data = b""
-    while len(data) < length:
-        data += os.read(descriptor, length - len(data))
-    return data
-
-
 # After it was restored.
 
 
@@ -193,17 +175,15 @@ def _become_a_host(letter: Letter, libraries: list[str]) -> None:
     time.clock_settime(time.CLOCK_REALTIME, letter["time"])
     _seed(bytes.fromhex(letter["seed"]))
     socket.sethostname(letter["hostname"])
+    if letter["session"]:
+        # Nobody traces what attends to a command, and each takes milliseconds. All programs need
+        # these, which are in memory.
+        libraries = [each for each in libraries if os.path.basename(each).startswith(_OF_ALL)]
     mounts.change_root(letter["visible"], libraries)
     if letter["writable"]:
-        mounts.share(letter["writable"])
+        mounts.share(*letter["writable"])
     if letter["modules"]:
         mounts.show_modules(letter["modules"])
-    os.environ.clear()
-    os.environ.update(letter["environment"])
-    if letter["packages"]:
-        time.tzset()
-        _find_packages_again(letter["environment"].get("PYTHONPATH", ""))
-    random.seed()
 
 
 def _seed(seed: bytes) -> None:
@@ -212,71 +192,10 @@ def _seed(seed: bytes) -> None:
     Adding entropy alone reseeds nothing soon; writing to /dev/urandom, and virtio-rng, did not help
     either.
     """
-    with Path("/dev/urandom").open("wb", buffering=0) as device:
-        pool = struct.pack("ii", len(seed) * 8, len(seed)) + seed
-        fcntl.ioctl(device, _RNDADDENTROPY, pool)
-        fcntl.ioctl(device, _RNDRESEEDCRNG)
-
-
-def _find_packages_again(python_path: str) -> None:
-    """Look for packages in the host's root: .pth files, user's packages, PYTHONPATH."""
-    sys.path_importer_cache.clear()
-    importlib.invalidate_caches()
-    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
-    sys.pycache_prefix = os.environ.get("PYTHONPYCACHEPREFIX") or None
-    site.ENABLE_USER_SITE = site.USER_SITE = site.USER_BASE = None
-    before = [path for path in python_path.split(os.pathsep) if path]
-    sys.path[:] = [*before, *sys.path]
-    site.main()
-    # What `python -c` has.
-    sys.path.insert(0, "")
-
-
-def _start_worker(letter: Letter, ports: list[int], compiled: Compiled) -> None:
-    os.setsid()
-    with contextlib.suppress(OSError):
-        os.chdir(letter["cwd"])
-    os.umask(letter["umask"])
-    for name, limits in letter["limits"].items():
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(getattr(resource, name), limits)
-    # Before Linux 5.11 BPF maps and programs are charged against it.
-    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-    resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
-    with contextlib.suppress(locale.Error):
-        locale.setlocale(locale.LC_CTYPE, "")
-    os.write(ports[1], READY)
-    for descriptor, port in enumerate(ports):
-        os.dup2(port, descriptor)
-    # What Python itself sets, and faulthandler looks for.
-    streams: Any = sys
-    streams.stdin = streams.__stdin__ = open(0, closefd=False)  # noqa: SIM115
-    streams.stdout = streams.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
-    streams.stderr = streams.__stderr__ = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
-    sys.argv = ["-c"]
-    sys.orig_argv = [sys.executable, "-u", "-c", letter["program"]]
-    main = types.ModuleType("__main__")
-    main.__dict__["__builtins__"] = __builtins__
-    sys.modules["__main__"] = main
-    _run_what_is_sent(main.__dict__, compiled)
-
-
-def _run_what_is_sent(namespace: dict[str, Any], compiled: Compiled) -> None:
-    """Do what the program says, exec(eval(sys.stdin.readline())), without compiling what is known.
-
-    Execnet's own module is sent with a few lines after it. By it, in its turn, xdist's is compiled.
-    """
-
-    def compile_(source: Any, name: Any, *arguments: Any, **options: Any) -> Any:
-        return compiled.get((source, name)) or compile(source, name, *arguments, **options)
-
-    source = ast.literal_eval(sys.stdin.readline())
-    for (text, name), code in compiled.items():
-        if name == "<string>" and source.startswith(text):
-            namespace["compile"] = compile_
-            exec(code, namespace)  # noqa: S102
-            source = source.removeprefix(text)
-    exec(compile(source, "<string>", "exec", dont_inherit=True), namespace)  # noqa: S102
+    device = os.open("/dev/urandom", os.O_WRONLY)
+    fcntl.ioctl(device, _RNDADDENTROPY, struct.pack("ii", len(seed) * 8, len(seed)) + seed)
+    fcntl.ioctl(device, _RNDRESEEDCRNG)
+    os.close(device)
 
 
 if __name__ == "__main__":

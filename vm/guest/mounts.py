@@ -11,9 +11,6 @@ import ctypes
 import os
 from pathlib import Path
 
-# Of the directory that is shared with the host writably.
-SHARE_TAG = "bpflink"
-
 _ROOT = "/bpflink/root"
 _HOST = "/bpflink/host"
 _WRITTEN = "/bpflink/written"
@@ -85,8 +82,7 @@ def change_root(visible: list[str], libraries: list[str]) -> None:
     covered = [path for path in visible if path.startswith(tuple(f"{top}/" for top in MOVED))]
     kept = {path: os.open(f"{_ROOT}{path}", os.O_PATH | os.O_CLOEXEC) for path in covered}
     for top in MOVED:
-        Path(f"{_ROOT}{top}").mkdir(exist_ok=True)
-        _mount(top, f"{_ROOT}{top}", None, _MS_MOVE)
+        _move(top, f"{_ROOT}{top}")
     os.chdir(_ROOT)
     _mount(".", "/", None, _MS_MOVE)
     os.chroot(".")
@@ -101,21 +97,32 @@ def change_root(visible: list[str], libraries: list[str]) -> None:
         os.close(descriptor)
 
 
-def share(directory: str) -> None:
+def share(tag: str, directory: str) -> None:
     """Mount the host's directory that is shared writably, at its own path; nothing is kept back."""
     Path(directory).mkdir(parents=True, exist_ok=True)
     options = "trans=virtio,version=9p2000.L,access=any,msize=262144"
-    _mount(SHARE_TAG, directory, "9p", 0, options)
+    _mount(tag, directory, "9p", 0, options)
 
 
 def show_modules(modules: str) -> None:
     """Put the directory of this kernel's modules where modprobe looks for it."""
-    place = Path("/lib/modules") / os.uname().release
-    if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(modules)
-    elif not place.samefile(modules):
-        _mount(modules, str(place), None, _MS_BIND)
+    place = f"/lib/modules/{os.uname().release}"
+    try:
+        os.symlink(modules, place)
+    except FileNotFoundError:
+        os.makedirs("/lib/modules")
+        os.symlink(modules, place)
+    except FileExistsError:
+        if not os.path.samefile(modules, place):
+            _mount(modules, place, None, _MS_BIND)
+
+
+def _move(top: str, target: str) -> None:
+    try:
+        _mount(top, target, None, _MS_MOVE)
+    except FileNotFoundError:
+        Path(target).mkdir()
+        _mount(top, target, None, _MS_MOVE)
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int = 0, options: str = "") -> None:

@@ -28,12 +28,15 @@ if TYPE_CHECKING:
 _ROOTS = ("pytest", "pytest-xdist", "platformdirs", "pyroute2")
 
 _MODULES = (
-    # For the agent.
+    # For the agent, its worker, and what runs a command.
+    "ast",
     "fcntl",
     "gc",
     "locale",
     "resource",
+    "select",
     "site",
+    "termios",
     "types",
     "pytest",
     "_pytest.assertion.rewrite",

@@ -1,7 +1,7 @@
 """Runs a command in a guest: its streams are frames on the guest's ports.
 
-The host (`session` in `vm`) sends this module's code for the guest's Python to run, so that nothing
-of it is looked up in the host's file system. Standard library only, and only what `preload` has
+In a guest of ours the agent has imported it; in a plain one it is a program of the host's (its
+argument is what `run` is given, as JSON). Standard library only, and only what `preload` has
 imported. A frame is a letter, a length and that many bytes.
 """
 
@@ -14,6 +14,10 @@ import select
 import signal
 import struct
 import termios
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FRAME = struct.Struct("!cI")
 
@@ -35,13 +39,20 @@ _Action = tuple[int, int, int] | tuple[int, int, str, int, int]
 _LAST_WORDS = 100
 
 
-def run(command: list[str], *, program: str, size: tuple[int, int] | None, merged: bool) -> None:
+def run(
+    command: list[str],
+    *,
+    program: str,
+    size: tuple[int, int] | None,
+    merged: bool,
+    environment: Mapping[str, str],
+) -> None:
     """Run a command, whose file is PROGRAM, to its end.
 
     It is on a terminal of this SIZE or, without one, on pipes. MERGED has both outputs in one pipe,
     so that their order is kept.
     """
-    relay = _Relay()
+    relay = _Relay(environment)
     error = relay.start(command, program, size, merged=merged)
     if error is None:
         relay.work()
@@ -54,7 +65,8 @@ def run(command: list[str], *, program: str, size: tuple[int, int] | None, merge
 class _Relay:
     """A command, and the descriptors that lead to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
         self._poll = select.poll()
         self._outputs: dict[int, bytes] = {}
         self._input = -1
@@ -74,7 +86,7 @@ class _Relay:
             self._child = os.posix_spawnp(
                 program,
                 command,
-                os.environ,
+                self._environment,
                 file_actions=actions,
                 setsid=True,
                 # What Python ignores, and programs count on.
@@ -225,3 +237,10 @@ def _send(kind: bytes, contents: bytes = b"") -> None:
     rest = FRAME.pack(kind, len(contents)) + contents
     while rest:
         rest = rest[os.write(1, rest) :]
+
+
+if __name__ == "__main__":
+    import json
+    import sys
+
+    run(**json.loads(sys.argv[1]), environment=os.environ)

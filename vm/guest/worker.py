@@ -1,0 +1,176 @@
+"""The Python that works in a guest of ours: execnet's worker, or what attends to a user's command.
+
+A child of the `agent`, saved with it: it imports what `preload` says, and waits for the letter. By
+then the agent has made the guest a host's likeness; what a process has of its own is set here.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import gc
+import importlib
+import json
+import locale
+import os
+import random
+import resource
+import site
+import struct
+import sys
+import time
+import types
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from pytest_bpflink.vm.guest import preload, session
+else:
+    # Beside it in the image.
+    import preload
+    import session
+
+Compiled = dict[tuple[str, str], types.CodeType]
+
+# What the host waits for.
+READY = b"bpflink: guest ready\n"
+
+# The length of the letter, before the letter.
+_LENGTH = struct.Struct("!Q")
+
+
+def main(
+    from_parent: int, to_parent: int, ports: Sequence[int], settings: Mapping[str, Any]
+) -> None:
+    """Import, say so, wait for the letter, and do what it says."""
+    own_path = sys.path[1:]
+    sys.path[:] = [*settings["path"], *own_path]
+    preload.preload()
+    plugin = preload.preload_plugin()
+    compiled = preload.compile_what_is_sent()
+    sys.path[:] = own_path
+    for name in ("mounts", "preload", "session", "worker"):
+        del sys.modules[name]
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    proc = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
+    os.write(to_parent, b".")
+    os.close(to_parent)
+    letter = receive(from_parent)
+    os.close(from_parent)
+    # PID 1 has another root by now, in which /proc lies.
+    os.fchdir(proc)
+    os.chroot("1/root")
+    os.close(proc)
+    _take_over(letter, ports)
+    if letter["session"]:
+        session.run(**letter["session"], environment=letter["environment"])
+        return
+    if letter["plugin"] != settings["plugin"]:
+        # Edited since, or not the one that the host runs.
+        _forget(plugin)
+    _be_just_started(letter["environment"])
+    _run(letter["program"], compiled)
+
+
+def send(letter: Mapping[str, Any], descriptor: int) -> None:
+    """Write a letter."""
+    contents = json.dumps(letter).encode()
+    with open(descriptor, "wb") as pipe:
+        pipe.write(_LENGTH.pack(len(contents)) + contents)
+
+
+def receive(descriptor: int) -> dict[str, Any]:
+    """Read a letter, and nothing of what follows it: that is execnet's."""
+    letter: dict[str, Any] = json.loads(_read(descriptor, *_LENGTH.unpack(_read(descriptor, 8))))
+    return letter
+
+
+def _read(descriptor: int, length: int) -> bytes:
+    data = b""
+    while len(data) < length:
+        data += os.read(descriptor, length - len(data))
+    return data
+
+
+def _take_over(letter: Mapping[str, Any], ports: Iterable[int]) -> None:
+    """Have what this process has of a host's, with the ports as standard streams."""
+    os.setsid()
+    os.chdir("/")
+    with contextlib.suppress(OSError):
+        os.chdir(letter["cwd"])
+    os.umask(letter["umask"])
+    for name, limits in letter["limits"].items():
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(getattr(resource, name), limits)
+    # Before Linux 5.11 BPF maps and programs are charged against it.
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
+    for descriptor, port in enumerate(ports):
+        os.dup2(port, descriptor)
+    os.write(1, READY)
+
+
+def _forget(modules: Iterable[str]) -> None:
+    for name in modules:
+        sys.modules.pop(name, None)
+
+
+def _be_just_started(environment: dict[str, str]) -> None:
+    """Have this Python know nothing that it learnt before it was saved."""
+    os.environ.clear()
+    os.environ.update(environment)
+    time.tzset()
+    with contextlib.suppress(locale.Error):
+        locale.setlocale(locale.LC_CTYPE, "")
+    _find_packages_again(environment.get("PYTHONPATH", ""))
+    random.seed()
+
+
+def _find_packages_again(python_path: str) -> None:
+    """Look for packages in the host's root: .pth files, user's packages, PYTHONPATH."""
+    sys.path_importer_cache.clear()
+    importlib.invalidate_caches()
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    sys.pycache_prefix = os.environ.get("PYTHONPYCACHEPREFIX") or None
+    site.ENABLE_USER_SITE = site.USER_SITE = site.USER_BASE = None
+    before = [path for path in python_path.split(os.pathsep) if path]
+    sys.path[:] = [*before, *sys.path]
+    site.main()
+    # What `python -c` has.
+    sys.path.insert(0, "")
+
+
+def _run(program: str, compiled: Compiled) -> None:
+    """Do what `python -u -c` does with what execnet has its interpreters run."""
+    # What Python itself sets, and faulthandler looks for.
+    streams: Any = sys
+    streams.stdin = streams.__stdin__ = open(0, closefd=False)  # noqa: SIM115
+    streams.stdout = streams.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
+    streams.stderr = streams.__stderr__ = open(2, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.argv = ["-c"]
+    sys.orig_argv = [sys.executable, "-u", "-c", program]
+    main = types.ModuleType("__main__")
+    main.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = main
+    _run_what_is_sent(main.__dict__, compiled)
+
+
+def _run_what_is_sent(namespace: dict[str, Any], compiled: Compiled) -> None:
+    """Do what the program says, exec(eval(sys.stdin.readline())), without compiling what is known.
+
+    Execnet's own module is sent with a few lines after it. By it, in its turn, xdist's is compiled.
+    """
+
+    def compile_(source: Any, name: Any, *arguments: Any, **options: Any) -> Any:
+        return compiled.get((source, name)) or compile(source, name, *arguments, **options)
+
+    source = ast.literal_eval(sys.stdin.readline())
+    for (text, name), code in compiled.items():
+        if name == "<string>" and source.startswith(text):
+            namespace["compile"] = compile_
+            exec(code, namespace)  # noqa: S102
+            source = source.removeprefix(text)
+    exec(compile(source, "<string>", "exec", dont_inherit=True), namespace)  # noqa: S102
