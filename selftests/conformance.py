@@ -52,6 +52,21 @@ def _perf(name: str, stage: type[stages.Stage], **more: Any) -> Row:
     return row_of(name, LinkType.PERF_EVENT, stage, "5.15", info_since=(6, 6), **more)
 
 
+def _tracing_multi(name: str, attach_type: AttachType, **more: Any) -> Row:
+    return row_of(
+        name,
+        LinkType.TRACING_MULTI,
+        events.Functions,
+        "7.2",
+        libbpf="1.8",
+        many_targets=True,
+        again=always(errno.EBUSY),
+        info=lambda stage: {"attach_type": attach_type, "ids": tuple(sorted(stage.numbers))},
+        info_since=(7, 3),
+        **more,
+    )
+
+
 _KPROBES = ("CONFIG_KPROBE_EVENTS",)
 _UPROBES = ("CONFIG_UPROBE_EVENTS",)
 
@@ -92,6 +107,9 @@ _EVENTS = [
         info=lambda _stage: {"count": 2},
         info_since=(6, 6),
     ),
+    _tracing_multi("fentry_multi", AttachType.TRACE_FENTRY_MULTI),
+    _tracing_multi("fexit_multi", AttachType.TRACE_FEXIT_MULTI, brief=True),
+    _tracing_multi("fsession_multi", AttachType.TRACE_FSESSION_MULTI, brief=True),
     row_of(
         "uprobe_multi",
         LinkType.UPROBE_MULTI,

@@ -36,11 +36,12 @@ def _netns(name: str, stage: type[stages.Stage], attach_type: AttachType, **more
 def _device(name: str, link_type: LinkType, since: str, program: str, **more: Any) -> Row:
     attach_type = more.pop("attach_type", None)
     holder = more.pop("holder", "device")
+    stage = more.pop("stage", network.OnDevice)
     extra = {} if attach_type is None else {"attach_type": attach_type}
     return row_of(
         name,
         link_type,
-        network.OnDevice,
+        stage,
         since,
         program=program,
         # A netkit peer's program is attached through the primary, and is on the peer.
@@ -56,15 +57,15 @@ def _device(name: str, link_type: LinkType, since: str, program: str, **more: An
     )
 
 
-def _xdp(name: str, flags: dict[str, Any]) -> Row:
+def _xdp(name: str, **more: Any) -> Row:
     return _device(
         name,
         LinkType.XDP,
         "5.9",
         "xdp",
-        options={"sender": 1} | flags,
         again=always(errno.EBUSY),
         sibling=("net", "on_devmap"),
+        **more,
     )
 
 
@@ -92,8 +93,10 @@ NETWORK = [
         again=always(errno.E2BIG),
     ),
     _netns("sk_lookup", network.InNetNs, AttachType.SK_LOOKUP, since="5.9"),
-    _xdp("xdp-native", network.DRV_MODE),
-    _xdp("xdp-generic", network.SKB_MODE),
+    _xdp("xdp-native", options={"sender": 1} | network.DRV_MODE),
+    _xdp("xdp-generic", options={"sender": 1} | network.SKB_MODE),
+    # It has no native mode, so that the kernel takes the generic one.
+    _xdp("xdp-dummy", stage=network.OnDummy, config=("CONFIG_DUMMY", "CONFIG_MACVLAN")),
     row_of(
         "netfilter",
         LinkType.NETFILTER,
