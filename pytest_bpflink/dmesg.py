@@ -59,7 +59,7 @@ class DmesgCheck:
         """Begin with a test; a splat since the one before comes late, and is still of that one."""
         __tracebackhide__ = True
         self._tell_late()
-        self._item, self._lines, self._held_back = item, [], []
+        self._item, self._lines = item, []
         self._allowed = _allowed(item)
         yield from self._judged()
 
@@ -76,9 +76,9 @@ class DmesgCheck:
         try:
             yield
         except BaseException:
-            self._raised = [*self._held_back, *self._new_splats()]
+            self._raised = [*self._take_held_back(), *self._new_splats()]
             raise
-        self._fail([*self._held_back, *self._new_splats()])
+        self._fail([*self._take_held_back(), *self._new_splats()])
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
@@ -100,10 +100,11 @@ class DmesgCheck:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, object, object]:
-        """Look once more when all is done."""
-        result = yield
-        self._tell_late()
-        return result
+        """Look once more when all is done, or `-x` or Ctrl-C made an end."""
+        try:
+            return (yield)
+        finally:
+            self._tell_late()
 
     def _judged(self) -> Generator[None, None, None]:
         __tracebackhide__ = True
@@ -113,6 +114,10 @@ class DmesgCheck:
             self._held_back += self._new_splats()
             raise
         self._fail(self._new_splats())
+
+    def _take_held_back(self) -> list[Splat]:
+        held_back, self._held_back = self._held_back, []
+        return held_back
 
     def _new_splats(self) -> list[Splat]:
         new = self._log.read()
@@ -145,7 +150,8 @@ class DmesgCheck:
         lines = self._log.read()
         if lines:
             lines += self._log.read_rest(lines)
-        found = self._unseen(lines) if self._item else []
+        # A test that Ctrl-C ended was not torn down.
+        found = [*self._take_held_back(), *(self._unseen(lines) if self._item else [])]
         if not found or not self._item:
             return
         text = self._told(found, "after this test, before another")

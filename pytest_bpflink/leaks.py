@@ -100,9 +100,9 @@ class LeakCheck:
             yield
         except BaseException:
             # The fixtures' own error goes before; what is left of the test is told beside it.
-            self._text = self._told(self._judge(item))
+            self._text = self._told(self._judge(item, self._test))
             raise
-        self._text = self._told(self._judge(item))
+        self._text = self._told(self._judge(item, self._test))
         if self._text:
             pytest.fail(self._text, pytrace=False)
 
@@ -121,15 +121,33 @@ class LeakCheck:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, object, object]:
-        """Judge in the end what needed time."""
-        result = yield
-        self._tell_late(self.ledger.finish())
-        return result
+        """Judge in the end what needed time, also where `-x` makes an end."""
+        try:
+            return (yield)
+        finally:
+            if self._test is None:
+                self._tell_late(self.ledger.finish())
 
-    def _judge(self, item: pytest.Item) -> list[Leak]:
+    # The innermost: in the others' hooks pytest ends the fixtures of a test that Ctrl-C ended, and
+    # around them it shows what is told by then.
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self) -> Generator[None, object, object]:
+        """Judge a test that was interrupted, which has no teardown of its own."""
+        test = self._test
+        if test is None:
+            return (yield)
+        self.ledger.look(test)
+        self._failed = True
+        try:
+            return (yield)
+        finally:
+            self._tell_late(self._judge(test.item, test))
+            self._tell_late(self.ledger.finish())
+
+    def _judge(self, item: pytest.Item, test: Owner) -> list[Leak]:
         self._tell_late(self.ledger.overdue())
-        assert self._test is not None
-        leaks = self.ledger.judge(self._test, forgive_self=self._failed)
+        leaks = self.ledger.judge(test, forgive_self=self._failed)
+        self._test = None
         owners, self._settling = self._settling, []
         for owner in owners:
             owner.item = item

@@ -247,6 +247,13 @@ def test_last(): pass
     assert all("after this test, before another" in each for each in failures.values())
 
 
+@pytest.mark.parametrize("end", ["assert False", "os.kill(os.getpid(), 2)"], ids=["-x", "Ctrl-C"])
+def test_splat_in_a_test_that_ends_the_session(run: Callable[..., str], end: str) -> None:
+    output = run(f"def test_it(): say('splat'); {end}\ndef test_after(): pass", "-x")
+    assert "1 error" in output
+    assert "ERROR at teardown of test_it" in output
+
+
 def test_unreadable_log_is_said_once(pytester: pytest.Pytester) -> None:
     """Without CAP_SYSLOG."""
     pytester.makepyfile("def test_it(cgroup_factory): pass")
