@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shlex
+import signal
+import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from command import bpflink
+from command import BPFLINK, bpflink
+from test_vm_kernels import CONFIG, write
+from test_vm_store import wait_until
 
 from pytest_bpflink.commands.bisect import search
 from pytest_bpflink.commands.candidates import of
@@ -131,6 +137,92 @@ def test_option_that_pytest_does_not_know(in_directory: Callable[[str], None]) -
     assert done.returncode == 1
     assert "pytest did not run test_it.py (its exit status is 4)" in done.stderr
     assert "unrecognized arguments: --nosuch" in done.stderr
+
+
+SEVEN = ("5.10.9", "6.1.8", "6.12.5", "6.16.2", "6.17.1", "6.18.1", "7.2.9")
+
+# In guests that are processes of this machine.
+PASSES_FROM_6_17 = """
+import os, time
+
+def test_it(request):
+    spec = request.node.callspec.id
+    if spec == os.environ.get("HANGS"):
+        open("hangs", "w").close()
+        time.sleep(60)
+    assert spec in ("6.17", "6.18", "7.2")
+"""
+
+
+@pytest.fixture
+def seven_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a store with kernels that are never booted."""
+    monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
+    for version in SEVEN:
+        tree = Store().root / f"{version}-amd64_{version}-1"
+        write(tree / f"boot/vmlinuz-{version}-amd64", "kernel")
+        write(tree / f"boot/config-{version}-amd64", CONFIG)
+        (tree / f"lib/modules/{version}-amd64").mkdir(parents=True)
+
+
+BISECT = ["bisect", "test_it.py", "--kernel", "5.10..7.2", "--stored"]
+FAKES = ["--", "-p", "fake_guests"]
+
+
+@pytest.mark.usefixtures("seven_kernels")
+def test_each_step_is_told(in_directory: Callable[[str], None]) -> None:
+    in_directory(PASSES_FROM_6_17)
+    done = bpflink(*BISECT, *FAKES)
+    assert (done.returncode, done.stderr.count("running")) == (0, 4)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "7 kernels: 5.10 6.1 6.12 6.16 6.17 6.18 7.2"
+    assert [line.split()[:2] for line in lines[1:5]] == [
+        ["5.10", "failed"],
+        ["6.16", "failed"],
+        ["6.18", "passed"],
+        ["6.17", "passed"],
+    ]
+    assert lines[5:] == [
+        "",
+        "first on 6.17 (Linux 6.17.1-amd64): passed",
+        "until 6.16 (Linux 6.16.2-amd64): failed",
+    ]
+
+
+@pytest.mark.usefixtures("seven_kernels")
+def test_interrupted_it_goes_on_later(
+    in_directory: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_directory(PASSES_FROM_6_17)
+    (tmp_path / "conftest.py").write_text(
+        "def pytest_sessionfinish(session, exitstatus):\n"
+        "    if not hasattr(session.config, 'workerinput'):\n"
+        "        open('ended', 'a').write(f'{exitstatus:d} ')\n"
+    )
+    monkeypatch.setenv("HANGS", "6.18")
+    with subprocess.Popen(
+        [BPFLINK, *BISECT, "--json", *FAKES], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        wait_until((tmp_path / "hangs").exists)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    found = json.loads(stdout)
+    assert process.returncode == 130
+    assert [step["spec"] for step in found["steps"]] == ["5.10", "6.16"]
+    assert (found["last_before"]["spec"], found["first"], found["interrupted"]) == (
+        "6.16",
+        None,
+        True,
+    )
+    again = "bpflink bisect test_it.py --kernel 6.16..7.2 --stored -- -p fake_guests"
+    assert stderr.decode().endswith(f"bpflink: interrupted; to go on from here: {again}\n")
+    # Its pytest came to an end of its own.
+    assert (tmp_path / "ended").read_text() == "1 1 2 "
+
+    monkeypatch.delenv("HANGS")
+    done = bpflink(*shlex.split(again)[1:])
+    assert "first on 6.17 (Linux 6.17.1-amd64): passed" in done.stdout
 
 
 def test_tcx_came_with_6_6(in_directory: Callable[[str], None]) -> None:

@@ -6,31 +6,42 @@
 
 It goes over one kernel of each series from A to B, and where both are of one series over each
 release of that: of those that can be had, or with --stored of those that are here. A is tried
-first, then halves; what is missing is fetched. What follows -- is pytest's.
+first, then halves; what is missing is fetched. Of N kernels log2(N) + 2 are booted at most, and
+those that turn out to be of no use. What follows -- is pytest's.
 
 A kernel that does not boot, or can't be had after all, is left out. Where several tests are
-meant their outcomes count together.
+meant their outcomes count together. Interrupted, it tells how to go on from there.
 
 exit status:
   0    it was found
   1    the outcome is the same on all that were tried, or no test could be run
+  130  interrupted
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.commands.output import FAILED, CommandError, console, print_json, progress, say
+from pytest_bpflink.commands.output import (
+    FAILED,
+    INTERRUPTED,
+    CommandError,
+    console,
+    print_json,
+    progress,
+    say,
+)
 from pytest_bpflink.commands.specs import stored_specs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pytest_bpflink.commands.trial import Outcome
+    from pytest_bpflink.commands.trial import Outcome, Trial
 
 
 @dataclass(frozen=True)
@@ -65,56 +76,110 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Search; return 1 if the outcome is the same on all kernels that were tried."""
-    from pytest_bpflink.commands.candidates import between
     from pytest_bpflink.commands.trial import Trial
-    from pytest_bpflink.vm.image import KernelError
 
     path = Path(arguments.test.partition("::")[0])
     if not path.exists() and "--pyargs" not in arguments.rest:
         raise CommandError(f"there is no {path} here to run")
-    first, last = arguments.kernel
-    with progress() as told:
-        try:
-            specs = between(first, last, stored=arguments.stored, progress=told)
-        except KernelError as error:
-            raise CommandError(str(error)) from None
     show = say if arguments.json else console().print
+    specs = _specs(arguments)
     show(f"{len(specs)} kernels: {' '.join(specs)}")
-    trial = Trial(arguments.test, arguments.rest)
-    steps: list[Step] = []
-
-    def outcome_of(spec: str) -> Outcome | None:
-        began = time.monotonic()
-        with progress() as told:
-            outcome = trial.outcome(spec, told)
-        seconds = round(time.monotonic() - began, 1)
-        step = Step(spec, outcome.release, outcome.summary, outcome.reason, seconds)
-        steps.append(step)
-        show(_line(step))
-        return outcome if outcome.ran else None
-
-    found = search(specs, outcome_of)
+    log = _Log(Trial(arguments.test, arguments.rest), show)
+    try:
+        found = search(specs, log.outcome)
+    except KeyboardInterrupt:
+        _tell_interrupted(arguments, specs, log)
+        return INTERRUPTED
     if arguments.json:
-        known = {step.spec: asdict(step) for step in steps}
-        last_same, changed = found or (None, None)
-        print_json(
-            {
-                "last_before": last_same and known[last_same],
-                "first": changed and known[changed],
-                "steps": list(known.values()),
-            }
-        )
+        _print_json(log, *(found or (None, None)), interrupted=False)
     elif found:
-        known_steps = {step.spec: step for step in steps}
-        before, after = (known_steps[spec] for spec in found)
-        show(f"\nfirst on {after.spec} (Linux {after.release}): {after.outcome}")
-        show(f"until {before.spec} (Linux {before.release}): {before.outcome}")
-        between_them = specs[specs.index(before.spec) + 1 : specs.index(after.spec)]
-        if between_them:
-            show(f"between them, and not to be tried: {' '.join(between_them)}")
+        _show_found(log, specs, *found)
     else:
         show("\nthe outcome is the same on all that were tried")
     return 0 if found else FAILED
+
+
+def _specs(arguments: argparse.Namespace) -> list[str]:
+    from pytest_bpflink.commands.candidates import between
+    from pytest_bpflink.vm.image import KernelError
+
+    first, last = arguments.kernel
+    with progress() as told:
+        try:
+            return between(first, last, stored=arguments.stored, progress=told)
+        except KernelError as error:
+            raise CommandError(str(error)) from None
+
+
+class _Log:
+    """The kernels that were tried, as they come."""
+
+    def __init__(self, trial: Trial, show: Callable[[str], None]) -> None:
+        self._trial, self._show = trial, show
+        self.steps: dict[str, Step] = {}
+        self._outcomes: dict[str, Outcome] = {}
+
+    def outcome(self, spec: str) -> Outcome | None:
+        """Try a kernel; return None for one that can't be tried."""
+        began = time.monotonic()
+        with progress() as told:
+            outcome = self._trial.outcome(spec, told)
+        seconds = round(time.monotonic() - began, 1)
+        step = Step(spec, outcome.release, outcome.summary, outcome.reason, seconds)
+        self.steps[spec] = step
+        self._show(_line(step))
+        if not outcome.ran:
+            return None
+        self._outcomes[spec] = outcome
+        return outcome
+
+    def narrowed(self, specs: Sequence[str]) -> tuple[str | None, str | None]:
+        """Return the last kernel that is known to be like the first one, and the first unlike it.
+
+        None where no such kernel was tried.
+        """
+        tried = [spec for spec in specs if spec in self._outcomes]
+        alike = [spec for spec in tried if self._outcomes[spec] == self._outcomes[tried[0]]]
+        unlike = [spec for spec in tried if spec not in alike]
+        return (alike[-1] if alike else None, unlike[0] if unlike else None)
+
+
+def _show_found(log: _Log, specs: Sequence[str], last_before: str, first: str) -> None:
+    show = console().print
+    before, after = log.steps[last_before], log.steps[first]
+    show(f"\nfirst on {after.spec} (Linux {after.release}): {after.outcome}")
+    show(f"until {before.spec} (Linux {before.release}): {before.outcome}")
+    between_them = specs[specs.index(before.spec) + 1 : specs.index(after.spec)]
+    if between_them:
+        show(f"between them, and not to be tried: {' '.join(between_them)}")
+
+
+def _print_json(
+    log: _Log, last_before: str | None, first: str | None, *, interrupted: bool
+) -> None:
+    known = {spec: asdict(step) for spec, step in log.steps.items()}
+    print_json(
+        {
+            "last_before": last_before and known[last_before],
+            "first": first and known[first],
+            "interrupted": interrupted,
+            "steps": list(known.values()),
+        }
+    )
+
+
+def _tell_interrupted(arguments: argparse.Namespace, specs: Sequence[str], log: _Log) -> None:
+    low, high = log.narrowed(specs)
+    if arguments.json:
+        _print_json(log, low, high, interrupted=True)
+    if low is None:
+        say("interrupted, and nothing is known yet")
+        return
+    again: list[Any] = ["bpflink", "bisect", arguments.test]
+    again += ["--kernel", f"{low}..{high or specs[-1]}"]
+    again += ["--stored"] if arguments.stored else []
+    again += ["--", *arguments.rest] if arguments.rest else []
+    say(f"interrupted; to go on from here: {shlex.join(again)}")
 
 
 def search(

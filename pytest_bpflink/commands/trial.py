@@ -6,7 +6,9 @@ a test leaves behind in a process must not decide the next outcome.
 
 from __future__ import annotations
 
+import contextlib
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -30,6 +32,9 @@ _NOTHING_COLLECTED = 5
 _NO_GUEST = re.compile(r"did not boot|could not be started")
 
 _LINES_SHOWN = 15
+
+# What pytest has for ending guests and fixtures once it is interrupted.
+_ENDING_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -68,15 +73,9 @@ class Trial:
         progress(f"{spec}: running {self._test}")
         with Scratch() as scratch:
             file = scratch.path / "junit.xml"
-            done = subprocess.run(
-                [
-                    *(sys.executable, "-m", "pytest", self._test, *self._options),
-                    *("--kernel", spec, f"--junitxml={file}"),
-                ],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
+            done = _run(
+                *(sys.executable, "-m", "pytest", self._test, *self._options),
+                *("--kernel", spec, f"--junitxml={file}"),
             )
             if done.returncode not in _RAN or not file.exists():
                 raise CommandError(self._complaint(done))
@@ -98,6 +97,29 @@ class Trial:
             what = f"pytest did not run {self._test} (its exit status is {done.returncode})"
         said = (done.stdout + done.stderr).strip().splitlines()[-_LINES_SHOWN:]
         return "\n".join([f"{what}:", *said])
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest; where this is interrupted, let it clean up after itself."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # The terminal's Ctrl-C reaches this process alone, which passes it on: pytest that gets a
+        # second one leaves things behind.
+        process_group=0,
+    ) as process:
+        try:
+            said = process.communicate()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=_ENDING_SECONDS)
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, *said)
 
 
 def _read(file: Path, kernel_id: str) -> Iterator[tuple[str, str, str]]:
