@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from installed import install
+from nobody import NOBODY, run_as_nobody
 from pages import README, read
 
 from pytest_bpflink.vm import kernels
@@ -20,18 +20,15 @@ from pytest_bpflink.vm.store import Store
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NOBODY = 65534
-
 
 @pytest.fixture
 def home() -> Iterator[Path]:
     """Make a directory that is nobody's, and not below root's own temporary ones."""
     if os.geteuid() != 0:
         pytest.skip("becoming another user needs root")
-    try:
-        run_as_nobody([sys.executable, "-c", "import pytest"]).check_returncode()
-    except (PermissionError, subprocess.CalledProcessError):
-        pytest.skip(f"{sys.executable} is not for other users to run")
+    tried = run_as_nobody([sys.executable, "-c", "import pytest"])
+    if tried.returncode:
+        pytest.skip(f"another user can't run {sys.executable} here: {tried.stdout.strip()}")
     with tempfile.TemporaryDirectory(prefix="bpflink-home-") as directory:
         os.chown(directory, NOBODY, NOBODY)
         yield Path(directory)
@@ -40,7 +37,7 @@ def home() -> Iterator[Path]:
 @pytest.fixture
 def kernel(home: Path) -> str:
     """Put a kernel into this user's own store, as if it had been fetched there."""
-    spec = "6.1"
+    spec = "6.12"
     kernels.find(spec)
     store = home / ".cache/pytest-bpflink/kernels"
     store.mkdir(parents=True)
@@ -51,21 +48,6 @@ def kernel(home: Path) -> str:
         stored.path, store / stored.path.name, symlinks=True, copy_function=link_or_copy
     )
     return spec
-
-
-def run_as_nobody(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        user=NOBODY,
-        group=NOBODY,
-        extra_groups=[],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=300,
-        **options,
-    )
 
 
 def link_or_copy(source: str, destination: str) -> None:
