@@ -55,10 +55,15 @@ def test_without_programs_it_names_the_packages(tmp_path: Path) -> None:
     assert found["QEMU"]["found"] == f"{qemu} is not on PATH"
     assert found["QEMU"]["advice"].startswith("apt-get install qemu-system-")
     assert found["busybox"]["advice"] == "apt-get install busybox-static"
-    assert found["depmod"]["advice"] == "apt-get install kmod"
+    assert found["file"]["advice"] == "apt-get install file"
     assert found["clang"]["advice"] == "apt-get install clang libbpf-dev"
     assert found["kernels"]["found"] == "none here, and no apt to fetch any with"
     assert "KVM" not in found
+
+
+def test_finds_what_debian_has_on_no_users_path(tmp_path: Path) -> None:
+    done = bpflink("doctor", "--json", PATH="/usr/bin:/bin", BPFLINK_CACHE=str(tmp_path))
+    assert checks(done)["depmod"]["found"].endswith("sbin/depmod")
 
 
 def test_fails_where_tests_can_run_nowhere(tmp_path: Path) -> None:

@@ -26,14 +26,24 @@ _GUARD = '[ "$PPID" = "$1" ] && shift && exec timeout --kill-after=2 0 "$@"'
 _FULL = r"No space left on device|Wrote only \d+ of \d+ bytes"
 
 
+# Where depmod is, and what Debian gives root alone on PATH.
+_ROOTS = "/usr/local/sbin:/usr/sbin:/sbin"
+
+
+def find(name: str) -> str | None:
+    """Return the path of a program, also where only root looks for programs; None for none."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{_ROOTS}")
+
+
 def run(command: Sequence[str], *, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, in English; it ends sooner if this process or thread is killed.
 
     Raises FileNotFoundError if it is not installed, and OSError with ENOSPC if it says so itself.
     """
-    if not shutil.which(command[0]):
+    program = find(command[0])
+    if not program:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command[0])
-    guarded = ["sh", "-c", _GUARD, "sh", str(os.getpid()), *command]
+    guarded = ["sh", "-c", _GUARD, "sh", str(os.getpid()), program, *command[1:]]
     with subprocess.Popen(
         ["setpriv", "--pdeathsig", "TERM", *guarded],
         stdin=subprocess.DEVNULL,

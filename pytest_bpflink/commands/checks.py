@@ -117,7 +117,7 @@ def _privileges() -> Check:
     if not missing:
         return Check("privileges", "native", "ok", "complete")
     what, _, way_out = missing.partition("; ")
-    return Check("privileges", "native", "missing", what, f"run as root, or in a VM: {way_out}")
+    return Check("privileges", "native", "missing", what, f"run as root, or not here: {way_out}")
 
 
 def _cgroup2() -> Check:
@@ -153,7 +153,9 @@ def _package(
 
 
 def _program(name: str, program: str, package: str) -> Check:
-    found = shutil.which(program)
+    from pytest_bpflink.vm import programs
+
+    found = programs.find(program)
     if found:
         return Check(name, "vm", "ok", found)
     return Check(name, "vm", "missing", f"{program} is not on PATH", f"apt-get install {package}")
