@@ -140,6 +140,8 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
     ),
     "btf__raw_data": (c_void_p, (c_void_p, c_void_p), "0.1"),
     "btf__load_vmlinux_btf": (c_void_p, (), "0.5"),
+    "btf__load_from_kernel_by_id_split": (c_void_p, (c_uint32, c_void_p), "0.5"),
+    "bpf_btf_get_fd_by_id": (c_int, (c_uint32,), "0.0.1"),
     "btf__type_cnt": (c_uint32, _pointer, "0.6"),
     "btf__type_by_id": (c_void_p, (c_void_p, c_uint32), "0.0.1"),
     "btf__name_by_offset": (c_char_p, (c_void_p, c_uint32), "0.0.1"),

@@ -91,8 +91,8 @@ class XdpLinkInfo(LinkInfo):
 class PerfEventLinkInfo(LinkInfo):
     """A program on a perf event (5.15); everything beyond the common part since 6.6.
 
-    `name` is the function of a kprobe, the file of a uprobe, the name of a tracepoint; `config` is
-    a perf event's own.
+    `name` is the function of a kprobe, the file of a uprobe, the name of a tracepoint; `config` and
+    `perf_type` (`PERF_TYPE_SOFTWARE` is 1) are a perf event's own.
     """
 
     event_type: PerfEventType = PerfEventType.UNSPEC
@@ -101,6 +101,7 @@ class PerfEventLinkInfo(LinkInfo):
     address: int = 0
     config: int = 0
     cookie: int = 0
+    perf_type: int = 0
     type: LinkType = field(default=LinkType.PERF_EVENT, kw_only=True)
 
 
@@ -365,7 +366,11 @@ def _read_perf_event(fd: int, raw: BpfLinkInfo) -> LinkInfo:
             _read_again(fd, raw)
             found = {"cookie": it.tracepoint.cookie}
         case PerfEventType.EVENT:
-            found = {"config": it.event.config, "cookie": it.event.cookie}
+            found = {
+                "config": it.event.config,
+                "cookie": it.event.cookie,
+                "perf_type": it.event.type,
+            }
         case _:
             found = {}
     return PerfEventLinkInfo(raw.id, raw.prog_id, kind, name.text, **found)

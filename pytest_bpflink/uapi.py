@@ -466,7 +466,10 @@ class BpfProgInfo(ctypes.Structure):
         ("ifindex", ctypes.c_uint32),
         ("gpl_compatible", ctypes.c_uint32),
         # Device, inode and what is said of its instructions, which nobody asks for.
-        ("rest", ctypes.c_uint64 * 14),
+        ("place", ctypes.c_uint64 * 5),
+        ("btf_id", ctypes.c_uint32),
+        ("func_info_rec_size", ctypes.c_uint32),
+        ("rest", ctypes.c_uint64 * 8),
         ("run_cnt", ctypes.c_uint64),
     )
 
@@ -482,4 +485,17 @@ class BpfMapInfo(ctypes.Structure):
         ("max_entries", ctypes.c_uint32),
         ("map_flags", ctypes.c_uint32),
         ("name", ctypes.c_char * PROG_NAME_LENGTH),
+    )
+
+
+class BpfBtfInfo(ctypes.Structure):
+    """`struct bpf_btf_info` (4.18; name and whose it is since 5.11)."""
+
+    _fields_ = (
+        ("btf", ctypes.c_uint64),
+        ("btf_size", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("name", ctypes.c_uint64),
+        ("name_len", ctypes.c_uint32),
+        ("kernel_btf", ctypes.c_uint32),
     )

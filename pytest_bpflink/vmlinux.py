@@ -1,21 +1,42 @@
 """The types that the running kernel describes itself by: its functions, and the names in its enums.
 
-Through libbpf, since there are 150,000 of them. Those of modules are not here.
+Through libbpf, since there are 150,000 of them. Those of modules and of programs are asked for by
+number.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from functools import cache
+from typing import TYPE_CHECKING
 
 from pytest_bpflink import libbpf
 from pytest_bpflink.btf import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @cache
 def vmlinux() -> Vmlinux:
     """Return the kernel's types, read once per process. Raises `BpfError` where it has none."""
     return Vmlinux(libbpf.call("btf__load_vmlinux_btf", doing="read the kernel's BTF"))
+
+
+@contextlib.contextmanager
+def types_of(btf_id: int, *, after: Vmlinux | None = None) -> Iterator[Vmlinux]:
+    """Read the types of a program, or of a module, whose numbers go on after the kernel's.
+
+    Raises `BpfError` for one that is gone.
+    """
+    base = after and after.pointer
+    doing = f"read BTF {btf_id}"
+    pointer = libbpf.call("btf__load_from_kernel_by_id_split", btf_id, base, doing=doing)
+    try:
+        yield Vmlinux(pointer)
+    finally:
+        libbpf.call("btf__free", pointer, doing="free BTF")
 
 
 class _Type(ctypes.Structure):
@@ -48,15 +69,15 @@ _MEMBERS = _BITS = 0xFFFFFF
 
 
 class Vmlinux:
-    """The kernel's types; `vmlinux()` returns them."""
+    """The kernel's types; `vmlinux()` returns them, and `types_of()` a module's or a program's."""
 
     def __init__(self, pointer: int) -> None:
-        self._btf = pointer
+        self.pointer = pointer
 
     def find(self, name: str, kind: Kind) -> int:
         """Return the number of a type or a function. Raises `BpfError`, ENOENT for none."""
         doing = f"find {kind.name.lower()} {name} in the kernel's BTF"
-        return libbpf.call("btf__find_by_name_kind", self._btf, name.encode(), kind, doing=doing)
+        return libbpf.call("btf__find_by_name_kind", self.pointer, name.encode(), kind, doing=doing)
 
     def name(self, type_id: int) -> str | None:
         """Return the name of a type or a function. Raises `BpfError` for a number of none."""
@@ -83,10 +104,12 @@ class Vmlinux:
 
     def _type(self, type_id: int) -> _Type:
         doing = f"look up type {type_id} of the kernel's"
-        return _Type.from_address(libbpf.call("btf__type_by_id", self._btf, type_id, doing=doing))
+        return _Type.from_address(
+            libbpf.call("btf__type_by_id", self.pointer, type_id, doing=doing)
+        )
 
     def _text(self, offset: int) -> str | None:
-        return libbpf.text("btf__name_by_offset", self._btf, offset)
+        return libbpf.text("btf__name_by_offset", self.pointer, offset)
 
 
 def _behind(found: _Type) -> int:

@@ -68,8 +68,8 @@ def table(
 
 def print_json(value: Any) -> None:
     """Write a value for programs, in one document."""
-    json.dump(value, sys.stdout, indent=2, default=str)
-    sys.stdout.write("\n")
+    # In one piece: json.dump() writes word by word, each a system call with PYTHONUNBUFFERED.
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
     sys.stdout.flush()
 
 

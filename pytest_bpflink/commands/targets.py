@@ -1,13 +1,15 @@
 """What a link is attached to, in words: a cgroup's path, a device's name, a function's.
 
-Knows where the numbers of `linkinfo` can be looked up. What can't be is shown as the number. Each
-place is read once, and only if a link needs it.
+Knows where the numbers of `linkinfo` can be looked up; functions and events are the business of
+`functions`. What can't be looked up is shown as the number. Each place is read once, and only if a
+link needs it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import socket
 from collections import defaultdict
@@ -17,10 +19,11 @@ from typing import TYPE_CHECKING
 
 from pytest_bpflink import libbpf, linkinfo
 from pytest_bpflink.cgroup import cgroup2_mount
+from pytest_bpflink.commands.functions import Functions, event, places
 from pytest_bpflink.errors import BpfError
+from pytest_bpflink.mountinfo import mounted
 from pytest_bpflink.netns import NetNs
-from pytest_bpflink.uapi import BpfMapInfo, PerfEventType
-from pytest_bpflink.vmlinux import vmlinux
+from pytest_bpflink.uapi import BpfMapInfo, XdpFlags
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,13 +36,7 @@ DETACHED = "detached"
 _FAMILIES = {2: "ipv4", 3: "arp", 7: "bridge", 10: "ipv6"}
 _HOOKS = ("pre_routing", "local_in", "forward", "local_out", "post_routing")
 
-_KPROBES = {PerfEventType.KPROBE, PerfEventType.KRETPROBE}
-_UPROBES = {PerfEventType.UPROBE, PerfEventType.URETPROBE}
-
 _MOST_PROGRAMS = 64
-
-_VMLINUX = 1
-"""The BTF of the kernel itself; modules have others."""
 
 Device = linkinfo.XdpLinkInfo | linkinfo.TcxLinkInfo | linkinfo.NetkitLinkInfo
 
@@ -47,8 +44,15 @@ Device = linkinfo.XdpLinkInfo | linkinfo.TcxLinkInfo | linkinfo.NetkitLinkInfo
 class Places:
     """What numbers mean on this system, as of now: make one for each look at it."""
 
+    def __init__(self) -> None:
+        self._functions = Functions()
+        # By namespace and place in it; None where that is not to be asked.
+        self._programs: dict[tuple[object, ...], list[int] | None] = {}
+
     def words(self, info: LinkInfo) -> str:
         """Say what a link is attached to."""
+        if isinstance(info, linkinfo.TracingLinkInfo):
+            return self._functions.traced(info)
         kind = getattr(info, "attach_type", None)
         place = self._place(info)
         return f"{place} ({_lower(kind.name)})" if kind is not None else place
@@ -66,18 +70,16 @@ class Places:
                 place = info.map_id and self._map(info.map_id)
             case linkinfo.RawTracepointLinkInfo():
                 place = info.tp_name
-            case linkinfo.TracingLinkInfo():
-                place = self._function(info)
             case linkinfo.IterLinkInfo():
                 place = self._iterated(info)
             case linkinfo.PerfEventLinkInfo():
-                place = _event(info)
+                place = event(info)
             case linkinfo.KprobeMultiLinkInfo():
-                place = f"{info.count} kernel functions"
+                place = self._functions.probed(info)
             case linkinfo.TracingMultiLinkInfo():
-                place = f"{info.count} kernel functions" if info.count else "kernel functions"
+                place = self._functions.traced_many(info)
             case linkinfo.UprobeMultiLinkInfo():
-                place = f"{info.count} places in {info.path}"
+                place = places(info)
             case linkinfo.NetfilterLinkInfo():
                 place = _netfilter(info)
         # What has a target has none any more; a type that is not known here has no words.
@@ -118,6 +120,9 @@ class Places:
         own = "/proc/self/ns/net"
         found = {os.stat(own).st_ino: (own, "this network namespace")}
         named = [(path, f"netns {path.name}") for path in Path("/run/netns").glob("*")]
+        # What keeps namespaces that nobody is in, as container runtimes do.
+        kept = [mount.path for mount in mounted("nsfs") if str(mount.root).startswith("net:[")]
+        named += [(path, f"netns {path}") for path in kept]
         pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
         of_processes = [(Path(f"/proc/{pid}/ns/net"), f"netns of pid {pid}") for pid in pids]
         for path, name in (*named, *of_processes):
@@ -128,9 +133,10 @@ class Places:
     def _device(self, info: Device) -> str:
         # The kernel names no namespace: those that have such a device are candidates.
         candidates = self._devices.get(info.ifindex, [])
-        if len(candidates) > 1:
-            candidates = [each for each in candidates if self._runs_at(each[0], info)] or candidates
-        return " or ".join(name for _, name in candidates) or f"device {info.ifindex}"
+        names = [name for path, name in candidates if self._runs_at(path, info)]
+        # A namespace that nothing but a descriptor keeps is in no list.
+        unseen = f"device {info.ifindex} in a network namespace that is not to be seen here"
+        return " or ".join(names) or unseen
 
     @cached_property
     def _devices(self) -> dict[int, list[tuple[str, str]]]:
@@ -144,9 +150,16 @@ class Places:
         return found
 
     def _runs_at(self, path: str, info: Device) -> bool:
-        with contextlib.suppress(OSError), _inside(path):
-            return info.prog_id in _programs_at(info)
-        return False
+        place = (path, info.type, info.ifindex, getattr(info, "attach_type", None))
+        if place not in self._programs:
+            try:
+                with _inside(path):
+                    self._programs[place] = _programs_at(info)
+            except OSError as error:
+                # A netkit's peer is not asked for what is on it.
+                self._programs[place] = None if error.errno == errno.EACCES else []
+        programs = self._programs[place]
+        return programs is None or info.prog_id in programs
 
     # Maps and functions.
 
@@ -161,14 +174,6 @@ class Places:
         finally:
             os.close(fd)
         return f"map {map_id} {name}".rstrip()
-
-    def _function(self, info: linkinfo.TracingLinkInfo) -> str:
-        if not info.target_btf_id:
-            return "a kernel function"  # before 5.13
-        if info.target_obj_id == _VMLINUX:
-            with contextlib.suppress(BpfError):
-                return vmlinux().name(info.target_btf_id) or ""
-        return f"BTF {info.target_obj_id}, type {info.target_btf_id}"
 
     def _iterated(self, info: linkinfo.IterLinkInfo) -> str:
         of = [
@@ -194,28 +199,17 @@ def _programs_at(info: Device) -> list[int]:
     """Return the ids of the programs at a place like this in the present namespace."""
     doing = f"ask what is attached to device {info.ifindex}"
     if isinstance(info, linkinfo.XdpLinkInfo):
-        found = ctypes.c_uint32()
-        libbpf.call("bpf_xdp_query_id", info.ifindex, 0, ctypes.byref(found), doing=doing)
-        return [found.value]
+        modes = (XdpFlags.SKB_MODE, XdpFlags.DRV_MODE, XdpFlags.HW_MODE)
+        found = (ctypes.c_uint32 * len(modes))()
+        for place, mode in enumerate(modes):
+            at = ctypes.byref(found, place * ctypes.sizeof(ctypes.c_uint32))
+            libbpf.call("bpf_xdp_query_id", info.ifindex, mode, at, doing=doing)
+        return list(found)
     ids = (ctypes.c_uint32 * _MOST_PROGRAMS)()
     count, flags = ctypes.c_uint32(_MOST_PROGRAMS), ctypes.c_uint32()
     places = (ctypes.byref(flags), ids, ctypes.byref(count))
     libbpf.call("bpf_prog_query", info.ifindex, info.attach_type, 0, *places, doing=doing)
     return list(ids[: count.value])
-
-
-def _event(info: linkinfo.PerfEventLinkInfo) -> str:
-    kind = _lower(info.event_type.name)
-    if info.event_type in _KPROBES:
-        place = info.name or f"{info.address:#x}"
-        return f"{kind} {place}{f'+{info.offset:#x}' if info.offset else ''}"
-    if info.event_type in _UPROBES:
-        return f"{kind} {info.name}+{info.offset:#x}"
-    if info.event_type == PerfEventType.TRACEPOINT:
-        return f"tracepoint {info.name}"
-    if info.event_type == PerfEventType.EVENT:
-        return f"perf event {info.config}"
-    return "a perf event"  # before 6.6
 
 
 def _netfilter(info: linkinfo.NetfilterLinkInfo) -> str:
