@@ -60,7 +60,7 @@ class Family:
                 if self._is_ours(parent):
                     self._known[pid] = True
                     return True
-                environment = Path(f"/proc/{pid}/environ").read_bytes()
+                environment = _environment(pid)
                 if not environment and parent not in _PARENTS_OF_THE_KERNELS and self._asks(pid):
                     return False
                 self._known[pid] = self._token.encode() in environment
@@ -77,6 +77,14 @@ class Family:
 def _latest_pid() -> bytes:
     """Return the last process or thread that was started, in this namespace."""
     return procfs.read("/proc/loadavg").split()[-1]
+
+
+def _environment(pid: int) -> bytes:
+    """Return the environment that a process was started with; empty of the kernel's own threads."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except ProcessLookupError:  # a thread of the kernel's, on kernels of 2025 and later
+        return b""
 
 
 def parent_of(pid: int) -> int:

@@ -204,11 +204,12 @@ def address(name: str) -> int:
     return ctypes.cast(_library().function(name), c_void_p).value or 0
 
 
-def call(name: str, *arguments: Any, doing: str) -> int:
+def call(name: str, *arguments: Any, doing: str, answer: int = 0) -> int:
     """Call a function of libbpf and return its result: a number, or the address of something.
 
     `doing` says what is tried, on which object: it begins the sentence of the error. Raises
-    `VerifierError`, `NotSupported` or `BpfError`, with what libbpf logged meanwhile.
+    `VerifierError`, `NotSupported` or `BpfError`, with what libbpf logged meanwhile; but an errno
+    that is an `answer` is returned, as its negative.
     """
     __tracebackhide__ = True  # a failed test shows where it called, not how
     function = _library().function(name)
@@ -219,7 +220,7 @@ def call(name: str, *arguments: Any, doing: str) -> int:
     if _log.interruption is not None:
         interruption, _log.interruption = _log.interruption, None
         raise interruption
-    if function.restype is c_int and result < 0:
+    if function.restype is c_int and result < 0 and -result != answer:
         raise _error(-result, doing, lines)
     if function.restype is c_void_p and not result and name not in _NULL_IS_AN_ANSWER:
         raise _error(ctypes.get_errno(), doing, lines)

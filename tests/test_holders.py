@@ -13,7 +13,7 @@ import pytest
 
 from pytest_bpflink import Link, Object, ObjectHolder, eventually
 from pytest_bpflink.entries import entry_of
-from pytest_bpflink.family import Family
+from pytest_bpflink.family import Family, parent_of
 from pytest_bpflink.holders import holders
 
 if TYPE_CHECKING:
@@ -79,6 +79,30 @@ def test_family_is_this_process_and_what_it_started() -> None:
             assert sleeping not in Family().pids()
         finally:
             os.kill(sleeping, signal.SIGKILL)
+
+
+def test_family_looks_at_a_thread_of_the_kernels_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are many, whose environment can't be read on kernels of 2025 and later."""
+    kthreadd = Path("/proc/2/comm")
+    if not kthreadd.exists() or kthreadd.read_text() != "kthreadd\n":
+        pytest.skip("the kernel's threads are not seen in this PID namespace")
+    asked: dict[int, int] = {}
+
+    def note(pid: int) -> int:
+        asked[pid] = parent_of(pid)
+        return asked[pid]
+
+    known = Family()
+    with monkeypatch.context() as patched:
+        patched.setattr("pytest_bpflink.family.parent_of", note)
+        known.pids()
+        threads = {pid for pid, parent in asked.items() if parent == 2}
+        asked.clear()
+        with subprocess.Popen(["sleep", "0"]) as process:
+            known.pids()
+    assert process.pid in asked
+    assert len(threads) > 1
+    assert not threads & set(asked)
 
 
 def test_family_knows_daemons_by_their_environment() -> None:

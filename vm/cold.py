@@ -148,7 +148,9 @@ class ColdMachine(Machine):
 
     @property
     def _kernel_parameters(self) -> list[str]:
-        return blueprint.kernel_parameters(self.kernel, append=self._append)
+        return blueprint.kernel_parameters(
+            self.kernel, acceleration=self.acceleration, append=self._append
+        )
 
     @property
     def _boot_files(self) -> Path:
