@@ -9,6 +9,7 @@ import io
 import os
 import re
 import sys
+import tempfile
 import threading
 import traceback
 from pathlib import Path
@@ -53,8 +54,9 @@ class MatrixWorker:
         # Chosen by the controller, built and all.
         config.option.bpf_libbpf = received["bpflink_libbpf"]
         if not self._kernel.is_native:
-            # A directory of the host, whose parents a guest need not have.
-            config.option.basetemp = None
+            # The host's may be below what a guest does not have. pytest's own choice may be a
+            # directory of the host's root (/tmp/pytest-of-root), and it is not ours to look at.
+            config.option.basetemp = tempfile.mkdtemp(prefix="pytest-")
             use_pycache()
 
     # Before xdist's, so that the controller knows the groups when it has the collection.

@@ -44,7 +44,7 @@ def _in_sight(paths: set[Path]) -> Iterator[list[str]]:
     hidden = {path: closed for path in paths if (closed := _closed(path))}
     with tempfile.TemporaryDirectory() as directory:
         kept = {path: Path(directory, str(number)) for number, path in enumerate(hidden)}
-        script = [
+        script: list[list[object]] = [
             ["set", "-e"],
             *(["mkdir", at] for at in kept.values()),
             *(["mount", "--bind", path, at] for path, at in kept.items()),

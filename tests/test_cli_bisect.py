@@ -159,6 +159,7 @@ def seven_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a store with kernels that are never booted."""
     monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     for version in SEVEN:
         tree = Store().root / f"{version}-amd64_{version}-1"
         write(tree / f"boot/vmlinuz-{version}-amd64", "kernel")
