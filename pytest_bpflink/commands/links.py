@@ -17,6 +17,7 @@ import contextlib
 import errno
 import json
 import os
+import shlex
 import sys
 import time
 from dataclasses import asdict
@@ -57,7 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             _show(rows())
     except BpfError as error:
-        hint = "; run it as root: sudo bpflink links" if error.errno == errno.EPERM else ""
+        # By its path: root's PATH has no virtual environment's programs.
+        as_root = f"; run it as root: sudo {shlex.quote(sys.argv[0])} links"
+        hint = as_root if error.errno == errno.EPERM else ""
         raise CommandError(f"{error}{hint}") from None
     return 0
 
