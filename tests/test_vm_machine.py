@@ -173,6 +173,12 @@ def test_worker_is_called_after_its_python(guest: execnet.Gateway) -> None:
     assert name == f"{Path(sys.executable).name}\n"
 
 
+def test_kernel_guards_against_speculation(guest: execnet.Gateway) -> None:
+    """Or the verifier lets programs without privilege pass that it refuses elsewhere (6.7)."""
+    source = "answer = open('/sys/devices/system/cpu/vulnerabilities/spectre_v1').read()"
+    assert ask(guest, source).startswith("Mitigation: ")
+
+
 def test_memlock_is_unlimited(guest: execnet.Gateway) -> None:
     source = "import resource\nanswer = resource.getrlimit(resource.RLIMIT_MEMLOCK)"
     assert ask(guest, source) == (-1, -1)
