@@ -35,9 +35,10 @@ lint: prepare ## Check the code without running it
 docs: prepare ## Build the documentation in build/docs, with warnings as errors
 	@.venv/bin/tox -e docs
 
-bench: ## Measure what fixtures and link operations cost
+bench: ## Measure what fixtures, link operations and guests cost, in ten minutes
 	@tools/prepare bpftool
 	@tools/python bench/bench_fixtures.py
+	@.venv/bin/python bench/bench_guests.py
 
 clean: ## Remove what was made here; kernels stay in the cache
 	rm -rf .venv .tox build dist .mypy_cache .ruff_cache .pytest_cache

@@ -2,9 +2,9 @@
 
     python bench/bench_guests.py [--rounds 5] [KERNEL...]
 
-Prints medians and what the disk and the memory hold. Needs kernels in the store (the first of those
-named is used for what takes one). Nothing here is a test: times depend on the machine and on what
-else it does, and are for comparing with each other.
+Prints medians, each with its ratio to the first of its table, and what disk and memory hold. Needs
+kernels in the store (the first of those named is used for what takes one). Nothing here is a test:
+times depend on the machine and on what else it does, and are for comparing with each other.
 """
 
 from __future__ import annotations
@@ -40,9 +40,12 @@ if TYPE_CHECKING:
 KERNELS = ["6.1", "5.10", "6.12", "7.2"]
 TESTS = """
 import pytest
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", range({count}))
 def test_trivial(number): pass
 """
+
+# Items that have a guest each.
+FRESH = 40
 
 
 def main() -> None:
@@ -55,32 +58,65 @@ def main() -> None:
     acceleration = accel.detect(kernel)
     print(f"Linux {kernel.release}, {acceleration.reason}, {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory(prefix="bpflink-bench-") as directory:
-        bench = Bench(kernel, Path(directory), options.rounds)
+        bench = Bench(kernel, Path(directory))
         bench.sizes()
-        show("building a guest's image", bench.build_image, options.rounds)
         first_use(bench, options.kernels)
-        show("vng -- true", bench.vng, options.rounds)
-        show("warm: first line of Python in the guest", bench.first_line, options.rounds)
-        for guest in ("plain", "cold", "warm"):
-            arguments = ["--kernel", options.kernels[0], "--kernel-guest", guest]
-            show(f"20 tests, {guest}", partial(bench.session, *arguments), options.rounds)
-        show("20 tests, natively", bench.session, options.rounds)
-        every = ["--kernel", ",".join(options.kernels), "--kernel-guest", "warm"]
-        title = f"20 tests on each of {len(options.kernels)} kernels, warm"
-        show(title, partial(bench.session, *every), options.rounds)
+        guests = Table("a guest", options.rounds)
+        guests.row("vng -- true", bench.vng)
+        guests.row("warm: first line of Python on the host's root", bench.first_line)
+        guests.row("bpflink vm -- uname -r", bench.command)
+        guests.row("building the image", bench.build_image)
+        sessions(Table("20 tests", options.rounds), bench, options.kernels)
         bench.memory()
+
+
+def sessions(table: Table, bench: Bench, specs: list[str]) -> None:
+    """Measure runs of pytest."""
+    table.row("natively", bench.session)
+    for guest in ("warm", "cold", "plain"):
+        table.row(guest, partial(bench.session, "--kernel", specs[0], "--kernel-guest", guest))
+    table.row(f"warm, on each of {len(specs)} kernels", partial(bench.session, *on(specs)))
+    fresh = partial(bench.session, *on(specs[:1]), "--kernel-fresh", tests=FRESH)
+    table.row(f"warm, {FRESH} tests with a guest each: per test", fresh, parts=FRESH)
+
+
+def on(specs: list[str]) -> list[str]:
+    """Return the arguments that have pytest run on these kernels."""
+    return ["--kernel", ",".join(specs)]
+
+
+class Table:
+    """Rows of medians; the first is what the others are compared with."""
+
+    def __init__(self, title: str, rounds: int) -> None:
+        self._rounds = rounds
+        self._first = 0.0
+        print(f"\n{title:50} {'median':>8}    {'ratio':>6}  (range)")
+
+    def row(self, what: str, run: Callable[[], None], *, parts: int = 1) -> None:
+        """Print the median of several runs, after one that does not count."""
+        run()
+        times = []
+        for _ in range(self._rounds):
+            began = time.perf_counter()
+            run()
+            times.append((time.perf_counter() - began) / parts)
+        self._first = self._first or median(times)
+        ratio = median(times) / self._first
+        between = f"({min(times):.2f} to {max(times):.2f})"
+        print(f"{what:50} {median(times):8.2f} s  {ratio:6.2f}  {between}", flush=True)
 
 
 class Bench:
     """One kernel's guests, and a directory with tests."""
 
-    def __init__(self, kernel: Kernel, directory: Path, rounds: int) -> None:
+    def __init__(self, kernel: Kernel, directory: Path) -> None:
         self.kernel = kernel
-        self.rounds = rounds
         self._acceleration = accel.detect(kernel)
         self._directory = directory
         self._made = 0
-        (directory / "test_trivial.py").write_text(TESTS)
+        for count in (20, FRESH):
+            (directory / f"test_{count}.py").write_text(TESTS.format(count=count))
 
     def machine(self, kind: type[Machine] = WarmMachine) -> Machine:
         """Return a machine that is not started."""
@@ -119,10 +155,17 @@ class Bench:
             machine.start()
             machine.wait_ready()
 
-    def session(self, *arguments: str) -> None:
-        """Run pytest with 20 trivial tests."""
+    def command(self) -> None:
+        """Run a command in a guest, as the user does."""
+        self._run("pytest_bpflink.cli", "vm", self.kernel.spec, "--", "uname", "-r")
+
+    def session(self, *arguments: str, tests: int = 20) -> None:
+        """Run pytest with trivial tests."""
+        self._run("pytest", "-q", "-p", "no:cacheprovider", f"test_{tests}.py", *arguments)
+
+    def _run(self, *module: str) -> None:
         subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+            [sys.executable, "-m", *module],
             cwd=self._directory,
             check=True,
             stdout=subprocess.DEVNULL,
@@ -201,17 +244,6 @@ def caching_in(directory: str) -> Iterator[None]:
         os.environ.pop("BPFLINK_CACHE")
         if before is not None:
             os.environ["BPFLINK_CACHE"] = before
-
-
-def show(what: str, run: Callable[[], None], rounds: int) -> None:
-    """Print the median of several runs, after one that does not count."""
-    run()
-    times = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - began)
-    print(f"{what:50} {median(times):8.2f} s  ({min(times):.2f} to {max(times):.2f})", flush=True)
 
 
 if __name__ == "__main__":
