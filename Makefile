@@ -5,6 +5,9 @@ export PYTHON ?= python3
 # chromium for those of reports, zstd for those of compressed kernels; they are skipped without.
 TEST_PACKAGES ?=
 export KERNELS ?= 5.10,6.1,6.12,7.2
+# As --bpf-libbpf has it. Links that are newer than the newest libbpf of the distribution need one from
+# a kernel's sources: LIBBPF=../linux-7.3.
+LIBBPF ?= newest
 
 .PHONY: help prepare demo test conformance lint docs bench clean link-types
 
@@ -21,13 +24,15 @@ test: prepare ## Run all tests: the plugin's own, and the selftests on KERNELS t
 	@tools/prepare $(TEST_PACKAGES)
 	@tools/test
 
-conformance: prepare ## Run all selftests, every link type, on KERNELS with the newest libbpf
-	@tools/python -m pytest selftests --kernel $(KERNELS) --bpf-libbpf newest
+conformance: prepare ## Run all selftests, every link type, on KERNELS with the newest libbpf, or LIBBPF
+	@tools/python -m pytest selftests --kernel $(KERNELS) --bpf-libbpf $(LIBBPF)
 
+link-types: KERNELS = 5.10,6.1,6.12,6.18,7.2
 link-types: prepare ## Run them, and write docs/link-types.md of what each kernel answered
-	@run=$$(mktemp) && tools/python -m pytest selftests --kernel $(KERNELS) --bpf-libbpf newest \
-		--junitxml=$$run && \
-	tools/python -m pytest_bpflink.selftests.link_types $$run > docs/link-types.md; rm -f $$run
+	@run=$$(mktemp) && page=$$(mktemp) && \
+	tools/python -m pytest selftests --kernel $(KERNELS) --bpf-libbpf $(LIBBPF) --junitxml=$$run && \
+	tools/python -m pytest_bpflink.selftests.link_types $$run > $$page && \
+	cat $$page > docs/link-types.md; status=$$?; rm -f $$run $$page; exit $$status
 
 lint: prepare ## Check the code without running it
 	@.venv/bin/tox -e lint

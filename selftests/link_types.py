@@ -3,7 +3,8 @@
     pytest selftests --kernel 5.10,6.1,6.12,6.18,7.2 --bpf-libbpf newest --junitxml run.xml
     python -m pytest_bpflink.selftests.link_types run.xml > docs/link-types.md
 
-Knows the properties that `outcomes` writes; what they mean is the tests' business.
+Knows the properties that `outcomes` and the kernel matrix write, and how reasons of skips begin;
+what they mean is the tests' business.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from pytest_bpflink.selftests.outcomes import PREFIX, WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from pytest_bpflink.selftests.row import Row
 
 _TOPICS = {
     "Attaching": ("attach twice", "attach anew", "attach to another target too"),
@@ -46,17 +49,33 @@ _TOPICS = {
 }
 _NOTHING = "-"
 _WINS = "Which error of an update wins"
+_MISTAKES = r"E[A-Z]+( \+ E[A-Z]+)+"  # how the test of that calls what it asks
+_MOST_OTHERS = 2
 
 _INTRODUCTION = """\
 # Link types
 
-What `bpf_link`s answer, as seen by `selftests/` on {kernels}, with libbpf {libbpfs}. Made by
-`python -m pytest_bpflink.selftests.link_types` of a run's JUnit file, and not to be edited.
+What `bpf_link`s answer, as seen by `selftests/`. This page was made by `make link-types`, and is
+not to be edited, of a run with libbpf {libbpfs} on
+
+{kernels}
 
 A cell holds what the newest of these kernels answered: `OK`, an errno, or `{nothing}` where it was
 not asked or is not there. An answer in **bold** is not the same on all kernels: see
-"Where kernels differ" below.
+[where kernels differ](#where-kernels-differ). "All" of a type are those that were asked.
 """
+_WINDOWS = """
+How late it ends when its last pin is unlinked, or the pin's BPF FS unmounted, in milliseconds as
+one run saw it; and how often the program still ran in another thread after the last close.
+"""
+
+# What a skip's reason begins with or has in it, and what the page says of it: nothing of what is
+# newer than the kernel, since the release stands beside it.
+_REASONS = {
+    r"came with Linux": "",
+    r"built without (CONFIG_\w+(?:, CONFIG_\w+)*)": "without {0}",
+    r"needs (libbpf [\d.]+)": "needs {0}",
+}
 
 
 @dataclass
@@ -67,8 +86,9 @@ class Seen:
         default_factory=lambda: defaultdict(lambda: defaultdict(set))
     )
     absent: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
-    """Why a row was skipped, by row and release."""
-    releases: list[str] = field(default_factory=list)
+    """Why all tests of a row were skipped, by row and release."""
+    releases: dict[str, str] = field(default_factory=dict)
+    """Oldest first, and what the distribution calls each."""
     libbpfs: list[str] = field(default_factory=list)
 
 
@@ -76,57 +96,81 @@ def read(junit: Path) -> Seen:
     """Collect what a run's tests wrote down. Raises ValueError for a file of another run."""
     seen = Seen()
     libbpfs: set[str] = set()
-    releases: set[str] = set()
+    versions: dict[str, str] = {}
+    there: set[tuple[str, str]] = set()
     for case in ET.parse(junit).iter("testcase"):  # noqa: S314 - pytest's own file
-        properties = [
-            (one.get("name", "").removeprefix(PREFIX), one.get("value", ""))
-            for one in case.iter("property")
-            if one.get("name", "").startswith(PREFIX)
-        ]
-        if not properties:
+        properties = [(one.get("name", ""), one.get("value", "")) for one in case.iter("property")]
+        told = [(name.removeprefix(PREFIX), value) for name, value in properties if PREFIX in name]
+        if not told:
             continue
-        (_, where), *answers = properties
+        (_, where), *answers = told
         row, release, libbpf = where.split()
-        releases.add(release)
+        versions[release] = dict(properties).get("kernel_version", release)
         libbpfs.add(libbpf)
         for operation, answer in answers:
             seen.answers[row, operation][release].add(answer)
         skipped = case.find("skipped")
-        if skipped is not None:
+        if skipped is None:
+            there.add((row, release))
+        else:
             seen.absent[row][release] = skipped.get("message", "")
-    if not releases:
+    if not versions:
         raise ValueError(f"{junit} is not of a run of selftests/ with --junitxml")
-    seen.releases = sorted(releases, key=_version)
+    for row, release in there:
+        # One of its tests may be skipped for a reason of its own.
+        seen.absent[row].pop(release, None)
+    seen.releases = {release: versions[release] for release in sorted(versions, key=_version)}
     seen.libbpfs = sorted(libbpfs)
     return seen
 
 
 def page(seen: Seen) -> str:
     """Write the page."""
-    kernels = ", ".join(f"Linux {release}" for release in seen.releases)
+    kernels = "\n".join(f"- Linux {_full(*each)}" for each in seen.releases.items())
     parts = [
         _INTRODUCTION.format(nothing=_NOTHING, kernels=kernels, libbpfs=", ".join(seen.libbpfs))
     ]
     parts += _table("Types", ("link", "type", "since", "missing on"), _types(seen))
-    operations = list(dict.fromkeys(operation for _, operation in seen.answers))
+    operations = [
+        operation
+        for operation in dict.fromkeys(operation for _, operation in seen.answers)
+        if not re.fullmatch("E[A-Z]+", operation)  # one mistake alone
+    ]
     same = dict(_same_for_all(seen, operations))
-    lines = [f"- {operation}: {answer}" for operation, answer in same.items()]
-    parts.append("\n".join(["\n## The same for all\n", *lines, ""]))
-    wins = tuple(one for one in operations if re.fullmatch(r"E[A-Z]+( \+ E[A-Z]+)*", one))
+    bullets = [f"- {_asked(operation)}: {answer}" for operation, answer in same.items()]
+    parts.append("\n".join(["\n## The same for all that were asked\n", *bullets, ""]))
+    wins = tuple(one for one in operations if re.fullmatch(_MISTAKES, one))
     for topic, asked in (*_TOPICS.items(), (_WINS, wins)):
         shown = [one for one in asked if one in operations and one not in same]
         rows = list(_answers(seen, shown))
         parts += _table(topic, ("link", *shown), rows)
     short = [_short(release) for release in seen.releases]
     parts += _table("Where kernels differ", ("link", "operation", *short), _differences(seen))
-    parts += _table("Windows, in ms", ("link", "after", *short), _windows(seen))
+    parts += _table("Windows", ("link", "after", *short), _windows(seen), introduction=_WINDOWS)
     return "".join(parts)
 
 
 def _types(seen: Seen) -> Iterator[tuple[str, ...]]:
     for row in ROWS:
-        missing = ", ".join(_short(one) for one in seen.releases if one in seen.absent[row.id])
-        yield row.id, row.link_type.name, row.since, missing
+        absent = seen.absent[row.id]
+        missing: dict[str, list[str]] = defaultdict(list)
+        for release in seen.releases:
+            if release in absent:
+                missing[_because(absent[release])].append(_short(release))
+        told = ", ".join(f"{', '.join(ones)}{reason}" for reason, ones in missing.items())
+        yield row.id, row.link_type.name, row.since, told
+
+
+def _because(reason: str) -> str:
+    for pattern, said in _REASONS.items():
+        found = re.search(pattern, reason)
+        if found:
+            return f" ({said.format(*found.groups())})" if said else ""
+    return f" ({reason})"
+
+
+def _asked(operation: str) -> str:
+    return f"update with {operation}" if re.fullmatch(_MISTAKES, operation) else operation
 
 
 def _same_for_all(seen: Seen, operations: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -143,14 +187,33 @@ def _same_for_all(seen: Seen, operations: Iterable[str]) -> Iterator[tuple[str, 
 
 
 def _answers(seen: Seen, operations: list[str]) -> Iterator[tuple[str, ...]]:
+    found: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in ROWS:
-        cells = [_cell(seen, seen.answers.get((row.id, one), {})) for one in operations]
+        cells = tuple(_cell(seen, seen.answers.get((row.id, one), {})) for one in operations)
         if any(cell != _NOTHING for cell in cells):
-            yield row.id, *cells
+            found[cells].append(row)
+    asked = [row for rows in found.values() for row in rows]
+    for cells, rows in found.items():
+        yield _names(rows, asked), *cells
+
+
+def _names(rows: list[Row], asked: list[Row]) -> str:
+    """Name links, or their type where all of it that were asked are among them, or nearly all."""
+    names = []
+    for link_type in dict.fromkeys(row.link_type for row in rows):
+        of_type = [row.id for row in rows if row.link_type is link_type]
+        others = [row.id for row in asked if row.link_type is link_type and row not in rows]
+        if len(of_type) < 2 or len(others) > min(_MOST_OTHERS, len(of_type) / 4):
+            names += of_type
+        elif others:
+            names.append(f"all {link_type.name} but {' and '.join(others)}")
+        else:
+            names.append(f"all {link_type.name}")
+    return ", ".join(names)
 
 
 def _cell(seen: Seen, kernels: dict[str, set[str]]) -> str:
-    newest = next((one for one in reversed(seen.releases) if one in kernels), None)
+    newest = next((one for one in reversed(list(seen.releases)) if one in kernels), None)
     if newest is None:
         return _NOTHING
     answer = _said(kernels[newest])
@@ -158,21 +221,30 @@ def _cell(seen: Seen, kernels: dict[str, set[str]]) -> str:
 
 
 def _differences(seen: Seen) -> Iterator[tuple[str, ...]]:
+    """Yield what is not the same on all kernels, links that answer the same together."""
+    found: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    asked: dict[str, list[Row]] = defaultdict(list)
     for (row, operation), kernels in _in_order(seen):
+        asked[operation].append(row)
         if not operation.startswith(WINDOW) and _differ(kernels):
-            yield row, operation, *(_said(kernels.get(one, set())) for one in seen.releases)
+            answers = (_said(kernels.get(one, set())) for one in seen.releases)
+            found[operation, *answers].append(row)
+    for (operation, *cells), rows in found.items():
+        yield _names(rows, asked[operation]), operation, *cells
 
 
 def _windows(seen: Seen) -> Iterator[tuple[str, ...]]:
     for (row, operation), kernels in _in_order(seen):
         if operation.startswith(WINDOW):
             after = operation.removeprefix(WINDOW)
-            yield row, after, *(_said(kernels.get(one, set())) for one in seen.releases)
+            yield row.id, after, *(_said(kernels.get(one, set())) for one in seen.releases)
 
 
-def _in_order(seen: Seen) -> list[tuple[tuple[str, str], dict[str, set[str]]]]:
-    places = {row.id: place for place, row in enumerate(ROWS)}
-    return sorted(seen.answers.items(), key=lambda one: places.get(one[0][0], len(places)))
+def _in_order(seen: Seen) -> Iterator[tuple[tuple[Row, str], dict[str, set[str]]]]:
+    for row in ROWS:
+        for (named, operation), kernels in seen.answers.items():
+            if named == row.id:
+                yield (row, operation), kernels
 
 
 def _differ(kernels: dict[str, set[str]]) -> bool:
@@ -183,12 +255,22 @@ def _said(answers: set[str]) -> str:
     return " or ".join(sorted(answers)) or _NOTHING
 
 
-def _table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+def _table(
+    title: str,
+    columns: tuple[str, ...],
+    rows: Iterable[tuple[str, ...]],
+    *,
+    introduction: str = "",
+) -> Iterator[str]:
     lines = list(rows)
     if lines:
-        yield f"\n## {title}\n\n"
+        yield f"\n## {title}\n{introduction}\n"
         for cells in (columns, ("---",) * len(columns), *lines):
             yield f"| {' | '.join(cells)} |\n"
+
+
+def _full(release: str, version: str) -> str:
+    return release if version == release else f"{version} (`{release}`)"
 
 
 def _short(release: str) -> str:

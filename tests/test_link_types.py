@@ -18,23 +18,33 @@ OLD, NEW = "5.10.223-amd64", "7.2.13-amd64"
 
 @pytest.fixture
 def junit(tmp_path: Path, pytester: pytest.Pytester) -> Path:
-    """A run in which `raw_tp` answers otherwise on another kernel, and `fentry` lacks one."""
+    """A run on two kernels, of which the old one lacks some, and answers otherwise."""
     pytester.makepyfile(
         f"""
         import pytest
         from pytest_bpflink.selftests.outcomes import Outcomes
 
-        @pytest.mark.parametrize(("row", "kernel", "answer"), [
-            ("raw_tp", {OLD!r}, "EEXIST"),
-            ("raw_tp", {NEW!r}, "OK"),
-            ("fentry", {NEW!r}, "EBUSY"),
-            ("fentry", {OLD!r}, ""),
+        LACKS = "this kernel ({OLD}) is built without CONFIG_FPROBE"
+
+        @pytest.mark.parametrize(("row", "kernel", "answer", "skip"), [
+            ("raw_tp", {OLD!r}, "EEXIST", ""),
+            ("raw_tp", {OLD!r}, "", "functions of modules came with Linux 5.11"),
+            ("raw_tp", {NEW!r}, "OK", ""),
+            ("tp_btf", {OLD!r}, "EEXIST", ""),
+            ("tp_btf", {NEW!r}, "OK", ""),
+            ("fentry", {NEW!r}, "EBUSY", ""),
+            ("fentry", {OLD!r}, "", "came with Linux 5.11, this is {OLD}"),
+            ("fexit", {NEW!r}, "EINVAL", ""),
+            ("kprobe_multi", {OLD!r}, "", LACKS),
+            ("netkit_peer", {OLD!r}, "", "hm"),
+            ("fentry_multi", {NEW!r}, "", "needs libbpf 1.8: this is libbpf 1.7"),
         ])
-        def test_row(row, kernel, answer, request):
+        def test_row(row, kernel, answer, skip, request):
             outcome = Outcomes(request.node.user_properties)
+            request.node.user_properties.append(("kernel_version", kernel.partition("-")[0]))
             outcome.write("row", f"{{row}} {{kernel}} 1.7")
-            if not answer:
-                pytest.skip("came later")
+            if skip:
+                pytest.skip(skip)
             outcome.write("attach twice", answer)
             outcome.write("open a pin read-only", "EINVAL")
             outcome.write({WINDOW + "unlink"!r}, "9")
@@ -48,14 +58,30 @@ def junit(tmp_path: Path, pytester: pytest.Pytester) -> Path:
 def test_page(junit: Path) -> None:
     page = link_types.page(link_types.read(junit))
     lines = page.splitlines()
-    assert f"Linux {OLD}, Linux {NEW}, with libbpf 1.7" in page
-    assert "| fentry | TRACING | 5.7 | 5.10 |" in lines
+    assert f"- Linux 5.10.223 (`{OLD}`)" in lines
+    assert f"- Linux 7.2.13 (`{NEW}`)" in lines
+    assert "of a run with libbpf 1.7 on" in page
     assert "- open a pin read-only: EINVAL" in lines
-    assert lines.count("| raw_tp | **OK** |") == 1
+    assert lines.count("| all RAW_TRACEPOINT | **OK** |") == 1
     assert lines.count("| fentry | EBUSY |") == 1
-    assert "| raw_tp | attach twice | EEXIST | OK |" in lines
+    assert "| all RAW_TRACEPOINT | attach twice | EEXIST | OK |" in lines
     assert "| fentry | attach twice | - | EBUSY |" not in lines
     assert "| raw_tp | unlink | 9 | 9 |" in lines
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "| raw_tp | RAW_TRACEPOINT | 5.7 |  |",
+        "| fentry | TRACING | 5.7 | 5.10 |",
+        "| kprobe_multi | KPROBE_MULTI | 5.18 | 5.10 (without CONFIG_FPROBE) |",
+        "| netkit_peer | NETKIT | 6.7 | 5.10 (hm) |",
+        "| fentry_multi | TRACING_MULTI | 7.2 | 7.2 (needs libbpf 1.8) |",
+    ],
+)
+def test_where_a_link_is_missing(junit: Path, line: str) -> None:
+    """Where all of its tests were skipped, for what they say."""
+    assert line in link_types.page(link_types.read(junit)).splitlines()
 
 
 def test_file_of_another_run(tmp_path: Path) -> None:
