@@ -88,11 +88,19 @@ def stage(row: Row, outcome: Outcomes, request: pytest.FixtureRequest) -> Stage:
 def link(row: Row, stage: Stage, request: pytest.FixtureRequest) -> Link:
     """The row's first program, attached."""
     attached: Link = _or_absent(row, request, stage.attach)
+    _there.add(row.id)
     return attached
+
+
+@pytest.fixture
+def found() -> tuple[set[str], set[str]]:
+    """Return the rows that were attached so far, and those that were skipped."""
+    return _there, set(_absent)
 
 
 # Rows that this kernel or libbpf lacks, and why: each is found out once.
 _absent: dict[str, str] = {}
+_there: set[str] = set()
 
 
 def _or_absent(row: Row, request: pytest.FixtureRequest, make: Callable[[], Any]) -> Any:
