@@ -69,6 +69,8 @@ class MatrixWorker:
     def _describe(self, item: pytest.Item) -> ItemFacts:
         # Natively, and by a stand-in, it is run or refused as any other.
         fresh = None if self._kernel.is_native or self._refusal else fresh_item(item)
+        if fresh and self._is_skipped(item):
+            fresh = None  # not worth a guest
         return ItemFacts(
             without_kernel(item),
             _group(item),
@@ -76,6 +78,11 @@ class MatrixWorker:
             fresh and tuple(fresh),
             known_bug(item),
         )
+
+    def _is_skipped(self, item: pytest.Item) -> bool:
+        from pytest_bpflink import requirements  # costs what runs without such items don't owe
+
+        return requirements.is_skipped(item)
 
     def pytest_sessionstart(self) -> None:
         """Show what tests print, if that is asked for, but not what this worker's pytest does."""

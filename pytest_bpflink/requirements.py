@@ -47,6 +47,17 @@ def check(item: pytest.Item) -> None:
         _require(config, kernel, mark)
 
 
+def is_skipped(item: pytest.Item) -> bool:
+    """Whether `check` skips a test. What else it says is to be told where the test is run."""
+    try:
+        check(item)
+    except pytest.skip.Exception:
+        return True
+    except (Exception, pytest.fail.Exception):  # noqa: BLE001
+        return False
+    return False
+
+
 def kernel_of(config: pytest.Config) -> KernelInfo:
     """Return the kernel that this process tests."""
     kernel = running_kernel(config)

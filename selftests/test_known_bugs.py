@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import BpfError, features, requirements
+from pytest_bpflink import BpfError
 from pytest_bpflink.selftests.event_stages import Functions
 from pytest_bpflink.selftests.stages import Congestion
 
@@ -19,18 +19,14 @@ if TYPE_CHECKING:
 # Seen on 6.12.107, 6.18 and 7.2.13: tcp_update_congestion_control() adds what it is given to its
 # list before it removes what was there, which is the same here.
 @pytest.mark.kernel_bug("tcp_update_congestion_control adds what is in its list")
+@pytest.mark.bpf_requires("link:struct_ops", since="6.4", libbpf="1.2")
 def test_update_to_the_map_that_a_struct_ops_link_has(
     request: pytest.FixtureRequest, bpf_kernel: KernelInfo
 ) -> None:
     if bpf_kernel.where == "native":
         pytest.skip("it does crash this kernel: run it in a guest (--kernel 6.12)")
-    try:
-        features.require_libbpf("1.2", what="a struct_ops link")
-        stage = Congestion(request, "congestion")
-        link = stage.attach()
-    except BpfError as absence:
-        requirements.absent(request.config, "a struct_ops link", absence, since="6.4")
-        raise
+    stage = Congestion(request, "congestion")
+    link = stage.attach()
 
     # Refused or done, the link is as it was.
     with contextlib.suppress(BpfError):
@@ -42,20 +38,15 @@ def test_update_to_the_map_that_a_struct_ops_link_has(
 # Seen on 6.18.15: bpf_kprobe_multi_show_fdinfo() tells each function's cookie, also where there are
 # none.
 @pytest.mark.kernel_bug("bpf_kprobe_multi_show_fdinfo reads cookies that are not there")
+@pytest.mark.bpf_requires("link:kprobe_multi", since="5.18", config="CONFIG_FPROBE")
 def test_fdinfo_of_a_kprobe_multi_link_without_cookies(
     request: pytest.FixtureRequest, bpf_kernel: KernelInfo
 ) -> None:
     if bpf_kernel.where == "native":
         pytest.skip("it does crash kernels: run it in a guest (--kernel 6.18)")
-    try:
-        stage = Functions(request, "on_kprobe_multi")
-        del stage.options["cookies"]
-        link = stage.attach()
-    except BpfError as absence:
-        requirements.absent(
-            request.config, "kprobe_multi", absence, since="5.18", options=("CONFIG_FPROBE",)
-        )
-        raise
+    stage = Functions(request, "on_kprobe_multi")
+    del stage.options["cookies"]
+    link = stage.attach()
 
     told = Path(f"/proc/self/fdinfo/{link.fd}").read_text()
 

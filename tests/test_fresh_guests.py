@@ -93,6 +93,26 @@ def test_a_fresh_item_has_a_guest_and_a_collection_of_its_own(
     result.stdout.re_match_lines_random([r".*\[100%\] PASSED.*"])
 
 
+def test_one_that_is_skipped_gets_none(pytester: pytest.Pytester, with_fakes: Run) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.fresh_kernel
+        @pytest.mark.kernel("<2.6")
+        def test_x(): pass
+
+        @pytest.mark.fresh_kernel
+        @pytest.mark.kernel("once")
+        def test_y(): pass
+        """
+    )
+    result = with_fakes("--kernel", "good")
+    result.assert_outcomes(skipped=1, errors=1)
+    result.stdout.fnmatch_lines("*write it as kernel*")
+    assert boots(pytester) == 2
+
+
 def test_natively_it_is_skipped_or_run_on_demand(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         "import pytest\n@pytest.mark.fresh_kernel\ndef test_x(): pass\ndef test_y(): pass"
