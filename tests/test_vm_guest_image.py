@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import importlib
 import json
 import lzma
 import os
@@ -23,6 +24,7 @@ import pytest
 
 from pytest_bpflink.vm import guest_image, inventory, vmlinux
 from pytest_bpflink.vm.cpio import Archive
+from pytest_bpflink.vm.guest import preload
 from pytest_bpflink.vm.inventory import ImageError
 
 if TYPE_CHECKING:
@@ -231,3 +233,25 @@ def test_image_that_qemu_must_boot_itself(content: bytes, tmp_path: Path) -> Non
     image.write_bytes(content)
     assert not vmlinux.unpack(image, tmp_path / "vmlinux")
     assert not (tmp_path / "vmlinux").exists()
+
+
+def test_module_that_puts_another_in_its_place_is_a_file_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As collections.abc of Python 3.13.0, without which guests' Python did not start."""
+    (tmp_path / "replacing").mkdir()
+    (tmp_path / "replacing/__init__.py").touch()
+    (tmp_path / "replacing/abc.py").write_text(
+        "import sys, _collections_abc\nsys.modules[__name__] = _collections_abc\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("replacing", "replacing.abc"):
+        # To be forgotten in the end.
+        monkeypatch.setitem(sys.modules, name, sys)
+        del sys.modules[name]
+    importlib.import_module("replacing.abc")
+
+    files = preload._files({"replacing"})
+
+    found = {file for file in files if file.startswith(str(tmp_path))}
+    assert found == {str(tmp_path / f"replacing/{name}.py") for name in ("__init__", "abc")}

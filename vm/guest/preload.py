@@ -208,9 +208,21 @@ def _files(packages: Collection[str]) -> set[str]:
         standard = origin.startswith(libraries) and not origin.startswith(others)
         if top not in packages and (not standard or top not in sys.stdlib_module_names):
             continue
-        if Path(origin).is_file():
-            files.add(origin)
+        files |= {file for file in (origin, _replaced(name)) if file and Path(file).is_file()}
     return files
+
+
+def _replaced(name: str) -> str | None:
+    """Return the file of a module that has put another one in its place; None for the others.
+
+    As collections.abc does in Python 3.13.0: what is found by its name is _collections_abc.
+    """
+    module, package = sys.modules[name], sys.modules.get(name.rpartition(".")[0])
+    spec, path = getattr(module, "__spec__", None), getattr(package, "__path__", None)
+    if spec is None or spec.name == name or path is None:
+        return None
+    found = machinery.PathFinder.find_spec(name, path)
+    return found.origin if found else None
 
 
 def write_code(destination: str, files: Collection[str]) -> None:
