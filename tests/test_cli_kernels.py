@@ -114,3 +114,10 @@ def test_prune() -> None:
     done = bpflink("kernels", "prune", "--unused-days", "5", "--keep", "lts", "--json")
     assert versions(Store()) == ["6.1.99", "6.12.5"]
     assert [row["version"] for row in json.loads(done.stdout)] == ["6.1.100", "7.2.9"]
+
+
+def test_prune_refuses_to_keep_what_can_be_no_kernel() -> None:
+    done = bpflink("kernels", "prune", "--unused-days", "5", "--keep", "tls")
+    assert done.returncode == 2
+    assert "--keep: 'tls' is no release (6.1), pattern (6.1*) or word (lts)" in done.stderr
+    assert len(versions(Store())) == 4

@@ -12,6 +12,8 @@ BPFLINK_CACHE says; what is in use is never removed.
 
 from __future__ import annotations
 
+import argparse
+import re
 import shutil
 import time
 from typing import TYPE_CHECKING, Any
@@ -27,7 +29,6 @@ from pytest_bpflink.commands.output import (
 from pytest_bpflink.commands.specs import SPECS, stored_specs
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
@@ -58,7 +59,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--unused-days", type=float, default=30, metavar="N", help="For how long (default: 30)"
     )
     kept = action.add_argument(
-        "--keep", action="append", default=[], metavar="SPEC", help="What stays (repeatable)"
+        "--keep",
+        action="append",
+        type=_spec_to_keep,
+        default=[],
+        metavar="SPEC",
+        help="What stays (repeatable)",
     )
     kept.completer = stored_specs  # type: ignore[attr-defined]
     _finish(action, _prune)
@@ -204,6 +210,15 @@ def _cells(row: dict[str, Any]) -> Sequence[str]:
 def _total(kernels: Sequence[Stored]) -> str:
     number = f"{len(kernels)} kernel{'' if len(kernels) == 1 else 's'}"
     return f"{number}, {size(sum(kernel.size for kernel in kernels))}"
+
+
+def _spec_to_keep(text: str) -> str:
+    """Refuse what can be no kernel in the store: a slip must not remove what it should keep."""
+    from pytest_bpflink.vm import releases
+
+    if text in releases.WORDS or re.match(r"[\d*?[]", text):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is no release (6.1), pattern (6.1*) or word (lts)")
 
 
 def _existing(path: Path) -> Path:
