@@ -84,8 +84,8 @@ def kernel_parameters(
     """Return what the kernel of one of our own guests is told."""
     return [
         *virtme.kernel_options(kernel),
-        # An emulated processor does not speculate, and the detours of indirect calls take a tenth of
-        # the time. Not mitigations=off, which has the verifier let more programs pass (6.7).
+        # An emulated processor does not speculate, and detours at indirect calls take a tenth of
+        # its time. Not mitigations=off, which has the verifier let more programs pass (6.7).
         *([] if acceleration.kvm else ["spectre_v2=off"]),
         # Freed memory is then saved as holes.
         "init_on_free=1",
