@@ -16,7 +16,7 @@ import ctypes
 import errno
 import os
 import re
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,41 +26,45 @@ from pytest_bpflink.link import kind_of_descriptor
 from pytest_bpflink.uapi import BpfNumber
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from pytest_bpflink.ids import Key, Kind
 
 # By what `kind_of_descriptor` says.
 _KINDS: dict[str, Kind] = {"link": "link", "prog": "program", "map": "map"}
+_ALL = frozenset(_KINDS.values())
 
 _PIDFD_GETFD = 438  # the same on all architectures that libbpf runs on; glibc 2.36 has a wrapper
 
 
-def held_by(pid: int) -> Iterator[tuple[Key, int]]:
+def held_by(pid: int, kinds: Collection[Kind] = _ALL) -> Iterator[tuple[Key, int]]:
     """Yield each BPF object that a process has open, with the descriptor; none of one that is gone.
+
+    Or those of some kinds: to ask for an id takes longer than to see of which kind it is.
 
     Raises `PermissionError` for a process that this one may not look into.
     """
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for fd in sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd")):
-            key = object_of(fd) if pid == os.getpid() else _object_of_another(pid, fd)
+            find = object_of if pid == os.getpid() else partial(_object_of_another, pid)
+            key = find(fd, kinds)
             if key is not None:
                 yield key, fd
 
 
-def object_of(fd: int) -> Key | None:
+def object_of(fd: int, kinds: Collection[Kind] = _ALL) -> Key | None:
     """Return the object that a descriptor of this process is of, None for anything else."""
     with contextlib.suppress(FileNotFoundError, BpfError):  # closed meanwhile
-        kind = kind_of_descriptor(fd)
-        if kind in _KINDS:
-            return _KINDS[kind], libbpf.read_info(fd, BpfNumber, doing="ask for an id").id
+        kind = _KINDS.get(kind_of_descriptor(fd))
+        if kind and kind in kinds:
+            return kind, libbpf.read_info(fd, BpfNumber, doing="ask for an id").id
     return None
 
 
-def _object_of_another(pid: int, fd: int) -> Key | None:
+def _object_of_another(pid: int, fd: int, kinds: Collection[Kind]) -> Key | None:
     with contextlib.suppress(FileNotFoundError):  # closed meanwhile
         kind = kind_of_descriptor(fd, pid)
-        if kind not in _KINDS:
+        if _KINDS.get(kind) not in kinds:
             return None
         try:
             duplicate = _duplicate(pid, fd)

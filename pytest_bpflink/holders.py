@@ -23,7 +23,7 @@ from pytest_bpflink.mountinfo import mounted
 from pytest_bpflink.uapi import CGROUP_ATTACH_TYPES, AttachType, BpfProgInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from pytest_bpflink.ids import Key, Kind
 
@@ -83,8 +83,12 @@ def holders(kind: Kind, number: int) -> tuple[Holder, ...]:
 def holders_of(keys: Iterable[Key]) -> dict[Key, tuple[Holder, ...]]:
     """Find who holds each of some objects, at the price of one."""
     found: dict[Key, list[Holder]] = {key: [] for key in keys}
-    searches: list[Callable[[], Iterator[tuple[Key, Holder]]]] = [_descriptors, _pins]
-    if any(kind != "link" for kind, _ in found):
+    kinds = {kind for kind, _ in found}
+    searches: list[Callable[[], Iterator[tuple[Key, Holder]]]] = [
+        partial(_descriptors, kinds),
+        _pins,
+    ]
+    if kinds != {"link"}:
         searches += [_links, _programs, partial(cgroups, {number for _, number in found})]
     for search in searches:
         for key, holder in search():
@@ -108,10 +112,10 @@ def pinned_in(mount: Path) -> Iterator[tuple[Key, Path]]:
             yield key, path
 
 
-def _descriptors() -> Iterator[tuple[Key, Holder]]:
+def _descriptors(kinds: Collection[Kind]) -> Iterator[tuple[Key, Holder]]:
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            held = list(held_by(pid))
+            held = list(held_by(pid, kinds))
             command = command_of(pid) if held else ""
             for key, fd in held:
                 yield key, DescriptorHolder(pid, fd, command)
