@@ -77,6 +77,10 @@ def test_another_process(holder: int, link: Link, program: Program, counters: Ma
         ("map", counters.id): counters.fd,
     }
     assert os.listdir("/proc/self/fd") == before
+    assert list(descriptors.held_by(holder, {"map"})) == [(("map", counters.id), counters.fd)]
+    own = dict(descriptors.held_by(os.getpid(), {"link", "map"}))
+    assert own.keys() >= {("link", link.id), ("map", counters.id)}
+    assert {kind for kind, _ in own} == {"link", "map"}
 
 
 def test_process_that_is_gone() -> None:
