@@ -155,8 +155,6 @@ class MatrixController:
             groups=self._groups,
             fresh=self._fresh_items,
             only_item=self._only_item,
-            # What a worker holds can't be called off.
-            alone=2 if self._config.option.maxfail else 3,
             on_collected=self._count_collected,
             # It is there by then.
             on_fresh=lambda: self._fresh_guests.fill(),  # noqa: PLW0108

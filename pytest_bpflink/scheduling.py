@@ -70,10 +70,9 @@ class KernelScheduling:
 
     - Items keep their order. Workers of one kernel take the next item as they get free, so they
       balance; items of one `xdist_group` go to one worker.
-    - A worker holds two items: what was sent is run, even after `-x` stopped the others. It never
-      holds one while it lives: a worker begins an item when it knows the next one, or that none
-      comes (xdist 3.8: WorkerInteractor.run_one_test), so with one it would wait for ever. With two
-      it waits a moment after each; `alone` is what it holds where nobody else could run them.
+    - A worker holds two items, no more: what was sent is run, even after `-x` stopped the others.
+      And no less while it lives: a worker begins an item when it knows the next one, or that none
+      comes (xdist 3.8: WorkerInteractor.run_one_test), so with one it would wait for ever.
     - A kernel's items start when that kernel's workers have collected, whatever the others do.
     - When a worker dies, what it held goes back to the front of the queue. The item that it died
       in is returned by `remove_node` if it was seen to start; if not, it is nobody's fault.
@@ -92,15 +91,10 @@ class KernelScheduling:
         groups: Mapping[str, str],
         fresh: FreshItems,
         only_item: Callable[[WorkerController], str | None],
-        alone: int,
         on_collected: Callable[[int], None],
         on_fresh: Callable[[], None],
     ) -> None:
-        """ONLY_ITEM tells the one item that a worker is there for, None for ordinary workers.
-
-        ALONE is how many items the only worker of a kernel holds, two or more.
-        """
-        self._alone = alone
+        """ONLY_ITEM tells the one item that a worker is there for, None for ordinary workers."""
         self._fresh = fresh
         self._only_item = only_item
         self._on_fresh = on_fresh
@@ -278,11 +272,10 @@ class KernelScheduling:
         return sum(kernel_of(node) == kernel for node in self._indices) >= self._workers[kernel]
 
     def _feed(self, nodes: Iterable[WorkerController]) -> None:
-        """Bring workers to what they hold; one apiece first, so that few items are spread."""
-        for enough in range(1, self._alone + 1):
+        """Bring workers to two items each; one apiece first, so that few items are spread."""
+        for enough in (1, 2):
             for node in nodes:
-                most = self._alone if self._workers[kernel_of(node)] == 1 else 2
-                if not node.shutting_down and len(self._held[node]) < min(enough, most):
+                if not node.shutting_down and len(self._held[node]) < enough:
                     self._give(node)
 
     def _give(self, node: WorkerController) -> None:

@@ -38,9 +38,7 @@ class Worker:
 class Run:
     """A scheduler, and what xdist does to it."""
 
-    def __init__(
-        self, *workers: Worker, groups: dict[str, str] | None = None, alone: int = 2
-    ) -> None:
+    def __init__(self, *workers: Worker, groups: dict[str, str] | None = None) -> None:
         self.log = ItemLog()
         self.expected: list[int] = []
         self.fresh = FreshItems(groups or {})
@@ -52,7 +50,6 @@ class Run:
             groups=groups or {},
             fresh=self.fresh,
             only_item=lambda node: getattr(node, "only", None),
-            alone=alone,
             on_collected=self.expected.append,
             on_fresh=self._give_guest,
         )
@@ -116,18 +113,6 @@ def test_a_worker_holds_two_items_so_that_the_rest_can_be_called_off() -> None:
     assert worker.sent == [0, 1]
     run.run(worker)
     assert worker.sent == [1, 2]
-
-
-def test_a_worker_that_is_alone_holds_more_so_that_it_never_waits() -> None:
-    alone, first, second = Worker("6.1"), Worker("7.2", "1"), Worker("7.2", "2")
-    run = Run(alone, first, second, alone=3)
-
-    for worker in (alone, first, second):
-        run.collect(worker, list("abcdefg"))
-    assert (alone.sent, first.sent, second.sent) == ([0, 1, 2], [0, 2], [1, 3])
-    run.run(alone)
-    assert alone.sent == [1, 2, 3]
-    assert run.run_all(alone) == list("bcdefg")
 
 
 @pytest.mark.parametrize("number", range(6))
