@@ -128,7 +128,7 @@ class MatrixController:
         if subject == "stack":
             self._watchdog.answered(guest, content)
         elif subject == "printed":
-            self._progress.line(f"[{guest.name}] {content}")
+            self._progress.printed(f"[{guest.name}] {content}")
         elif subject == "uncollected":
             self.report.uncollected(guest.kernel.id, content)
         else:

@@ -174,7 +174,12 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Say what was done; what is being done stays in view."""
-        terminal, shown = self._terminal, self._shown
+        if self._terminal is not None:
+            self.printed(text)
+
+    def printed(self, text: str) -> None:
+        """Show what a test printed, which whoever asks for `-s` wants with `-q` too."""
+        terminal, shown = self._reporter, self._shown
         if terminal is None:
             return
         self.done()
@@ -191,12 +196,13 @@ class Progress:
 
     @property
     def _terminal(self) -> pytest.TerminalReporter | None:
-        if self._config.option.verbose < 0:
-            return None
-        terminal: pytest.TerminalReporter | None = self._config.pluginmanager.get_plugin(
-            "terminalreporter"
-        )
-        return terminal
+        return None if self._config.option.verbose < 0 else self._reporter
+
+    @property
+    def _reporter(self) -> pytest.TerminalReporter | None:
+        plugins = self._config.pluginmanager
+        reporter: pytest.TerminalReporter | None = plugins.get_plugin("terminalreporter")
+        return reporter
 
 
 def _show(run: Run, terminal: pytest.TerminalReporter) -> None:

@@ -379,8 +379,9 @@ def test_durations_are_of_each_kernel(pytester: pytest.Pytester, with_fakes: Run
         result.stdout.re_match_lines([rf"0\.\d\ds call +.*::test_x\[{kernel}\]"])
 
 
+@pytest.mark.parametrize("options", [["-s"], ["-s", "-q"]], ids=" ".join)
 def test_without_capturing_what_guests_print_is_shown(
-    pytester: pytest.Pytester, with_fakes: Run
+    options: list[str], pytester: pytest.Pytester, with_fakes: Run
 ) -> None:
     pytester.makepyfile(
         """
@@ -392,7 +393,7 @@ def test_without_capturing_what_guests_print_is_shown(
         """
     )
 
-    result = with_fakes("-s", "--kernel", "native,good")
+    result = with_fakes(*options, "--kernel", "native,good")
 
     result.assert_outcomes(passed=2)
     for kernel in ("native", "good"):
