@@ -9,7 +9,6 @@ import io
 import os
 import re
 import sys
-import tempfile
 import threading
 import traceback
 from pathlib import Path
@@ -54,9 +53,9 @@ class MatrixWorker:
         # Chosen by the controller, built and all.
         config.option.bpf_libbpf = received["bpflink_libbpf"]
         if not self._kernel.is_native:
-            # The host's may be below what a guest does not have. pytest's own choice may be a
-            # directory of the host's root (/tmp/pytest-of-root), and it is not ours to look at.
-            config.option.basetemp = tempfile.mkdtemp(prefix="pytest-")
+            # A directory of the host, whose parents a guest need not have. The plugin sees to it
+            # that pytest chooses none of another user's.
+            config.option.basetemp = None
             use_pycache()
 
     # Before xdist's, so that the controller knows the groups when it has the collection.

@@ -6,8 +6,12 @@ Hooks only. Fixtures are in `fixtures`, kernels as a parameter in `matrix`. Noth
 
 from __future__ import annotations
 
+import getpass
+import os
 import sys
+import tempfile
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -110,7 +114,27 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_bpflink import matrix  # costs time that others don't owe
 
         matrix.configure_report(config)
+    if getattr(config.option, "basetemp", "") is None and _usual_basetemp_is_anothers():
+        config.option.basetemp = tempfile.mkdtemp(prefix="pytest-")
     _configure_watching(config)
+
+
+def _usual_basetemp_is_anothers() -> bool:
+    """Tell whether pytest would fail for whose its directory for temporary ones is.
+
+    In a guest pytest is root, and what it sees in /tmp is the host's: that of the user it has the
+    environment of, or of the host's root, which only that may look at.
+    """
+    if os.geteuid() or "PYTEST_DEBUG_TEMPROOT" in os.environ:
+        return False
+    try:
+        usual = Path(tempfile.gettempdir(), f"pytest-of-{getpass.getuser()}")
+        os.scandir(usual).close()
+        return usual.stat().st_uid != os.geteuid()
+    except PermissionError:
+        return True
+    except (OSError, KeyError):
+        return False
 
 
 def _configure_watching(config: pytest.Config) -> None:

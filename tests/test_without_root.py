@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -75,3 +76,30 @@ def test_first_test_of_the_readme(wheel: Path, home: Path, kernel: str) -> None:
     assert "1 passed, 1 skipped" in done.stdout, done.stdout
     assert "--kernel 6.12 runs the test in a VM, where it is root whoever you are" in done.stdout
     assert {file.stat().st_uid for file in home.glob(".cache/pytest-bpflink/guests/*")} == {NOBODY}
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_root_of_a_guest_takes_no_directory_of_the_hosts(tmp_path: Path, mode: int) -> None:
+    """It can't look into the host's root's, and pytest wants none of another user's."""
+    if os.geteuid() != 0:
+        pytest.skip("being root without its powers needs root")
+    theirs = tmp_path / "pytest-of-somebody"
+    theirs.mkdir()
+    os.chown(theirs, NOBODY, NOBODY)
+    theirs.chmod(mode)
+    (tmp_path / "test_it.py").write_text(
+        "def test_it(tmp_path): assert not any(tmp_path.iterdir())"
+    )
+    powers = "-dac_override,-dac_read_search"
+    done = subprocess.run(
+        [
+            *("setpriv", f"--bounding-set={powers}", f"--inh-caps={powers}"),
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_it.py"),
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"TMPDIR": str(tmp_path), "LOGNAME": "somebody"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert "= 1 passed in" in done.stdout, done.stdout
