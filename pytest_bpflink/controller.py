@@ -1,8 +1,8 @@
 """The controller of a run with guests: an xdist worker per kernel, and what becomes of each.
 
 Knows xdist's hooks, and the order it calls them in when a worker dies. Guests are `guests`',
-connecting to them `connections`', dealing out items `scheduling`'s; collection and the workers'
-half are `matrix`'s.
+connecting to them `connections`', dealing out items `scheduling`'s; collection is `matrix`'s, the
+workers' half `matrix_worker`'s.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reports on their way from a worker: packed as JSON, which C writes and reads.
 
-execnet serializes in Python, string by string. In an emulated guest that takes a third of the time
-of a short test, and a run of some thousand tests waits for the controller to read it all.
+execnet serializes in Python, string by string. In an emulated guest that takes a quarter of the
+time of a short test, and a run of some thousand tests waits for the controller to read it all.
 """
 
 from __future__ import annotations

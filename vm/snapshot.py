@@ -2,8 +2,8 @@
 
 A save is a directory that appears by renaming once it is complete: the guest's memory, which QEMU
 maps copy-on-write and nobody ever writes again, its devices' state, and a description. They hold a
-kernel's memory, so they are readable by their owner alone. What is in a key, and how a guest is
-saved and restored, is `warm`'s business.
+kernel's memory, so they are readable by their owner alone. What is in a key is `save_key`'s
+business, and how a guest is saved and restored that of `warm`.
 """
 
 from __future__ import annotations

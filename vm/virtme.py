@@ -1,7 +1,7 @@
 """virtme-ng composes a machine's QEMU command; it is run as a program.
 
 Knows how virtme-ng is found, run and explained, and what every guest is told. What a guest runs is
-`plain`'s and `saved`'s business.
+`plain`'s and `guest_image`'s business.
 """
 
 from __future__ import annotations

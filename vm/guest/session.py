@@ -1,6 +1,6 @@
 """Runs a command in a guest: its streams are frames on the guest's ports.
 
-In a guest of ours the agent has imported it; in a plain one it is a program of the host's (its
+In a guest of ours the `worker` has imported it; in a plain one it is a program of the host's (its
 argument is what `run` is given, as JSON). Standard library only, and only what `preload` has
 imported. A frame is a letter, a length and that many bytes.
 """
