@@ -42,6 +42,7 @@ def _cgroup2() -> str:
 
 def _privileges() -> str:
     try:
-        return missing_privileges() or "complete"
+        missing = missing_privileges()
     except BpfError:  # no libbpf to ask with, which another line says
         return "unknown"
+    return f"incomplete: {missing}" if missing else "complete"

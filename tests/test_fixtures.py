@@ -376,7 +376,9 @@ def test_without_privilege_tests_are_skipped_with_the_way_out(pytester: pytest.P
         cwd=pytester.path,
     )
     assert "1 skipped" in done.stdout, done.stdout + done.stderr
-    assert "needs CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF, as root has" in done.stdout
+    lacking = "needs CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF, as root has"
+    assert f", privileges incomplete: {lacking}" in done.stdout
+    assert lacking in done.stdout.partition("short test summary")[2]
     assert "--kernel 6.12 runs the test in a VM" in done.stdout
 
 
