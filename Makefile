@@ -41,7 +41,7 @@ docs: prepare ## Build the documentation in build/docs, with warnings as errors
 	@.venv/bin/tox -e docs
 
 bench: ## Measure what fixtures, link operations and guests cost, in ten minutes
-	@tools/prepare bpftool
+	@tools/prepare bpftool udev
 	@tools/python bench/bench_fixtures.py
 	@.venv/bin/python bench/bench_guests.py
 

@@ -47,6 +47,25 @@ def test_trivial(number): pass
 # Items that have a guest each.
 FRESH = 40
 
+# A project of some size: modules, tests in each of them, and assertions in each test.
+MODULES, FUNCTIONS, ASSERTIONS = 20, 25, 8
+
+# Reports, on its last line, the seconds from a worker's being there to its having collected.
+COLLECTION = """
+import time
+
+ready = {}
+
+def pytest_testnodeready(node):
+    ready[node] = time.perf_counter()
+
+def pytest_xdist_node_collection_finished(node):
+    ready[node] = time.perf_counter() - ready[node]
+
+def pytest_unconfigure():
+    print(max(ready.values()))
+"""
+
 
 def main() -> None:
     """Measure, and print a table."""
@@ -78,6 +97,8 @@ def sessions(table: Table, bench: Bench, specs: list[str]) -> None:
     table.row(f"warm, on each of {len(specs)} kernels", partial(bench.session, *on(specs)))
     fresh = partial(bench.session, *on(specs[:1]), "--kernel-fresh", tests=FRESH)
     table.row(f"warm, {FRESH} tests with a guest each: per test", fresh, parts=FRESH)
+    bench.write_project()
+    table.row(f"warm, {bench.lines} lines in {MODULES} modules: collected", bench.collection)
 
 
 def on(specs: list[str]) -> list[str]:
@@ -93,14 +114,17 @@ class Table:
         self._first = 0.0
         print(f"\n{title:50} {'median':>8}    {'ratio':>6}  (range)")
 
-    def row(self, what: str, run: Callable[[], None], *, parts: int = 1) -> None:
-        """Print the median of several runs, after one that does not count."""
+    def row(self, what: str, run: Callable[[], float | None], *, parts: int = 1) -> None:
+        """Print the median of several runs, after one that does not count.
+
+        A run that returns seconds has measured what is asked for itself.
+        """
         run()
         times = []
         for _ in range(self._rounds):
             began = time.perf_counter()
-            run()
-            times.append((time.perf_counter() - began) / parts)
+            measured = run()
+            times.append((measured or time.perf_counter() - began) / parts)
         self._first = self._first or median(times)
         ratio = median(times) / self._first
         between = f"({min(times):.2f} to {max(times):.2f})"
@@ -114,7 +138,9 @@ class Bench:
         self.kernel = kernel
         self._acceleration = accel.detect(kernel)
         self._directory = directory
+        self._project = directory / "project"
         self._made = 0
+        self.lines = 0
         for count in (20, FRESH):
             (directory / f"test_{count}.py").write_text(TESTS.format(count=count))
 
@@ -146,8 +172,9 @@ class Bench:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         ) as guest:
-            # 255 where the host has no udev: virtme-ng's init then finds no port for the status.
-            guest.wait()
+            if guest.wait():
+                # It leaves its devices to the host's udev, the port for the status among them.
+                raise SystemExit(f"vng -- true: {guest.returncode}: apt-get install udev")
 
     def first_line(self) -> None:
         """Restore a guest to the point where its Python runs, on the host's root."""
@@ -163,13 +190,38 @@ class Bench:
         """Run pytest with trivial tests."""
         self._run("pytest", "-q", "-p", "no:cacheprovider", f"test_{tests}.py", *arguments)
 
-    def _run(self, *module: str) -> None:
-        subprocess.run(
-            [sys.executable, "-m", *module],
-            cwd=self._directory,
-            check=True,
-            stdout=subprocess.DEVNULL,
+    def write_project(self) -> None:
+        """Write tests as a project has them."""
+        asserted = [f"    assert number + {each} > {each}" for each in range(ASSERTIONS)]
+        module = "".join(
+            "\n".join([f"def test_{each}():", f"    number = {each} + 1", *asserted, "\n"])
+            for each in range(FUNCTIONS)
         )
+        self._project.mkdir()
+        for number in range(MODULES):
+            (self._project / f"test_{number}.py").write_text(module)
+        (self._project / "collection.py").write_text(COLLECTION)
+        self.lines = MODULES * module.count("\n")
+
+    def collection(self) -> float:
+        """Return the seconds that a guest takes to collect a project's tests."""
+        options = ["-p", "collection", "-q", "-k", "test_0", *on([self.kernel.spec])]
+        return float(self._run("pytest", *options, directory=self._project).splitlines()[-1])
+
+    def _run(self, *module: str, directory: Path | None = None) -> str:
+        # Where Python may keep what it compiles, as is usual.
+        environment = {
+            name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+        }
+        directory = directory or self._directory
+        return subprocess.run(
+            [sys.executable, "-m", *module],
+            cwd=directory,
+            env=environment | {"PYTHONPATH": str(directory)},
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
 
     def build_image(self) -> None:
         """Make the image of a guest from nothing."""
