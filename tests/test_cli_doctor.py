@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +45,25 @@ def test_machine_that_can_do_both() -> None:
     shown = bpflink("doctor")
     assert shown.returncode == 0
     assert shown.stdout.splitlines()[-2:] == ["tests on this kernel: yes", "tests in VMs: yes"]
+
+
+@pytest.mark.skipif(not shutil.which("objdump"), reason="objdump is not installed")
+def test_python_that_is_slow_to_emulate() -> None:
+    """What it says of how this one was built, the machine code shows."""
+    found = checks(bpflink("doctor", "--json"))
+    if "python" not in found:
+        pytest.skip("guests are not emulated here")
+    maps = Path("/proc/self/maps").read_text()
+    library = re.search(r"/\S*/libpython3\S*", maps)
+    code = library[0] if library else os.path.realpath(sys.executable)
+    disassembly = subprocess.run(
+        ["objdump", "--disassemble", "--no-show-raw-insn", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    is_slow = re.search(r"call\s.*<_?Py\w+@plt>", disassembly) is not None
+    assert found["python"]["state"] == ("note" if is_slow else "ok")
 
 
 def test_without_programs_it_names_the_packages(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -91,7 +92,10 @@ def vm() -> Iterator[Check]:
     store = Store()
     yield from _kernels(store)
     if shutil.which(qemu):
-        yield _acceleration(store)
+        acceleration = _acceleration(store)
+        yield acceleration
+        if acceleration.state != "ok":
+            yield _emulated_python()
     yield _guests()
     yield _disk(store)
 
@@ -196,6 +200,21 @@ def _acceleration(store: Store) -> Check:
     if tried.kvm:
         return Check("KVM", "vm", "ok", "a kernel booted with it")
     return Check("KVM", "vm", "note", f"{tried.reason}; guests are emulated, {_SLOWER}")
+
+
+def _emulated_python() -> Check:
+    """Look whether this Python takes an indirect jump, slow to emulate, to each of its functions.
+
+    It does as a shared library whose functions any other may replace, the compiler's default.
+    """
+    name = f"Python {platform.python_version()}"
+    is_library = "/libpython" in Path("/proc/self/maps").read_text()
+    options = str(sysconfig.get_config_var("PY_CORE_CFLAGS")).split()
+    if not is_library or "-fno-semantic-interposition" in options:
+        return Check("python", "vm", "ok", name)
+    found = f"{name} is a shared library without optimizations; emulated, it is slow"
+    advice = "make the virtual environment with Debian's: /usr/bin/python3 -m venv"
+    return Check("python", "vm", "note", found, advice)
 
 
 def _guests() -> Check:
