@@ -10,12 +10,14 @@ times depend on the machine and on what else it does, and are for comparing with
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -46,6 +48,8 @@ def test_trivial(number): pass
 
 # Items that have a guest each.
 FRESH = 40
+
+SELFTESTS = Path(__file__).resolve().parent.parent / "selftests"
 
 # A project of some size: modules, tests in each of them, and assertions in each test.
 MODULES, FUNCTIONS, ASSERTIONS = 20, 25, 8
@@ -97,6 +101,8 @@ def sessions(table: Table, bench: Bench, specs: list[str]) -> None:
     table.row(f"warm, on each of {len(specs)} kernels", partial(bench.session, *on(specs)))
     fresh = partial(bench.session, *on(specs[:1]), "--kernel-fresh", tests=FRESH)
     table.row(f"warm, {FRESH} tests with a guest each: per test", fresh, parts=FRESH)
+    selftests = partial(bench.beyond_tests, *on(specs))
+    table.row(f"warm, selftests on {len(specs)} kernels: beyond the tests", selftests)
     bench.write_project()
     table.row(f"warm, {bench.lines} lines in {MODULES} modules: collected", bench.collection)
 
@@ -189,6 +195,19 @@ class Bench:
     def session(self, *arguments: str, tests: int = 20) -> None:
         """Run pytest with trivial tests."""
         self._run("pytest", "-q", "-p", "no:cacheprovider", f"test_{tests}.py", *arguments)
+
+    def beyond_tests(self, *arguments: str) -> float:
+        """Return the seconds that a run of selftests took beside what the tests themselves took."""
+        report = self._directory / "report.json"
+        tests = [str(SELFTESTS / f"test_{name}.py") for name in ("link_pinning", "cgroup_link")]
+        began = time.perf_counter()
+        self._run("pytest", "-q", *tests, *arguments, "--kernel-report", str(report))
+        taken = time.perf_counter() - began
+        by_kernel: Counter[str] = Counter()
+        for test in json.loads(report.read_text())["tests"]:
+            for kernel, result in test["results"].items():
+                by_kernel[kernel] += result["seconds"]
+        return taken - max(by_kernel.values())
 
     def write_project(self) -> None:
         """Write tests as a project has them."""
