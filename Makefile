@@ -2,7 +2,8 @@
 
 export PYTHON ?= python3
 # openssh-server for the tests of --kernel-host (on a machine of one's own it would start a service),
-# chromium for those of reports, zstd for those of compressed kernels; they are skipped without.
+# chromium for those of reports, fish and zsh for those of completion, zstd for those of compressed
+# kernels; they are skipped without.
 TEST_PACKAGES ?=
 export KERNELS ?= 5.10,6.1,6.12,7.2
 # As --bpf-libbpf has it. Links that are newer than the newest libbpf of the distribution need one from

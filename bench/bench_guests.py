@@ -282,7 +282,9 @@ class Bench:
                 memory_mib=512,
                 cpus=1,
             )
-        return Path(str(drawn.modules))
+        modules = drawn.modules_of(self.kernel)
+        assert modules
+        return modules
 
 
 def first_use(bench: Bench, specs: list[str]) -> None:

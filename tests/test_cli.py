@@ -1,17 +1,19 @@
-"""The `bpflink` command itself: help, exit statuses, completion, what it does without rich."""
+"""The `bpflink` command itself: help, exit statuses, what it does without rich."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from command import BPFLINK, bpflink
 
 from pytest_bpflink.cli import COMMANDS
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_help_names_each_command_and_the_exit_statuses() -> None:
@@ -76,32 +78,3 @@ def test_output_that_nobody_reads() -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout.strip() in {"0", "141"}
     assert done.stderr == ""
-
-
-@pytest.mark.parametrize(
-    ("line", "offered"),
-    [
-        ("bpflink ke", ["kernels"]),
-        ("bpflink kernels ", ["list", "fetch", "remove", "prune"]),
-        ("bpflink vm ne", ["newest"]),
-        ("bpflink completion ", ["bash", "zsh", "fish"]),
-    ],
-)
-def test_bash_completes(line: str, offered: list[str]) -> None:
-    script = f"""
-        eval "$({BPFLINK} completion bash)"
-        COMP_LINE={line!r} COMP_POINT={len(line)} COMP_TYPE=9
-        COMP_WORDS=({line}{"" if line[-1] != " " else " ''"}) COMP_CWORD=$((${{#COMP_WORDS[@]}}-1))
-        _python_argcomplete bpflink
-        printf '%s\\n' "${{COMPREPLY[@]}}"
-    """
-    path = f"{Path(BPFLINK).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", script],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"PATH": path},
-    )
-    words = [word.strip() for word in done.stdout.splitlines()]
-    assert [word for word in words if not word.startswith("-")] == offered

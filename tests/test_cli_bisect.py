@@ -131,6 +131,23 @@ def test_file_that_is_not_there() -> None:
     assert done.stderr == "bpflink: there is no nosuch.py here to run\n"
 
 
+def test_what_must_be_installed_is_said_before_kernels_are_fetched(
+    in_directory: Callable[[str], None], tmp_path: Path
+) -> None:
+    in_directory("def test_it(): pass\n")
+    hidden = tmp_path / "without"
+    write(hidden / "sitecustomize.py", "import sys; sys.modules['xdist'] = None\n")
+    cache = tmp_path / "cache"
+    done = bpflink(
+        *("bisect", "test_it.py", "--kernel", "6.1..7.2"),
+        PYTHONPATH=str(hidden),
+        BPFLINK_CACHE=str(cache),
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "pip install 'pytest-bpflink[vm]'" in done.stderr
+    assert not cache.exists()
+
+
 def test_option_that_pytest_does_not_know(in_directory: Callable[[str], None]) -> None:
     in_directory("def test_it(): pass\n")
     done = bpflink("bisect", "test_it.py", "--kernel", "6.1..newest", "--", "--nosuch")

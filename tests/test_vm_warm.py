@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import execnet
 import pytest
 
 import pytest_bpflink
-from pytest_bpflink.vm import inventory, snapshot, warm
+from pytest_bpflink.vm import guest_image, inventory, snapshot, warm
 from pytest_bpflink.vm.accel import Acceleration, detect
 from pytest_bpflink.vm.inventory import ImageError
 from pytest_bpflink.vm.kernels import Kernel, find
@@ -77,7 +78,7 @@ def new_machine(
     del saves  # it only must be there
     made: list[ColdMachine] = []
 
-    def make(**options: Any) -> ColdMachine:
+    def make(*, kernel: Kernel = kernel, **options: Any) -> ColdMachine:
         machine = WarmMachine(
             kernel,
             acceleration=acceleration,
@@ -327,6 +328,52 @@ def test_directory_below_run_is_seen(
         assert not (directory / "new").exists()
     finally:
         shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="module")
+def moved_kernel(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Kernel:
+    """Copy the kernel, its indexes of modules, and those modules that are needed here."""
+    assert kernel.modules
+    root, modules = tmp_path_factory.mktemp("kernel"), Path("lib/modules") / kernel.release
+    here, there = kernel.modules / modules, root / modules
+    needed = [*guest_image.needed_modules(here), *here.rglob("dummy.ko*")]
+    for path in [*here.glob("modules.*"), *needed]:
+        (there / path.relative_to(here)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, there / path.relative_to(here))
+    shutil.copyfile(kernel.image, root / "vmlinuz")
+    return replace(kernel, image=root / "vmlinuz", modules=root)
+
+
+def test_guest_that_another_machine_saved_is_restored(
+    new_machine: Callable[..., ColdMachine],
+    the_save: Save,
+    moved_kernel: Kernel,
+    group: execnet.Group,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on CI: the cache came in an archive, and is at another place, and so is the kernel."""
+    cache, elsewhere = the_save.directory.parents[1], moved_kernel.image.with_name("cache")
+    elsewhere.mkdir()
+    with subprocess.Popen(["tar", "-cC", cache, "guests"], stdout=subprocess.PIPE) as packing:
+        subprocess.run(["tar", "-xC", elsewhere], stdin=packing.stdout, check=True)
+    for path in elsewhere.rglob("*"):
+        os.utime(path)
+    monkeypatch.setenv("BPFLINK_CACHE", str(elsewhere))
+    said: list[str] = []
+    machine = new_machine(say=said.append, kernel=moved_kernel)
+
+    machine.start()
+    machine.wait_ready()
+
+    assert not said
+    source = f"""
+import os, subprocess
+subprocess.run(["modprobe", "dummy"], check=True)
+answer = os.path.realpath("/lib/modules/{moved_kernel.release}")
+"""
+    there = ask(connect(machine, group), source)
+    assert Path(there).is_relative_to(moved_kernel.image.parent)
+    machine.close()
 
 
 def test_run_waits_while_another_one_saves(

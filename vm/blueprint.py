@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pytest_bpflink.vm import guest_image, virtme
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from pytest_bpflink.vm.accel import Acceleration
     from pytest_bpflink.vm.image import Kernel
@@ -35,7 +35,10 @@ _BOOT_OPTIONS = ("-kernel", "-initrd", "-append")
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A machine: how QEMU makes it, where the console is, where its kernel's modules are."""
+    """A machine: how QEMU makes it, where the console is, where its kernel's modules are.
+
+    `modules` is as seen from `Kernel.modules`, for the kernel may be elsewhere at the next start.
+    """
 
     command: tuple[str, ...]
     consoles: tuple[str, ...]
@@ -69,13 +72,26 @@ class Blueprint:
             consoles=tuple(
                 word for word in parameters if word.startswith(("console=", "earlyprintk="))
             ),
-            modules=modules[0].partition("=")[2] if modules else None,
+            modules=_seen_from(kernel.modules, modules[0].partition("=")[2]) if modules else None,
         )
+
+    def modules_of(self, kernel: Kernel) -> Path | None:
+        """Return the directory that has this kernel's modules, if it has any."""
+        if kernel.modules is None or self.modules is None:
+            return None
+        return kernel.modules / self.modules
 
     def booting(self, *, image: Path, initramfs: Path, init: Sequence[str]) -> list[str]:
         """Return the options that boot an image; INIT is what the kernel is told of its init."""
         append = " ".join([*self.consoles, *init])
         return ["-kernel", str(image), "-initrd", str(initramfs), "-append", append]
+
+
+def _seen_from(root: Path | None, path: str) -> str:
+    real = Path(path).resolve()
+    if root is None or not real.is_relative_to(root.resolve()):
+        return path
+    return str(real.relative_to(root.resolve()))
 
 
 def kernel_parameters(

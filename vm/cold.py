@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm import blueprint, guest_image, inventory, letter, virtme
@@ -19,6 +18,7 @@ from pytest_bpflink.vm.store import cache_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     from pytest_bpflink.vm.image import Kernel
 
@@ -86,9 +86,8 @@ class ColdMachine(Machine):
             )
         except virtme.ComposeError as error:
             raise MachineError(str(error)) from None
-        modules = Path(drawn.modules) if drawn.modules else None
         initramfs.unlink(missing_ok=True)  # virtme-ng's own
-        guest_image.build(initramfs, self._inventory, modules=modules)
+        guest_image.build(initramfs, self._inventory, modules=drawn.modules_of(self.kernel))
         if not vmlinux.unpack(self.kernel.image, image):
             image = self.kernel.image
         init = self._kernel_parameters
@@ -125,10 +124,11 @@ class ColdMachine(Machine):
 
     def _hand_over(self, timeout: float) -> None:
         """Tell the agent what only this guest has, and wait for its Python."""
+        modules = self._blueprint.modules_of(self.kernel)
         contents = letter.compose(
             self._worker,
             host_name=virtme.host_name(self.kernel),
-            modules=self._blueprint.modules,
+            modules=str(modules) if modules else None,
             plugin=self._plugin,
         )
         while contents:

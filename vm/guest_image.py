@@ -24,6 +24,7 @@ from pytest_bpflink.vm.inventory import ImageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pytest_bpflink.vm.contents import Contents
     from pytest_bpflink.vm.inventory import Inventory
 
 _GUEST = Path(__file__).resolve().parent / "guest"
@@ -48,6 +49,15 @@ def own_digest() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in (_AGENT, *_PROGRAMS))).hexdigest()
 
 
+def needed_modules(modules: Path, *, contents: Contents | None = None) -> list[Path]:
+    """Return those of a kernel's MODULES that its image has, in the order to load them."""
+    listing = modules / "modules.dep"
+    if not listing.exists():
+        return []
+    names = contents.ask(listing, _in_order) if contents else _in_order(listing)
+    return [modules / name for name in names]
+
+
 def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> None:
     """Write a guest's image. MODULES is the kernel's own directory of modules, if it has one.
 
@@ -63,7 +73,7 @@ def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> N
             for name in code.namelist():
                 archive.add(Path(name), code.read(name))
         loaded = []
-        for module in _in_order(modules):
+        for module in needed_modules(modules) if modules else ():
             name = module.name.partition(".ko")[0]
             archive.add(_IMAGE / "modules" / name, _unpacked(module))
             loaded.append(name)
@@ -118,12 +128,10 @@ def _interpreter(executable: Path) -> str:
     raise ImageError(f"{executable} is linked statically, or no program")
 
 
-def _in_order(modules: Path | None) -> list[Path]:
-    """Return the modules that a guest must load, each after what it needs."""
-    if modules is None or not (modules / "modules.dep").exists():
-        return []
+def _in_order(listing: Path) -> list[str]:
+    """Return the modules of a modules.dep that a guest must load, each after what it needs."""
     needs: dict[str, list[str]] = {}
-    for line in (modules / "modules.dep").read_text().splitlines():
+    for line in listing.read_text().splitlines():
         path, _, others = line.partition(":")
         needs[path] = others.split()
     by_name = {_name(path): path for path in needs}
@@ -138,7 +146,7 @@ def _in_order(modules: Path | None) -> list[Path]:
     for name in _MODULES:
         if name in by_name:
             add(by_name[name])
-    return [modules / path for path in ordered]
+    return list(ordered)
 
 
 def _name(path: str) -> str:

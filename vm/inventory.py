@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_bpflink.vm.contents import identity
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -98,9 +100,7 @@ def take(python: str, environment: Mapping[str, str], *, cache: Path) -> Invento
         cache.mkdir(parents=True, exist_ok=True)
         _forget_unused(cache)
         known = _describe(python, environment, code)
-        temporary = record.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(known))
-        temporary.rename(record)
+        _write(record, known)
     return Inventory(
         python=python,
         startup=startup,
@@ -109,7 +109,7 @@ def take(python: str, environment: Mapping[str, str], *, cache: Path) -> Invento
         plugin=tuple(known["plugin"]),
         libraries=tuple(known["libraries"]),
         code=code,
-        digest=known["digest"],
+        digest=known["digests"]["frozen"],
     )
 
 
@@ -117,8 +117,12 @@ def _recall(record: Path, code: Path) -> dict[str, Any] | None:
     """Return what was written down, unless it is damaged, or not true any more."""
     try:
         known: dict[str, Any] = json.loads(record.read_text())
-        if known["stats"] != _stats(_paths(known)):
-            return None
+        stats = _stats(known)
+        if known["stats"] != stats:
+            # Installed anew, perhaps, as on CI: then their content tells.
+            if known["digests"] != _digests(known):
+                return None
+            _write(record, known | {"stats": stats})
         # When they were used last.
         for file in (record, code):
             os.utime(file)
@@ -152,12 +156,24 @@ def _describe(python: str, environment: Mapping[str, str], code: Path) -> dict[s
     temporary.rename(code)
     if not any(path.endswith("/_pytest/__init__.py") for path in described["files"]):
         raise ImageError(f"{python} has no pytest of its own (in a zip file, perhaps)")
-    digest = _digest([*described["files"], *described["libraries"]])
-    return {**described, "stats": _stats(_paths(described)), "digest": digest}
+    return {**described, "stats": _stats(described), "digests": _digests(described)}
 
 
-def _paths(described: Mapping[str, list[str]]) -> list[str]:
-    return [*described["files"], *described["plugin"], *described["libraries"]]
+def _write(record: Path, known: Mapping[str, Any]) -> None:
+    temporary = record.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(known))
+    temporary.rename(record)
+
+
+def _stats(described: Mapping[str, list[str]]) -> list[list[int]]:
+    kinds = ("files", "plugin", "libraries")
+    return [identity(path) for kind in kinds for path in described[kind]]
+
+
+def _digests(described: Mapping[str, list[str]]) -> dict[str, str]:
+    """Return digests of what is frozen in a save, and of the plugin."""
+    frozen = [*described["files"], *described["libraries"]]
+    return {"frozen": _digest(frozen), "plugin": _digest(described["plugin"])}
 
 
 def _digest(paths: Iterable[str]) -> str:
@@ -165,12 +181,3 @@ def _digest(paths: Iterable[str]) -> str:
     for path in paths:
         digest.update(f"{path}\0{Path(path).stat().st_size}\0".encode() + Path(path).read_bytes())
     return digest.hexdigest()
-
-
-def _stats(paths: Iterable[str]) -> list[list[int]]:
-    found = []
-    for path in paths:
-        stat = os.stat(path)
-        # The time of the last change of the inode can't be set back.
-        found.append([stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
-    return found

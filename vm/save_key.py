@@ -1,7 +1,8 @@
 """The key of a save: a digest of everything that a saved guest is made of.
 
-Knows what a saved guest depends on. Another kernel, package, QEMU or processor is another key, so a
-stale save is never found; `Saves.prune` removes it in time.
+Knows what a saved guest depends on: what files hold, and not when or by whom they were written, so
+that a machine that has the same finds what another one saved. Another kernel, package, QEMU or
+processor is another key, so a stale save is never found; `Saves.prune` removes it in time.
 """
 
 from __future__ import annotations
@@ -14,41 +15,51 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm import guest_image, virtme
+from pytest_bpflink.vm.contents import Contents, identity
 from pytest_bpflink.vm.machine import MachineError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pytest_bpflink.vm.accel import Acceleration
     from pytest_bpflink.vm.image import Kernel
     from pytest_bpflink.vm.inventory import Inventory
 
+_CPUINFO = Path("/proc/cpuinfo")
+
 # To be raised when saves are made in another way from the same things.
-_FORMAT = 3
+_FORMAT = 4
 
 
 def save_key(
-    kernel: Kernel, inventory: Inventory, *, acceleration: Acceleration, machine: Sequence[str]
+    kernel: Kernel,
+    inventory: Inventory,
+    *,
+    acceleration: Acceleration,
+    machine: Sequence[str],
+    cache: Path,
 ) -> str:
     """Return the key of a guest with this kernel and this Python on this host.
 
-    MACHINE is what its command is composed from, beside these. Raises MachineError where QEMU or
-    virtme-ng is not installed.
+    MACHINE is what its command is composed from, beside these. What is read is remembered in CACHE.
+    Raises MachineError where QEMU or virtme-ng is not installed.
     """
+    contents = Contents(cache / "contents.json")
     parts = {
         "format": _FORMAT,
-        "kernel": _stat(kernel.image),
-        "modules": _modules(kernel),
+        "kernel": contents.digest(kernel.image),
+        "modules": list(_modules(kernel, contents)),
         "agent": guest_image.own_digest(),
         "python": [inventory.python, dict(inventory.startup), inventory.digest],
         "plugin": _plugin(inventory),
-        "qemu": _program(f"qemu-system-{os.uname().machine}"),
-        "virtme-ng": _virtme(),
+        "qemu": _qemu(contents),
+        "virtme-ng": _virtme(contents),
         "machine": list(machine),
         "kvm": acceleration.kvm,
-        "processor": _processor(),
+        "processor": _processor(kvm=acceleration.kvm),
         "host": os.uname().machine,
     }
+    contents.keep()
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
@@ -59,39 +70,49 @@ def _plugin(inventory: Inventory) -> list[str]:
     return [inventory.plugin_place, inventory.plugin_digest()]
 
 
-def _modules(kernel: Kernel) -> Any:
+def _modules(kernel: Kernel, contents: Contents) -> Iterator[Any]:
+    """Yield what tells the modules in the image from others."""
     if kernel.modules is None:
-        return None
-    # The one is written when a kernel is unpacked, the other when it is built.
-    for listing in (f"lib/modules/{kernel.release}/modules.dep", "modules.order"):
-        if (kernel.modules / listing).exists():
-            return _stat(kernel.modules / listing)
-    return None
+        return
+    installed = kernel.modules / "lib/modules" / kernel.release
+    for module in guest_image.needed_modules(installed, contents=contents):
+        yield contents.digest(module)
+    # Which ones a build tree's guests need is known once virtme-ng has collected them all.
+    built = kernel.modules / "modules.order"
+    if built.exists():
+        for line in built.read_text().splitlines():
+            module = (kernel.modules / line.removeprefix("kernel/")).with_suffix(".ko")
+            yield [line, *(identity(module) if module.exists() else ())]
 
 
-def _virtme() -> Any:
+def _qemu(contents: Contents) -> list[str]:
+    name = f"qemu-system-{os.uname().machine}"
+    program = shutil.which(name)
+    if not program:
+        raise MachineError(f"{name} is not installed: apt-get install {virtme.qemu_package()}")
+    return [program, contents.digest(Path(program))]
+
+
+def _virtme(contents: Contents) -> list[Any]:
+    """Return the digest of what pip has installed; else when it was written, by whomever."""
     try:
-        return _stat(Path(virtme.virtme_run()))
+        program = Path(virtme.virtme_run()).resolve()
     except virtme.ComposeError as error:
         raise MachineError(str(error)) from None
+    records = program.parent.parent.glob("lib/python3*/*-packages/virtme_ng-*/RECORD")
+    installed = [contents.digest(record) for record in sorted(records)]
+    return [str(program), *(installed or identity(program))]
 
 
-def _program(name: str) -> Any:
-    path = shutil.which(name)
-    if not path:
-        raise MachineError(f"{name} is not installed: apt-get install {virtme.qemu_package()}")
-    return _stat(Path(path))
+def _processor(*, kvm: bool) -> list[str]:
+    """Return what a guest has of the host's processor, and counts on.
 
-
-def _stat(path: Path) -> list[Any]:
-    resolved = path.resolve()
-    stat = os.stat(resolved)
-    return [str(resolved), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-
-
-def _processor() -> list[str]:
-    """Return model and features of the processor: what a guest under KVM has, and counts on."""
-    wanted = {"vendor_id", "cpu family", "model", "model name", "stepping", "flags"}
-    wanted |= {"CPU implementer", "CPU part", "Features"}
-    lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+    Under KVM that is what it can do. An emulated one is the same on all hosts, but its time stamp
+    counter is the host's, whose frequency the kernel has measured; it goes with the model.
+    """
+    wanted = {"vendor_id", "cpu family", "model", "model name", "stepping"}
+    wanted |= {"CPU implementer", "CPU part"}
+    if kvm:
+        wanted |= {"flags", "Features"}
+    lines = _CPUINFO.read_text().partition("\n\n")[0].splitlines()
     return [line for line in lines if line.split("\t")[0].strip(": ") in wanted]

@@ -39,6 +39,9 @@ _PASSED_ON = {*_ENDING, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT}
 _ESCAPE = b"\x1d"
 _TIMES, _WITHIN = 3, 2.0
 
+# Longer than that it waits for whoever reads our output, which a user who gives up need not.
+_LAST_RING_SECONDS = 0.5
+
 
 def call(command: Sequence[str]) -> dict[str, Any]:
     """Return what a machine is told to run this command on streams like this process's."""
@@ -86,7 +89,8 @@ class _Session:
             self._undo.callback(termios.tcsetattr, 0, termios.TCSADRAIN, termios.tcgetattr(0))
             tty.setraw(0)
         # One that waits for whoever reads our output must not keep the rest waiting.
-        threading.Thread(target=self._read_frames, daemon=True).start()
+        reader = threading.Thread(target=self._read_frames, daemon=True)
+        reader.start()
         poll = select.poll()
         poll.register(self._bell, select.POLLIN)
         while not self._ended:
@@ -100,6 +104,8 @@ class _Session:
                 elif events:
                     # It was hung up, of which poll tells whether it is asked or not.
                     poll.unregister(0)
+        # It rings once more, and the bell is about to be closed.
+        reader.join(_LAST_RING_SECONDS)
         return self._status
 
     def _open(self, name: str, mode: int) -> int:

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm.blueprint import Blueprint
+from pytest_bpflink.vm.contents import identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,10 @@ _MEMORY, _STATE, _DESCRIPTION = "memory", "state", "save.json"
 _SAVING = ".saving-"
 
 _DAY = 86400.0
+
+# What is read of a guest's memory at once; a multiple of a page.
+_BLOCK = 1 << 16
+_ZEROS = bytes(_BLOCK)
 
 
 class SaveError(Exception):
@@ -124,7 +129,7 @@ class Saves:
                     "mapped": mapped,
                     "state": _digest(save.state),
                     "memory": _digest(save.memory) if mapped else "",
-                    "unchanged": _identity(save.memory) if mapped else [],
+                    "unchanged": identity(save.memory) if mapped else [],
                 }
             )
         )
@@ -189,26 +194,22 @@ def _blueprint(described: dict[str, Any]) -> Blueprint:
 def _is_whole(save: Save, description: dict[str, Any]) -> bool:
     if _digest(save.state) != description["state"]:
         return False
-    if not save.mapped or _identity(save.memory) == description["unchanged"]:
+    if not save.mapped or identity(save.memory) == description["unchanged"]:
         return True
-    # Copied from elsewhere, perhaps, as caches of CI are: then its content tells.
+    # Copied from elsewhere, perhaps, as caches of CI are: then its content tells. It takes as much
+    # as all the guest's memory if what was a hole came as zeros.
+    _dig_holes(save.memory)
     if _digest(save.memory) != description["memory"]:
         return False
-    description["unchanged"] = _identity(save.memory)
+    description["unchanged"] = identity(save.memory)
     temporary = save.directory / f"{_DESCRIPTION}.{os.getpid()}"
     temporary.write_text(json.dumps(description))
     temporary.rename(save.directory / _DESCRIPTION)
     return True
 
 
-def _identity(file: Path) -> list[int]:
-    """Return what changes when a file is written; the time of the inode's change can't be set."""
-    stat = file.stat()
-    return [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-
-
 def _digest(file: Path) -> str:
-    """Return a digest of a file's data, its place in it, and its size; holes cost nothing."""
+    """Return a digest of a file's content. Holes are as good as zeros, and cost nothing."""
     digest = hashlib.sha256()
     with file.open("rb") as opened:
         descriptor, end = opened.fileno(), opened.seek(0, os.SEEK_END)
@@ -220,13 +221,12 @@ def _digest(file: Path) -> str:
             except OSError:  # ENXIO: a hole up to the end
                 break
             hole = os.lseek(descriptor, at, os.SEEK_HOLE)
-            digest.update(f"{at} {hole}\0".encode())
-            while at < hole:
-                data = os.pread(descriptor, min(1 << 20, hole - at), at)
-                if not data:
-                    return "truncated"
-                digest.update(data)
-                at += len(data)
+            # Where holes begin and end is the file system's choice.
+            for block in range(at // _BLOCK, -(-hole // _BLOCK)):
+                data = os.pread(descriptor, _BLOCK, block * _BLOCK)
+                if data != _ZEROS[: len(data)]:
+                    digest.update(f"{block}\0".encode() + data)
+            at = -(-hole // _BLOCK) * _BLOCK
     return digest.hexdigest()
 
 

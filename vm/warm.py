@@ -85,6 +85,7 @@ class WarmMachine(ColdMachine):
             self._inventory,
             acceleration=self.acceleration,
             machine=[str(self._memory_mib), str(self._cpus), *self._kernel_parameters],
+            cache=self._saves.root,
         )
         try:
             self._restore_or_save()

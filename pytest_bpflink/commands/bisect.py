@@ -82,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not path.exists() and "--pyargs" not in arguments.rest:
         raise CommandError(f"there is no {path} here to run")
     show = say if arguments.json else console().print
+    _require_tools()
     specs = _specs(arguments)
     show(f"{len(specs)} kernels: {' '.join(specs)}")
     log = _Log(Trial(arguments.test, arguments.rest), show)
@@ -97,6 +98,16 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         show("\nthe outcome is the same on all that were tried")
     return 0 if found else FAILED
+
+
+def _require_tools() -> None:
+    """Raise `CommandError` if no guest can be started, before kernels are fetched for that."""
+    from pytest_bpflink.commands import checks
+
+    missing = [check for check in checks.vm_tools() if check.state == "missing"]
+    if missing:
+        lines = [f"{check.name}: {check.found}: {check.advice}" for check in missing]
+        raise CommandError("\n".join(["no test can be run on another kernel here", *lines]))
 
 
 def _specs(arguments: argparse.Namespace) -> list[str]:

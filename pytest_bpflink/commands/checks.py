@@ -71,8 +71,24 @@ def native() -> Iterator[Check]:
 
 def vm() -> Iterator[Check]:
     """Look at what tests in virtual machines need, beside libbpf and clang."""
-    from pytest_bpflink.vm import virtme
     from pytest_bpflink.vm.store import Store
+
+    tools = list(vm_tools())
+    yield from tools
+    store = Store()
+    yield from _kernels(store)
+    if all(tool.state == "ok" for tool in tools if tool.name == "QEMU"):
+        acceleration = _acceleration(store)
+        yield acceleration
+        if acceleration.state != "ok":
+            yield _emulated_python()
+    yield _guests()
+    yield _disk(store)
+
+
+def vm_tools() -> Iterator[Check]:
+    """Look at what must be installed for tests in virtual machines. No kernel is needed."""
+    from pytest_bpflink.vm import virtme
 
     try:
         yield Check("virtme-ng", "vm", "ok", virtme.virtme_run())
@@ -80,8 +96,7 @@ def vm() -> Iterator[Check]:
         what, _, advice = str(error).partition(": ")
         yield Check("virtme-ng", "vm", "missing", what, advice)
     yield _package("xdist", "vm", "missing", "pytest can't run tests in guests", "vm")
-    qemu = f"qemu-system-{platform.machine()}"
-    yield _program("QEMU", qemu, virtme.qemu_package())
+    yield _program("QEMU", f"qemu-system-{platform.machine()}", virtme.qemu_package())
     for program, package in (
         ("busybox", "busybox-static"),
         ("file", "file"),
@@ -89,15 +104,6 @@ def vm() -> Iterator[Check]:
         ("setpriv", "util-linux"),
     ):
         yield _program(program, program, package)
-    store = Store()
-    yield from _kernels(store)
-    if shutil.which(qemu):
-        acceleration = _acceleration(store)
-        yield acceleration
-        if acceleration.state != "ok":
-            yield _emulated_python()
-    yield _guests()
-    yield _disk(store)
 
 
 def _libbpf() -> Check:

@@ -1,0 +1,296 @@
+"""What a save's key depends on: what files hold, wherever and whenever they came. No guest runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bpflink.vm import contents, guest_image, save_key, virtme
+from pytest_bpflink.vm.accel import Acceleration
+from pytest_bpflink.vm.contents import Contents
+from pytest_bpflink.vm.image import Kernel
+from pytest_bpflink.vm.inventory import Inventory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NEEDED = "lib/modules/6.1/kernel/fs/9p/9p.ko"
+OTHER = "lib/modules/6.1/kernel/fs/xfs/xfs.ko"
+
+
+class Host:
+    """What a save is made of, below a directory; `key` is that of now."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.kernel = Kernel("6.1", "6.1", "6.1", root / "boot/vmlinuz", root, {})
+        self.write("boot/vmlinuz", "a kernel")
+        self.write("lib/modules/6.1/modules.dep", "kernel/fs/9p/9p.ko:\nkernel/fs/xfs/xfs.ko:\n")
+        for module in (NEEDED, OTHER):
+            self.write(module, "a module")
+        self.program("qemu/" + QEMU)
+        self.program("venv/bin/virtme-run")
+        self.write("venv/lib/python3.11/site-packages/virtme_ng-1.42.dist-info/RECORD", "1.42")
+        self.write("cpuinfo", "model name\t: Fast\nflags\t\t: fpu sse\ncpu MHz\t\t: 2000\n\n")
+        for place in ("checkout", "site-packages"):
+            self.write(f"{place}/pytest_bpflink/plugin.py", "")
+        self.inventory = Inventory(
+            python="/usr/bin/python3",
+            startup={},
+            path=("/usr/lib",),
+            files=("/a.py",),
+            plugin=(str(root / "checkout/pytest_bpflink/plugin.py"),),
+            libraries=(),
+            code=Path("/code.zip"),
+            digest="packages",
+        )
+        self.machine = ["512", "1"]
+        self.kvm = False
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def program(self, name: str, text: str = "#!/bin/sh\n") -> None:
+        self.write(name, text).chmod(0o755)
+
+    @property
+    def key(self) -> str:
+        return save_key.save_key(
+            self.kernel,
+            self.inventory,
+            acceleration=Acceleration(kvm=self.kvm, reason=""),
+            machine=self.machine,
+            cache=self.root / "cache",
+        )
+
+
+QEMU = f"qemu-system-{os.uname().machine}"
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """Make a host whose programs and processor are files of the test's."""
+    host = Host(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'qemu'}:{os.environ['PATH']}")
+    monkeypatch.setattr(virtme, "virtme_run", lambda: str(tmp_path / "venv/bin/virtme-run"))
+    monkeypatch.setattr(save_key, "_CPUINFO", tmp_path / "cpuinfo")
+    return host
+
+
+@pytest.fixture
+def aged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what was written just now be remembered."""
+    monkeypatch.setattr(contents, "_SETTLED_NS", -1)
+
+
+def change_the_kernel(host: Host) -> None:
+    host.write("boot/vmlinuz", "a KERNEL")
+
+
+def change_a_module(host: Host) -> None:
+    host.write(NEEDED, "A module")
+
+
+def need_another_module(host: Host) -> None:
+    dependencies = "kernel/fs/9p/9p.ko: kernel/fs/xfs/xfs.ko\nkernel/fs/xfs/xfs.ko:\n"
+    host.write("lib/modules/6.1/modules.dep", dependencies)
+
+
+def change_a_package(host: Host) -> None:
+    host.inventory = replace(host.inventory, digest="other packages")
+
+
+def change_hash_seed(host: Host) -> None:
+    host.inventory = replace(host.inventory, startup={"PYTHONHASHSEED": "1"})
+
+
+def change_the_memory(host: Host) -> None:
+    host.machine = ["1024", "1"]
+
+
+def change_the_accelerator(host: Host) -> None:
+    host.kvm = True
+
+
+def change_the_agent(_: Host) -> None:
+    guest_image.own_digest = lambda: "another agent"
+
+
+def change_qemu(host: Host) -> None:
+    host.program(f"qemu/{QEMU}", "#!/bin/SH\n")
+
+
+def change_virtme_ng(host: Host) -> None:
+    host.write("venv/lib/python3.11/site-packages/virtme_ng-1.42.dist-info/RECORD", "1.43")
+
+
+def change_the_processor(host: Host) -> None:
+    host.write("cpuinfo", "model name\t: Slow\nflags\t\t: fpu sse\n\n")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_the_kernel,
+        change_a_module,
+        need_another_module,
+        change_a_package,
+        change_hash_seed,
+        change_the_memory,
+        change_the_accelerator,
+        change_the_agent,
+        change_qemu,
+        change_virtme_ng,
+        change_the_processor,
+    ],
+)
+def test_key_changes_with_what_a_save_depends_on(
+    host: Host, monkeypatch: pytest.MonkeyPatch, change: Callable[[Host], None]
+) -> None:
+    monkeypatch.setattr(guest_image, "own_digest", guest_image.own_digest)  # to be put back
+    before = host.key
+    assert host.key == before
+    change(host)
+    assert host.key != before
+
+
+@pytest.mark.usefixtures("aged")
+def test_key_is_the_same_where_the_same_was_written_at_another_time(host: Host) -> None:
+    """As on a new runner of CI, that has installed and unpacked it all."""
+    before = host.key
+    for path in host.root.rglob("*"):
+        os.utime(path, (1, 1))
+    assert host.key == before
+    shutil.rmtree(host.root / "cache")
+    assert host.key == before
+
+
+def test_key_is_the_same_for_a_kernel_at_another_place(host: Host, tmp_path: Path) -> None:
+    before = host.key
+    for name in ("boot", "lib"):
+        shutil.copytree(tmp_path / name, tmp_path / "elsewhere" / name)
+    root = tmp_path / "elsewhere"
+    host.kernel = replace(host.kernel, image=root / "boot/vmlinuz", modules=root)
+    assert host.key == before
+
+
+@pytest.mark.usefixtures("aged")
+@pytest.mark.parametrize("name", ["boot/vmlinuz", NEEDED, f"qemu/{QEMU}"])
+def test_key_changes_with_the_content_whatever_size_and_time(host: Host, name: str) -> None:
+    path, key = host.root / name, host.key
+    before = path.stat()
+    other = path.with_name("other")
+    other.write_bytes(bytes(before.st_size))
+    other.chmod(before.st_mode)
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.rename(path)
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    assert host.key != key
+
+
+def test_key_is_the_same_whatever_modules_change_that_no_guest_starts_with(host: Host) -> None:
+    before = host.key
+    host.write(OTHER, "another module")
+    assert host.key == before
+
+
+def test_key_changes_with_a_module_that_a_build_tree_has_built_anew(host: Host) -> None:
+    host.write("modules.order", "fs/9p/9p.o\n")
+    module = host.write("fs/9p/9p.ko", "a module")
+    before = host.key
+    module.unlink()
+    host.write("fs/9p/9p.ko", "A module")
+    assert host.key != before
+
+
+def test_key_changes_with_a_virtme_ng_that_no_pip_has_installed(host: Host) -> None:
+    shutil.rmtree(host.root / "venv/lib")
+    before = host.key
+    assert host.key == before
+    host.program("venv/bin/virtme-run", "#!/bin/bash\n")
+    assert host.key != before
+
+
+def test_what_a_processor_can_do_counts_under_kvm_alone(host: Host) -> None:
+    emulated = host.key
+    host.kvm = True
+    accelerated = host.key
+    host.write("cpuinfo", "model name\t: Fast\nflags\t\t: fpu sse avx\ncpu MHz\t\t: 1000\n\n")
+    assert host.key != accelerated
+    host.kvm = False
+    assert host.key == emulated
+
+
+def test_key_stays_the_same_while_the_plugin_is_edited(host: Host) -> None:
+    before = host.key
+    host.write("checkout/pytest_bpflink/plugin.py", "edited = True")
+    assert host.key == before
+
+
+def test_key_changes_with_the_plugin_that_is_installed(host: Host) -> None:
+    plugin = host.root / "site-packages/pytest_bpflink/plugin.py"
+    host.inventory = replace(host.inventory, plugin=(str(plugin),))
+    before = host.key
+    plugin.write_text("newer = True")
+    assert host.key != before
+
+
+class Reader:
+    """Answers with what a file holds, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, path: Path) -> str:
+        self.asked += 1
+        return path.read_text()
+
+
+@pytest.mark.usefixtures("aged")
+def test_no_file_is_read_twice(tmp_path: Path) -> None:
+    file, record, reader = tmp_path / "file", tmp_path / "cache/contents.json", Reader()
+    file.write_text("one")
+    for _ in range(2):
+        known = Contents(record)
+        assert known.ask(file, reader) == "one"
+        known.keep()
+    assert reader.asked == 1
+    file.write_text("another")
+    assert Contents(record).ask(file, reader) == "another"
+
+
+def test_file_that_was_written_just_now_is_read_again(tmp_path: Path) -> None:
+    """It may be written again within one tick of the clock."""
+    file, reader, known = tmp_path / "file", Reader(), Contents(tmp_path / "contents.json")
+    file.write_text("one")
+    assert [known.ask(file, reader) for _ in range(2)] == ["one", "one"]
+    assert reader.asked == 2
+
+
+@pytest.mark.usefixtures("aged")
+def test_files_that_are_gone_are_forgotten(tmp_path: Path) -> None:
+    old, new, record = tmp_path / "old", tmp_path / "new", tmp_path / "contents.json"
+    for path in (old, new):
+        path.touch()
+        known = Contents(record)
+        known.digest(path)
+        known.keep()
+        old.unlink(missing_ok=True)
+    assert list(json.loads(record.read_text())) == [str(new)]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"cut off'])
+def test_damaged_record_is_as_good_as_none(tmp_path: Path, text: str) -> None:
+    file, record = tmp_path / "file", tmp_path / "contents.json"
+    file.write_text("one")
+    record.write_text(text)
+    assert Contents(record).ask(file, Path.read_text) == "one"
