@@ -20,7 +20,7 @@ from _pytest.assertion import rewrite
 from pytest_bpflink.fresh_items import FreshItem
 from pytest_bpflink.matrix import is_parametrized, register, running_kernel, without_kernel
 from pytest_bpflink.only_item import OnlyItem, fresh_item, known_bug
-from pytest_bpflink.packing import ReportPacking
+from pytest_bpflink.packing import Packing
 from pytest_bpflink.taint import TaintWatch
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class MatrixWorker:
             register(config, OnlyItem(config, FreshItem(*only)))
         if not self._kernel.is_native and not self._refusal:
             register(config, TaintWatch(config))
-        register(config, ReportPacking())
+        Packing.start(config)
         # The scheduler has groups from marks; xdist appends them to node ids, which --lf then does
         # not find (and with pytest 9.2, whose node ids don't change, xdist 3.8 ignores groups).
         config.option.loadgroup = False
