@@ -11,6 +11,7 @@ import re
 import sys
 import threading
 import traceback
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -61,9 +62,11 @@ class MatrixWorker:
     # Before xdist's, so that the controller knows the groups when it has the collection.
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Tell the controller what it can't know from node ids."""
+        """Tell the controller what it can't know from node ids, and look up hooks once a file."""
         described = {item.nodeid: tuple(self._describe(item)) for item in session.items}
         self._channel.send(("items", described))
+        # Asked for nine times an item; no more conftest files come by now.
+        session.gethookproxy = cache(session.gethookproxy)  # type: ignore[method-assign,assignment]
 
     def _describe(self, item: pytest.Item) -> ItemFacts:
         # Natively, and by a stand-in, it is run or refused as any other.
