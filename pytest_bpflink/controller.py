@@ -21,6 +21,7 @@ from pytest_bpflink.fresh_guests import FreshGuests
 from pytest_bpflink.fresh_items import FreshItem, FreshItems
 from pytest_bpflink.guests import Guest, GuestFactory
 from pytest_bpflink.matrix_worker import ItemFacts
+from pytest_bpflink.packing import unpacking
 from pytest_bpflink.replacements import Replacements
 from pytest_bpflink.report import KernelReport, Progress
 from pytest_bpflink.reports.results import RunKernel
@@ -112,6 +113,8 @@ class MatrixController:
         guest = self._guests[node.gateway.spec]
         channel = node.gateway.newchannel()
         channel.setcallback(partial(self._hear, guest))
+        events = unpacking(node.process_from_remote)
+        node.process_from_remote = events  # type: ignore[method-assign,assignment]
         self._watchdog.connected(guest, node, ask=partial(channel.send, "where"))
         node.workerinput["bpflink_kernels"] = [asdict(kernel) for kernel in self._kernels]
         node.workerinput["bpflink_kernel"] = asdict(guest.kernel)

@@ -144,8 +144,10 @@ class Ledger:
 
     def look(self, owner: Owner) -> None:
         """Note what of an owner's is in this session's hands, while its fixtures still hold it."""
+        if self._alone:
+            return  # it is this session's, whoever holds it
         self.advance(owner)
-        if owner.keys and not self._alone:
+        if owner.keys:
             self._seen.update(set(owner.keys).intersection(self._held()))
 
     # What is left.

@@ -11,6 +11,7 @@ import re
 import sys
 import threading
 import traceback
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -20,7 +21,7 @@ from _pytest.assertion import rewrite
 from pytest_bpflink.fresh_items import FreshItem
 from pytest_bpflink.matrix import is_parametrized, register, running_kernel, without_kernel
 from pytest_bpflink.only_item import OnlyItem, fresh_item, known_bug
-from pytest_bpflink.packing import ReportPacking
+from pytest_bpflink.packing import Packing
 from pytest_bpflink.taint import TaintWatch
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class MatrixWorker:
             register(config, OnlyItem(config, FreshItem(*only)))
         if not self._kernel.is_native and not self._refusal:
             register(config, TaintWatch(config))
-        register(config, ReportPacking())
+        Packing.start(config)
         # The scheduler has groups from marks; xdist appends them to node ids, which --lf then does
         # not find (and with pytest 9.2, whose node ids don't change, xdist 3.8 ignores groups).
         config.option.loadgroup = False
@@ -61,9 +62,11 @@ class MatrixWorker:
     # Before xdist's, so that the controller knows the groups when it has the collection.
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Tell the controller what it can't know from node ids."""
+        """Tell the controller what it can't know from node ids, and look up hooks once a file."""
         described = {item.nodeid: tuple(self._describe(item)) for item in session.items}
         self._channel.send(("items", described))
+        # Asked for nine times an item; no more conftest files come by now.
+        session.gethookproxy = cache(session.gethookproxy)  # type: ignore[method-assign,assignment]
 
     def _describe(self, item: pytest.Item) -> ItemFacts:
         # Natively, and by a stand-in, it is run or refused as any other.

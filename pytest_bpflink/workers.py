@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import boots, controller
-from pytest_bpflink.packing import ReportPacking
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +54,6 @@ def configure(config: pytest.Config, kernels: Sequence[MatrixKernel]) -> None:
     # Restarts are bounded per worker: xdist's bound is for all together, and loses items silently.
     option.maxworkerrestart = str(sys.maxsize)
     config.pluginmanager.register(run, "bpflink-controller")
-    config.pluginmanager.register(ReportPacking(), "bpflink-ReportPacking")
     config.pluginmanager.register(run.report, "bpflink-report")
 
 

@@ -525,3 +525,17 @@ def test_quiet_is_quiet(pytester: pytest.Pytester, with_fakes: Run) -> None:
     result = with_fakes("-q", "--kernel", "good")
 
     result.stdout.no_fnmatch_line("*good*")
+
+
+def test_hooks_of_a_directory_are_called_for_its_items_only(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    """A worker looks them up once for each file."""
+    for name in ("a", "b"):
+        directory = pytester.mkdir(name)
+        (directory / f"test_{name}.py").write_text("def test_1(): pass\ndef test_2(): pass")
+    (pytester.path / "a" / "conftest.py").write_text(
+        "import pytest\ndef pytest_runtest_setup(item): pytest.skip('of a')"
+    )
+    result = with_fakes("--kernel", "6.1")
+    result.assert_outcomes(passed=2, skipped=2)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink.packing import pack, unpack
+from pytest_bpflink.packing import Packing, unpacking
 
 if TYPE_CHECKING:
     from conftest import RunWithFakes
@@ -24,7 +24,37 @@ REPORT = {
     "start": 1795260101.471,
     "stop": 1795260101.771,
     "$report_type": "TestReport",
+    "item_index": 7,
+    "worker_id": "6.1",
+    "testrun_uid": "0123",
 }
+
+
+START = ("logstart", {"nodeid": REPORT["nodeid"], "location": REPORT["location"]})
+FINISH = ("logfinish", START[1])
+COMPLETE = ("runtest_protocol_complete", {"item_index": 7, "duration": 0.1})
+SETUP, CALL, TEARDOWN = (
+    ("testreport", {"data": {**REPORT, "when": when}}) for when in ("setup", "call", "teardown")
+)
+ITEM = [START, SETUP, CALL, TEARDOWN, FINISH, COMPLETE]
+
+
+def sent(events: list[tuple[str, Any]]) -> list[Any]:
+    """Return the messages for some events."""
+    messages: list[Any] = []
+    packing = Packing(messages.append)
+    for name, details in events:
+        packing.sendevent(name, **details)
+    return messages
+
+
+def received(messages: list[Any]) -> list[Any]:
+    """Return what the controller makes of messages."""
+    events: list[Any] = []
+    take = unpacking(events.append)
+    for message in messages:
+        take(message)
+    return events
 
 
 @pytest.mark.parametrize(
@@ -33,24 +63,58 @@ REPORT = {
         {},
         {"location": None},
         {"longrepr": ("test_it.py", 3, "Skipped: why"), "outcome": "skipped"},
+        {"longrepr": "why", "outcome": "failed"},
+        {"longrepr": {"reprcrash": {"lineno": 3}, "sections": [("a", "b", "-")]}},
         {"user_properties": [("bytes", b"\0"), ("a tuple", (1, 2)), ("by number", {1: 2})]},
+        {"user_properties": []},
         {"keywords": {"test_it": 1, "of a plugin": ("a", "b")}},
+        {"keywords": {"another": 1}},
         {"of_a_plugin": [("a", "b")]},
+        {"of_a_plugin": 3.5},
         {"sections": [("of a plugin", b"\0")]},
+        {"sections": []},
+        {"$report_type": "OfAPlugin", "keywords": {}},
     ],
 )
 def test_what_is_packed_comes_out_the_same(change: dict[str, Any]) -> None:
-    data = {**REPORT, **change}
-    packed = pack(dict(data))
-    assert packed["$report_type"] == "TestReport"
-    unpack(packed)
-    assert packed == data
-    assert repr(sorted(packed.items())) == repr(sorted(data.items()))
+    changed = ("testreport", {"data": {**REPORT, **change}})
+    events = [*ITEM, START, SETUP, changed, TEARDOWN, FINISH, COMPLETE, *ITEM]
+    out = received(sent(events))
+    assert out == events
+    assert [repr(sorted(_data(event).items())) for event in out] == [
+        repr(sorted(_data(event).items())) for event in events
+    ]
 
 
-def test_most_of_a_report_is_one_string() -> None:
-    packed = pack(dict(REPORT))
-    assert sorted(packed) == ["$report_type", "bpflink_packed", "longrepr", "nodeid"]
+def _data(event: tuple[str, Any]) -> dict[str, Any]:
+    data: dict[str, Any] = event[1].get("data", event[1])
+    return data
+
+
+def test_what_a_report_lacks_is_not_put_into_it() -> None:
+    lacking = ("testreport", {"data": {"nodeid": "another", "$report_type": "OfAPlugin"}})
+    events = [*ITEM, lacking, *ITEM]
+    assert received(sent(events)) == events
+
+
+def test_what_a_death_would_be_blamed_on_waits_for_nothing() -> None:
+    counts = [len(sent(ITEM[:number])) for number in range(1, 7)]
+    assert counts == [1, 2, 3, 3, 4, 5]
+    failed = ("testreport", {"data": {**REPORT, "when": "teardown", "outcome": "failed"}})
+    assert received(sent([*ITEM[:3], failed])) == [*ITEM[:3], failed]
+
+
+def test_what_waits_goes_before_what_comes_next() -> None:
+    other = ("warning_recorded", {"nodeid": "", "warning_message_data": {"message_args": ("a",)}})
+    events = [*ITEM[:4], other, FINISH, other, COMPLETE, ("workerfinished", {})]
+    assert received(sent(events)) == events
+
+
+def test_what_reports_share_is_sent_once() -> None:
+    messages = sent(ITEM)
+    assert all(type(message) is str for message in messages)
+    assert "".join(messages).count("test_it.py::test_it") == 1
+    assert "".join(messages).count("a mark") == 1
 
 
 def test_reports_of_workers_are_as_without_them(

@@ -236,6 +236,35 @@ answer = os.path.exists(f"/proc/{orphan}")
     assert not ask(pair[0], source)
 
 
+def test_init_takes_turns_with_a_busy_worker(pair: list[execnet.Gateway]) -> None:
+    """Or an emulated processor goes on with as few pages at hand as it began with."""
+    source = """
+import time
+def turns():
+    (line,) = [line for line in open("/proc/1/status") if line.startswith("voluntary")]
+    return int(line.split()[1])
+before, deadline = turns(), time.monotonic() + 10
+while turns() < before + 3 and time.monotonic() < deadline:
+    pass
+answer = turns() - before
+"""
+    assert ask(pair[0], source) >= 3
+
+
+def test_qemu_has_few_queues_to_watch(
+    new_machine: Callable[..., ColdMachine], the_save: Save
+) -> None:
+    """It looks at all of them whenever it wakes, and has an event for each."""
+    assert the_save
+    machine = new_machine()
+    machine.start()
+    machine.wait_ready()
+    assert machine._process
+    descriptors = Path(f"/proc/{machine._process.pid}/fd").iterdir()
+    events = [each for each in descriptors if "eventfd" in os.readlink(each)]
+    assert 0 < len(events) < 50
+
+
 def test_what_changed_on_the_host_since_it_was_saved_is_seen(
     new_machine: Callable[..., ColdMachine], the_save: Save, home: Path, group: execnet.Group
 ) -> None:
