@@ -99,15 +99,6 @@ def test_no_packet_missed(link: Link, stage: Stage) -> None:
     assert min(first, second) > 0
 
 
-@full_row
-def test_update_to_other_type(link: Link, stage: Stage, row: Row, outcome: Outcomes) -> None:
-    """A program of another type is refused, and the present one goes on."""
-    other = stage.of_other_type()
-    result = outcome("update to another program type", update_wrongly, link, other.fd)
-    assert result == (row.update or errno.EINVAL)
-    assert stage.ran() == FIRST
-
-
 @each(lambda row: row.sibling)
 def test_update_to_other_attach_type(
     link: Link, stage: Stage, row: Row, outcome: Outcomes, bpf_kernel: KernelInfo
@@ -126,11 +117,16 @@ def test_update_to_other_attach_type(
 
 
 @full_row
-def test_generic_checks_come_first(link: Link, stage: Stage, row: Row, outcome: Outcomes) -> None:
-    """An unknown flag is EINVAL for every type, a bad descriptor of the new program EBADF.
+def test_wrong_updates(link: Link, stage: Stage, row: Row, outcome: Outcomes) -> None:
+    """A program of another type is refused, and the present one goes on.
 
-    Detached or not: no type is asked before.
+    An unknown flag is EINVAL for every type, a bad descriptor of the new program EBADF, detached or
+    not: no type is asked before.
     """
+    other = stage.of_other_type()
+    result = outcome("update to another program type", update_wrongly, link, other.fd)
+    assert result == (row.update or errno.EINVAL)
+    assert stage.ran() == FIRST
     for state in ("", " when detached") if row.detach == OK else ("",):
         for mistake, expected, fd, options in (
             ("with an unknown flag", errno.EINVAL, _NOT_OPEN, {"flags": _UNKNOWN_FLAG}),
