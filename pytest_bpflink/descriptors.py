@@ -44,9 +44,9 @@ def held_by(pid: int, kinds: Collection[Kind] = _ALL) -> Iterator[tuple[Key, int
 
     Raises `PermissionError` for a process that this one may not look into.
     """
+    find = object_of if pid == os.getpid() else partial(_object_of_another, pid)
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for fd in sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd")):
-            find = object_of if pid == os.getpid() else partial(_object_of_another, pid)
             key = find(fd, kinds)
             if key is not None:
                 yield key, fd
@@ -54,10 +54,12 @@ def held_by(pid: int, kinds: Collection[Kind] = _ALL) -> Iterator[tuple[Key, int
 
 def object_of(fd: int, kinds: Collection[Kind] = _ALL) -> Key | None:
     """Return the object that a descriptor of this process is of, None for anything else."""
-    with contextlib.suppress(FileNotFoundError, BpfError):  # closed meanwhile
+    try:
         kind = _KINDS.get(kind_of_descriptor(fd))
         if kind and kind in kinds:
             return kind, libbpf.read_info(fd, BpfNumber, doing="ask for an id").id
+    except (FileNotFoundError, BpfError):  # closed meanwhile
+        pass
     return None
 
 

@@ -401,8 +401,8 @@ def kind_of_descriptor(fd: int, pid: int | str = "self") -> str:
     The kernel's info call answers for each kind of BPF object with numbers that look alike, so the
     name of the anonymous inode decides: `bpf-map`, `bpf-prog`, `bpf_link` or `bpf-link`.
     """
-    name = os.readlink(f"/proc/{pid}/fd/{fd}")
-    return name.removeprefix("anon_inode:").strip("[]").replace("_", "-").removeprefix("bpf-")
+    name = os.readlink(f"/proc/{pid}/fd/{fd}").removeprefix("anon_inode:").strip("[]")
+    return name[4:] if name.startswith(("bpf-", "bpf_")) else name
 
 
 def _require_link(fd: int, doing: str) -> None:

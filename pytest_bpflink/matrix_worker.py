@@ -12,11 +12,9 @@ import sys
 import threading
 import traceback
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pytest
-from _pytest.assertion import rewrite
 
 from pytest_bpflink.fresh_items import FreshItem
 from pytest_bpflink.matrix import is_parametrized, register, running_kernel, without_kernel
@@ -26,9 +24,6 @@ from pytest_bpflink.taint import TaintWatch
 
 if TYPE_CHECKING:
     from execnet import Channel
-
-#: Named to guests where the tests' own __pycache__ must not be written.
-PYCACHE_VARIABLE: Final = "BPFLINK_PYCACHE"
 
 
 class MatrixWorker:
@@ -57,7 +52,6 @@ class MatrixWorker:
             # A directory of the host, whose parents a guest need not have. The plugin sees to it
             # that pytest chooses none of another user's.
             config.option.basetemp = None
-            use_pycache()
 
     # Before xdist's, so that the controller knows the groups when it has the collection.
     @pytest.hookimpl(tryfirst=True)
@@ -136,16 +130,6 @@ class ItemFacts(NamedTuple):
     parametrized: bool
     fresh: tuple[Any, ...] | None
     bug: str | None
-
-
-def use_pycache() -> None:
-    """Have pytest look for rewritten tests where the host put them.
-
-    PYTHONPYCACHEPREFIX would have Python look there for every other module, too.
-    """
-    named = os.environ.get(PYCACHE_VARIABLE)
-    if named:
-        rewrite.get_cache_dir = lambda file_path: Path(named, *file_path.parts[1:-1])
 
 
 class Printing(io.TextIOBase):

@@ -10,7 +10,7 @@ import ctypes
 import errno
 import os
 from collections.abc import MutableMapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -134,7 +134,7 @@ class Object:
             return None
         size = ctypes.c_uint32()
         raw = libbpf.call("btf__raw_data", pointer, ctypes.byref(size), doing="read BTF")
-        return Btf(ctypes.string_at(raw, size.value))
+        return _types(ctypes.string_at(raw, size.value))
 
     def __enter__(self) -> Self:
         return self
@@ -397,6 +397,12 @@ def _each(function: str, owner: int) -> Iterator[int]:
     pointer = None
     while pointer := libbpf.call(function, owner, pointer, doing="look through an object"):
         yield pointer
+
+
+# Of as many files as are in use at a time: to read the types takes longer than to load programs.
+@lru_cache(maxsize=8)
+def _types(raw: bytes) -> Btf:
+    return Btf(raw)
 
 
 def _require_elf(file: Path, doing: str) -> None:

@@ -1,7 +1,8 @@
 """What is made on the host before guests start, since guests would make it slowly, each on its own.
 
-That is the objects of BPF programs, and pytest's rewritten tests. Knows where they belong: below
-the directories of pytest's arguments, since the controller of xdist's workers collects nothing.
+That is the objects of BPF programs, and what pytest rewrites: tests, and this plugin's modules.
+Knows where the first two are: below the directories of pytest's arguments, since the controller of
+xdist's workers collects nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 from _pytest.assertion import rewrite
 
 from pytest_bpflink import compile as bpf_compile
-from pytest_bpflink.matrix_worker import PYCACHE_VARIABLE, use_pycache
+from pytest_bpflink import pycache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -34,29 +35,30 @@ def prepare(config: pytest.Config, progress: Callable[[str], None]) -> list[Path
         patterns = ["conftest.py", *config.getini("python_files")]
         named = _named(config)
         tests = [file for file in files if file in named or _is_like(file, patterns)]
-        rewrite_tests(config, (file for file in tests if file.suffix == ".py"))
+        tests = [file for file in tests if file.suffix == ".py"]
+        rewrite_modules(config, (*tests, *_own_modules()))
     return sources
 
 
-def rewrite_tests(config: pytest.Config, tests: Iterable[Path]) -> None:
-    """Write the .pyc files that pytest writes when it imports tests; nothing is run.
+def rewrite_modules(config: pytest.Config, modules: Iterable[Path]) -> None:
+    """Write the .pyc files that pytest writes when it imports modules; nothing is run.
 
     In an emulated guest rewriting takes most of a collection, and what a guest writes is lost. No
     API of pytest does this (9.0 to 9.2). Without it guests are slow, and no less right.
     """
     if sys.dont_write_bytecode:
-        os.environ[PYCACHE_VARIABLE] = str(bpf_compile.cache_directory() / "pycache")
-        use_pycache()
-    for test in tests:
-        # Another pytest, or a file that can't be parsed, of which the test's import will tell.
+        os.environ[pycache.VARIABLE] = str(bpf_compile.cache_directory() / "pycache")
+        pycache.use()
+    for module in modules:
+        # Another pytest, or a file that can't be parsed, of which the module's import will tell.
         with contextlib.suppress(AttributeError, KeyError, OSError, SyntaxError, TypeError):
-            _rewrite(config, test)
+            _rewrite(config, module)
 
 
-def _rewrite(config: pytest.Config, test: Path) -> None:
-    pyc = rewrite.get_cache_dir(test) / (test.stem + rewrite.PYC_TAIL)
-    if rewrite._read_pyc(test, pyc) is None and rewrite.try_makedirs(pyc.parent):  # noqa: SLF001
-        identity, code = rewrite._rewrite_test(test, config)  # noqa: SLF001
+def _rewrite(config: pytest.Config, module: Path) -> None:
+    pyc = rewrite.get_cache_dir(module) / (module.stem + rewrite.PYC_TAIL)
+    if rewrite._read_pyc(module, pyc) is None and rewrite.try_makedirs(pyc.parent):  # noqa: SLF001
+        identity, code = rewrite._rewrite_test(module, config)  # noqa: SLF001
         state = config.stash[rewrite.assertstate_key]
         rewrite._write_pyc(state, code, identity, pyc)  # noqa: SLF001
 
@@ -73,6 +75,12 @@ def _files(config: pytest.Config) -> Iterator[Path]:
                 and not os.path.exists(f"{parent}/{name}/pyvenv.cfg")
             ]
             yield from (Path(parent, name) for name in names)
+
+
+def _own_modules() -> Iterator[Path]:
+    """Yield those of this plugin, which pytest rewrites as it does every plugin's."""
+    for parent, _, names in os.walk(Path(__file__).parent, followlinks=True):
+        yield from (Path(parent, name) for name in names if name.endswith(".py"))
 
 
 def _directories(config: pytest.Config) -> set[Path]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from functools import partial
+import os
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,13 +13,13 @@ from pytest_bpflink import BpfError, features, libbpf, requirements
 from pytest_bpflink.selftests import stages
 from pytest_bpflink.selftests.conformance import ROWS
 from pytest_bpflink.selftests.outcomes import Outcomes
+from pytest_bpflink.selftests.row import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pytest_bpflink import BpfFs, KernelInfo, Link, Object
-    from pytest_bpflink.selftests.row import Row
+    from pytest_bpflink import BpfFs, Link, Object
     from pytest_bpflink.selftests.stages import Stage
 
 
@@ -53,17 +54,29 @@ def pin(_shared_bpffs: BpfFs) -> Iterator[Path]:
     path.unlink(missing_ok=True)
 
 
+def pytest_runtest_setup(item: pytest.Function) -> None:
+    """Write down of which row a test is, and skip it before its fixtures if that is not there."""
+    row = item.callspec.params.get("row") if hasattr(item, "callspec") else None
+    if isinstance(row, Row):
+        Outcomes(item.user_properties).write("row", f"{row.id} {_system()}")
+        if row.id in _absent:
+            pytest.skip(_absent[row.id])
+
+
+@cache
+def _system() -> str:
+    return f"{os.uname().release} {libbpf.version()}"
+
+
 @pytest.fixture
-def outcome(row: Row, bpf_kernel: KernelInfo, request: pytest.FixtureRequest) -> Outcomes:
+def outcome(stage: Stage) -> Outcomes:
     """Do an operation, and write down for the page on link types what it gave."""
-    outcome = Outcomes(request.node.user_properties)
-    outcome.write("row", f"{row.id} {bpf_kernel.release} {libbpf.version()}")
-    return outcome
+    return Outcomes(stage.request.node.user_properties)
 
 
 @pytest.fixture(scope="session")
 def places() -> Iterator[dict[str, Any]]:
-    """Network namespaces and devices that tests share, unless they ask for `own_target`."""
+    """Cgroups, network namespaces, devices that tests share, unless they ask for `own_target`."""
     with contextlib.ExitStack() as undo:
         yield {"undo": undo}
 
@@ -74,20 +87,16 @@ def own_target() -> None:
 
 
 @pytest.fixture
-def stage(row: Row, outcome: Outcomes, request: pytest.FixtureRequest) -> Stage:
+def stage(row: Row, request: pytest.FixtureRequest) -> Stage:
     """The row's target, entered and ready to be triggered."""
-    assert outcome  # written down before a row that is not there is skipped
-    reason = _absent.get(row.id)
-    if reason:
-        pytest.skip(reason)
     made: Stage = _or_absent(row, request, partial(_make_stage, row, request))
     return made
 
 
 @pytest.fixture
-def link(row: Row, stage: Stage, request: pytest.FixtureRequest) -> Link:
+def link(row: Row, stage: Stage) -> Link:
     """The row's first program, attached."""
-    attached: Link = _or_absent(row, request, stage.attach)
+    attached: Link = _or_absent(row, stage.request, stage.attach)
     _there.add(row.id)
     return attached
 

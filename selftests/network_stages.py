@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink import Map, NetNs, XdpFlags
 from pytest_bpflink.selftests.stages import LOCAL, Stage
 from pytest_bpflink.selftests.witness import datagram_socket
 
 if TYPE_CHECKING:
-    import contextlib
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import pytest
 
     from pytest_bpflink import Device
-
-_Place = TypeVar("_Place")
 
 _ALL = b"\xff" * 6
 _SENDER = b"\2" * 6
@@ -30,7 +28,10 @@ DRV_MODE = {"flags": XdpFlags.DRV_MODE}
 
 
 class InNetNs(Stage):
-    """A network namespace, and a datagram that passes its loopback."""
+    """A network namespace, and a datagram that passes its loopback.
+
+    Its socket is opened once: closing one that sends frames waits for a grace period of RCU.
+    """
 
     source = "net"
 
@@ -39,39 +40,39 @@ class InNetNs(Stage):
         """One for all tests, or the stage's own."""
         return self.place("netns", lambda undo: undo.enter_context(NetNs.create()))
 
-    def place(self, name: str, make: Callable[[contextlib.ExitStack], _Place]) -> _Place:
-        """Make something for all tests that ask for its name, or for this one alone."""
-        if "own_target" in self.request.fixturenames:
-            return make(self._undo)
-        places: dict[str, Any] = self.request.getfixturevalue("places")
-        if name not in places:
-            places[name] = make(places["undo"])
-        made: _Place = places[name]
-        return made
-
     @cached_property
     def target(self) -> object:
         """The namespace."""
         return self.netns
 
+    def sending(self) -> contextlib.AbstractContextManager[Callable[[], object]]:
+        """Send datagrams to oneself: an ICMP message about a closed port is seen as well."""
+        return datagram_sender(self.netns)
+
+    @cached_property
+    def _sockets(self) -> contextlib.ExitStack:
+        return self._undo.enter_context(contextlib.ExitStack())
+
+    @cached_property
+    def _send(self) -> Callable[[], object]:
+        return self._sockets.enter_context(self.sending())
+
     def trigger(self) -> None:
-        """Send a datagram to oneself: an ICMP message about a closed port is seen as well."""
-        with self.netns.entered(), datagram_socket() as own:
-            own.bind((LOCAL, 0))
-            own.sendto(b"bpflink", own.getsockname())
-            own.recv(16)  # on a busy machine it may come later than sendto() returns
+        """Send a packet."""
+        self._send()
 
     def end_target(self) -> None:
         """Let go of the namespace, which nobody else holds."""
+        self._sockets.close()
         self.netns.close()
 
 
 class Dissected(InNetNs):
     """A network namespace, and a raw packet, whose headers the kernel looks for."""
 
-    def trigger(self) -> None:
-        """Send a raw packet over the loopback."""
-        send_frame(self.netns.lo)
+    def sending(self) -> contextlib.AbstractContextManager[Callable[[], object]]:
+        """Send raw packets over the loopback."""
+        return frame_sender(self.netns.lo)
 
 
 class OnDevice(InNetNs):
@@ -96,9 +97,9 @@ class OnDevice(InNetNs):
         """The first of the pair."""
         return self.device
 
-    def trigger(self) -> None:
-        """Send a frame."""
-        send_frame(self.sender)
+    def sending(self) -> contextlib.AbstractContextManager[Callable[[], object]]:
+        """Send frames."""
+        return frame_sender(self.sender)
 
     def end_target(self) -> None:
         """Remove the pair."""
@@ -120,10 +121,10 @@ class OnDummy(InNetNs):
         """The dummy."""
         return self.device
 
-    def trigger(self) -> None:
-        """Send a frame from the one to the other."""
-        sender, receiver = self._macvlans
-        send_frame(sender, to=receiver)
+    def sending(self) -> contextlib.AbstractContextManager[Callable[[], object]]:
+        """Send frames from the one to the other."""
+        near, far = self._macvlans
+        return frame_sender(near, to=far)
 
     def end_target(self) -> None:
         """Remove the dummy, and with it what is on it."""
@@ -166,14 +167,36 @@ class Sockets(Stage):
             del self.target[bytes(4)]  # or what is sent at closing is seen as well
 
 
-def send_frame(device: Device, *, to: Device | None = None) -> None:
-    """Send a frame of the programs' own EtherType from a device, to another's address or to all."""
-    with (
-        device.netns.entered(),
-        socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender,
-    ):
+@contextlib.contextmanager
+def datagram_sender(netns: NetNs) -> Iterator[Callable[[], object]]:
+    """Give what sends datagrams to itself."""
+    with netns.entered():
+        own = datagram_socket()
+    with own:
+        own.bind((LOCAL, 0))
+        address = own.getsockname()
+
+        def send() -> None:
+            own.sendto(b"bpflink", address)
+            own.recv(16)  # on a busy machine it may come later than sendto() returns
+
+        yield send
+
+
+def send_frame(device: Device) -> None:
+    """Send a frame of the programs' own EtherType to all."""
+    with frame_sender(device) as send:
+        send()
+
+
+@contextlib.contextmanager
+def frame_sender(device: Device, *, to: Device | None = None) -> Iterator[Callable[[], object]]:
+    """Give what sends frames of the programs' own EtherType, to another's address or to all."""
+    with device.netns.entered():
+        sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    with sender:
         if to:
             sender.bind((to.name, 0))
         address = sender.getsockname()[4] if to else _ALL
         sender.bind((device.name, 0))
-        sender.send(address + _SENDER + _REST)
+        yield partial(sender.send, address + _SENDER + _REST)

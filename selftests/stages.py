@@ -11,7 +11,7 @@ import contextlib
 import socket
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_bpflink import BpfError, Link, Map, Object, Program, ProgType, libbpf
 from pytest_bpflink.selftests.witness import SyscallWitness
@@ -28,6 +28,8 @@ LOCAL = "127.0.0.1"
 STEPPER = "target", "stepper"
 """The program whose function is replaced."""
 _PROGS = Path(__file__).parent / "progs"
+
+_Place = TypeVar("_Place")
 
 
 class Stage:
@@ -78,8 +80,18 @@ class Stage:
         row: Row = self.request.getfixturevalue("row")
         return row.make_stage(self.request)
 
-    def make_cgroup(self) -> Cgroup:
-        """Make a cgroup, which goes with the stage; whoever is in it must have left."""
+    def place(self, name: str, make: Callable[[contextlib.ExitStack], _Place]) -> _Place:
+        """Make something for all tests that ask for its name, or for one that asks for its own."""
+        if "own_target" in self.request.fixturenames:
+            return make(self._undo)
+        places: dict[str, Any] = self.request.getfixturevalue("places")
+        if name not in places:
+            places[name] = make(places["undo"])
+        made: _Place = places[name]
+        return made
+
+    def make_cgroup(self, undo: contextlib.ExitStack) -> Cgroup:
+        """Make a cgroup, which is removed when undone; whoever is in it must have left."""
         cgroup: Cgroup = self.request.getfixturevalue("cgroup_factory")()
 
         def remove() -> None:
@@ -87,7 +99,7 @@ class Stage:
                 cgroup.remove()
             cgroup.close()
 
-        self._undo.callback(remove)
+        undo.callback(remove)
         return cgroup
 
     def of_other_type(self) -> Program | Map:
@@ -162,8 +174,9 @@ def load(
     with contextlib.ExitStack() as undo:
         undo.callback(opened.close)
         for name, program in opened.programs.items():
-            program.set_autoload(not programs or name in programs)
-            if program.type is ProgType.EXT:
+            wanted = not programs or name in programs
+            program.set_autoload(wanted)
+            if wanted and program.type is ProgType.EXT:
                 replaced = request.getfixturevalue(fixture_of(*STEPPER)).program("stepper")
                 libbpf.call(
                     "bpf_program__set_attach_target",
@@ -197,8 +210,8 @@ class InCgroup(Stage):
 
     @cached_property
     def target(self) -> Cgroup:
-        """A cgroup of the stage's own."""
-        return self.make_cgroup()
+        """A cgroup for these programs: making one takes longer than to attach."""
+        return self.place(f"cgroup {self.name}", self.make_cgroup)
 
     def of_other_type(self) -> Program | Map:
         """Return a program for devices."""
@@ -263,8 +276,8 @@ class CgroupIterator(Iterator):
 
     @cached_property
     def target(self) -> object:
-        """A cgroup of the stage's own."""
-        return self.make_cgroup()
+        """A cgroup for these programs."""
+        return self.place(f"cgroup {self.name}", self.make_cgroup)
 
 
 class Congestion(Stage):

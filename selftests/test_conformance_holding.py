@@ -124,24 +124,29 @@ def test_two_pins(link: Link, stage: Stage, pin: Path, bpffs_factory: Callable[.
 
 
 @full_row
-def test_two_handles(link: Link, stage: Stage) -> None:
-    """Two descriptors keep it, each without the other."""
-    with Link.from_fd(link.fd) as duplicate:
+def test_handed_on(link: Link, stage: Stage, outcome: Outcomes) -> None:
+    """Each descriptor keeps it without the others: a duplicate, one in flight, one by its id."""
+    before = link.info
+    near, far = socket.socketpair()
+    with near, far, Link.from_fd(link.fd) as duplicate:
         assert own_holders(link) == {link.fd, duplicate.fd}
         link.destroy()
         assert stage.ran() == FIRST
-        assert duplicate.info.id == link.id
-    assert stage.ran() == NONE
-
-
-@full_row
-def test_by_id(link: Link, stage: Stage, outcome: Outcomes) -> None:
-    """It is among all links, and opened by its id it is the same and is held."""
-    assert link.id in link_ids()
-    with Link.by_id(link.id) as found:
-        assert found.info == link.info
-        link.destroy()
+        assert duplicate.info == before
+        socket.send_fds(near, [b"link"], [duplicate.fd])
+        duplicate.destroy()
         assert stage.ran() == FIRST
+        _, (received, *_), _, _ = socket.recv_fds(far, 16, 1)
+
+    with Link.from_fd(received) as passed:
+        os.close(received)
+        assert stage.ran() == FIRST
+        assert passed.info == before
+        assert link.id in link_ids()
+        with Link.by_id(link.id) as found:
+            passed.destroy()
+            assert stage.ran() == FIRST
+            assert found.info == before
     assert stage.ran() == NONE
     assert outcome("open by the id of one that is gone", Link.by_id, link.id) == errno.ENOENT
 
@@ -168,22 +173,6 @@ def test_killed_holder_of_pinned(link: Link, stage: Stage, pin: Path) -> None:
         link.destroy()
     assert stage.ran() == FIRST
     assert set(link.holders()) == {PinHolder(pin)}
-
-
-@full_row
-def test_passed_descriptor(link: Link, stage: Stage) -> None:
-    """A descriptor in flight keeps it, and arrives as the same link."""
-    near, far = socket.socketpair()
-    with near, far:
-        socket.send_fds(near, [b"link"], [link.fd])
-        link.destroy()
-        assert stage.ran() == FIRST
-        _, (received, *_), _, _ = socket.recv_fds(far, 16, 1)
-    with Link.from_fd(received) as passed:
-        os.close(received)
-        assert passed.id == link.id
-        assert stage.ran() == FIRST
-    assert stage.ran() == NONE
 
 
 @full_row

@@ -16,7 +16,7 @@ from pytest_bpflink.commands.targets import Places
 from pytest_bpflink.selftests import conftest as selftests
 from pytest_bpflink.selftests.checks import full_row
 from pytest_bpflink.selftests.conformance import ROWS
-from pytest_bpflink.selftests.conftest import link, outcome, own_target, places, stage  # noqa: F401
+from pytest_bpflink.selftests.conftest import link, own_target, places, stage  # noqa: F401
 from pytest_bpflink.selftests.network_stages import InNetNs
 
 if TYPE_CHECKING:

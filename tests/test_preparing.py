@@ -68,7 +68,7 @@ def test_the_error_of_a_source_is_that_of_the_test_that_asks_for_it(
 
 
 @pytest.mark.parametrize("writes", ["beside", "in the cache"])
-def test_guests_need_not_rewrite_tests(
+def test_guests_need_not_rewrite_tests_nor_the_plugin(
     pytester: pytest.Pytester,
     with_fakes: Run,
     monkeypatch: pytest.MonkeyPatch,
@@ -98,7 +98,8 @@ def test_guests_need_not_rewrite_tests(
         from _pytest.assertion import rewrite
 
         def count(path, config, rewrite_test=rewrite._rewrite_test):
-            if path.name in {"test_x.py", "test_z.py"} and "FAKE_GUEST_CONSOLE" in os.environ:
+            known = path.name in {"test_x.py", "test_z.py", "features.py"}
+            if known and "FAKE_GUEST_CONSOLE" in os.environ:
                 import builtins
                 builtins.rewritten = True
             return rewrite_test(path, config)
@@ -106,6 +107,7 @@ def test_guests_need_not_rewrite_tests(
         import builtins
         builtins.rewritten = False
         rewrite._rewrite_test = count
+        import pytest_bpflink.features
         """
     )
 
