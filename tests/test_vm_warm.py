@@ -224,6 +224,40 @@ for path in answer:
     assert len(ask(pair[0], source)) >= 2
 
 
+def test_entry_points_are_read_once_and_again_when_they_change(
+    pair: list[execnet.Gateway],
+) -> None:
+    """All are looked through twice by pytest, and the files are on the host."""
+    source = """
+import sys
+from importlib import metadata
+from pathlib import Path
+
+def names():
+    (found,) = metadata.distributions(name="offering", path=["/tmp/offers"])
+    return [each.name for each in found.entry_points]
+
+def scan():
+    return [list(each.entry_points) for each in metadata.distributions()]
+
+read = []
+def hook(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("entry_points.txt"):
+        read.append(arguments[0])
+sys.addaudithook(hook)
+first, opened = scan(), len(read)
+answer = [opened > 0, scan() == first, len(read) - opened]
+directory = Path("/tmp/offers/offering-1.dist-info")
+directory.mkdir(parents=True)
+answer.append(names())
+(directory / "entry_points.txt").write_text("[some]\\none=a\\n")
+answer.append(names())
+(directory / "entry_points.txt").write_text("[some]\\nanother=a\\n")
+answer.append(names())
+"""
+    assert ask(pair[0], source) == [True, True, 0, [], ["one"], ["another"]]
+
+
 def test_orphans_are_buried(pair: list[execnet.Gateway]) -> None:
     source = """
 import os, subprocess, time
