@@ -34,6 +34,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "selftests/progs/cgroup_egress
 
 ROUNDS = 30  # with bpftool
 ROUNDS_EACH = 10  # of ours for one with bpftool
+LINKS = 500
 SESSION_TESTS = 1000
 IMPORT_RUNS = 15
 
@@ -148,6 +149,7 @@ def main() -> None:
     print(f"Linux {os.uname().release}; medians, times in microseconds\n")
     ours, theirs = measure_operations()
     print_operations(ours, theirs)
+    print_many()
     print_fixtures(ours=measure_fixtures(), theirs=theirs)
     print_session()
     print_import()
@@ -174,6 +176,24 @@ def measure_operations() -> tuple[Stopwatch, Stopwatch]:
         cgroup.remove()
         estate.close()
     return ours, theirs
+
+
+@contextlib.contextmanager
+def many_links(count: int) -> Iterator[None]:
+    """Have that many links, by fifty on a cgroup, which takes 64."""
+    estate = Estate.found()
+    cgroup = Cgroup(estate.make_cgroup())
+    try:
+        with contextlib.ExitStack() as undo:
+            loaded = undo.enter_context(Object.open(object_of(SOURCE)).load())
+            for number in range(count // 50):
+                on = cgroup.create(f"each-{number}")
+                for _ in range(50):
+                    undo.enter_context(loaded.program("egress").attach(on))
+            yield
+    finally:
+        cgroup.remove()
+        estate.close()
 
 
 def live_with_bindings(watch: Stopwatch, built: Path, cgroup: Cgroup, bpffs: BpfFs) -> None:
@@ -243,6 +263,23 @@ def print_operations(ours: Stopwatch, theirs: Stopwatch) -> None:
         for ratio in [times(ours.median(name), theirs.median(name))]
     ]
     print_table(("operation", "bpflink", "bpftool", "ratio", "what bpftool does"), rows)
+
+
+def print_many() -> None:
+    """Print what showing many links costs, with those who hold them."""
+    command = str(Path(sys.executable).with_name("bpflink"))
+    shown = {
+        "bpflink links": [command, "links"],
+        "bpflink links --json": [command, "links", "--json"],
+        "bpftool link show": ["bpftool", "link", "show"],
+    }
+    watch = Stopwatch()
+    with many_links(LINKS):
+        for _ in range(ROUNDS_EACH):
+            for name, words in shown.items():
+                with watch(name):
+                    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    print_table((f"{LINKS} links", "takes"), [(name, number(watch.median(name))) for name in shown])
 
 
 # Fixtures, in sessions of pytest.
