@@ -1,4 +1,4 @@
-"""Reports arrive from workers as they were sent."""
+"""What workers tell of their items arrives as it was sent: nothing lost, held back, or stale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is made on the host before guests start: rewritten tests, and BPF objects."""
+"""What is made on the host before guests start: rewritten modules, and BPF objects."""
 
 from __future__ import annotations
 
