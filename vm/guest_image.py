@@ -85,6 +85,7 @@ def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> N
             "path": inventory.path,
             "modules": loaded,
             "libraries": inventory.libraries,
+            "directories": inventory.directories(),
             "plugin": inventory.plugin_digest(),
         }
         archive.add(_IMAGE / "settings.json", json.dumps(settings).encode())

@@ -15,6 +15,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_IMODE
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm.contents import identity
@@ -79,6 +80,14 @@ class Inventory:
     def has_installed_plugin(self) -> bool:
         """Whether the plugin is in no checkout, so that it is replaced and not edited."""
         return bool(re.search("/(site|dist)-packages/", self.plugin_place))
+
+    def directories(self) -> dict[str, tuple[int, int, int]]:
+        """Return the directories that the libraries are in, with mode, owner and group of each."""
+        found = {}
+        for parent in sorted({parent for path in self.libraries for parent in Path(path).parents}):
+            stat = os.stat(parent)
+            found[str(parent)] = (S_IMODE(stat.st_mode), stat.st_uid, stat.st_gid)
+        return found
 
     def plugin_digest(self) -> str:
         """Return a digest of the content that the plugin's files have now."""

@@ -51,6 +51,7 @@ def save_key(
         "modules": list(_modules(kernel, contents)),
         "agent": guest_image.own_digest(),
         "python": [inventory.python, dict(inventory.startup), inventory.digest],
+        "directories": inventory.directories(),
         "plugin": _plugin(inventory),
         "qemu": _qemu(contents),
         "virtme-ng": _virtme(contents),

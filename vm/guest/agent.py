@@ -55,9 +55,6 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _POWER_OFF = 0x4321FEDC
 _SYS_FINIT_MODULE = {"x86_64": 313, "aarch64": 273}
 
-# The C library and its loader.
-_OF_ALL = ("libc.", "ld-linux", "ld64")
-
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -91,12 +88,12 @@ def main() -> None:
         raise ChildProcessError("the worker ended before it had imported everything")
     os.close(from_worker)
     _forget_image(settings["libraries"])
-    mounts.prepare_root()
+    mounts.prepare_root(settings["libraries"], settings["directories"])
     os.write(ports[1], BOOTED)
     letter = worker.receive(ports[0])
     for port in ports:
         os.close(port)
-    _become_a_host(letter, settings["libraries"])
+    _become_a_host(letter)
     worker.send(letter, to_worker)
     _stay_for(child)
     _libc.reboot(ctypes.c_int(_POWER_OFF))
@@ -188,15 +185,11 @@ def _remove(path: Path, kept: list[str]) -> None:
 # After it was restored.
 
 
-def _become_a_host(letter: Letter, libraries: list[str]) -> None:
+def _become_a_host(letter: Letter) -> None:
     time.clock_settime(time.CLOCK_REALTIME, letter["time"])
     _seed(bytes.fromhex(letter["seed"]))
     socket.sethostname(letter["hostname"])
-    if letter["session"]:
-        # Nobody traces what attends to a command, and each takes milliseconds. All programs need
-        # these, which are in memory.
-        libraries = [each for each in libraries if os.path.basename(each).startswith(_OF_ALL)]
-    mounts.change_root(letter["visible"], libraries)
+    mounts.change_root(letter["visible"])
     if letter["writable"]:
         mounts.share(*letter["writable"])
     if letter["modules"]:

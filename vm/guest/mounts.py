@@ -14,6 +14,7 @@ from pathlib import Path
 _ROOT = "/bpflink/root"
 _HOST = "/bpflink/host"
 _WRITTEN = "/bpflink/written"
+_MAPPED = "/bpflink/mapped"
 
 # Mounted before the guest is saved, and moved to the host's root as they are.
 MOVED = ("/proc", "/sys", "/dev", "/run")
@@ -56,29 +57,39 @@ def mount_own() -> None:
             Path(link).symlink_to(target)
 
 
-def prepare_root() -> None:
-    """Make room for what is written to the host's root, as far as that goes without it."""
-    for directory in (_HOST, _ROOT, _WRITTEN):
+def prepare_root(libraries: list[str], directories: dict[str, list[int]]) -> None:
+    """Make what lies over the host's root, as far as that goes without it.
+
+    What this Python has mapped are the image's LIBRARIES: they lie over the host's, which are the
+    same, since a uprobe is attached to a file and not to its content. DIRECTORIES are those they
+    are in, with mode and owner.
+    """
+    for directory in (_HOST, _ROOT, _WRITTEN, _MAPPED):
         Path(directory).mkdir(parents=True)
     # What is written to the host's root goes here.
     _mount("tmpfs", _WRITTEN, "tmpfs", options="size=75%,mode=755")
     for name in ("upper", "work"):
         (Path(_WRITTEN) / name).mkdir()
+    # A directory that is in two layers has these of the upper one.
+    for directory, (mode, user, group) in sorted(directories.items()):
+        place = Path(f"{_MAPPED}{directory}")
+        place.mkdir(exist_ok=True)
+        os.chown(place, user, group)
+        place.chmod(mode)
+    for library in libraries:
+        os.link(library, f"{_MAPPED}{library}")
 
 
-def change_root(visible: list[str], libraries: list[str]) -> None:
+def change_root(visible: list[str]) -> None:
     """Make the host's root, with what is written in memory over it, the root of all processes.
 
-    Kernel threads share PID 1's root, so modprobe is run in it too. What this Python has mapped are
-    the image's LIBRARIES: they are put over the host's, which are the same, since a uprobe is
-    attached to a file and not to its content.
+    Kernel threads share PID 1's root, so modprobe is run in it too.
     """
     # The host's files don't change while a test runs, so that the guest may keep what it read.
     options = "trans=virtio,version=9p2000.L,cache=loose,access=any,msize=262144"
     _mount("/dev/root", _HOST, "9p", _MS_RDONLY, options)
-    layers = f"lowerdir={_HOST},upperdir={_WRITTEN}/upper,workdir={_WRITTEN}/work"
+    layers = f"lowerdir={_MAPPED}:{_HOST},upperdir={_WRITTEN}/upper,workdir={_WRITTEN}/work"
     _mount("overlay", _ROOT, "overlay", options=layers)
-    mapped = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in libraries}
     covered = [path for path in visible if path.startswith(tuple(f"{top}/" for top in MOVED))]
     kept = {path: os.open(f"{_ROOT}{path}", os.O_PATH | os.O_CLOEXEC) for path in covered}
     for top in MOVED:
@@ -87,10 +98,6 @@ def change_root(visible: list[str], libraries: list[str]) -> None:
     _mount(".", "/", None, _MS_MOVE)
     os.chroot(".")
     os.chdir("/")
-    for path, descriptor in mapped.items():
-        with contextlib.suppress(FileNotFoundError):
-            _mount(f"/proc/self/fd/{descriptor}", path, None, _MS_BIND)
-        os.close(descriptor)
     for path, descriptor in kept.items():
         Path(path).mkdir(parents=True, exist_ok=True)
         _mount(f"/proc/self/fd/{descriptor}", path, None, _MS_BIND)
