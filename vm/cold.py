@@ -130,6 +130,7 @@ class ColdMachine(Machine):
             host_name=virtme.host_name(self.kernel),
             modules=str(modules) if modules else None,
             plugin=self._plugin,
+            path=self._inventory.path,
         )
         while contents:
             try:

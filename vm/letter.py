@@ -13,10 +13,13 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from pytest_bpflink.vm import offers
 from pytest_bpflink.vm.blueprint import SHARE_TAG
 from pytest_bpflink.vm.gateway import BOOTSTRAP
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pytest_bpflink.vm.plain import Worker
 
 # As worker.receive reads it.
@@ -35,10 +38,13 @@ _LIMITS = (
 )
 
 
-def compose(worker: Worker, *, host_name: str, modules: str | None, plugin: str) -> bytes:
+def compose(
+    worker: Worker, *, host_name: str, modules: str | None, plugin: str, path: Iterable[str]
+) -> bytes:
     """Return the letter for a guest in which this worker shall run, as of now.
 
-    PLUGIN is a digest of the plugin that the worker has to find, empty where any is another.
+    PLUGIN is a digest of the plugin that the worker has to find, empty where any is another. PATH
+    is where its Python finds distributions.
     """
     letter = json.dumps(
         {
@@ -57,6 +63,7 @@ def compose(worker: Worker, *, host_name: str, modules: str | None, plugin: str)
             "limits": {name: resource.getrlimit(getattr(resource, name)) for name in _LIMITS},
             "program": BOOTSTRAP,
             "session": worker.session,
+            "offers": {} if worker.session else offers.read(path),
         }
     ).encode()
     return _LENGTH.pack(len(letter)) + letter

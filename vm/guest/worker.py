@@ -73,6 +73,7 @@ def main(
         # Edited since, or not the one that the host runs.
         _forget(plugin)
     _be_just_started(letter["environment"])
+    _know_entry_points(letter["offers"])
     _run(letter["program"], compiled)
 
 
@@ -127,7 +128,6 @@ def _be_just_started(environment: dict[str, str]) -> None:
     with contextlib.suppress(locale.Error):
         locale.setlocale(locale.LC_CTYPE, "")
     _find_packages_again(environment.get("PYTHONPATH", ""))
-    _read_entry_points_once()
     random.seed()
 
 
@@ -145,28 +145,31 @@ def _find_packages_again(python_path: str) -> None:
     sys.path.insert(0, "")
 
 
-def _read_entry_points_once() -> None:
-    """Remember what an installed distribution offers, as long as its file is the same.
+def _know_entry_points(offers: Mapping[str, str | None]) -> None:
+    """Remember what installed distributions offer, as the host has read it.
 
-    pytest looks through all of them twice, and over 9p each takes a millisecond.
+    pytest looks through all of them twice, and over 9p each takes a millisecond. What is installed
+    in the guest is read there; what the host has is taken not to change while the guest runs.
     """
     of_directory: Any = metadata.PathDistribution
-    read = of_directory.entry_points.fget
-    known: dict[tuple[str, int, int], metadata.EntryPoints] = {}
+    parse, read_text = of_directory.entry_points.fget, of_directory.read_text
+    parsed: dict[str, metadata.EntryPoints] = {}
+
+    def text(distribution: Any, name: str) -> Any:
+        path = str(distribution._path)  # noqa: SLF001
+        if name == "entry_points.txt" and path in offers:
+            return offers[path]
+        return read_text(distribution, name)
 
     def entry_points(distribution: Any) -> Any:
-        path = f"{distribution._path}/entry_points.txt"  # noqa: SLF001
-        try:
-            stat = os.stat(path)
-        except FileNotFoundError:
-            return metadata.EntryPoints()
-        except OSError:  # it is in an archive
-            return read(distribution)
-        key = path, stat.st_mtime_ns, stat.st_size
-        if key not in known:
-            known[key] = read(distribution)
-        return known[key]
+        path = str(distribution._path)  # noqa: SLF001
+        if path not in offers:
+            return parse(distribution)
+        if path not in parsed:
+            parsed[path] = parse(distribution)
+        return parsed[path]
 
+    of_directory.read_text = text
     of_directory.entry_points = property(entry_points)
 
 
