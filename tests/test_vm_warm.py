@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -224,7 +225,45 @@ for path in answer:
     assert len(ask(pair[0], source)) >= 2
 
 
-def test_entry_points_are_read_once_and_again_when_they_change(
+def test_directories_of_mapped_libraries_are_as_on_the_host(pair: list[execnet.Gateway]) -> None:
+    source = """
+import os, stat
+lines = [line.split(maxsplit=5) for line in open("/proc/self/maps")]
+files = {fields[5].strip() for fields in lines if len(fields) > 5 and fields[5].startswith("/")}
+answer = {}
+for directory in {os.path.dirname(file) for file in files}:
+    while directory not in answer:
+        found = os.stat(directory)
+        answer[directory] = [found.st_mode, found.st_uid, found.st_gid], os.listdir(directory)
+        directory = os.path.dirname(directory)
+del answer["/"]
+"""
+    answer = ask(pair[0], source)
+    assert len(answer) >= 2
+    for directory, (attributes, names) in answer.items():
+        here = os.stat(directory)
+        assert attributes == [here.st_mode, here.st_uid, here.st_gid], directory
+        assert len(names) == len(set(names))
+        # The guest may have put its modules there.
+        assert set(names) - {"modules"} == set(os.listdir(directory)) - {"modules"}, directory
+
+
+def test_plugins_of_pytest_name_what_it_looks_for_and_then_all(
+    pair: list[execnet.Gateway],
+) -> None:
+    """First it looks for hooks, then for fixtures."""
+    source = """
+from _pytest import tmpdir
+answer = [dir(tmpdir), dir(tmpdir), dir(tmpdir), sorted(vars(tmpdir))]
+"""
+    hooks, fixtures, names, all_names = ask(pair[0], source)
+    assert hooks == fixtures
+    assert {"tmp_path", "tmp_path_factory", "pytest_addoption", "pytest_configure"} <= set(hooks)
+    assert len(hooks) < 10 < 20 < len(names)
+    assert names == all_names
+
+
+def test_entry_points_are_known_unless_they_are_the_guest_s_own(
     pair: list[execnet.Gateway],
 ) -> None:
     """All are looked through twice by pytest, and the files are on the host."""
@@ -237,16 +276,13 @@ def names():
     (found,) = metadata.distributions(name="offering", path=["/tmp/offers"])
     return [each.name for each in found.entry_points]
 
-def scan():
-    return [list(each.entry_points) for each in metadata.distributions()]
-
 read = []
 def hook(event, arguments):
     if event == "open" and str(arguments[0]).endswith("entry_points.txt"):
         read.append(arguments[0])
 sys.addaudithook(hook)
-first, opened = scan(), len(read)
-answer = [opened > 0, scan() == first, len(read) - opened]
+all_points = [point for each in metadata.distributions() for point in each.entry_points]
+answer = [sorted({(each.name, each.value, each.group) for each in all_points}), len(read)]
 directory = Path("/tmp/offers/offering-1.dist-info")
 directory.mkdir(parents=True)
 answer.append(names())
@@ -255,7 +291,10 @@ answer.append(names())
 (directory / "entry_points.txt").write_text("[some]\\nanother=a\\n")
 answer.append(names())
 """
-    assert ask(pair[0], source) == [True, True, 0, [], ["one"], ["another"]]
+    all_points = [point for each in metadata.distributions() for point in each.entry_points]
+    here = sorted({(each.name, each.value, each.group) for each in all_points})
+    assert here
+    assert ask(pair[0], source) == [here, 0, [], ["one"], ["another"]]
 
 
 def test_orphans_are_buried(pair: list[execnet.Gateway]) -> None:
