@@ -9,6 +9,7 @@ import io
 import os
 import re
 import sys
+import tempfile
 import threading
 import traceback
 from functools import cache
@@ -49,9 +50,9 @@ class MatrixWorker:
         # Chosen by the controller, built and all.
         config.option.bpf_libbpf = received["bpflink_libbpf"]
         if not self._kernel.is_native:
-            # A directory of the host, whose parents a guest need not have. The plugin sees to it
-            # that pytest chooses none of another user's.
-            config.option.basetemp = None
+            # What xdist says is a directory of the host, whose parents a guest need not have; and
+            # what pytest would choose it would clean up at the end, which goes with the guest.
+            config.option.basetemp = tempfile.mkdtemp(prefix="pytest-")
 
     # Before xdist's, so that the controller knows the groups when it has the collection.
     @pytest.hookimpl(tryfirst=True)
