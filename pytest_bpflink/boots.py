@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from pytest_bpflink.vm.machine import MachineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from pytest_bpflink.guests import Guest
 
@@ -38,8 +38,10 @@ class Progress(Protocol):
         """Take back what is being done."""
 
 
-def side_by_side(guests: Sequence[Guest], progress: Progress) -> None:
-    """Boot guests, and return when each is up or a stand-in.
+def side_by_side(
+    guests: Sequence[Guest], progress: Progress, *, meanwhile: Callable[[], None]
+) -> None:
+    """Boot guests, and return when each is up or a stand-in, and MEANWHILE was done.
 
     Raises MachineError if one can't be started on this host; none is left running then.
     """
@@ -54,6 +56,7 @@ def side_by_side(guests: Sequence[Guest], progress: Progress) -> None:
         )
     waiting = deque(guests)
     booting: dict[Future[None], Guest] = {}
+    prepared = False
     with ThreadPoolExecutor(at_once, thread_name_prefix="boot") as threads:
         try:
             while waiting or booting:
@@ -65,6 +68,9 @@ def side_by_side(guests: Sequence[Guest], progress: Progress) -> None:
                     except MachineError as error:
                         raise MachineError(f"{guest.kernel.spec}: {error}") from None
                     booting[threads.submit(guest.wait_ready)] = guest
+                if not prepared:
+                    meanwhile()
+                    prepared = True
                 progress(f"booting {', '.join(_names(booting.values()))}")
                 for done in wait(booting, return_when=FIRST_COMPLETED).done:
                     done.result()

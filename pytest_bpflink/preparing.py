@@ -1,4 +1,4 @@
-"""What is made on the host before guests start, since guests would make it slowly, each on its own.
+"""What is made on the host while guests start, since they would make it slowly, each on its own.
 
 That is the objects of BPF programs, and what pytest rewrites: tests, and this plugin's modules.
 Knows where the first two are: below the directories of pytest's arguments, since the controller of
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     import pytest
 
 
+def choose_place() -> None:
+    """Choose where rewritten modules go, of which guests are told when they start."""
+    if sys.dont_write_bytecode:
+        os.environ[pycache.VARIABLE] = str(bpf_compile.cache_directory() / "pycache")
+        pycache.use()
+
+
 def prepare(config: pytest.Config, progress: Callable[[str], None]) -> list[Path]:
     """Compile BPF programs, which are returned, and rewrite tests, unless that was done before."""
     files = sorted(set(_files(config)))
@@ -46,9 +53,6 @@ def rewrite_modules(config: pytest.Config, modules: Iterable[Path]) -> None:
     In an emulated guest rewriting takes most of a collection, and what a guest writes is lost. No
     API of pytest does this (9.0 to 9.2). Without it guests are slow, and no less right.
     """
-    if sys.dont_write_bytecode:
-        os.environ[pycache.VARIABLE] = str(bpf_compile.cache_directory() / "pycache")
-        pycache.use()
     for module in modules:
         # Another pytest, or a file that can't be parsed, of which the module's import will tell.
         with contextlib.suppress(AttributeError, KeyError, OSError, SyntaxError, TypeError):
