@@ -152,7 +152,8 @@ class Stage:
 
     def counts(self) -> tuple[int, int]:
         """How often each of the two has run."""
-        return self.object.bss["calls"], self.object.bss["alt_calls"]
+        bss = self.object.bss
+        return bss[f"{self.name}_calls"], bss[f"{self.name}_alt_calls"]
 
 
 def fixture_of(source: str, *programs: str) -> str:
