@@ -42,15 +42,22 @@ def object_of(path: str | os.PathLike[str]) -> Path:
     edited. Raises `CompileError`; a path that ends in neither `.c` nor exists is returned as it is,
     for the loader to say what is wrong.
     """
-    source = _one_name(Path(path))
+    given = Path(path)
+    remembered = _compiled.get(given)
+    if remembered and remembered[1] == _signature(remembered[2]):
+        return remembered[0]
+    source = _one_name(given)
     if source.suffix != ".c":
         return source
     if not source.exists():
         raise CompileError(errno.ENOENT, f"compile {source}")
-    remembered = _compiled.get(source)
-    if remembered and remembered[1] == _signature(remembered[2]):
-        return remembered[0]
-    return prebuilt.object_of(source) or _compile_cached(source)
+    built = prebuilt.object_of(source)
+    if built is None:
+        built, parts = _compile_cached(source)
+        # With the name that was given, which may lead elsewhere the next time.
+        looked_at = [given, *parts]
+        _compiled[given] = built, _signature(looked_at), looked_at
+    return built
 
 
 def prepare(sources: Iterable[Path], *, before_each: Callable[[Path], object]) -> None:
@@ -104,11 +111,12 @@ def _one_name(source: Path) -> Path:
     return source.parent.resolve() / source.name
 
 
-# source: its object, and the state of the files it was made of when that was last looked at.
+# What was asked for: its object, and the state of the files it was made of when that was last
+# looked at.
 _compiled: dict[Path, tuple[Path, object, list[Path]]] = {}
 
 
-def _compile_cached(source: Path) -> Path:
+def _compile_cached(source: Path) -> tuple[Path, list[Path]]:
     compiler = clang()
     if compiler is None:
         hint = "clang is not installed (Debian: apt install clang); or give a built .bpf.o"
@@ -119,9 +127,7 @@ def _compile_cached(source: Path) -> Path:
     if found is None:
         _raise_kept_failure(source, entry)
         found = _compile(source, command, entry)
-    built, parts = found
-    _compiled[source] = built, _signature(parts), parts
-    return built
+    return found
 
 
 def _is_compiled(source: Path) -> bool:
@@ -166,7 +172,7 @@ def _look_up(entry: Path) -> tuple[Path, list[Path]] | None:
     with contextlib.suppress(OSError, ValueError, KeyError):
         contents: dict[str, str] = json.loads((entry / "parts.json").read_bytes())
         parts = [Path(name) for name in contents]
-        if all(_digest(part.read_bytes()) == contents[str(part)] for part in parts):
+        if all(_content(part) == contents[str(part)] for part in parts):
             built = _place(entry, contents)
             if built.exists():
                 return built, parts
@@ -178,7 +184,7 @@ def _compile(source: Path, command: list[str], entry: Path) -> tuple[Path, list[
         image, parts = translate(command, source)
     except ClangRefusal as refusal:
         raise _refusal(source, str(refusal)) from None
-    contents = {str(part): _digest(part.read_bytes()) for part in parts}
+    contents = {str(part): _content(part) for part in parts}
     built = _place(entry, contents)
     try:
         _write_whole(built, image)
@@ -257,6 +263,19 @@ def _signature(files: list[Path]) -> list[tuple[int, int, int]] | None:
     except OSError:
         return None
     return [(each.st_mtime_ns, each.st_size, each.st_ino) for each in status]
+
+
+# Sources include much the same headers: the digest of each, and the state that it had then.
+_contents: dict[Path, tuple[object, str]] = {}
+
+
+def _content(part: Path) -> str:
+    """Return the digest of a file, which is read again when it has changed. Raises `OSError`."""
+    state = _signature([part])
+    known = _contents.get(part)
+    if known is None or known[0] != state:
+        known = _contents[part] = state, _digest(part.read_bytes())
+    return known[1]
 
 
 def _digest(*parts: str | bytes) -> str:
