@@ -30,15 +30,17 @@ def _loading(*wanted: str, among: tuple[str, ...] = ()) -> object:
     Those of several rows are loaded at once, since to open their file takes longer than to load
     them; where that fails it is found out for each row which of them it is.
     """
+    name = stages.fixture_of(*wanted)
 
-    @pytest.fixture(scope="session", name=stages.fixture_of(*wanted))
+    @pytest.fixture(scope="session", name=name)
     def loaded(request: pytest.FixtureRequest) -> Iterator[Object]:
         shared: Object | None = request.getfixturevalue(_fixture_of_all(among)) if among else None
-        if shared:
-            yield shared
-            return
-        with stages.load(request, *wanted) as programs:
+        # What is shared is closed by the fixture that loaded it.
+        one = contextlib.nullcontext(shared) if shared else stages.load(request, *wanted)
+        with one as programs:
+            stages.loaded_for_all[name] = programs
             yield programs
+            del stages.loaded_for_all[name]
 
     return loaded
 
