@@ -43,21 +43,15 @@ def object_of(path: str | os.PathLike[str]) -> Path:
     for the loader to say what is wrong.
     """
     given = Path(path)
-    remembered = _compiled.get(given)
-    if remembered and remembered[1] == _signature(remembered[2]):
-        return remembered[0]
+    remembered = _remembered(given)
+    if remembered:
+        return remembered
     source = _one_name(given)
     if source.suffix != ".c":
         return source
     if not source.exists():
         raise CompileError(errno.ENOENT, f"compile {source}")
-    built = prebuilt.object_of(source)
-    if built is None:
-        built, parts = _compile_cached(source)
-        # With the name that was given, which may lead elsewhere the next time.
-        looked_at = [given, *parts]
-        _compiled[given] = built, _signature(looked_at), looked_at
-    return built
+    return _remembered(source) or prebuilt.object_of(source) or _compile_cached(source, given=given)
 
 
 def prepare(sources: Iterable[Path], *, before_each: Callable[[Path], object]) -> None:
@@ -111,12 +105,16 @@ def _one_name(source: Path) -> Path:
     return source.parent.resolve() / source.name
 
 
-# What was asked for: its object, and the state of the files it was made of when that was last
-# looked at.
+# source: its object, and the state of the files it was made of when that was last looked at.
 _compiled: dict[Path, tuple[Path, object, list[Path]]] = {}
 
 
-def _compile_cached(source: Path) -> tuple[Path, list[Path]]:
+def _remembered(source: Path) -> Path | None:
+    built, state, files = _compiled.get(source, (None, None, []))
+    return built if built and state == _signature(files) else None
+
+
+def _compile_cached(source: Path, *, given: Path) -> Path:
     compiler = clang()
     if compiler is None:
         hint = "clang is not installed (Debian: apt install clang); or give a built .bpf.o"
@@ -127,7 +125,12 @@ def _compile_cached(source: Path) -> tuple[Path, list[Path]]:
     if found is None:
         _raise_kept_failure(source, entry)
         found = _compile(source, command, entry)
-    return found
+    built, parts = found
+    # By the name that was given, too: to find out where it leads takes longer than all else. What
+    # is there is looked at by that name, since it may lead elsewhere the next time.
+    for name in (source, given):
+        _compiled[name] = built, _signature([name, *parts]), [name, *parts]
+    return built
 
 
 def _is_compiled(source: Path) -> bool:
