@@ -7,6 +7,7 @@ import ctypes
 import errno
 import inspect
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,13 +37,18 @@ def attach(program: Program, target: object | None, options: dict[str, Any]) -> 
 
 
 def _require_known(program: Program, way: _Way, options: dict[str, Any]) -> None:
-    parameters = inspect.signature(way.attach).parameters.values()
-    known = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+    known = _options_of(way.attach)
     unknown = ", ".join(options.keys() - set(known))
     if unknown:
         doing = f"attach {program.name} ({program.type.name}, {program.section}) with {unknown}"
         hint = f"its options are: {', '.join(known)}" if known else "it has no options"
         raise BpfError(errno.EINVAL, doing, hint=hint)
+
+
+@cache
+def _options_of(attach: Callable[..., Link]) -> list[str]:
+    parameters = inspect.signature(attach).parameters.values()
+    return [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
 
 
 def attach_struct_ops(table: Map) -> Link:

@@ -121,9 +121,12 @@ class Btf:
         """Return the Python value of a type's bytes."""
         each = self._strip(type_id)
         match each.kind:
-            case Kind.INT if self._encoding(each) & _BOOL:
-                return any(data[: each.size_or_type])
-            case Kind.INT | Kind.PTR | Kind.ENUM | Kind.ENUM64:
+            case Kind.INT:  # which nearly all counters are, and they are read often
+                bits, encoding = data[: each.size_or_type], self._encoding(each)
+                if encoding & _BOOL:
+                    return any(bits)
+                return int.from_bytes(bits, _ORDER, signed=bool(encoding & _SIGNED))
+            case Kind.PTR | Kind.ENUM | Kind.ENUM64:
                 return int.from_bytes(data[: self.size(type_id)], _ORDER, signed=self._signed(each))
             case Kind.FLOAT:
                 return struct.unpack(_FLOATS[each.size_or_type], data[: each.size_or_type])[0]

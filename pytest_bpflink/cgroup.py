@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from pytest_bpflink import libbpf
+from pytest_bpflink import libbpf, procfs
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.ids import note_made
 from pytest_bpflink.mountinfo import Mount, mounted
@@ -265,11 +265,9 @@ def own_cgroup() -> Path:
     Raises `BpfError` with ENOENT when that is outside of what is mounted, as in some containers.
     """
     mount = _hierarchy()
-    line = next(
-        (line for line in Path("/proc/self/cgroup").read_text().splitlines() if line[:3] == "0::"),
-        "0::",
-    )
-    path = Path(line[3:])
+    lines = procfs.read("/proc/self/cgroup").splitlines()
+    line = next((line for line in lines if line.startswith(b"0::")), b"0::")
+    path = Path(os.fsdecode(line[3:]))
     if ".." in path.parts or not path.is_relative_to(mount.root):
         raise BpfError(
             errno.ENOENT,
@@ -293,7 +291,12 @@ def _hierarchy() -> Mount:
 def _write(file: Path, text: str) -> None:
     """Write to a file of the cgroup file system, whose errors have errnos that say something."""
     try:
-        file.write_text(text)
+        # As `open` would, so that a file which the cgroup lacks is EACCES, and not ENOENT as well.
+        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
     except OSError as error:
         hint = "the cgroup is gone" if error.errno in {errno.ENOENT, errno.ENODEV} else ""
         raise BpfError(error.errno or 0, f"write {text} to {file}", hint=hint) from error

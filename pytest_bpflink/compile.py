@@ -42,15 +42,16 @@ def object_of(path: str | os.PathLike[str]) -> Path:
     edited. Raises `CompileError`; a path that ends in neither `.c` nor exists is returned as it is,
     for the loader to say what is wrong.
     """
-    source = _one_name(Path(path))
+    given = Path(path)
+    remembered = _remembered(given)
+    if remembered:
+        return remembered
+    source = _one_name(given)
     if source.suffix != ".c":
         return source
     if not source.exists():
         raise CompileError(errno.ENOENT, f"compile {source}")
-    remembered = _compiled.get(source)
-    if remembered and remembered[1] == _signature(remembered[2]):
-        return remembered[0]
-    return prebuilt.object_of(source) or _compile_cached(source)
+    return _remembered(source) or prebuilt.object_of(source) or _compile_cached(source, given=given)
 
 
 def prepare(sources: Iterable[Path], *, before_each: Callable[[Path], object]) -> None:
@@ -108,7 +109,12 @@ def _one_name(source: Path) -> Path:
 _compiled: dict[Path, tuple[Path, object, list[Path]]] = {}
 
 
-def _compile_cached(source: Path) -> Path:
+def _remembered(source: Path) -> Path | None:
+    built, state, files = _compiled.get(source, (None, None, []))
+    return built if built and state == _signature(files) else None
+
+
+def _compile_cached(source: Path, *, given: Path) -> Path:
     compiler = clang()
     if compiler is None:
         hint = "clang is not installed (Debian: apt install clang); or give a built .bpf.o"
@@ -120,7 +126,10 @@ def _compile_cached(source: Path) -> Path:
         _raise_kept_failure(source, entry)
         found = _compile(source, command, entry)
     built, parts = found
-    _compiled[source] = built, _signature(parts), parts
+    # By the name that was given, too: to find out where it leads takes longer than all else. What
+    # is there is looked at by that name, since it may lead elsewhere the next time.
+    for name in (source, given):
+        _compiled[name] = built, _signature([name, *parts]), [name, *parts]
     return built
 
 
@@ -166,7 +175,7 @@ def _look_up(entry: Path) -> tuple[Path, list[Path]] | None:
     with contextlib.suppress(OSError, ValueError, KeyError):
         contents: dict[str, str] = json.loads((entry / "parts.json").read_bytes())
         parts = [Path(name) for name in contents]
-        if all(_digest(part.read_bytes()) == contents[str(part)] for part in parts):
+        if all(_content(part) == contents[str(part)] for part in parts):
             built = _place(entry, contents)
             if built.exists():
                 return built, parts
@@ -178,7 +187,7 @@ def _compile(source: Path, command: list[str], entry: Path) -> tuple[Path, list[
         image, parts = translate(command, source)
     except ClangRefusal as refusal:
         raise _refusal(source, str(refusal)) from None
-    contents = {str(part): _digest(part.read_bytes()) for part in parts}
+    contents = {str(part): _content(part) for part in parts}
     built = _place(entry, contents)
     try:
         _write_whole(built, image)
@@ -257,6 +266,19 @@ def _signature(files: list[Path]) -> list[tuple[int, int, int]] | None:
     except OSError:
         return None
     return [(each.st_mtime_ns, each.st_size, each.st_ino) for each in status]
+
+
+# Sources include much the same headers: the digest of each, and the state that it had then.
+_contents: dict[Path, tuple[object, str]] = {}
+
+
+def _content(part: Path) -> str:
+    """Return the digest of a file, which is read again when it has changed. Raises `OSError`."""
+    state = _signature([part])
+    known = _contents.get(part)
+    if known is None or known[0] != state:
+        known = _contents[part] = state, _digest(part.read_bytes())
+    return known[1]
 
 
 def _digest(*parts: str | bytes) -> str:

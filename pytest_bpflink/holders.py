@@ -113,7 +113,7 @@ def pinned_in(mount: Path) -> Iterator[tuple[Key, Path]]:
 
 
 def _descriptors(kinds: Collection[Kind]) -> Iterator[tuple[Key, Holder]]:
-    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+    for pid in procfs.processes():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             held = list(held_by(pid, kinds))
             command = command_of(pid) if held else ""
@@ -148,8 +148,7 @@ def _readable_mounts() -> Iterator[Path]:
 
 def _one_in_each_mount_namespace() -> Iterator[int]:
     seen = set()
-    others = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
-    for pid in (os.getpid(), *others):
+    for pid in (os.getpid(), *procfs.processes()):
         with contextlib.suppress(OSError):
             namespace = os.readlink(f"/proc/{pid}/ns/mnt")
             if namespace not in seen:

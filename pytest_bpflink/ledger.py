@@ -148,7 +148,7 @@ class Ledger:
             return  # it is this session's, whoever holds it
         self.advance(owner)
         if owner.keys:
-            self._seen.update(set(owner.keys).intersection(self._held()))
+            self._seen.update(set(owner.keys).intersection(self._held(owner.keys)))
 
     # What is left.
 
@@ -216,10 +216,10 @@ class Ledger:
                 return found
             time.sleep(_GRACE / 20)
 
-    def _look_at(self, keys: Iterable[Key], *, forgive_self: bool) -> _Found:
+    def _look_at(self, keys: Collection[Key], *, forgive_self: bool) -> _Found:
         """Find this session's among some objects."""
         found = _Found([], [], [])
-        held, pinned = self._held(), self._pinned()
+        held, pinned = self._held(keys), self._pinned()
         for key in keys:
             holding = held.get(key, set())
             if forgive_self:
@@ -241,11 +241,13 @@ class Ledger:
     def _is_ours(self, key: Key) -> bool:
         return self._alone or key in self._made or key in self._seen
 
-    def _held(self) -> dict[Key, set[int]]:
+    def _held(self, keys: Collection[Key]) -> dict[Key, set[int]]:
+        """Return who in the family holds what, of the kinds of some objects."""
+        kinds = {kind for kind, _ in keys}
         held: dict[Key, set[int]] = {}
         for pid in self._family.pids():
             with contextlib.suppress(PermissionError):
-                for key, _ in held_by(pid):
+                for key, _ in held_by(pid, kinds):
                     held.setdefault(key, set()).add(pid)
         return held
 

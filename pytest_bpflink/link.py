@@ -20,7 +20,7 @@ from pytest_bpflink.bpffs import is_on_bpffs
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.linkinfo import LinkInfo, read_link_info
 from pytest_bpflink.options import LinkUpdateOptions
-from pytest_bpflink.uapi import AttachFlags
+from pytest_bpflink.uapi import AttachFlags, BpfNumber
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,7 +51,8 @@ class Link:
         self._left_open: int | None = None
         self._disconnected = False
         try:
-            self.id = read_link_info(reference.fd, doing=f"read the id of {name}").id
+            doing = f"read the id of {name}"
+            self.id: int = libbpf.read_info(reference.fd, BpfNumber, doing=doing).id
         except BaseException:
             reference.destroy(f"destroy {name}")
             raise

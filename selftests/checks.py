@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ FIRST, SECOND, NONE = (True, False), (False, True), (False, False)
 """What `Stage.ran()` says: which of its two programs ran."""
 
 _REPLACE = 1 << 2  # BPF_F_REPLACE
+
+# Linked statically, where there is one: to load a C library takes a guest longer than the test.
+_SLEEP = [*(["busybox"] if shutil.which("busybox") else []), "sleep", "60"]
 
 
 def each(condition: Callable[[Row], object]) -> pytest.MarkDecorator:
@@ -87,7 +91,7 @@ def exists(kind: str, number: int) -> bool:
 @contextlib.contextmanager
 def holding_process(link: Link) -> Iterator[subprocess.Popen[bytes]]:
     """Start a process that has a link's descriptor, and kill it in the end."""
-    with subprocess.Popen(["sleep", "60"], pass_fds=[link.fd]) as process:
+    with subprocess.Popen(_SLEEP, pass_fds=[link.fd]) as process:
         try:
             yield process
         finally:

@@ -12,6 +12,7 @@ import pytest
 from pytest_bpflink import BpfError, features, libbpf, requirements
 from pytest_bpflink.selftests import stages
 from pytest_bpflink.selftests.conformance import ROWS
+from pytest_bpflink.selftests.network_stages import Sockets
 from pytest_bpflink.selftests.outcomes import Outcomes
 from pytest_bpflink.selftests.row import Row
 
@@ -23,21 +24,70 @@ if TYPE_CHECKING:
     from pytest_bpflink.selftests.stages import Stage
 
 
-def _loading(*wanted: str) -> object:
-    """Make the fixture that loads programs for all tests, since loading takes longer than those."""
+def _loading(*wanted: str, among: tuple[str, ...] = ()) -> object:
+    """Make the fixture that loads programs for all tests, since loading takes longer than those.
 
-    @pytest.fixture(scope="session", name=stages.fixture_of(*wanted))
+    Those of several rows are loaded at once, since to open their file takes longer than to load
+    them; where that fails it is found out for each row which of them it is.
+    """
+    name = stages.fixture_of(*wanted)
+
+    @pytest.fixture(scope="session", name=name)
     def loaded(request: pytest.FixtureRequest) -> Iterator[Object]:
-        with stages.load(request, *wanted) as programs:
+        shared: Object | None = request.getfixturevalue(_fixture_of_all(among)) if among else None
+        # What is shared is closed by the fixture that loaded it.
+        one = contextlib.nullcontext(shared) if shared else stages.load(request, *wanted)
+        with one as programs:
+            stages.loaded_for_all[name] = programs
+            yield programs
+            del stages.loaded_for_all[name]
+
+    return loaded
+
+
+def _loading_all(*wanted: str) -> object:
+    @pytest.fixture(scope="session", name=_fixture_of_all(wanted))
+    def loaded(request: pytest.FixtureRequest) -> Iterator[Object | None]:
+        try:
+            programs = stages.load(request, *wanted)
+        except BpfError:
+            yield None
+            return
+        with programs:
             yield programs
 
     return loaded
 
 
-_loaded = {
-    wanted: _loading(*wanted) for wanted in {stages.STEPPER, *(row.programs for row in ROWS)}
-}
-globals().update({f"_loaded_{number}": each for number, each in enumerate(_loaded.values())})
+def _fixture_of_all(wanted: tuple[str, ...]) -> str:
+    return f"all {stages.fixture_of(*wanted)}"
+
+
+def _together() -> dict[tuple[str, ...], tuple[str, ...]]:
+    """Return for the programs of a row those to load with them: what came with the same release."""
+    # A map of sockets is the target of its programs, and no two rows shall have the same.
+    releases = {row.programs: (row.programs[0], row.since) for row in ROWS}
+    releases = {programs: key for programs, key in releases.items() if key[0] != Sockets.source}
+    together: dict[tuple[str, str], tuple[str, ...]] = {}
+    for (source, *programs), release in releases.items():
+        together[release] = (*together.get(release, (source,)), *programs)
+    # One that is alone needs nothing beside its own.
+    return {
+        programs: together[release]
+        for programs, release in releases.items()
+        if together[release] != programs
+    }
+
+
+_all = _together()
+_loaded = [
+    *(
+        _loading(*wanted, among=_all.get(wanted, ()))
+        for wanted in {stages.STEPPER, *(row.programs for row in ROWS)}
+    ),
+    *(_loading_all(*wanted) for wanted in set(_all.values())),
+]
+globals().update({f"_loaded_{number}": each for number, each in enumerate(_loaded)})
 
 
 @pytest.fixture(scope="session")

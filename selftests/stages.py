@@ -57,8 +57,10 @@ class Stage:
 
         A fixture of the session's does it, which is whose programs they are then.
         """
-        loaded: Object = self.request.getfixturevalue(fixture_of(source, *programs))
-        return loaded
+        name = fixture_of(source, *programs)
+        if name not in loaded_for_all:  # pytest would look that up as well, but with more ado
+            self.request.getfixturevalue(name)
+        return loaded_for_all[name]
 
     def load_anew(self, source: str, *programs: str) -> Object:
         """Load them for this test, which closes the object."""
@@ -152,7 +154,12 @@ class Stage:
 
     def counts(self) -> tuple[int, int]:
         """How often each of the two has run."""
-        return self.object.bss["calls"], self.object.bss["alt_calls"]
+        bss = self.object.bss
+        return bss[f"{self.name}_calls"], bss[f"{self.name}_alt_calls"]
+
+
+loaded_for_all: dict[str, Object] = {}
+"""What the fixtures of these names have loaded."""
 
 
 def fixture_of(source: str, *programs: str) -> str:

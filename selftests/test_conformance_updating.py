@@ -112,7 +112,7 @@ def test_update_to_other_attach_type(
         assert stage.ran() == (FIRST if result else NONE)  # it counts in another object
         if not result:
             stage.trigger()
-            assert others.bss["calls"] > 0
+            assert others.bss[f"{sibling.name}_calls"] > 0
         link.destroy()
 
 

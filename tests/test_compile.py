@@ -62,6 +62,19 @@ def test_compiled_once_by_two_names(source: Path, monkeypatch: pytest.MonkeyPatc
     assert compiling.object_of(source.parent / "elsewhere" / source.name) == built
 
 
+def test_compiled_again_when_its_name_leads_elsewhere(source: Path) -> None:
+    other = source.parent / "other"
+    other.mkdir()
+    (other / source.name).write_text(SOURCE)
+    (other / "value.h").write_text("#define VALUE 9\n")
+    link = source.parent / "link"
+    link.symlink_to(source.parent)
+    assert value_in(link / source.name) == 7
+    link.unlink()
+    link.symlink_to(other)
+    assert value_in(link / source.name) == 9
+
+
 def test_compiled_again_when_the_source_changes(source: Path) -> None:
     assert value_in(source) == 7
     source.write_text(SOURCE.replace("VALUE;", "VALUE + 1;"))

@@ -15,6 +15,7 @@ from pytest_bpflink import Link, Object, ObjectHolder, eventually
 from pytest_bpflink.entries import entry_of
 from pytest_bpflink.family import Family, parent_of
 from pytest_bpflink.holders import holders
+from pytest_bpflink.procfs import processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,6 +80,20 @@ def test_family_is_this_process_and_what_it_started() -> None:
             assert sleeping not in Family().pids()
         finally:
             os.kill(sleeping, signal.SIGKILL)
+
+
+def test_threads_of_the_kernels_are_not_looked_into() -> None:
+    children = Path("/proc/2/task/2/children")
+    if not children.exists() or Path("/proc/2/comm").read_text() != "kthreadd\n":
+        pytest.skip("the kernel's threads are not seen in this PID namespace")
+    threads = set(map(int, children.read_text().split()))
+    with subprocess.Popen(["sleep", "60"]) as process:
+        found = processes()
+        process.kill()
+    assert threads
+    assert not threads & set(found)
+    assert {os.getpid(), process.pid} <= set(found)
+    assert found == sorted(found)
 
 
 def test_family_looks_at_a_thread_of_the_kernels_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,14 +151,14 @@ def test_nothing_is_lost_where_the_kernel_refuses_info(
     }
     before, ids = len(os.listdir("/proc/self/fd")), set(link_ids())
     with monkeypatch.context() as patch:
-        patch.setattr("pytest_bpflink.link.read_link_info", _refuse)
+        patch.setattr("pytest_bpflink.libbpf.read_info", _refuse)
         with pytest.raises(BpfError, match=r"read the id of .*: EPERM"):
             ways[make]()
     assert len(os.listdir("/proc/self/fd")) == before
     assert set(link_ids()) <= ids
 
 
-def _refuse(_fd: int, *, doing: str) -> LinkInfo:
+def _refuse(_fd: int, _kind: object, *, doing: str) -> None:
     raise BpfError(errno.EPERM, doing)
 
 

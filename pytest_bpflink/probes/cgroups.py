@@ -15,7 +15,7 @@ from pytest_bpflink.btf import Kind
 from pytest_bpflink.cgroup import Cgroup, cgroup2_mount
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.probes.networks import datagram
-from pytest_bpflink.probes.program import linked, loaded, require_run
+from pytest_bpflink.probes.program import linked, loaded, require_run, uncounted
 from pytest_bpflink.uapi import CGROUP_ATTACH_TYPES, AttachFlags, AttachType, LinkType, ProgType
 from pytest_bpflink.vmlinux import vmlinux
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.probes.program import Loaded
 
 _EGRESS = AttachType.CGROUP_INET_EGRESS
-_egress = partial(loaded, ProgType.CGROUP_SKB, _EGRESS)
+_egress = partial(uncounted, ProgType.CGROUP_SKB, _EGRESS)
 
 
 @contextlib.contextmanager
@@ -41,7 +41,7 @@ def _cgroup() -> Iterator[Cgroup]:
 
 def link() -> None:
     """Probe a program on a cgroup, which a packet leaves."""
-    with _egress() as program:
+    with loaded(ProgType.CGROUP_SKB, _EGRESS) as program:
         _require_run(program, _EGRESS, datagram)
 
 
@@ -99,7 +99,7 @@ def _attachable(attach_type: AttachType) -> Callable[[], None]:
 
     def probe() -> None:
         with (
-            loaded(_program_type(attach_type), attach_type) as program,
+            uncounted(_program_type(attach_type), attach_type) as program,
             _cgroup() as cgroup,
             linked(program.fd, cgroup.fileno(), attach_type) as made,
         ):

@@ -13,7 +13,7 @@ from pytest_bpflink import libbpf
 from pytest_bpflink import options as opts
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.netns import NetNs
-from pytest_bpflink.probes.program import linked, loaded, new_map, require_run
+from pytest_bpflink.probes.program import linked, loaded, new_map, require_run, uncounted
 from pytest_bpflink.uapi import AttachType, LinkType, MapType, ProgType, XdpFlags
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def sockmap(prog_type: ProgType, attach_type: AttachType) -> Callable[[], None]:
 
     def probe() -> None:
         doing = f"attach a program for {attach_type.name} to a map"
-        with loaded(prog_type, attach_type) as program, new_map(MapType.SOCKMAP) as sockets:
+        with uncounted(prog_type, attach_type) as program, new_map(MapType.SOCKMAP) as sockets:
             libbpf.call("bpf_prog_attach", program.fd, sockets, attach_type, 0, doing=doing)
             libbpf.call("bpf_prog_detach2", program.fd, sockets, attach_type, doing="detach it")
 

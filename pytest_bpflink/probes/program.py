@@ -79,17 +79,27 @@ class Loaded:
 
 
 @contextlib.contextmanager
+def uncounted(
+    kind: ProgType, attach_type: int, *, returns: int = 1, btf_id: int = 0
+) -> Iterator[Loaded]:
+    """Load a program that returns a number; nobody asks how often it ran."""
+    fd = load(kind, attach_type, returning(returns), btf_id=btf_id)
+    try:
+        yield Loaded(fd, attach_type)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
 def loaded(
     kind: ProgType, attach_type: int, *, returns: int = 1, btf_id: int = 0
 ) -> Iterator[Loaded]:
     """Load a program that returns a number, and have its runs counted."""
+    # The kernel patches itself wherever it runs programs, and once more when the last one is done.
     statistics = libbpf.call("bpf_enable_stats", 0, doing="count the runs of programs (5.8)")
     try:
-        fd = load(kind, attach_type, returning(returns), btf_id=btf_id)
-        try:
-            yield Loaded(fd, attach_type)
-        finally:
-            os.close(fd)
+        with uncounted(kind, attach_type, returns=returns, btf_id=btf_id) as program:
+            yield program
     finally:
         os.close(statistics)
 

@@ -1,25 +1,27 @@
 /* SPDX-License-Identifier: MIT */
-/* What the programs of the conformance suite share: each comes twice, the one counts in `calls`,
- * the other in `alt_calls`, so that after an update one sees which of them ran. */
+/* What the programs of the conformance suite share: each comes twice and counts in a variable that
+ * is called after it, so that after an update one sees which of them ran. */
 #pragma once
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-__u64 calls;
-__u64 alt_calls;
+#define COUNTERS(name) \
+	__u64 name##_calls; \
+	__u64 name##_alt_calls;
 
 /* An own prefix, since a program may not be called what its section is. */
 #define TWICE(name, section, context, count, result) \
+	COUNTERS(on_##name) \
 	SEC(section) \
 	int on_##name(context *ctx) \
 	{ \
-		count(ctx, &calls); \
+		count(ctx, &on_##name##_calls); \
 		return result; \
 	} \
 	SEC(section) \
 	int on_##name##_alt(context *ctx) \
 	{ \
-		count(ctx, &alt_calls); \
+		count(ctx, &on_##name##_alt_calls); \
 		return result; \
 	}
 

@@ -14,6 +14,8 @@ struct tcp_congestion_ops {
 	char name[16];
 };
 
+COUNTERS(on_struct_ops)
+
 SEC("struct_ops")
 __u32 BPF_PROG(threshold, struct sock *sk)
 {
@@ -34,13 +36,13 @@ __u32 BPF_PROG(undo, struct sock *sk)
 SEC("struct_ops")
 void BPF_PROG(init, struct sock *sk)
 {
-	__sync_fetch_and_add(&calls, 1);
+	__sync_fetch_and_add(&on_struct_ops_calls, 1);
 }
 
 SEC("struct_ops")
 void BPF_PROG(init_alt, struct sock *sk)
 {
-	__sync_fetch_and_add(&alt_calls, 1);
+	__sync_fetch_and_add(&on_struct_ops_alt_calls, 1);
 }
 
 SEC(".struct_ops.link")
