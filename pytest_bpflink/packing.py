@@ -34,7 +34,7 @@ _REPEATED = {
 }
 
 # Of these each report has its own, which plugins may change.
-_OWN = ("keywords", "user_properties")
+_OWN = {"keywords", "user_properties"}
 
 _SCALARS = {str, bytes, int, float, bool, type(None)}
 _SEQUENCES = {tuple, list}
@@ -106,14 +106,17 @@ class Packing:
                 for key, value in facts.items()
                 if key not in _REPEATED or key not in told or told[key] != value
             }
-            own = (details["data"][key] for key in _OWN if key in news)
-            parts = [part.values() if type(part) is dict else part for part in own]
-            if not _are_plain(news.values()) or not all(map(_are_plain, parts)):
+            if not _are_plain(news.values()):
                 return None
+            for key in news.keys() & _OWN:
+                part = details["data"][key]
+                if not _are_plain(part.values() if type(part) is dict else part):
+                    return None
             packed = marshal.dumps((name, news), _FORMAT)
         except ValueError:
             return None
-        told.update((key, news[key]) for key in _REPEATED if key in news)
+        for key in news.keys() & _REPEATED.keys():
+            told[key] = news[key]
         return packed
 
     def _flush(self) -> None:
