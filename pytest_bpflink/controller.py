@@ -163,6 +163,7 @@ class MatrixController:
             on_collected=self._count_collected,
             # It is there by then.
             on_fresh=lambda: self._fresh_guests.fill(),  # noqa: PLW0108
+            ahead=self._dealt_ahead(),
         )
         self._fresh_guests = FreshGuests(
             self._dsession,
@@ -176,6 +177,14 @@ class MatrixController:
         )
         self._scheduling.config = self._config
         return self._scheduling
+
+    def _dealt_ahead(self) -> set[str]:
+        """Return the kernels whose items are run by nobody else, and till they are through."""
+        if self._config.option.maxfail:
+            return set()
+        workers = Counter(guest.kernel.id for guest in self._guests.values())
+        machines = (guest.kernel.id for guest in self._guests.values() if guest.is_machine)
+        return {kernel for kernel in machines if workers[kernel] == 1}
 
     def _only_item(self, node: WorkerController) -> str | None:
         item = self._guests[node.gateway.spec].item

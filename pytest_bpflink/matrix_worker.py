@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pytest
 
+from pytest_bpflink import shortcuts
 from pytest_bpflink.fresh_items import FreshItem
 from pytest_bpflink.matrix import is_parametrized, register, running_kernel, without_kernel
 from pytest_bpflink.only_item import OnlyItem, fresh_item, known_bug
@@ -44,6 +45,7 @@ class MatrixWorker:
         if not self._kernel.is_native and not self._refusal:
             register(config, TaintWatch(config))
         Packing.start(config)
+        shortcuts.take()
         # The scheduler has groups from marks; xdist appends them to node ids, which --lf then does
         # not find (and with pytest 9.2, whose node ids don't change, xdist 3.8 ignores groups).
         config.option.loadgroup = False

@@ -12,7 +12,7 @@ import pytest
 from xdist.report import report_collection_diff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from xdist.workermanage import WorkerController
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Phase = Literal["setup", "call", "teardown"]
 Location = tuple[str, int | None, str]
+
+# What the only guest of a kernel holds at most; it is given more when it has half of that.
+_MOST_AHEAD = 16
 
 
 class ItemLog:
@@ -73,6 +76,9 @@ class KernelScheduling:
     - A worker holds two items, no more: what was sent is run, even after `-x` stopped the others.
       And no less while it lives: a worker begins an item when it knows the next one, or that none
       comes (xdist 3.8: WorkerInteractor.run_one_test), so with one it would wait for ever.
+    - The only guest of a kernel holds more where no failure stops the run. Nobody else could run
+      it, a guest is killed where other workers are left to run what they have, and this one need
+      not wait for each item to be dealt.
     - A kernel's items start when that kernel's workers have collected, whatever the others do.
     - When a worker dies, what it held goes back to the front of the queue. The item that it died
       in is returned by `remove_node` if it was seen to start; if not, it is nobody's fault.
@@ -93,8 +99,13 @@ class KernelScheduling:
         only_item: Callable[[WorkerController], str | None],
         on_collected: Callable[[int], None],
         on_fresh: Callable[[], None],
+        ahead: Collection[str] = (),
     ) -> None:
-        """ONLY_ITEM tells the one item that a worker is there for, None for ordinary workers."""
+        """ONLY_ITEM tells the one item that a worker is there for, None for ordinary workers.
+
+        AHEAD are the kernels whose only worker may hold more than two items.
+        """
+        self._ahead = ahead
         self._fresh = fresh
         self._only_item = only_item
         self._on_fresh = on_fresh
@@ -277,6 +288,20 @@ class KernelScheduling:
             for node in nodes:
                 if not node.shutting_down and len(self._held[node]) < enough:
                     self._give(node)
+        for node in nodes:
+            if not node.shutting_down and kernel_of(node) in self._ahead:
+                self._give_ahead(node)
+
+    def _give_ahead(self, node: WorkerController) -> None:
+        held = self._held[node]
+        if len(held) > _MOST_AHEAD // 2:
+            return
+        given = []
+        while len(held) < _MOST_AHEAD and (nodeid := self._take(node)) is not None:
+            held.append(nodeid)
+            given.append(self._indices[node][nodeid])
+        if given:
+            node.send_runtest_some(given)
 
     def _give(self, node: WorkerController) -> None:
         nodeid = self._take(node)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from xdist.workermanage import WorkerController
 
@@ -82,6 +82,8 @@ class _Watch:
     doing: str
     seconds: float
     deadline: float | None
+    items: int = 0
+    """What it was given and is not through with."""
     ask: Callable[[], object] | None = None
     stack: str | None = None
 
@@ -125,9 +127,9 @@ class Watchdog:
             self._heard(watch, node, *event)
             put(event)
 
-        def sendcommand(name: str, **arguments: object) -> None:
+        def sendcommand(name: str, **arguments: Any) -> None:
             send(name, **arguments)
-            self._told(watch, name)
+            self._told(watch, name, **arguments)
 
         node.putevent = putevent
         node.sendcommand = sendcommand  # type: ignore[method-assign]
@@ -163,16 +165,23 @@ class Watchdog:
                 self._begin(watch, "collecting tests", watch.limits.collection)
             elif event == "logstart":
                 self._begin(watch, details["nodeid"], watch.limits.test)
-            elif event == "runtest_protocol_complete" and node.shutting_down:
-                self._begin(watch, "ending", watch.limits.shutdown)
-            elif event in {"collectionfinish", "runtest_protocol_complete"}:
-                # It waits to be told what is next.
+            elif event == "runtest_protocol_complete":
+                watch.items -= 1
+                if node.shutting_down:
+                    self._begin(watch, "ending", watch.limits.shutdown)
+                elif watch.items > 1:
+                    self._begin(watch, "beginning a test", watch.limits.test)
+                else:
+                    # It waits to be told what is next.
+                    watch.deadline = None
+            elif event == "collectionfinish":
                 watch.deadline = None
             elif event in {"workerfinished", "errordown"} and self._is_watched(watch):
                 del self._watches[watch.guest]
 
-    def _told(self, watch: _Watch, command: str) -> None:
+    def _told(self, watch: _Watch, command: str, *, indices: Sequence[int] = ()) -> None:
         with self._changed:
+            watch.items += len(indices)
             if watch.deadline is None and command == "shutdown":
                 self._begin(watch, "ending", watch.limits.shutdown)
             elif watch.deadline is None:

@@ -12,6 +12,7 @@ import re
 import secrets
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -287,6 +288,7 @@ def test_lost_lines_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         return following
 
     with monkeypatch.context() as patched:
+        patched.setattr(log, "_news", SimpleNamespace(poll=lambda _: answers))
         patched.setattr(os, "read", answer)
         lines = log.read()
     log.close()

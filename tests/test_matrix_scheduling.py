@@ -38,7 +38,9 @@ class Worker:
 class Run:
     """A scheduler, and what xdist does to it."""
 
-    def __init__(self, *workers: Worker, groups: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *workers: Worker, groups: dict[str, str] | None = None, ahead: tuple[str, ...] = ()
+    ) -> None:
         self.log = ItemLog()
         self.expected: list[int] = []
         self.fresh = FreshItems(groups or {})
@@ -52,6 +54,7 @@ class Run:
             only_item=lambda node: getattr(node, "only", None),
             on_collected=self.expected.append,
             on_fresh=self._give_guest,
+            ahead=ahead,
         )
         for worker in workers:
             self.scheduling.add_node(cast("Any", worker))
@@ -113,6 +116,38 @@ def test_a_worker_holds_two_items_so_that_the_rest_can_be_called_off() -> None:
     assert worker.sent == [0, 1]
     run.run(worker)
     assert worker.sent == [1, 2]
+
+
+def test_the_only_guest_of_a_kernel_never_waits_to_be_dealt_an_item() -> None:
+    guest, native = Worker("6.1"), Worker("native")
+    run = Run(guest, native, ahead=("6.1",))
+    items = [str(number) for number in range(100)]
+
+    run.collect(guest, items)
+    run.collect(native, items)
+
+    for number in range(90):
+        assert 8 <= len(guest.sent) <= 16
+        assert run.run(guest) == items[number]
+    assert run.run_all(guest) == items[90:]
+    assert guest.shutting_down
+    assert native.sent == [0, 1]
+
+
+def test_what_a_dead_guest_was_given_ahead_is_run_in_order() -> None:
+    guest, fresh = Worker("6.1"), Worker("6.1")
+    run = Run(guest, ahead=("6.1",))
+    items = [str(number) for number in range(30)]
+    run.collect(guest, items)
+    run.run(guest)
+    run.start(guest)
+
+    assert run.scheduling.remove_node(guest) == "1"
+    run.scheduling.add_node(fresh)
+    run.collect(fresh, items)
+
+    assert run.run_all(fresh) == items[2:]
+    assert run.scheduling.tests_finished
 
 
 @pytest.mark.parametrize("number", range(6))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from pytest_bpflink.matrix import MatrixKernel
+from pytest_bpflink.watchdog import Limits, Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -244,3 +249,54 @@ def test_a_guest_that_still_boots_at_the_end_is_not_waited_for(
     # The machine takes 2 s to boot.
     assert time.time() - float((pytester.path / "stopped").read_text()) < 1.8
     result.stdout.fnmatch_lines(["*stopping after 2 failures*"])
+
+
+def test_a_guest_that_hangs_between_items_is_killed(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile("def test_x(): pass\ndef test_y(): pass\ndef test_z(): pass")
+    pytester.makeconftest(
+        """
+        import os, time
+        from pathlib import Path
+
+        def pytest_runtest_protocol(item):
+            if item.name.startswith("test_y") and not Path("hung").exists():
+                Path("hung").touch()
+                time.sleep(60)
+        """
+    )
+
+    result = with_fakes("--kernel", "good", SHORT)
+
+    # It is put down to the one before.
+    result.assert_outcomes(passed=3, errors=1)
+    assert boots(pytester) == ["good", "good"]
+
+
+def test_a_guest_that_knows_what_to_do_next_has_a_deadline_between_items() -> None:
+    class Guest:
+        kernel = MatrixKernel("6.1", "6.1")
+        verdict = ""
+        killed = threading.Event()
+
+        def kill(self) -> None:
+            self.killed.set()
+
+    guest = Guest()
+
+    def ignore(*_: object, **__: object) -> None: ...
+
+    node: Any = SimpleNamespace(putevent=ignore, sendcommand=ignore, shutting_down=False)
+    watchdog = Watchdog(Limits(test=0.1, connecting=60, collection=60, shutdown=60, answer=0.1))
+    watchdog.connecting(guest)
+    watchdog.connected(guest, node, ask=lambda: None)
+
+    node.putevent(("collectionfinish", {}))
+    node.sendcommand("runtests", indices=[0, 1, 2])
+    node.putevent(("logstart", {"nodeid": "test_x"}))
+    node.putevent(("runtest_protocol_complete", {}))
+
+    assert guest.killed.wait(60)
+    watchdog.stop()
+    assert "beginning a test" in guest.verdict

@@ -39,10 +39,10 @@ SETUP, CALL, TEARDOWN = (
 ITEM = [START, SETUP, CALL, TEARDOWN, FINISH, COMPLETE]
 
 
-def sent(events: list[tuple[str, Any]]) -> list[Any]:
+def sent(events: list[tuple[str, Any]], *, is_next_known: bool = False) -> list[Any]:
     """Return the messages for some events."""
     messages: list[Any] = []
-    packing = Packing(messages.append)
+    packing = Packing(messages.append, lambda: is_next_known)
     for name, details in events:
         packing.sendevent(name, **details)
     return messages
@@ -66,11 +66,18 @@ def received(messages: list[Any]) -> list[Any]:
         {"longrepr": "why", "outcome": "failed"},
         {"longrepr": {"reprcrash": {"lineno": 3}, "sections": [("a", "b", "-")]}},
         {"user_properties": [("bytes", b"\0"), ("a tuple", (1, 2)), ("by number", {1: 2})]},
+        {"user_properties": [("a list", [1, 2])]},
+        {"user_properties": [("number", True)]},
+        {"user_properties": [("number", 1)]},
+        {"user_properties": [("number", 1.0)]},
+        {"user_properties": [("like bytes", bytearray(b"\0"))]},
         {"user_properties": []},
         {"keywords": {"test_it": 1, "of a plugin": ("a", "b")}},
+        {"keywords": {"test_it": True, "a mark": 1}},
         {"keywords": {"another": 1}},
         {"of_a_plugin": [("a", "b")]},
         {"of_a_plugin": 3.5},
+        {"of_a_plugin": bytearray(b"\0")},
         {"sections": [("of a plugin", b"\0")]},
         {"sections": []},
         {"$report_type": "OfAPlugin", "keywords": {}},
@@ -104,6 +111,13 @@ def test_what_a_death_would_be_blamed_on_waits_for_nothing() -> None:
     assert received(sent([*ITEM[:3], failed])) == [*ITEM[:3], failed]
 
 
+def test_an_item_that_went_well_waits_for_the_next_that_begins() -> None:
+    messages = sent([*ITEM, *ITEM], is_next_known=True)
+    assert [len(received(messages[:number])) for number in range(1, 6)] == [1, 2, 3, 7, 8]
+    failed = ("testreport", {"data": {**REPORT, "when": "teardown", "outcome": "failed"}})
+    assert received(sent([*ITEM[:3], failed], is_next_known=True)) == [*ITEM[:3], failed]
+
+
 def test_what_waits_goes_before_what_comes_next() -> None:
     other = ("warning_recorded", {"nodeid": "", "warning_message_data": {"message_args": ("a",)}})
     events = [*ITEM[:4], other, FINISH, other, COMPLETE, ("workerfinished", {})]
@@ -112,9 +126,9 @@ def test_what_waits_goes_before_what_comes_next() -> None:
 
 def test_what_reports_share_is_sent_once() -> None:
     messages = sent(ITEM)
-    assert all(type(message) is str for message in messages)
-    assert "".join(messages).count("test_it.py::test_it") == 1
-    assert "".join(messages).count("a mark") == 1
+    assert all(type(message) is bytes for message in messages)
+    assert b"".join(messages).count(b"test_it.py::test_it") == 1
+    assert b"".join(messages).count(b"a mark") == 1
 
 
 def test_reports_of_workers_are_as_without_them(
