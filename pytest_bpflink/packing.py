@@ -163,5 +163,4 @@ def _is_next_known(worker: Any) -> bool:
 
     The queue of xdist 3.6 can't be looked into.
     """
-    ends = worker.session.shouldfail or worker.session.shouldstop
-    return not ends and bool(getattr(worker.torun, "_items", ()))
+    return bool(getattr(worker.torun, "_items", ()))

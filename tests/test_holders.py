@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import Link, Object, ObjectHolder, eventually
+from pytest_bpflink import Link, Object, ObjectHolder, eventually, procfs
 from pytest_bpflink.entries import entry_of
 from pytest_bpflink.family import Family, parent_of
 from pytest_bpflink.holders import holders
@@ -94,6 +94,13 @@ def test_threads_of_the_kernels_are_not_looked_into() -> None:
     assert not threads & set(found)
     assert {os.getpid(), process.pid} <= set(found)
     assert found == sorted(found)
+
+
+def test_process_may_have_the_pid_of_a_former_thread_of_the_kernels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(procfs, "_kernels", {os.getpid()})
+    assert os.getpid() in processes()
 
 
 def test_family_looks_at_a_thread_of_the_kernels_once(monkeypatch: pytest.MonkeyPatch) -> None:
