@@ -53,8 +53,10 @@ class MatrixWorker:
         config.option.bpf_libbpf = received["bpflink_libbpf"]
         if not self._kernel.is_native:
             # What xdist says is a directory of the host, whose parents a guest need not have; and
-            # what pytest would choose it would clean up at the end, which goes with the guest.
-            config.option.basetemp = tempfile.mkdtemp(prefix="pytest-")
+            # what pytest would choose it would clean up at the end, which goes with the guest. As
+            # with xdist's, what is beside it is this run's.
+            beside = tempfile.mkdtemp(prefix="pytest-")
+            config.option.basetemp = f"{beside}/popen-{received['workerid']}"
 
     # Before xdist's, so that the controller knows the groups when it has the collection.
     @pytest.hookimpl(tryfirst=True)

@@ -44,6 +44,8 @@ def test_tests_run_on_this_kernel_and_in_guests_with_others(
             assert os.uname().release == release
             if "6.1" in request.node.name:
                 assert release.startswith("6.1.")
+                # What lies beside it is this run's: the host's is not seen.
+                assert os.listdir(tmp_path.parents[1]) == [tmp_path.parent.name]
             (tmp_path / "file").write_text("what a guest writes stays there")
 
         def test_panics(request):
