@@ -1,8 +1,8 @@
-"""What is made on the host while guests start, since they would make it slowly, each on its own.
+"""What is made on the host, since guests would make it slowly, each on its own.
 
-That is the objects of BPF programs, and what pytest rewrites: tests, and this plugin's modules.
-Knows where the first two are: below the directories of pytest's arguments, since the controller of
-xdist's workers collects nothing.
+That is the objects of BPF programs, before guests start, which are told of it; and what pytest
+rewrites while they do: tests, and this plugin's modules. Knows where the first two are: below the
+directories of pytest's arguments, since the controller of xdist's workers collects nothing.
 """
 
 from __future__ import annotations
@@ -26,25 +26,32 @@ if TYPE_CHECKING:
     import pytest
 
 
-def choose_place() -> None:
-    """Choose where rewritten modules go, of which guests are told when they start."""
+def files_of(config: pytest.Config) -> list[Path]:
+    """Return the files among which tests and their programs are."""
+    return sorted(set(_files(config)))
+
+
+def prepare(files: Iterable[Path], progress: Callable[[str], None]) -> list[Path]:
+    """Compile BPF programs, which are returned, unless that was done before.
+
+    The environment tells guests what came of it, and where they find rewritten modules.
+    """
     if sys.dont_write_bytecode:
         os.environ[pycache.VARIABLE] = str(bpf_compile.cache_directory() / "pycache")
         pycache.use()
-
-
-def prepare(config: pytest.Config, progress: Callable[[str], None]) -> list[Path]:
-    """Compile BPF programs, which are returned, and rewrite tests, unless that was done before."""
-    files = sorted(set(_files(config)))
     sources = [file for file in files if file.name.endswith(".bpf.c")]
     bpf_compile.prepare(sources, before_each=lambda source: progress(f"compiling {source.name}"))
+    return sources
+
+
+def rewrite_tests(config: pytest.Config, files: Iterable[Path]) -> None:
+    """Rewrite tests and this plugin's modules, unless that was done before."""
     if config.option.assertmode == "rewrite":
         patterns = ["conftest.py", *config.getini("python_files")]
         named = _named(config)
         tests = [file for file in files if file in named or _is_like(file, patterns)]
         tests = [file for file in tests if file.suffix == ".py"]
         rewrite_modules(config, (*tests, *_own_modules()))
-    return sources
 
 
 def rewrite_modules(config: pytest.Config, modules: Iterable[Path]) -> None:
