@@ -52,11 +52,8 @@ class MatrixWorker:
         # Chosen by the controller, built and all.
         config.option.bpf_libbpf = received["bpflink_libbpf"]
         if not self._kernel.is_native:
-            # What xdist says is a directory of the host, whose parents a guest need not have; and
-            # what pytest would choose it would clean up at the end, which goes with the guest. As
-            # with xdist's, what is beside it is this run's.
-            beside = tempfile.mkdtemp(prefix="pytest-")
-            config.option.basetemp = f"{beside}/popen-{received['workerid']}"
+            # What xdist says is a directory of the host, whose parents a guest need not have.
+            config.option.basetemp = None if self._refusal else _own_directory(config)
 
     # Before xdist's, so that the controller knows the groups when it has the collection.
     @pytest.hookimpl(tryfirst=True)
@@ -159,6 +156,16 @@ class Printing(io.TextIOBase):
         """Pass on what is left; called when a test is through."""
         if self._line:
             self.write("\n")
+
+
+def _own_directory(config: pytest.Config) -> str:
+    """Return a directory for pytest's temporary ones, which goes with the guest.
+
+    One that pytest chooses it cleans up at the end, and all that it finds beside it of the host's.
+    As beside xdist's, there is only what this run puts there.
+    """
+    beside = tempfile.mkdtemp(prefix="pytest-")
+    return f"{beside}/popen-{config.workerinput['workerid']}"  # type: ignore[attr-defined]
 
 
 def _where_the_test_is() -> str:
