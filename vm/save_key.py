@@ -52,6 +52,7 @@ def save_key(
         "agent": guest_image.own_digest(),
         "python": [inventory.python, dict(inventory.startup), inventory.digest],
         "directories": inventory.directories(),
+        "shell": guest_image.shell(),
         "plugin": _plugin(inventory),
         "qemu": _qemu(contents),
         "virtme-ng": _virtme(contents),

@@ -48,9 +48,6 @@ _MODPROBE_SCRIPT = """#!{shell}
 case "$*" in *bpf_preload*) exit 1 ;; esac
 exec /sbin/modprobe "$@"
 """
-# The first that the host has: busybox is linked statically, and to load a C library takes a guest
-# six times as long as all the rest.
-_SHELLS = "/bin/busybox sh", "/bin/sh"
 
 # linux/random.h, linux/sockios.h, linux/if.h, linux/reboot.h
 _RNDADDENTROPY, _RNDRESEEDCRNG = 0x40085203, 0x5207
@@ -71,7 +68,7 @@ def main() -> None:
     settings = json.loads((IMAGE / "settings.json").read_text())
     _be_the_same_python(settings["python"])
     mounts.mount_own()
-    _set_up_kernel()
+    _set_up_kernel(settings["shell"])
     for module in settings["modules"]:
         _load(IMAGE / "modules" / module)
     ports = [_port(name, mode) for name, mode in _PORTS]
@@ -127,7 +124,10 @@ def _be_the_same_python(environment: dict[str, str]) -> None:
 # Before it is saved.
 
 
-def _set_up_kernel() -> None:
+def _set_up_kernel(shell: str) -> None:
+    Path(_MODPROBE).write_text(_MODPROBE_SCRIPT.format(shell=shell))
+    Path(_MODPROBE).chmod(0o755)
+    Path("/proc/sys/kernel/modprobe").write_text(_MODPROBE)
     # Its children are not to be called after this script.
     Path("/proc/self/comm").write_text(os.path.basename(sys.executable))
     # As systemd has it; programs raise their limit up to it.
@@ -190,18 +190,10 @@ def _become_a_host(letter: Letter) -> None:
     _seed(bytes.fromhex(letter["seed"]))
     socket.sethostname(letter["hostname"])
     mounts.change_root(letter["visible"])
-    _set_up_modprobe()
     if letter["writable"]:
         mounts.share(*letter["writable"])
     if letter["modules"]:
         mounts.show_modules(letter["modules"])
-
-
-def _set_up_modprobe() -> None:
-    shell = next(each for each in _SHELLS if os.path.exists(each.split()[0]))
-    Path(_MODPROBE).write_text(_MODPROBE_SCRIPT.format(shell=shell))
-    Path(_MODPROBE).chmod(0o755)
-    Path("/proc/sys/kernel/modprobe").write_text(_MODPROBE)
 
 
 def _seed(seed: bytes) -> None:
