@@ -182,11 +182,13 @@ class Bench:
                 # It leaves its devices to the host's udev, the port for the status among them.
                 raise SystemExit(f"vng -- true: {guest.returncode}: apt-get install udev")
 
-    def first_line(self) -> None:
-        """Restore a guest to the point where its Python runs, on the host's root."""
+    def first_line(self) -> float:
+        """Return the seconds up to the point where a guest's Python runs, on the host's root."""
         with self.machine() as machine:
+            began = time.perf_counter()
             machine.start()
             machine.wait_ready()
+            return time.perf_counter() - began
 
     def command(self) -> None:
         """Run a command in a guest, as the user does."""
