@@ -45,8 +45,6 @@ def side_by_side(
 
     Raises MachineError if one can't be started on this host; none is left running then.
     """
-    if not guests:
-        return
     began = time.monotonic()
     at_once = _at_once()
     if len(guests) > at_once:

@@ -88,15 +88,8 @@ class MatrixController:
         for spec in specs:
             self._guests[spec] = self._kernels.guest(str(spec.kernel), str(spec.id))
         guests = [guest for guest in self._guests.values() if guest.is_machine]
-        files = preparing.files_of(self._config) if guests else []
         if guests:
-            sources = preparing.prepare(files, self._progress)
-            self._factory.compile_elsewhere(sources)
-        rewrite = partial(preparing.rewrite_tests, self._config, files)
-        try:
-            boots.side_by_side(guests, self._progress, meanwhile=rewrite)
-        except MachineError as error:
-            raise pytest.UsageError(f"--kernel {error}") from None
+            self._boot(guests)
         manager = self._dsession.nodemanager
         assert manager is not None
         connections = Connections(
@@ -108,6 +101,16 @@ class MatrixController:
             refuse=lambda spec: self._fresh_guests.refuse(spec),  # noqa: PLW0108
         )
         connections.wrap(manager)
+
+    def _boot(self, guests: Sequence[Guest]) -> None:
+        files = preparing.files_of(self._config)
+        sources = preparing.prepare(files, self._progress)
+        self._factory.compile_elsewhere(sources)
+        rewrite = partial(preparing.rewrite_tests, self._config, files)
+        try:
+            boots.side_by_side(guests, self._progress, meanwhile=rewrite)
+        except MachineError as error:
+            raise pytest.UsageError(f"--kernel {error}") from None
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure_node(self, node: WorkerController) -> None:

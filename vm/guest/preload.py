@@ -1,8 +1,9 @@
 """What a guest's Python imports before it is saved: pytest, xdist, pyroute2, and what they need.
 
 Frozen in the save: never what is tested. The plugin is there too, apart from the rest, to be left
-out where it was edited since. Runs on the host too, as a program, to tell what files these imports
-take, and to compile them; that is what the guest's image is made of.
+out where it was edited since; and what pytest would look for in its own plugins is known by then.
+Runs on the host too, as a program, to tell what files these imports take, and to compile them; that
+is what the guest's image is made of.
 """
 
 from __future__ import annotations
