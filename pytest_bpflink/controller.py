@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from xdist.dsession import DSession
     from xdist.workermanage import WorkerController
 
-    from pytest_bpflink.matrix import MatrixKernel
+    from pytest_bpflink.kernel import MatrixKernel
 
 
 class LostItems(Exception):  # noqa: N818 - named for what happened, as KeyboardInterrupt is

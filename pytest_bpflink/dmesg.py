@@ -17,8 +17,8 @@ import pytest
 
 from pytest_bpflink import extra_errors
 from pytest_bpflink.family import parent_of
+from pytest_bpflink.kernel import running_kernel
 from pytest_bpflink.kmsg import KernelLog, SplatWarning, splats
-from pytest_bpflink.matrix import running_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence

@@ -45,7 +45,7 @@ def _bpf_estate(_bpf_privileges: None) -> Iterator[Estate]:
 @pytest.fixture(scope="session")
 def bpf_kernel(request: pytest.FixtureRequest) -> KernelInfo:
     """The kernel that the tests run on: release, version, config, BTF, and where it runs."""
-    from pytest_bpflink.matrix import running_kernel
+    from pytest_bpflink.kernel import running_kernel
     from pytest_bpflink.probe import KernelInfo
 
     kernel = running_kernel(request.config)
@@ -160,6 +160,6 @@ def bpf_link(_bpf_estate: Estate) -> Iterator[Callable[..., Link]]:
 def bpf_ledger(request: pytest.FixtureRequest, _bpf_privileges: None) -> BpfLedger:
     """What programs under test leave: `with bpf_ledger.watch() as watch`, who holds what."""
     from pytest_bpflink.audit import BpfLedger
-    from pytest_bpflink.matrix import running_kernel
+    from pytest_bpflink.kernel import running_kernel
 
     return BpfLedger(alone=not running_kernel(request.config).is_native)

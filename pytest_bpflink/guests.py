@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_bpflink.fresh_items import FreshItem
+    from pytest_bpflink.kernel import MatrixKernel
     from pytest_bpflink.machines import Machine, Machines
-    from pytest_bpflink.matrix import MatrixKernel
     from pytest_bpflink.vm.kernels import Kernel
 
 # Under KVM; a machine that emulates takes it several times. Guests that boot together share cores.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_bpflink import extra_errors
+from pytest_bpflink.kernel import running_kernel
 from pytest_bpflink.ledger import LeakWarning, Ledger, Owner
-from pytest_bpflink.matrix import running_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable

@@ -17,8 +17,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from pytest_bpflink.kernel import MatrixKernel
     from pytest_bpflink.libbpf_build import Progress
-    from pytest_bpflink.matrix import MatrixKernel
 
 
 def asked_for(config: pytest.Config) -> tuple[list[str], Path]:

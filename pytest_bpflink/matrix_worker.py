@@ -19,7 +19,8 @@ import pytest
 
 from pytest_bpflink import shortcuts
 from pytest_bpflink.fresh_items import FreshItem
-from pytest_bpflink.matrix import is_parametrized, register, running_kernel, without_kernel
+from pytest_bpflink.kernel import running_kernel
+from pytest_bpflink.matrix import is_parametrized, register, without_kernel
 from pytest_bpflink.only_item import OnlyItem, fresh_item, known_bug
 from pytest_bpflink.packing import Packing
 from pytest_bpflink.taint import TaintWatch

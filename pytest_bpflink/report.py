@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from pytest_bpflink.matrix import MatrixKernel
+    from pytest_bpflink.kernel import MatrixKernel
     from pytest_bpflink.reports.results import Run
 
 # Kernels differ in what they have, so a suite may have hundreds; files have them all.

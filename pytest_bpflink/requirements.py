@@ -14,7 +14,7 @@ import pytest
 
 from pytest_bpflink import features
 from pytest_bpflink.errors import NotSupported, UnknownFeature
-from pytest_bpflink.matrix import running_kernel
+from pytest_bpflink.kernel import running_kernel
 from pytest_bpflink.probe import KernelInfo, missing_privileges
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from xdist.workermanage import WorkerController
 
-    from pytest_bpflink.matrix import MatrixKernel
+    from pytest_bpflink.kernel import MatrixKernel
 
 # As much as `vm.machine` gives an emulated guest to boot.
 _TCG_FACTOR = 5

@@ -15,7 +15,7 @@ from pytest_bpflink import boots, controller
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_bpflink.matrix import MatrixKernel
+    from pytest_bpflink.kernel import MatrixKernel
 
 
 def configure(config: pytest.Config, kernels: Sequence[MatrixKernel]) -> None:

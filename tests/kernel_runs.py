@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonschema import Draft202012Validator
 
-from pytest_bpflink.matrix import MatrixKernel
+from pytest_bpflink.kernel import MatrixKernel
 from pytest_bpflink.reports.results import Result, Run, RunKernel, Section
 
 if TYPE_CHECKING:
