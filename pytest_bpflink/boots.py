@@ -26,7 +26,7 @@ _FRESH = 16
 
 
 class Progress(Protocol):
-    """What is needed to show progress; `report.Progress` is one."""
+    """What is needed to show progress; `terminal.Progress` is one."""
 
     def __call__(self, text: str) -> None:
         """Say what is being done now."""

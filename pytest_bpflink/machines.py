@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from pytest_bpflink.report import Progress
+from pytest_bpflink.terminal import Progress
 from pytest_bpflink.vm import accel, cold, kernels, machine, warm
 
 if TYPE_CHECKING:

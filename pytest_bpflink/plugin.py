@@ -218,7 +218,7 @@ def _choose_libbpf(config: pytest.Config) -> None:
         return
     # After that test, for it costs what others don't owe.
     from pytest_bpflink import libbpf, libbpf_choice
-    from pytest_bpflink.report import Progress
+    from pytest_bpflink.terminal import Progress
 
     progress = Progress(config)
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from concurrent import futures
 from typing import TYPE_CHECKING, cast
 
-from pytest_bpflink.report import Progress
+from pytest_bpflink.terminal import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.fresh_items import FreshItem
     from pytest_bpflink.guests import Guest, GuestFactory
     from pytest_bpflink.kernel import MatrixKernel
-    from pytest_bpflink.report import Progress
+    from pytest_bpflink.terminal import Progress
     from pytest_bpflink.vm.accel import Acceleration
     from pytest_bpflink.vm.kernels import Kernel
 
