@@ -8,24 +8,24 @@ workers' half `matrix_worker`'s.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink import boots, preparing, relay, taint
+from pytest_bpflink import boots, capacity, messages, preparing, relay
 from pytest_bpflink.connections import Connections
 from pytest_bpflink.crashes import Crashes
 from pytest_bpflink.fresh_guests import FreshGuests
-from pytest_bpflink.fresh_items import FreshItem, FreshItems
+from pytest_bpflink.fresh_items import FreshItems
 from pytest_bpflink.guests import Guest, GuestFactory
-from pytest_bpflink.matrix_worker import ItemFacts
+from pytest_bpflink.item_log import ItemLog, Location
+from pytest_bpflink.messages import Assignment, FreshItem, ItemFacts
 from pytest_bpflink.packing import unpacking
 from pytest_bpflink.replacements import Replacements
 from pytest_bpflink.report import KernelReport
 from pytest_bpflink.reports.results import RunKernel
-from pytest_bpflink.scheduling import ItemLog, KernelScheduling, Location
+from pytest_bpflink.scheduling import KernelScheduling
 from pytest_bpflink.terminal import Progress
 from pytest_bpflink.vm.machine import MachineError
 from pytest_bpflink.wanted_kernels import WantedKernels
@@ -49,14 +49,23 @@ class MatrixController:
     """Boots guests, deals their items, replaces the dead, and counts that nothing got lost."""
 
     def __init__(
-        self, config: pytest.Config, kernels: Sequence[MatrixKernel], *, bounded: str
+        self,
+        config: pytest.Config,
+        kernels: Sequence[MatrixKernel],
+        *,
+        restarts: int,
+        bounded: str,
     ) -> None:
+        """BOUNDED is the sentence that the header has where memory bounds the number of guests."""
         self._config = config
         self._bounded = bounded
-        self._factory = GuestFactory(config)
+        self._factory = GuestFactory(config, restarts=restarts)
         self._kernels = WantedKernels(kernels, self._factory)
         # Keyed by spec: a replacement has the spec of the worker that it replaces.
         self._guests: dict[XSpec, Guest] = {}
+        # The workers that were no stand-ins when they started: a guest whose last item kills it
+        # becomes one afterwards.
+        self._runs_items: set[WorkerController] = set()
         self._log = ItemLog()
         self._bugs: dict[str, str] = {}
         self._crashes = Crashes(config, self._log, self._bugs)
@@ -122,14 +131,18 @@ class MatrixController:
         events = unpacking(node.process_from_remote)
         node.process_from_remote = events  # type: ignore[method-assign,assignment]
         self._watchdog.connected(guest, node, ask=partial(channel.send, "where"))
-        node.workerinput["bpflink_kernels"] = [asdict(kernel) for kernel in self._kernels]
-        node.workerinput["bpflink_kernel"] = asdict(guest.kernel)
-        node.workerinput["bpflink_libbpf"] = guest.kernel.libbpf or self._config.option.bpf_libbpf
-        node.workerinput["bpflink_stand_in"] = guest.stand_in
-        node.workerinput["bpflink_item"] = guest.item and tuple(guest.item)
-        node.workerinput["bpflink_channel"] = channel
-        if guest.is_machine:
-            relay.offer(node)
+        assignment = Assignment(
+            kernels=tuple(self._kernels),
+            kernel=guest.kernel,
+            libbpf=guest.kernel.libbpf or self._config.option.bpf_libbpf,
+            stand_in=guest.stand_in,
+            item=guest.item,
+            channel=channel,
+            relay=relay.connect(node) if guest.is_machine else None,
+        )
+        assignment.give(node)
+        if guest.stand_in is None:
+            self._runs_items.add(node)
 
     def _hear(self, guest: Guest, message: tuple[str, Any]) -> None:
         """Take what a worker says beside xdist's channel; of its items before their collection."""
@@ -172,7 +185,7 @@ class MatrixController:
         self._fresh_guests = FreshGuests(
             self._dsession,
             self._fresh_items,
-            at_once=boots.fresh_at_once(self._config.option.kernel_memory),
+            at_once=capacity.fresh_at_once(self._config.option.kernel_memory),
             guests=self._guests,
             new_guest=self._kernels.guest,
             join=self._replacements.join,
@@ -206,10 +219,8 @@ class MatrixController:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note what came of an item, and in which phase it is now."""
         self._log.phase_ended(report)
-        # Not whether the guest is a stand-in by now: it becomes one when its last item kills it.
-        ran = report.node.workerinput["bpflink_stand_in"] is None
         kernel = self._guests[report.node.gateway.spec].kernel
-        self.report.add(report, kernel.id, ran=ran)
+        self.report.add(report, kernel.id, ran=report.node in self._runs_items)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """Note that an item is not running any more."""
@@ -255,7 +266,7 @@ class MatrixController:
     def _go_on_after(self, node: WorkerController, guest: Guest) -> None:
         """Boot another guest for what a worker left that ended by itself."""
         output: dict[str, Any] = node.workeroutput
-        tainted = output.get(taint.OUTPUT)
+        tainted = output.get(messages.TAINTED)
         # A session that is interrupted has to end; its workers are told later.
         stopped = output["shouldstop"] or output["shouldfail"] or output["exitstatus"] == 2
         is_over = stopped or self._is_over(node)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
     from pytest_bpflink.guests import Guest
-    from pytest_bpflink.scheduling import ItemLog, KernelScheduling
+    from pytest_bpflink.item_log import ItemLog
+    from pytest_bpflink.scheduling import KernelScheduling
 
 
 class Crashes:

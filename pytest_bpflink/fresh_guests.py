@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from xdist.dsession import DSession
     from xdist.workermanage import WorkerController
 
-    from pytest_bpflink.fresh_items import FreshItem, FreshItems
+    from pytest_bpflink.fresh_items import FreshItems
     from pytest_bpflink.guests import Guest
+    from pytest_bpflink.messages import FreshItem
 
 # A kernel that can't be had so often in a row is not tried again: each try takes its time.
 _MOST_FAILURES = 2

@@ -6,21 +6,12 @@ runs them `scheduling`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-
-class FreshItem(NamedTuple):
-    """An item for a guest of its own, what pytest is given to collect it alone, and where it is.
-
-    Where `argument` is None the worker has to collect what all workers do, to find it.
-    """
-
-    nodeid: str
-    argument: str | None
-    location: tuple[str, int | None, str]
+    from pytest_bpflink.messages import FreshItem
 
 
 class FreshItems:

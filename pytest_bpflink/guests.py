@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_bpflink import machines
+from pytest_bpflink.virtual_machines import VirtualMachines
 from pytest_bpflink.vm.machine import BootFailed, MachineError
 from pytest_bpflink.vm.scratch import Scratch
 
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from pytest_bpflink.fresh_items import FreshItem
     from pytest_bpflink.kernel import MatrixKernel
     from pytest_bpflink.machines import Machine, Machines
+    from pytest_bpflink.messages import FreshItem
     from pytest_bpflink.vm.kernels import Kernel
 
 # Under KVM; a machine that emulates takes it several times. Guests that boot together share cores.
@@ -47,10 +48,15 @@ class Guest:
         name: str,
         restarts: int,
         item: FreshItem | None = None,
+        via: str | None = None,
     ) -> None:
-        """ITEM is the only one that this guest is for, None where it is for all."""
+        """ITEM is the only one that this guest is for, None where it is for all.
+
+        VIA is the id of xdist's proxy that reaches the machines, if they are on another host.
+        """
         self.kernel = kernel
         self.name = name
+        self.via = via
         self.item = item
         self._workers = 0
         self._new_machine = new_machine
@@ -77,11 +83,6 @@ class Guest:
     def python(self) -> str:
         """The command that execnet starts as this worker's Python."""
         return (self._machine or machines.ThisMachine).gateway_python
-
-    @property
-    def via(self) -> str | None:
-        """The proxy of xdist's that reaches the machine, where it is on another host."""
-        return getattr(self._machine, "via", None)
 
     def next_worker_id(self) -> str:
         """Return an id for the worker that is about to start: 6.1, then 6.1~2."""
@@ -179,12 +180,12 @@ class Guest:
 class GuestFactory:
     """Makes the guests of a run, each machine with a directory and a console log of its own."""
 
-    def __init__(self, config: pytest.Config) -> None:
-        self.machines: Machines = machines.of_run(config)
+    def __init__(self, config: pytest.Config, *, restarts: int) -> None:
+        """RESTARTS is the number of machines that a worker may use up beyond its first."""
+        self.machines = _machines_of(config)
         log: Path | None = config.option.kernel_log
         self._log = log and log.absolute()
-        option: Any = config.option.maxworkerrestart
-        self._restarts = 3 if option is None else int(option)
+        self._restarts = restarts
         self._scratch = Scratch()
         self._made = 0
 
@@ -198,17 +199,16 @@ class GuestFactory:
         """Return a guest with a kernel; one for a single item that dies before is replaced once."""
         new = partial(self._machine, found, name)
         restarts = 1 if item else self._restarts
-        return Guest(kernel, new, name=name, restarts=restarts, item=item)
+        via = self.machines.via(found)
+        return Guest(kernel, new, name=name, restarts=restarts, item=item, via=via)
 
     def compile_elsewhere(self, sources: Sequence[Path]) -> None:
         """Compile BPF programs on the other hosts, whose guests see their host's cache."""
-        if hasattr(self.machines, "compile"):
-            self.machines.compile(sources)
+        self.machines.compile(sources)
 
     def close(self) -> None:
         """Remove the directories of all machines; they must be closed before."""
-        if hasattr(self.machines, "close"):
-            self.machines.close()
+        self.machines.close()
         self._scratch.close()
 
     def _machine(self, found: Kernel, name: str) -> Machine:
@@ -225,3 +225,14 @@ class GuestFactory:
             return None
         self._log.mkdir(parents=True, exist_ok=True)
         return self._log / f"{name}-{self._made}.log"
+
+
+def _machines_of(config: pytest.Config) -> Machines:
+    """Return the place of a run's machines: this host, or the hosts that `--kernel-host` names."""
+    if config.stash.get(machines.MACHINES, None):
+        return config.stash[machines.MACHINES]
+    if not config.option.kernel_host:
+        return VirtualMachines(config)
+    from pytest_bpflink import hosts  # it imports execnet's connections
+
+    return hosts.HostedMachines(config)

@@ -153,6 +153,10 @@ class HostedMachines:
         for host in self._hosts:
             host.ask("compile", patience=600.0, sources=[str(source) for source in sources])
 
+    def via(self, kernel: Kernel) -> str:
+        """Return the proxy on the host that has this kernel."""
+        return self._placed[kernel.spec][0].proxy
+
     def machine(self, kernel: Kernel, *, directory: Path, console_log: Path | None) -> Machine:
         """Return a machine that is not started yet."""
         del directory
@@ -186,8 +190,6 @@ class HostedMachine:
         self._number = next(self._numbers)
         self._started = False
         self.gateway_python = ""
-        #: The id of the proxy through which execnet reaches it.
-        self.via = host.proxy
 
     def start(self) -> None:
         """Begin to boot there."""

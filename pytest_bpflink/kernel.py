@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import pytest
 
@@ -66,10 +66,18 @@ class MatrixKernel:
         return [(f"kernel_{name}", fact) for name, fact in facts.items() if fact is not None]
 
 
+#: The kernel of a worker; `matrix` sets it when pytest is configured.
+RUNNING = pytest.StashKey[MatrixKernel]()
+
+
 def running_kernel(config: pytest.Config) -> MatrixKernel:
     """Return the kernel that the tests of this process run on, with or without `--kernel`."""
-    described: dict[str, Any] | None = getattr(config, "workerinput", {}).get("bpflink_kernel")
-    return MatrixKernel(**described) if described else native()
+    return config.stash.get(RUNNING, None) or native()
+
+
+def is_in_guest(config: pytest.Config) -> bool:
+    """Whether this process is an xdist worker for another kernel: in a guest, or a stand-in."""
+    return RUNNING in config.stash and not config.stash[RUNNING].is_native
 
 
 def native() -> MatrixKernel:

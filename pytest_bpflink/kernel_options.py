@@ -6,13 +6,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import kernel_specs
 from pytest_bpflink.arguments import writable_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pytest
+
+#: The SPEC that stands for the kernels of the ini option, and the ini option.
+INI = "ini"
+INI_OPTION = "bpflink_kernels"
 
 #: The endings of --kernel-report's files, which say in which format they are.
 REPORT_ENDINGS = (".html", ".md", ".json")
@@ -31,7 +34,7 @@ def add(parser: pytest.Parser) -> None:
         " unpacked package or a build tree, ini for those of bpflink_kernels (repeatable)",
     )
     parser.addini(
-        kernel_specs.INI_OPTION,
+        INI_OPTION,
         "The kernels of --kernel ini, a SPEC or several per line",
         "linelist",
     )

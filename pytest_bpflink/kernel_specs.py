@@ -1,22 +1,27 @@
-"""What `--kernel` is given, as single SPECs: the project's list, and what patterns stand for.
+"""The kernels that `--kernel` asks for: single SPECs, and the id that each has in test ids.
 
-Knows pytest's options and ini-options. What a SPEC means is `vm.kernels`' business, what an item
-is called on it is `matrix`'s.
+Knows the options `--kernel` and `bpflink_kernels`. `vm.kernels` knows which kernel a SPEC names.
 """
 
 from __future__ import annotations
 
+import re
 import sys
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from pytest_bpflink.kernel import NATIVE, MatrixKernel, native
+from pytest_bpflink.kernel_options import INI, INI_OPTION
 
-INI = "ini"
-INI_OPTION = "bpflink_kernels"
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+# File and directory names that say what a file is, not which kernel it is.
+_NAMELESS = frozenset({"Image", "arch", "arm64", "boot", "bzImage", "compressed", "lib", "modules"})
+_NAMELESS |= {"Image.gz", "usr", "vmlinux", "vmlinuz", "x86", "x86_64"}
 
 
 def asked_for(config: pytest.Config) -> list[str]:
@@ -70,3 +75,49 @@ def _expanded(spec: str) -> list[str]:
 def _say(text: str) -> None:
     # Ids must be known before pytest has a terminal reporter.
     sys.stderr.write(f"{text}\n")
+
+
+def requested(values: Iterable[str]) -> list[MatrixKernel]:
+    """Return the kernels that the values of `--kernel` ask for, in their order.
+
+    Raises UsageError for an empty or a repeated SPEC.
+    """
+    kernels: list[MatrixKernel] = []
+    seen: set[str] = set()
+    for spec in (part.strip() for value in values for part in value.split(",")):
+        if not spec:
+            raise pytest.UsageError("--kernel: a SPEC is empty; write --kernel native,6.1")
+        same = str(_real(spec)) if is_path(spec) else spec
+        if same in seen:
+            raise pytest.UsageError(f"--kernel: {spec} is given twice")
+        seen.add(same)
+        if spec == NATIVE:
+            kernels.append(native())
+        else:
+            kernels.append(MatrixKernel(spec, _free_id(spec, {kernel.id for kernel in kernels})))
+    return kernels
+
+
+def is_path(spec: str) -> bool:
+    """Whether a SPEC is a path rather than a word or a release; as `vm.kernels.find` sees it."""
+    return "/" in spec or (not re.match(r"\d+\.\d", spec) and Path(spec).expanduser().exists())
+
+
+def _real(path: str) -> Path:
+    return Path(path).expanduser().resolve()
+
+
+def _free_id(spec: str, taken: set[str]) -> str:
+    """Return a short id for test ids: a release as it is, the telling part of a path."""
+    name = _path_name(_real(spec)) if is_path(spec) else spec
+    # xdist takes the id into "popen//id=...", pytest between "[" and "]".
+    name = re.sub(r"[^\w.+-]+", "_", name)
+    candidates = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    return next(candidate for candidate in candidates if candidate not in taken | {NATIVE})
+
+
+def _path_name(path: Path) -> str:
+    for part in (path.name, *(parent.name for parent in path.parents)):
+        if part and part not in _NAMELESS:
+            return part.removeprefix("vmlinuz-").removeprefix("bzImage-")
+    return "kernel"

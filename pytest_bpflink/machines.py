@@ -1,23 +1,19 @@
-"""The machines that workers run on, and where they come from: virtual ones of `vm`, or this one.
+"""What a worker runs on, as `guests` sees it: a machine, and the place that machines come from.
 
-Knows what the `--kernel-*` options say of machines. Which worker gets one is `guests`' business.
+Two Protocols, and the machine that pytest itself runs on. `virtual_machines` makes machines on this
+host, `hosts` on others.
 """
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
-from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from pytest_bpflink.terminal import Progress
-from pytest_bpflink.vm import accel, cold, kernels, machine, warm
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from pytest_bpflink.vm.accel import Acceleration
@@ -25,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Machine(Protocol):
-    """What is needed of a machine; `vm.machine.Machine` is one."""
+    """A machine that a worker runs on; `vm.machine.Machine` is one."""
 
     @property
     def gateway_python(self) -> str:
@@ -59,56 +55,18 @@ class Machines(Protocol):
     def machine(self, kernel: Kernel, *, directory: Path, console_log: Path | None) -> Machine:
         """Return a machine that is not started yet."""
 
+    def via(self, kernel: Kernel) -> str | None:
+        """Return the id of xdist's proxy that reaches machines with this kernel, if one must."""
+
+    def compile(self, sources: Sequence[Path]) -> None:
+        """Compile BPF programs where the machines will look for them."""
+
+    def close(self) -> None:
+        """Leave nothing behind; the machines must be closed before."""
+
 
 #: What a run takes its machines from; tests put fakes here.
 MACHINES = pytest.StashKey[Machines]()
-
-
-class VirtualMachines:
-    """Machines of `vm`, made as the `--kernel-*` options say."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._option = config.option
-        self._cwd = config.invocation_params.dir
-        self._accelerations: dict[Path, Acceleration] = {}
-        self._progress = Progress(config)
-        self._said: set[str] = set()
-
-    def find(self, spec: str, progress: Callable[[str], None]) -> Kernel:
-        """Return the kernel that a SPEC names, fetched if need be."""
-        return kernels.find(spec, progress=progress)
-
-    def acceleration(self, kernel: Kernel) -> Acceleration:
-        """Return KVM if this kernel really boots with it, else TCG, with the reason."""
-        if kernel.image not in self._accelerations:
-            self._accelerations[kernel.image] = accel.detect(kernel)
-        return self._accelerations[kernel.image]
-
-    def machine(self, kernel: Kernel, *, directory: Path, console_log: Path | None) -> Machine:
-        """Return a machine that shares this host's root and starts in this directory."""
-        make: Callable[..., Machine] = machine.Machine
-        if self._option.kernel_guest != "plain":
-            kind = {"cold": cold.ColdMachine, "warm": warm.WarmMachine}[self._option.kernel_guest]
-            make = partial(kind, say=partial(self._say, kernel))
-        return make(
-            kernel,
-            acceleration=self.acceleration(kernel),
-            directory=directory,
-            cwd=self._cwd,
-            environment=dict(os.environ),
-            memory_mib=self._option.kernel_memory,
-            cpus=self._option.kernel_cpus,
-            append=tuple(word for text in self._option.kernel_append for word in text.split()),
-            console_log=console_log,
-            writable=self._option.kernel_rw,
-        )
-
-    def _say(self, kernel: Kernel, text: str) -> None:
-        said = f"{kernel.id}: {text}"
-        # What goes for one guest of a kernel goes for all.
-        if said not in self._said:
-            self._said.add(said)
-            self._progress.line(said)
 
 
 class ThisMachine:
@@ -132,14 +90,3 @@ class ThisMachine:
         """Return nothing: the kernel log is not this worker's alone."""
         del lines
         return ""
-
-
-def of_run(config: pytest.Config) -> Machines:
-    """Return where a run's machines come from: this host, or those that `--kernel-host` names."""
-    if config.stash.get(MACHINES, None):
-        return config.stash[MACHINES]
-    if not config.option.kernel_host:
-        return VirtualMachines(config)
-    from pytest_bpflink import hosts  # with execnet's connections, for runs that name a host
-
-    return hosts.HostedMachines(config)

@@ -7,120 +7,17 @@ guest is asked for. What else a worker does is `matrix_worker`'s, guests and the
 
 from __future__ import annotations
 
-import re
-from itertools import count
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import kernel_specs, libbpf_axis
-from pytest_bpflink.kernel import NATIVE, MatrixKernel, native, running_kernel
-
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Sequence
+
+    from pytest_bpflink.kernel import MatrixKernel
 
 
 PARAMETER = "_bpflink_kernel"
-
-# File and directory names that say what a file is, not which kernel it is.
-_NAMELESS = frozenset({"Image", "arch", "arm64", "boot", "bzImage", "compressed", "lib", "modules"})
-_NAMELESS |= {"Image.gz", "usr", "vmlinux", "vmlinuz", "x86", "x86_64"}
-
-
-def requested(values: Iterable[str]) -> list[MatrixKernel]:
-    """Return the kernels that the values of `--kernel` ask for, in their order.
-
-    Raises UsageError for an empty or a repeated SPEC.
-    """
-    kernels: list[MatrixKernel] = []
-    seen: set[str] = set()
-    for spec in (part.strip() for value in values for part in value.split(",")):
-        if not spec:
-            raise pytest.UsageError("--kernel: a SPEC is empty; write --kernel native,6.1")
-        same = str(_real(spec)) if is_path(spec) else spec
-        if same in seen:
-            raise pytest.UsageError(f"--kernel: {spec} is given twice")
-        seen.add(same)
-        if spec == NATIVE:
-            kernels.append(native())
-        else:
-            kernels.append(MatrixKernel(spec, _free_id(spec, {kernel.id for kernel in kernels})))
-    return kernels
-
-
-def is_path(spec: str) -> bool:
-    """Whether a SPEC is a path rather than a word or a release; as `vm.kernels.find` sees it."""
-    return "/" in spec or (not re.match(r"\d+\.\d", spec) and Path(spec).expanduser().exists())
-
-
-def _real(path: str) -> Path:
-    return Path(path).expanduser().resolve()
-
-
-def _free_id(spec: str, taken: set[str]) -> str:
-    """Return a short id for test ids: a release as it is, the telling part of a path."""
-    name = _path_name(_real(spec)) if is_path(spec) else spec
-    # xdist takes the id into "popen//id=...", pytest between "[" and "]".
-    name = re.sub(r"[^\w.+-]+", "_", name)
-    candidates = (name if number == 1 else f"{name}-{number}" for number in count(1))
-    return next(candidate for candidate in candidates if candidate not in taken | {NATIVE})
-
-
-def _path_name(path: Path) -> str:
-    for part in (path.name, *(parent.name for parent in path.parents)):
-        if part and part not in _NAMELESS:
-            return part.removeprefix("vmlinuz-").removeprefix("bzImage-")
-    return "kernel"
-
-
-def configure(config: pytest.Config) -> None:
-    """Register the half of the matrix that this process needs.
-
-    Called from `pytest_configure`: after the cache plugin's, which is tryfirst, since `KernelItems`
-    must be registered later than `--lf`; before xdist's, which is trylast and looks at `--tx`.
-    """
-    received: dict[str, Any] = getattr(config, "workerinput", {})
-    if "bpflink_kernels" in received:
-        # The controller needs none of this, nor do runs on this kernel alone.
-        from pytest_bpflink.matrix_worker import MatrixWorker
-
-        kernels = [MatrixKernel(**described) for described in received["bpflink_kernels"]]
-        register(config, KernelItems(kernels, here=running_kernel(config)))
-        register(config, MatrixWorker(config))
-        return
-    specs, _ = libbpf_axis.asked_for(config)
-    kernels = libbpf_axis.pairs(requested(kernel_specs.asked_for(config)) or [native()], specs)
-    if _runs_no_test(config):
-        register(config, KernelItems(kernels, here=None))
-    elif len(kernels) == 1 and kernels[0].is_native:
-        register(config, KernelItems(kernels, here=kernels[0]))
-    elif not config.pluginmanager.hasplugin("xdist"):
-        raise pytest.UsageError(
-            f"{'--kernel: other kernels than native' if len(specs) == 1 else 'several libbpfs'}"
-            " need pytest-xdist and virtme-ng:"
-            " pip install 'pytest-bpflink[vm]' (and no -p no:xdist)"
-        )
-    else:
-        # With xdist and vm, which a run on this kernel alone does without.
-        from pytest_bpflink import workers
-
-        workers.configure(config, kernels)
-
-
-def configure_report(config: pytest.Config) -> None:
-    """Register what writes `--kernel-report`, where there is no `controller` that has done so."""
-    if _runs_no_test(config) or config.pluginmanager.hasplugin("bpflink-report"):
-        return
-    from pytest_bpflink import report
-
-    config.pluginmanager.register(report.NativeReport(config, native()), "bpflink-report")
-
-
-def _runs_no_test(config: pytest.Config) -> bool:
-    """Whether pytest only shows something; it starts a session even so (pytest 9.2)."""
-    options = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
-    return any(getattr(config.option, option, None) for option in options)
 
 
 def register(config: pytest.Config, plugin: object) -> None:

@@ -13,14 +13,13 @@ import tempfile
 import threading
 import traceback
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 from pytest_bpflink import shortcuts
-from pytest_bpflink.fresh_items import FreshItem
-from pytest_bpflink.kernel import running_kernel
 from pytest_bpflink.matrix import is_parametrized, register, without_kernel
+from pytest_bpflink.messages import ItemFacts
 from pytest_bpflink.only_item import OnlyItem, fresh_item, known_bug
 from pytest_bpflink.packing import Packing
 from pytest_bpflink.taint import TaintWatch
@@ -28,21 +27,28 @@ from pytest_bpflink.taint import TaintWatch
 if TYPE_CHECKING:
     from execnet import Channel
 
+    from pytest_bpflink.messages import Assignment
+
 
 class MatrixWorker:
     """Tells the controller about the items of this worker, and runs none that it must not run."""
 
-    def __init__(self, config: pytest.Config) -> None:
-        received: dict[str, Any] = config.workerinput  # type: ignore[attr-defined]
+    def __init__(self, config: pytest.Config, assignment: Assignment) -> None:
         self._config = config
-        self._channel = received["bpflink_channel"]
+        self._channel = assignment.channel
+        self._kernel = assignment.kernel
+        self._item = assignment.item
+        self._libbpf = assignment.libbpf
+        self._refusal = assignment.stand_in or self._wrong_kernel()
+
+    def start(self) -> None:
+        """Make this process such a worker: its plugins, its options, and what it sends."""
+        config = self._config
+        register(config, self)
         # It is called in execnet's thread: also while a test hangs, unless it keeps the GIL.
         self._channel.setcallback(lambda _: self._channel.send(("stack", _where_the_test_is())))
-        self._kernel = running_kernel(config)
-        self._refusal = received["bpflink_stand_in"] or self._wrong_kernel()
-        only = received["bpflink_item"]
-        if only:
-            register(config, OnlyItem(config, FreshItem(*only)))
+        if self._item:
+            register(config, OnlyItem(config, self._item))
         if not self._kernel.is_native and not self._refusal:
             register(config, TaintWatch(config))
         Packing.start(config)
@@ -50,11 +56,14 @@ class MatrixWorker:
         # The scheduler has groups from marks; xdist appends them to node ids, which --lf then does
         # not find (and with pytest 9.2, whose node ids don't change, xdist 3.8 ignores groups).
         config.option.loadgroup = False
-        # Chosen by the controller, built and all.
-        config.option.bpf_libbpf = received["bpflink_libbpf"]
+        # The controller has chosen it, and built it if need be.
+        config.option.bpf_libbpf = self._libbpf
         if not self._kernel.is_native:
-            # What xdist says is a directory of the host, whose parents a guest need not have.
+            # xdist names a directory of the host, whose parents a guest need not have.
             config.option.basetemp = None if self._refusal else _own_directory(config)
+        if self._refusal:
+            # No test runs here that could leave or log anything.
+            config.option.bpf_leaks = config.option.bpf_dmesg = "off"
 
     # Before xdist's, so that the controller knows the groups when it has the collection.
     @pytest.hookimpl(tryfirst=True)
@@ -119,20 +128,6 @@ class MatrixWorker:
             f"{self._kernel.id} is Linux {self._kernel.release}, but this worker runs on"
             f" {running}: not run, since the result would be another kernel's"
         )
-
-
-class ItemFacts(NamedTuple):
-    """What a worker says of an item, as execnet can carry it.
-
-    `test` is the node id without the kernel, `fresh` its FreshItem if it wants a kernel of its own,
-    `bug` the source that knows of a crash.
-    """
-
-    test: str
-    group: str | None
-    parametrized: bool
-    fresh: tuple[Any, ...] | None
-    bug: str | None
 
 
 class Printing(io.TextIOBase):

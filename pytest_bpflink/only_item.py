@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.fresh_items import FreshItem
+from pytest_bpflink.messages import FreshItem
 
 if TYPE_CHECKING:
     from collections.abc import Generator

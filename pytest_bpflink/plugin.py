@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import kernel_options, libbpf_axis, pycache
+from pytest_bpflink.kernel import is_in_guest
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -108,13 +109,13 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in (*_REQUIREMENTS, *_ALLOWANCES):
         config.addinivalue_line("markers", marker)
     if config.option.kernel or len(libbpf_axis.asked_for(config)[0]) > 1:
-        from pytest_bpflink import matrix  # costs time that others don't owe
+        from pytest_bpflink import setup
 
-        matrix.configure(config)
+        setup.configure(config)
     if config.option.kernel_report and not hasattr(config, "workerinput"):
-        from pytest_bpflink import matrix  # costs time that others don't owe
+        from pytest_bpflink import setup
 
-        matrix.configure_report(config)
+        setup.configure_report(config)
     if getattr(config.option, "basetemp", "") is None and _usual_basetemp_is_anothers():
         config.option.basetemp = tempfile.mkdtemp(prefix="pytest-")
     _configure_watching(config)
@@ -165,11 +166,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Watch what tests leave behind and what the kernel logs, in sessions with tests of BPF."""
-    worker = getattr(session.config, "workerinput", {})
-    if worker.get("bpflink_stand_in"):
-        return  # it runs none of them
-    in_guest = worker.get("bpflink_kernel", {}).get("where", "native") != "native"
-    if in_guest or _use_bpf(session.items):
+    if is_in_guest(session.config) or _use_bpf(session.items):
         from pytest_bpflink import watching  # costs what other sessions don't owe
 
         watching.start(session.config)
@@ -189,7 +186,7 @@ def _stands_on() -> list[str]:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Choose the libbpf, and remove what sessions left that were killed."""
     _choose_libbpf(session.config)
-    if _is_in_guest(session.config):
+    if is_in_guest(session.config):
         return
 
     from pytest_bpflink import leftovers
@@ -234,20 +231,11 @@ def _choose_libbpf(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip or fail a test that this kernel lacks something for, before its fixtures."""
-    needs = ("bpf_requires", "kernel") if _is_in_guest(item.config) else _REQUIREMENTS.values()
+    needs = ("bpf_requires", "kernel") if is_in_guest(item.config) else _REQUIREMENTS.values()
     if any(item.get_closest_marker(name) for name in needs):
         from pytest_bpflink import requirements  # costs what tests without such marks don't owe
 
         requirements.check(item)
-
-
-def _is_in_guest(config: pytest.Config) -> bool:
-    """Whether this is a guest's worker: nothing was left in it, nothing is kept from it.
-
-    What `matrix` knows too, which costs time to import.
-    """
-    kernel = getattr(config, "workerinput", {}).get("bpflink_kernel", {"spec": "native"})
-    return kernel["spec"] != "native"  # type: ignore[no-any-return]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -18,33 +18,38 @@ if TYPE_CHECKING:
     from execnet import Channel
     from xdist.workermanage import WorkerController
 
-_PORT, _CHANNEL = "sock_port", "bpflink_relay"
+# What pytest-rerunfailures adds to workerinput.
+_PORT = "sock_port"
 _CHUNK = 1 << 16
 
 
-def offer(node: WorkerController) -> None:
-    """Let a worker in a guest reach the port that a plugin named to it, if one did.
+def connect(node: WorkerController) -> Channel | None:
+    """Return a channel to the port that a plugin named to a worker in a guest, if one did.
 
-    Called on the host, before the worker is told its input.
+    Called on the host, before the worker starts.
     """
     port = node.workerinput.get(_PORT)
     if port is None:
-        return
+        return None
     channel = node.gateway.newchannel()
-    connection = socket.create_connection(("127.0.0.1", port))
-    _join(connection, channel)
-    node.workerinput[_CHANNEL] = channel
+    _join(socket.create_connection(("127.0.0.1", port)), channel)
+    return channel
 
 
 # Before pytest-rerunfailures', which connects.
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Listen in the guest, for one connection."""
-    received = getattr(config, "workerinput", {})
-    if _CHANNEL in received:
-        server = socket.create_server(("127.0.0.1", received[_PORT]))
+    workerinput = getattr(config, "workerinput", {})
+    if _PORT not in workerinput:
+        return
+    from pytest_bpflink.messages import Assignment
+
+    assignment = Assignment.received(config)
+    if assignment and assignment.relay:
+        server = socket.create_server(("127.0.0.1", workerinput[_PORT]))
         threading.Thread(
-            target=_accept, args=(server, received[_CHANNEL]), daemon=True, name="relay"
+            target=_accept, args=(server, assignment.relay), daemon=True, name="relay"
         ).start()
 
 

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_bpflink import messages
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
 TAINTED = Path("/proc/sys/kernel/tainted")
-
-#: What a worker that ended for this has in its `workeroutput`: the item's node id, and the flags.
-OUTPUT = "bpflink_tainted"
 
 # Documentation/admin-guide/tainted-kernels.rst: the flags from bit 0, and what tests may set.
 _FLAGS = "PFSRMBUDAWCIOELKXTNJ"
@@ -80,7 +79,7 @@ class TaintWatch:
         output = self._config.workeroutput  # type: ignore[attr-defined]
         if self._seen and output["shouldstop"] == _REASON:
             output["shouldstop"] = False
-            output[OUTPUT] = self._seen
+            output[messages.TAINTED] = self._seen
 
     def pytest_unconfigure(self) -> None:
         """Stop."""

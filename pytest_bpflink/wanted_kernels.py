@@ -17,9 +17,9 @@ from pytest_bpflink.vm.machine import MachineError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_bpflink.fresh_items import FreshItem
     from pytest_bpflink.guests import Guest, GuestFactory
     from pytest_bpflink.kernel import MatrixKernel
+    from pytest_bpflink.messages import FreshItem
     from pytest_bpflink.terminal import Progress
     from pytest_bpflink.vm.accel import Acceleration
     from pytest_bpflink.vm.kernels import Kernel

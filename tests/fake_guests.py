@@ -24,7 +24,7 @@ from pytest_bpflink.vm.kernels import Kernel, KernelError
 from pytest_bpflink.vm.machine import BootFailed, MachineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _CONSOLE = "FAKE_GUEST_CONSOLE"
 
@@ -100,6 +100,15 @@ class FakeMachines:
             cue = "full"
         self._booted.add(kernel.spec)
         return FakeMachine(cue, directory, console_log or directory / "console.log")
+
+    def via(self, kernel: Kernel) -> None:
+        del kernel
+
+    def compile(self, sources: Sequence[Path]) -> None:
+        del sources
+
+    def close(self) -> None:
+        pass
 
 
 class FakeMachine:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import boots
+from pytest_bpflink import capacity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ def reporters(result: pytest.RunResult) -> dict[str, str]:
 @pytest.fixture
 def available(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def leave(mebibytes: int) -> None:
-        monkeypatch.setattr(boots, "_available_mib", lambda: mebibytes)
+        monkeypatch.setattr(capacity, "_available_mib", lambda: mebibytes)
 
     return leave
 
@@ -41,7 +41,7 @@ def test_memory_bounds_the_guests_of_a_kernel(
 ) -> None:
     available(left)
 
-    bounded, said = boots.affordable_workers(3, kernels=4, memory_mib=512)
+    bounded, said = capacity.affordable_workers(3, kernels=4, memory_mib=512)
 
     assert bounded == workers
     pytest.LineMatcher([said]).fnmatch_lines([sentence])
@@ -52,7 +52,7 @@ def test_each_kernel_has_a_guest_even_where_memory_may_not_do(
 ) -> None:
     available(1000)
 
-    bounded, said = boots.affordable_workers(1, kernels=4, memory_mib=512)
+    bounded, said = capacity.affordable_workers(1, kernels=4, memory_mib=512)
 
     assert bounded == 1
     assert said.startswith("guests may run out of memory: this machine has 1000 MiB left")
@@ -61,7 +61,7 @@ def test_each_kernel_has_a_guest_even_where_memory_may_not_do(
 def test_native_workers_take_no_guests_memory(available: Callable[[int], None]) -> None:
     available(1)
 
-    assert boots.affordable_workers(2, kernels=0, memory_mib=512) == (2, "")
+    assert capacity.affordable_workers(2, kernels=0, memory_mib=512) == (2, "")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_cores_and_memory_bound_the_guests_of_single_items(
     available(left)
     monkeypatch.setattr("os.cpu_count", lambda: cores)
 
-    assert boots.fresh_at_once(512) == at_once
+    assert capacity.fresh_at_once(512) == at_once
 
 
 def test_guests_of_a_kernel_share_its_items(pytester: pytest.Pytester, with_fakes: Run) -> None:

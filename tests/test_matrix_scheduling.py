@@ -7,8 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from pytest_bpflink.fresh_items import FreshItem, FreshItems
-from pytest_bpflink.scheduling import ItemLog, KernelScheduling
+from pytest_bpflink.fresh_items import FreshItems
+from pytest_bpflink.item_log import ItemLog
+from pytest_bpflink.messages import FreshItem
+from pytest_bpflink.scheduling import KernelScheduling
 
 LOCATION = ("file.py", 1, "item")
 
