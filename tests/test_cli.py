@@ -8,9 +8,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from command import BPFLINK, bpflink
 
 from pytest_bpflink.cli import COMMANDS
+from tests.support.command import BPFLINK, bpflink
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
 import signal
 import subprocess
@@ -12,9 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from command import BPFLINK, bpflink
-from test_vm_kernels import CONFIG, write
-from test_vm_store import wait_until
 
 from pytest_bpflink.commands.bisect import search
 from pytest_bpflink.commands.candidates import of
@@ -23,6 +19,10 @@ from pytest_bpflink.commands.trial import Outcome
 from pytest_bpflink.vm import releases
 from pytest_bpflink.vm.image import KernelError, KernelNotFound
 from pytest_bpflink.vm.store import Store
+from tests.support import ROOT
+from tests.support.command import BPFLINK, bpflink
+from tests.test_vm_kernels import CONFIG, write
+from tests.test_vm_store import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,7 +175,7 @@ def test_it(request):
 def seven_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a store with kernels that are never booted."""
     monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests/support"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     for version in SEVEN:
         tree = Store().root / f"{version}-amd64_{version}-1"

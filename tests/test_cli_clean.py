@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from command import bpflink
 
 from pytest_bpflink import bpffs
 from pytest_bpflink.probe import missing_privileges
+from tests.support.command import bpflink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from command import BPFLINK, bpflink
+
+from tests.support.command import BPFLINK, bpflink
 
 # zsh and argcomplete take half a second.
 DEADLINE = 30.0

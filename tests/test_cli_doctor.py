@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import BPFLINK, bpflink
 
 from pytest_bpflink import libbpf
 from pytest_bpflink.cgroup import cgroup2_mount
 from pytest_bpflink.probe import missing_privileges
 from pytest_bpflink.vm.store import Store
+from tests.support.command import BPFLINK, bpflink
 
 
 def checks(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:

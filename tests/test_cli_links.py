@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from command import BPFLINK, bpflink, table_of
 
 from pytest_bpflink import BpfFs, Link, NetNs
+from tests.support.command import BPFLINK, bpflink, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import pytest
-from command import BPFLINK, bpflink
+
+from tests.support.command import BPFLINK, bpflink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,9 +9,10 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from pages import PAGES, README, ROOT, Page, read
 
 from pytest_bpflink.probe import missing_privileges
+from tests.support import ROOT
+from tests.support.pages import PAGES, README, Page, read
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,9 +7,10 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from installed import ROOT, run_pytest
 
 from pytest_bpflink.probe import missing_privileges
+from tests.support import ROOT
+from tests.support.installed import run_pytest
 
 if TYPE_CHECKING:
     from pathlib import Path

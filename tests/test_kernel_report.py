@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from kernel_runs import outcomes, read, reports, results, schema
+
+from tests.support.kernel_runs import outcomes, read, reports, results, schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from kernel_runs import outcomes, read, reports
+
+from tests.support.kernel_runs import outcomes, read, reports
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,10 +10,10 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 import pytest
-from kernel_runs import HOSTILE, kernel, make_run
 
 from pytest_bpflink.reports import as_html, as_json, as_markdown, files, text
 from pytest_bpflink.reports.results import Result, Run, RunKernel, Section, Uncollected
+from tests.support.kernel_runs import HOSTILE, kernel, make_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

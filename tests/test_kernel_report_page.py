@@ -6,11 +6,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from chromium import Chromium
-from kernel_runs import HOSTILE, make_run
 
 from pytest_bpflink.reports import files, text
 from pytest_bpflink.reports.results import Result, Section
+from tests.support.chromium import Chromium
+from tests.support.kernel_runs import HOSTILE, make_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

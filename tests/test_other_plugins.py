@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_matrix_real import CACHE
+
+from tests.test_matrix_real import CACHE
 
 # Where tools/prepare puts what tests/other_plugins.txt names.
 PLUGINS = Path(sys.prefix) / "other-plugins"

@@ -10,10 +10,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from installed import ROOT, build, run_build, run_pytest
 
 import pytest_bpflink
 from pytest_bpflink.probe import missing_privileges
+from tests.support import ROOT
+from tests.support.installed import build, run_build, run_pytest
 
 PACKAGES = {"pytest_bpflink": "pytest_bpflink", "vm": "pytest_bpflink/vm"}
 PACKAGES["selftests"] = "pytest_bpflink/selftests"

@@ -9,7 +9,7 @@ import pytest
 from pytest_bpflink.packing import Packing, unpacking
 
 if TYPE_CHECKING:
-    from conftest import RunWithFakes
+    from tests.conftest import RunWithFakes
 
 REPORT = {
     "nodeid": "test_it.py::test_it[6.1]",

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-import pages
-
 from pytest_bpflink.cli import COMMANDS
+from tests.support import pages
 
 if TYPE_CHECKING:
     import pytest

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from conftest import RunWithFakes
+    from tests.conftest import RunWithFakes
 
 # They export neither.
 PYTHON: Any = python

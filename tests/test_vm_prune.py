@@ -10,10 +10,10 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from test_vm_kernels import CONFIG, write
-from test_vm_store import wait_until
 
 from pytest_bpflink.vm.kernels import KernelError, KernelFetchError, Store, find
+from tests.test_vm_kernels import CONFIG, write
+from tests.test_vm_store import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from debian_archive import FETCH, contents, needs_apt
-from test_vm_kernels import write
 
 from pytest_bpflink.vm import apt, debian, releases
 from pytest_bpflink.vm.kernels import (
@@ -25,6 +23,8 @@ from pytest_bpflink.vm.kernels import (
     Store,
     find,
 )
+from tests.support.debian_archive import FETCH, contents, needs_apt
+from tests.test_vm_kernels import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable

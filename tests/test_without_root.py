@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from installed import install
-from nobody import NOBODY, run_as_nobody
-from pages import README, read
 
 from pytest_bpflink.vm import kernels
 from pytest_bpflink.vm.store import Store
+from tests.support.installed import install
+from tests.support.nobody import NOBODY, run_as_nobody
+from tests.support.pages import README, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,10 +8,10 @@ import subprocess
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from test_vm_kernels import CONFIG, write
 
 from pytest_bpflink.vm import apt, debian
 from pytest_bpflink.vm.kernels import Store
+from tests.test_vm_kernels import CONFIG, write
 
 if TYPE_CHECKING:
     from pathlib import Path
