@@ -21,8 +21,8 @@ from pytest_bpflink.vm.image import KernelError, KernelNotFound
 from pytest_bpflink.vm.store import Store
 from tests.support import ROOT
 from tests.support.command import BPFLINK, bpflink
-from tests.test_vm_kernels import CONFIG, write
-from tests.test_vm_store import wait_until
+from tests.vm.test_specs import CONFIG, write
+from tests.vm.test_store import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

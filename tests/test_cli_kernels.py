@@ -11,7 +11,7 @@ import pytest
 from pytest_bpflink.commands.output import size
 from pytest_bpflink.vm.kernels import Store, find
 from tests.support.command import bpflink, table_of
-from tests.test_vm_prune import pruned, versions  # noqa: F401 (a fixture)
+from tests.vm.test_prune import pruned, versions  # noqa: F401 (a fixture)
 
 if TYPE_CHECKING:
     from pathlib import Path

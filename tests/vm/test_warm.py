@@ -1,6 +1,6 @@
 """Warm guests of Linux 6.1, for real: how they are saved and restored, and what is each one's own.
 
-What they have in common with plain ones is tested with these, in `test_vm_machine`.
+What they have in common with plain ones is tested with these, in `test_machine`.
 """
 
 from __future__ import annotations

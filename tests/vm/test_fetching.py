@@ -20,7 +20,7 @@ import pytest
 from pytest_bpflink.vm import debian
 from pytest_bpflink.vm.kernels import KernelFetchError, KernelNotFound, Store, expand, find
 from tests.support.debian_archive import FETCH, contents, feed, kernel_deb, make_archive, needs_apt
-from tests.test_vm_store import is_running, wait_until
+from tests.vm.test_store import is_running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

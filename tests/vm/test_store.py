@@ -24,7 +24,7 @@ from pytest_bpflink.vm.kernels import (
     find,
 )
 from tests.support.debian_archive import FETCH, contents, needs_apt
-from tests.test_vm_kernels import write
+from tests.vm.test_specs import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable

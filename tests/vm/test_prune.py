@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink.vm.kernels import KernelError, KernelFetchError, Store, find
-from tests.test_vm_kernels import CONFIG, write
-from tests.test_vm_store import wait_until
+from tests.vm.test_specs import CONFIG, write
+from tests.vm.test_store import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
