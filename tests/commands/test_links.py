@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_bpflink import BpfFs, Link, NetNs
+from tests.support import ROOT
 from tests.support.command import BPFLINK, bpflink, table_of
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     from pytest_bpflink import Cgroup, Program
 
-EGRESS = Path(__file__).parents[1] / "selftests/progs/cgroup_egress.bpf.c"
-SYS_ENTER = Path(__file__).parents[1] / "selftests/progs/sys_enter.bpf.c"
+EGRESS = ROOT / "selftests/progs/cgroup_egress.bpf.c"
+SYS_ENTER = ROOT / "selftests/progs/sys_enter.bpf.c"
 
 
 def row_of(link: Link) -> dict[str, Any]:
