@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_matrix_real import CACHE
+from tests.matrix.test_real_guests import CACHE
 
 # Where tools/prepare puts what tests/other_plugins.txt names.
 PLUGINS = Path(sys.prefix) / "other-plugins"
