@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support import ROOT
 from tests.support.kernel_runs import outcomes, read, reports, results, schema
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def test_the_terminal_shows_the_worst_differences_and_says_how_to_see_all(
 def test_what_is_documented_is_what_is_in_the_schema() -> None:
     """Each name of the schema has its row, and no row has another."""
     whole = schema()
-    described = (Path(__file__).parents[1] / "docs" / "report-schema.md").read_text()
+    described = (ROOT / "docs/report-schema.md").read_text()
     sections = {
         "The run": whole,
         "A kernel": whole["$defs"]["kernel"],
