@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import Link, bpffs, eventually, leftovers, link_ids
+from tests.support import ROOT
 
 if TYPE_CHECKING:
     from pytest_bpflink import BpfFs
 
-OBJECT = Path(__file__).parent / "../selftests/progs/cgroup_egress.bpf.c"
+OBJECT = ROOT / "selftests/progs/cgroup_egress.bpf.c"
 
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
 
@@ -335,7 +336,7 @@ def test_after():
 
 
 def test_verifier_log_is_a_section_of_the_report(pytester: pytest.Pytester) -> None:
-    refused = Path(__file__).parent / "progs/refused.bpf.c"
+    refused = ROOT / "tests/bpf/progs/refused.bpf.c"
     pytester.makepyfile(f"def test_it(bpf_object):\n    bpf_object({str(refused)!r})")
     result = pytester.runpytest_subprocess()
     result.stdout.fnmatch_lines(

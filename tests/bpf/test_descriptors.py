@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import Link, Object, descriptors
+from tests.support import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pytest_bpflink import Cgroup, Map, Program
 
-_EGRESS = Path(__file__).parents[1] / "selftests/progs/cgroup_egress.bpf.c"
+_EGRESS = ROOT / "selftests/progs/cgroup_egress.bpf.c"
 
 # A seccomp filter that refuses pidfd_getfd(2) as containers do, and allows everything else.
 _REFUSE = """

@@ -93,7 +93,7 @@ def test_target_of_the_wrong_kind(
     netns: NetNs, bpf_object: Callable[..., Object], bpf_link: Callable[..., object]
 ) -> None:
     """A program is told what it attaches to."""
-    program = bpf_object("../selftests/progs/cgroup_egress.bpf.c").program("egress")
+    program = bpf_object("../../selftests/progs/cgroup_egress.bpf.c").program("egress")
     for target in (netns, netns.lo, None):
         with pytest.raises(BpfError, match="attaches to a Cgroup") as refused:
             bpf_link(program, target)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from pytest_bpflink import BpfFs, Cgroup, Object, Program
 
-EGRESS = "../selftests/progs/cgroup_egress.bpf.c"
-SYS_ENTER = "../selftests/progs/sys_enter.bpf.c"
+EGRESS = "../../selftests/progs/cgroup_egress.bpf.c"
+SYS_ENTER = "../../selftests/progs/sys_enter.bpf.c"
 
 
 @pytest.fixture

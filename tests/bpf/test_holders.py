@@ -16,13 +16,14 @@ from pytest_bpflink.entries import entry_of
 from pytest_bpflink.family import Family, parent_of
 from pytest_bpflink.holders import holders
 from pytest_bpflink.procfs import processes
+from tests.support import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_bpflink import BpfFs, Cgroup
 
-OBJECT = Path(__file__).parent / "../selftests/progs/cgroup_egress.bpf.c"
+OBJECT = ROOT / "selftests/progs/cgroup_egress.bpf.c"
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from pytest_bpflink import BpfFs, Program
 
-EGRESS = "../selftests/progs/cgroup_egress.bpf.c"
+EGRESS = "../../selftests/progs/cgroup_egress.bpf.c"
 
 
 @pytest.fixture

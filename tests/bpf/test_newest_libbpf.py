@@ -17,7 +17,8 @@ SAME_TESTS = (
     "selftests/test_link_pinning.py",
     "selftests/test_cgroup_link.py",
     "selftests/test_link_lifetime.py",
-    *(f"tests/test_{name}.py" for name in ("bad_input", "btf", "cgroup", "compile", "link")),
+    *(f"tests/bpf/test_{name}.py" for name in ("bad_input", "btf", "cgroup", "link")),
+    "tests/test_compile.py",
 )
 
 

@@ -25,7 +25,7 @@ EGRESS = AttachType.CGROUP_INET_EGRESS
 
 @pytest.fixture
 def witness(bpf_object: Callable[..., Object]) -> PacketWitness:
-    return PacketWitness(bpf_object("../selftests/progs/cgroup_egress.bpf.c"))
+    return PacketWitness(bpf_object("../../selftests/progs/cgroup_egress.bpf.c"))
 
 
 @pytest.fixture
