@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import Link, Object, bpffs, eventually
+from tests.support import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pytest_bpflink import Cgroup
 
-OBJECT = (Path(__file__).parent / "../selftests/progs/cgroup_egress.bpf.c").resolve()
+OBJECT = ROOT / "selftests/progs/cgroup_egress.bpf.c"
 FILTER = Path(__file__).parent / "progs/socket_filter.bpf.c"
 
 PREAMBLE = f"""

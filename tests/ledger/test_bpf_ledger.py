@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_bpflink import DescriptorHolder, LinkType, Object, ObjectHolder, PinHolder, ProgType
+from tests.support import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pytest_bpflink import BpfFs, BpfLedger, Cgroup, Link
 
-OBJECT = Path(__file__).parent / "../selftests/progs/cgroup_egress.bpf.c"
+OBJECT = ROOT / "selftests/progs/cgroup_egress.bpf.c"
 
 # Attaches, or opens what an earlier one has pinned; leaves its pin, if it is told to stay.
 DAEMON = """

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import ROOT
+
 FILTER = Path(__file__).parent / "progs/socket_filter.bpf.c"
-EGRESS = (Path(__file__).parent / "../selftests/progs/cgroup_egress.bpf.c").resolve()
+EGRESS = ROOT / "selftests/progs/cgroup_egress.bpf.c"
 
 TESTS = f"""
 import os, signal, socket
