@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.vm.store import cache_root
+from tests.support import ROOT
 
 if TYPE_CHECKING:
     import pytest
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # Pytester gives its runs another home: found before it does.
 CACHE = cache_root()
 
-OBJECT = Path(__file__).parent / "../selftests/progs/cgroup_egress.bpf.c"
+OBJECT = ROOT / "selftests/progs/cgroup_egress.bpf.c"
 
 TESTS = """
 import os, subprocess
