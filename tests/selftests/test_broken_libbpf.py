@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,13 +18,13 @@ import pytest
 from pytest_bpflink import eventually, link_ids
 from pytest_bpflink.cgroup import cgroup2_mount
 from pytest_bpflink.leftovers import ROOT
+from tests.support import ROOT as PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("_bpf_privileges")
-
-PROJECT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def selftests_with(tmp_path: Path) -> Callable[[str], Outcome]:
 
     def run(switch: str) -> Outcome:
         library = tmp_path / f"{switch.lower()}.so"
-        source = PROJECT / "tests/broken_libbpf.c"
+        source = PROJECT / "tests/selftests/broken_libbpf.c"
         # The real one by its soname, which needs no libbpf-dev.
         command: list[str | Path] = ["cc", "-shared", "-fPIC", f"-D{switch}", source]
         command += ["-o", library]
