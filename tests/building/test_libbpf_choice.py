@@ -376,7 +376,7 @@ def test_path_in_the_ini_file_reaches_workers(
 
 
 def test_newest_is_built_from_the_distributions_source() -> None:
-    """For real, unless this machine has built it already; `test_newest_libbpf.py` uses it."""
+    """For real, unless this machine has built it already; `bpf/test_newest_libbpf.py` uses it."""
     library = Path(choose("newest", Said(), directory=Path.cwd()))
 
     check(library)

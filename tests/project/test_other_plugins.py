@@ -9,7 +9,7 @@ import pytest
 
 from tests.matrix.test_real_guests import CACHE
 
-# Where tools/prepare puts what tests/other_plugins.txt names.
+# Where tools/prepare puts what tests/project/other_plugins.txt names.
 PLUGINS = Path(sys.prefix) / "other-plugins"
 
 
