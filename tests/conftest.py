@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from debian_archive import archive, store  # noqa: F401 (fixtures)
-from installed import fresh_python, sdist, wheel  # noqa: F401 (fixtures)
+
+from tests.support import ROOT
+from tests.support.debian_archive import archive, store  # noqa: F401 (fixtures)
+from tests.support.installed import fresh_python, sdist, wheel  # noqa: F401 (fixtures)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     RunWithFakes = Callable[..., pytest.RunResult]
 
@@ -25,7 +27,7 @@ for _variable in ("CI", "BUILD_NUMBER"):
 @pytest.fixture
 def with_fakes(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> RunWithFakes:
     """Return a function that runs pytest where guests are processes of this machine."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests/support"), prepend=os.pathsep)
     temporary = pytester.mkdir("temporary")
     monkeypatch.setenv("TMPDIR", str(temporary))
 

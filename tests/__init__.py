@@ -1,0 +1,1 @@
+"""Tests of the plugin; those of the kernel are in `selftests/`."""

@@ -1,0 +1,142 @@
+"""`bpflink clean`: what dead runs left goes, what living ones use stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_bpflink import bpffs
+from pytest_bpflink.probe import missing_privileges
+from tests.support.command import bpflink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# A run that makes one of each, says where, and waits.
+RUN = """
+import sys, time
+from pathlib import Path
+from pytest_bpflink import BpfFs
+from pytest_bpflink.leftovers import Estate
+from pytest_bpflink.vm.scratch import Scratch
+
+estate, scratch = Estate.found(), Scratch()
+mount = estate.directory / "bpffs"
+mount.mkdir()
+BpfFs.mount(mount)
+estate.record_pin(Path("/sys/fs/bpf/nothing"), 7)
+print(estate.directory, mount, estate.make_cgroup(), scratch.path.parent, flush=True)
+time.sleep(600)
+"""
+
+DAY = 24 * 3600
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have places of this test's own: other runs on this machine sweep, too."""
+    monkeypatch.setenv("BPFLINK_RUN_DIRECTORY", str(tmp_path / "run"))
+    monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
+@pytest.fixture
+def left() -> Iterator[tuple[subprocess.Popen[str], list[Path]]]:
+    """Start a run, and tell what it made: its estate, a mount, a cgroup, temporary files."""
+    refusal = missing_privileges()
+    if refusal:
+        pytest.skip(refusal)
+    command = [sys.executable, "-c", RUN]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout
+        yield run, [Path(word) for word in run.stdout.readline().split()]
+        run.kill()
+
+
+def clean(*arguments: str) -> list[dict[str, Any]]:
+    done = bpflink("clean", "--json", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def test_what_a_killed_run_left_is_shown_and_removed(
+    left: tuple[subprocess.Popen[str], list[Path]],
+) -> None:
+    run, (estate, mount, cgroup, temporary) = left
+    assert clean() == []  # it is alive
+    run.kill()
+    run.wait()
+
+    shown = clean("--dry-run")
+
+    assert shown == [
+        {
+            "kind": "run on this kernel",
+            "path": str(estate),
+            "holds": [f"BPF FS {mount}", "pin /sys/fs/bpf/nothing", f"cgroup {cgroup}"],
+            "size": 0,
+            "removed": False,
+        },
+        {
+            "kind": "temporary files",
+            "path": str(temporary),
+            "holds": [],
+            "size": 0,
+            "removed": False,
+        },
+    ]
+    assert mount in set(bpffs.mounts())
+
+    assert clean() == [row | {"removed": True} for row in shown]
+
+    assert not any(path.exists() for path in (estate, cgroup, temporary))
+    assert mount not in set(bpffs.mounts())
+    assert bpflink("clean").stdout == "there is nothing to remove\n"
+
+
+def test_saved_guests_that_nobody_uses_are_removed(tmp_path: Path) -> None:
+    for name, days in (("used", 2), ("unused", 40)):
+        save = tmp_path / "cache/guests" / name
+        save.mkdir(parents=True)
+        (save / "memory").write_bytes(bytes(10_000))
+        (save / "save.json").write_text("{}")
+        then = time.time() - days * DAY
+        os.utime(save / "save.json", (then, then))
+
+    (row,) = clean()
+
+    assert (row["kind"], row["path"]) == ("saved guest", str(tmp_path / "cache/guests/unused"))
+    assert row["size"] >= 10_000
+    assert row["removed"]
+    assert (tmp_path / "cache/guests/used").exists()
+    assert [each["path"] for each in clean("--unused-days", "1", "--dry-run")] == [
+        str(tmp_path / "cache/guests/used")
+    ]
+
+
+def test_what_stays_is_a_failure(left: tuple[subprocess.Popen[str], list[Path]]) -> None:
+    run, (estate, mount, cgroup, _) = left
+    # What is no directory of a cgroup can't be removed as one.
+    (estate / "cgroup").unlink()
+    (estate / "cgroup").symlink_to("/proc/self")
+    run.kill()
+    run.wait()
+
+    done = bpflink("clean")
+
+    assert done.returncode == 1
+    assert f"bpflink: what a killed session left stays in {estate}: " in done.stderr
+    assert done.stdout.splitlines()[2].startswith("stays     run on this kernel")
+    assert mount not in set(bpffs.mounts())
+    (estate / "cgroup").unlink()
+    (estate / "cgroup").symlink_to(cgroup)
+    assert bpflink("clean").returncode == 0
+    assert not cgroup.exists()

@@ -1,0 +1,343 @@
+"""`bpflink vm` in real guests: streams, terminal, signals and statuses are as if it ran here."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import pytest
+
+from tests.support.command import BPFLINK, bpflink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# A guest that is emulated beside others needs this long for what takes a moment.
+DEADLINE = 60.0
+
+KERNEL = "6.12"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def saved() -> None:
+    """Have a guest saved, of which the first command would tell."""
+    assert bpflink("vm", KERNEL, "--", "true").returncode == 0
+
+
+def sh(script: str, **options: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a guest."""
+    return bpflink("vm", KERNEL, "--", "sh", "-c", script, **options)
+
+
+def test_command_is_in_this_place_of_another_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").write_text("this host's")
+    script = """
+        uname -r; pwd; cat here; echo; id -u; echo "$COLOUR"; umask
+        echo "stays in the guest" > there && cat there
+        cat; echo "to stderr" >&2; exit 7
+    """
+    done = sh(script, stdin="from stdin\n", COLOUR="green")
+    release, *lines = done.stdout.splitlines()
+    assert release.startswith(f"{KERNEL}.")
+    umask = f"{current_umask():04o}"
+    there = "stays in the guest"
+    assert lines == [str(tmp_path), "this host's", "0", "green", umask, there, "from stdin"]
+    assert (done.stderr, done.returncode) == ("to stderr\n", 7)
+    assert os.listdir(tmp_path) == ["here"]
+
+
+def test_in_a_plain_guest_too(tmp_path: Path) -> None:
+    program = f"""
+import sys
+from pytest_bpflink import cli
+from pytest_bpflink.vm import inventory
+
+def take(*_, **__):
+    raise inventory.ImageError("none shall be made")
+
+inventory.take = take
+sys.argv[1:] = ["vm", "{KERNEL}", "--", "sh", "-c", "pwd; cat; echo to stderr >&2; exit 7"]
+cli.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        input="from stdin",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == (f"{tmp_path}\nfrom stdin", 7)
+    said = "bpflink: the guest is a plain one: none shall be made\nto stderr\n"
+    assert done.stderr == said
+
+
+def test_randomness_is_each_guest_s_own() -> None:
+    first, second = (sh("head -c 16 /dev/urandom | od -An -tx1").stdout for _ in range(2))
+    assert len(first.split()) == 16
+    assert first != second
+
+
+def test_what_is_written_to_a_directory_of_its_own_is_kept(tmp_path: Path) -> None:
+    script = f"cd {tmp_path} && head -c 5000000 /dev/zero > big && echo done > results"
+    done = bpflink("vm", KERNEL, "--rw", str(tmp_path), "--", "sh", "-c", script)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "big").stat().st_size == 5_000_000
+    assert (tmp_path / "results").read_text() == "done\n"
+
+
+def test_a_directory_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    done = bpflink("vm", KERNEL, "--rw", str(tmp_path / "absent"), "--", "true")
+
+    assert done.returncode == 2
+    assert f"--rw: {tmp_path}/absent is not there: mkdir -p {tmp_path}/absent" in done.stderr
+
+
+def current_umask() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(r"^Umask:\t(\d+)", status, re.MULTILINE)[0], 8)
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "said"),
+    [
+        ("kill -SEGV $$", 128 + signal.SIGSEGV, ""),
+        ("exec nosuch", 127, "nosuch: not found"),
+        ("yes", 128 + signal.SIGPIPE, ""),
+    ],
+)
+def test_status_of_what_ends_otherwise(script: str, status: int, said: str) -> None:
+    """The last is that a command learns of its output not being read."""
+    command = f"{BPFLINK} vm {KERNEL} -- sh -c '{script}' | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert said in done.stderr
+
+
+def test_no_such_command() -> None:
+    done = bpflink("vm", KERNEL, "--", "nosuch")
+    assert (done.returncode, done.stderr) == (127, "nosuch: No such file or directory\n")
+    done = bpflink("vm", KERNEL, "--", "/etc")
+    assert (done.returncode, done.stderr) == (126, "/etc: Permission denied\n")
+
+
+def test_no_such_kernel() -> None:
+    done = bpflink("vm", "lates", "--", "true")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith("bpflink: 'lates' names no kernel: write a release")
+
+
+def test_panic_is_quoted(tmp_path: Path) -> None:
+    done = bpflink(
+        *("vm", KERNEL, "--log", tmp_path / "console", "--"),
+        *("sh", "-c", "echo before; sleep 1; echo c > /proc/sysrq-trigger; sleep 60"),
+    )
+    assert (done.returncode, done.stdout) == (121, "before\n")
+    head, *rest = done.stderr.splitlines()
+    assert head == "bpflink: the guest died: Kernel panic - not syncing: sysrq triggered crash"
+    assert any("sysrq_handle_crash" in line for line in rest)
+    assert "sysrq triggered crash" in (tmp_path / "console").read_text()
+
+
+def test_guest_that_is_powered_off() -> None:
+    done = bpflink("vm", KERNEL, "--", "sh", "-c", "echo o > /proc/sysrq-trigger; sleep 60")
+    assert done.returncode == 121
+    assert done.stderr.startswith("bpflink: the guest ended before the command did\n")
+
+
+def test_streams_are_binary_and_do_not_overrun_each_other(tmp_path: Path) -> None:
+    """More than all buffers on the way hold, both ways at once, to a reader that is slow."""
+    sent = os.urandom(3 << 20)
+    (tmp_path / "sent").write_bytes(sent)
+    command = f"{BPFLINK} vm {KERNEL} -- tee /dev/stderr < sent 2> errors | (sleep 1; cat) > output"
+    subprocess.run(["bash", "-o", "pipefail", "-c", command], check=True, cwd=tmp_path)
+    for name in ("output", "errors"):
+        assert digest((tmp_path / name).read_bytes()) == digest(sent), name
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_both_outputs_in_one_keep_their_order() -> None:
+    command = [BPFLINK, "vm", KERNEL, "--", "sh", "-c", "echo 1; echo 2 >&2; echo 3; echo 4 >&2"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True)
+    assert done.stdout == b"1\n2\n3\n4\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_reaches_the_command(number: signal.Signals) -> None:
+    script = "trap 'echo trapped; exit 3' INT TERM; echo ready; while :; do sleep 0.1; done"
+    with started("sh", "-c", script) as process:
+        process.send_signal(number)
+        assert process.communicate(timeout=DEADLINE)[0] == b"trapped\n"
+        assert process.returncode == 3
+
+
+def test_signal_passes_input_that_the_command_does_not_read() -> None:
+    script = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done"
+    with (
+        open("/dev/zero", "rb") as endless,
+        started("sh", "-c", script, stdin=endless) as process,
+    ):
+        time.sleep(1)  # till it is full
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=DEADLINE) == 3
+
+
+def test_three_signals_end_a_guest_that_hangs() -> None:
+    with started("sh", "-c", "trap '' INT; echo ready; sleep 600") as process:
+        for _ in range(3):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.1)  # else the kernel merges them
+        assert process.wait(timeout=DEADLINE) == 121
+        assert process.stderr
+        assert process.stderr.read() == b"bpflink: the guest was ended\n"
+
+
+def test_nothing_is_left_of_one_that_was_terminated_or_killed(tmp_path: Path) -> None:
+    with started("sh", "-c", "echo ready; sleep 600", TMPDIR=str(tmp_path)) as process:
+        qemus = [pid for pid in children_of(process.pid) if "qemu" in name_of(pid)]
+        assert len(qemus) == 1
+        process.kill()
+        process.wait()
+    deadline = time.monotonic() + DEADLINE
+    while name_of(qemus[0]):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    # What a killed one leaves the next clean removes.
+    assert os.listdir(tmp_path)
+    bpflink("clean", TMPDIR=str(tmp_path), BPFLINK_RUN_DIRECTORY=str(tmp_path / "none"))
+    assert os.listdir(tmp_path) == []
+
+
+@contextlib.contextmanager
+def started(
+    *command: str, stdin: IO[bytes] | int = subprocess.DEVNULL, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a guest, and go on when it has said `ready`."""
+    process = subprocess.Popen(
+        [BPFLINK, "vm", KERNEL, "--", *command],
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | environment,
+    )
+    with process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(word) for word in (task / "children").read_text().split()]
+    return found
+
+
+def name_of(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text()
+        return "" if "State:\tZ" in status else status.splitlines()[0]
+    return ""
+
+
+class Terminal:
+    """A terminal with a shell in a guest on it."""
+
+    def __init__(self, pid: int, descriptor: int) -> None:
+        self.pid = pid
+        self._descriptor = descriptor
+        self._seen = ""
+
+    def type(self, text: str) -> None:
+        os.write(self._descriptor, text.encode())
+
+    def expect(self, pattern: str) -> str:
+        """Read until what came matches, and return that."""
+        deadline = time.monotonic() + DEADLINE
+        while not (found := re.search(pattern, self._seen, re.DOTALL)):
+            left = deadline - time.monotonic()
+            ready = select.select([self._descriptor], [], [], max(0, left))[0]
+            assert ready, f"no {pattern!r} in {self._seen!r}"
+            self._seen += os.read(self._descriptor, 1 << 16).decode()
+        self._seen = self._seen[found.end() :]
+        return found[0]
+
+    def resize(self, rows: int, columns: int) -> None:
+        size = struct.pack("HHHH", rows, columns, 0, 0)
+        fcntl.ioctl(self._descriptor, termios.TIOCSWINSZ, size)
+
+    def wait(self) -> int:
+        """Return the exit status."""
+        with contextlib.suppress(OSError):
+            while os.read(self._descriptor, 1 << 16):
+                pass
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
+    monkeypatch.setenv("SHELL", "/bin/sh")
+    monkeypatch.setenv("PS1", "> ")
+    pid, descriptor = pty.fork()
+    if not pid:
+        os.execv(BPFLINK, [BPFLINK, "vm", KERNEL])  # noqa: S606
+    made = Terminal(pid, descriptor)
+    made.resize(33, 111)
+    yield made
+    os.close(descriptor)
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_shell_on_a_terminal(terminal: Terminal) -> None:
+    terminal.expect("> ")
+    terminal.type("stty size; tty; uname -r\n")
+    terminal.expect(r"\n33 111\r\n/dev/pts/\d+\r\n6\.12\.\S+\r\n> ")
+
+    terminal.resize(44, 99)
+    terminal.type("stty size\n")
+    terminal.expect(r"\n44 99\r\n> ")
+
+    # Ctrl-C is for what runs in the guest, and the shell goes on.
+    terminal.type("sleep 600; echo not this\n")
+    terminal.expect("not this")
+    time.sleep(0.5)  # till it sleeps
+    terminal.type("\x03")
+    terminal.type("echo went $((40+2))\n")
+    terminal.expect(r"\^C.*went 42")
+
+    terminal.type("exit 5\n")
+    assert terminal.wait() == 5
+
+
+def test_ctrl_bracket_three_times_ends_the_guest(terminal: Terminal) -> None:
+    terminal.expect("> ")
+    for _ in range(3):
+        terminal.type("\x1d")
+        time.sleep(0.1)  # as keys come, one by one
+    terminal.expect("bpflink: the guest was ended")
+    assert terminal.wait() == 121

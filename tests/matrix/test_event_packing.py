@@ -1,0 +1,176 @@
+"""What workers tell of their items arrives as it was sent: nothing lost, held back, or stale."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_bpflink.packing import Packing, unpacking
+
+if TYPE_CHECKING:
+    from tests.conftest import RunWithFakes
+
+REPORT = {
+    "nodeid": "test_it.py::test_it[6.1]",
+    "location": ("test_it.py", 3, "test_it[\udcff-6.1]"),
+    "keywords": {"test_it": 1, "a mark": 1},
+    "outcome": "passed",
+    "longrepr": None,
+    "when": "call",
+    "user_properties": [("text", "x"), ("number", 1.5), ("nothing", None), ("yes", True)],
+    "sections": [("Captured stdout call", "said\n")],
+    "duration": 0.1 + 0.2,
+    "start": 1795260101.471,
+    "stop": 1795260101.771,
+    "$report_type": "TestReport",
+    "item_index": 7,
+    "worker_id": "6.1",
+    "testrun_uid": "0123",
+}
+
+
+START = ("logstart", {"nodeid": REPORT["nodeid"], "location": REPORT["location"]})
+FINISH = ("logfinish", START[1])
+COMPLETE = ("runtest_protocol_complete", {"item_index": 7, "duration": 0.1})
+SETUP, CALL, TEARDOWN = (
+    ("testreport", {"data": {**REPORT, "when": when}}) for when in ("setup", "call", "teardown")
+)
+ITEM = [START, SETUP, CALL, TEARDOWN, FINISH, COMPLETE]
+
+
+def sent(events: list[tuple[str, Any]], *, is_next_known: bool = False) -> list[Any]:
+    """Return the messages for some events."""
+    messages: list[Any] = []
+    packing = Packing(messages.append, lambda: is_next_known)
+    for name, details in events:
+        packing.sendevent(name, **details)
+    return messages
+
+
+def received(messages: list[Any]) -> list[Any]:
+    """Return what the controller makes of messages."""
+    events: list[Any] = []
+    take = unpacking(events.append)
+    for message in messages:
+        take(message)
+    return events
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"location": None},
+        {"longrepr": ("test_it.py", 3, "Skipped: why"), "outcome": "skipped"},
+        {"longrepr": "why", "outcome": "failed"},
+        {"longrepr": {"reprcrash": {"lineno": 3}, "sections": [("a", "b", "-")]}},
+        {"user_properties": [("bytes", b"\0"), ("a tuple", (1, 2)), ("by number", {1: 2})]},
+        {"user_properties": [("a list", [1, 2])]},
+        {"user_properties": [("number", True)]},
+        {"user_properties": [("number", 1)]},
+        {"user_properties": [("number", 1.0)]},
+        {"user_properties": [("like bytes", bytearray(b"\0"))]},
+        {"user_properties": []},
+        {"keywords": {"test_it": 1, "of a plugin": ("a", "b")}},
+        {"keywords": {"test_it": True, "a mark": 1}},
+        {"keywords": {"another": 1}},
+        {"of_a_plugin": [("a", "b")]},
+        {"of_a_plugin": 3.5},
+        {"of_a_plugin": bytearray(b"\0")},
+        {"sections": [("of a plugin", b"\0")]},
+        {"sections": []},
+        {"$report_type": "OfAPlugin", "keywords": {}},
+    ],
+)
+def test_what_is_packed_comes_out_the_same(change: dict[str, Any]) -> None:
+    changed = ("testreport", {"data": {**REPORT, **change}})
+    events = [*ITEM, START, SETUP, changed, TEARDOWN, FINISH, COMPLETE, *ITEM]
+    out = received(sent(events))
+    assert out == events
+    assert [repr(sorted(_data(event).items())) for event in out] == [
+        repr(sorted(_data(event).items())) for event in events
+    ]
+
+
+def _data(event: tuple[str, Any]) -> dict[str, Any]:
+    data: dict[str, Any] = event[1].get("data", event[1])
+    return data
+
+
+def test_what_a_report_lacks_is_not_put_into_it() -> None:
+    lacking = ("testreport", {"data": {"nodeid": "another", "$report_type": "OfAPlugin"}})
+    events = [*ITEM, lacking, *ITEM]
+    assert received(sent(events)) == events
+
+
+def test_what_a_death_would_be_blamed_on_waits_for_nothing() -> None:
+    counts = [len(sent(ITEM[:number])) for number in range(1, 7)]
+    assert counts == [1, 2, 3, 3, 4, 5]
+    failed = ("testreport", {"data": {**REPORT, "when": "teardown", "outcome": "failed"}})
+    assert received(sent([*ITEM[:3], failed])) == [*ITEM[:3], failed]
+
+
+def test_an_item_that_went_well_waits_for_the_next_that_begins() -> None:
+    messages = sent([*ITEM, *ITEM], is_next_known=True)
+    assert [len(received(messages[:number])) for number in range(1, 6)] == [1, 2, 3, 7, 8]
+    failed = ("testreport", {"data": {**REPORT, "when": "teardown", "outcome": "failed"}})
+    assert received(sent([*ITEM[:3], failed], is_next_known=True)) == [*ITEM[:3], failed]
+
+
+def test_what_waits_goes_before_what_comes_next() -> None:
+    other = ("warning_recorded", {"nodeid": "", "warning_message_data": {"message_args": ("a",)}})
+    events = [*ITEM[:4], other, FINISH, other, COMPLETE, ("workerfinished", {})]
+    assert received(sent(events)) == events
+
+
+def test_what_reports_share_is_sent_once() -> None:
+    messages = sent(ITEM)
+    assert all(type(message) is bytes for message in messages)
+    assert b"".join(messages).count(b"test_it.py::test_it") == 1
+    assert b"".join(messages).count(b"a mark") == 1
+
+
+def test_reports_of_workers_are_as_without_them(
+    pytester: pytest.Pytester, with_fakes: RunWithFakes
+) -> None:
+    """Here, as those of a run without workers, and as other plugins of the worker made them."""
+    pytester.makepyfile(
+        test_it="""
+        import pytest
+
+        @pytest.mark.mine
+        def test_it(record_property):
+            record_property("answer", 42)
+            record_property("both", (4, 2))
+            print("said")
+
+        def test_skipped():
+            pytest.skip("why not")
+        """
+    )
+    pytester.makeini("[pytest]\nmarkers = mine: of this test\njunit_family = xunit1")
+    pytester.makeconftest(
+        """
+        import pytest
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_report_to_serializable(config):
+            data = yield
+            data["sections"].append(("worker", config.workerinput["workerid"]))
+            return data
+
+        def pytest_runtest_logreport(report):
+            if report.when == "call":
+                print(report.keywords.get("mine"), report.location, report.user_properties[-2:])
+                print([title for title, _ in report.sections], type(report.sections[0]))
+                print(type(report.longrepr))
+        """
+    )
+    result = with_fakes("-rs", "--kernel", "6.1")
+    result.assert_outcomes(passed=1, skipped=1)
+    output = result.stdout.str()
+    assert "1 ('test_it.py', 2, 'test_it[6.1]') [('answer', 42), ('both', (4, 2))]" in output
+    assert "['Captured stdout call', 'worker'] <class 'tuple'>" in output
+    assert "<class 'tuple'>" in output
+    assert "why not" in output

@@ -1,0 +1,516 @@
+"""Guests that do not boot, die, or never come back: nothing is lost, and the others run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from tests.support import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Run = Callable[..., pytest.RunResult]
+
+
+def boots(pytester: pytest.Pytester) -> list[str]:
+    return (pytester.path / "boots").read_text().split()
+
+
+def outcomes(result: pytest.RunResult) -> dict[str, list[str]]:
+    """Return what a verbose run said of each item; "path::test_x[6.1]" is "test_x[6.1]"."""
+    said: dict[str, list[str]] = {}
+    for words in (line.split() for line in result.outlines if line.startswith("[")):
+        if "::" in words[-1]:
+            said.setdefault(words[-1].partition("::")[2], []).append(words[-2])
+    return said
+
+
+TEN = """
+    import os, pytest
+    from fake_guests import panic
+
+    @pytest.mark.parametrize("n", range(10))
+    def test_x(n, request):
+        if n in {panics} and "native" not in request.node.name:
+            panic(f"in number {{n}}")
+"""
+
+
+# Kernels that do not come up
+
+
+def test_a_kernel_that_does_not_boot_is_an_error_of_each_of_its_items_only(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile(TEN.format(panics=set()))
+
+    result = with_fakes("-v", "--kernel", "good,unbootable")
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=10, errors=10)
+    result.stdout.fnmatch_lines(
+        ["*ERROR at setup of test_x?0-unbootable?*", "*did not boot*", "No working init found"]
+    )
+    # "differs" is for what kernels do.
+    result.stdout.no_fnmatch_line("differs: *")
+    # The fake guest leaves a directory, which real ones take with them.
+    left = {each.name for each in pytester.path.joinpath("temporary").iterdir()}
+    assert len([name for name in left if not name.startswith("pytest-of-")]) == 1, left
+
+
+def test_a_kernel_that_cannot_be_used_is_an_error_of_each_of_its_items_only(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile(TEN.format(panics=set()))
+
+    result = with_fakes("--kernel", "good,unknown", "--kernel-workers=2")
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=10, errors=10)
+    result.stdout.fnmatch_lines(
+        [
+            "kernel unknown: can't be used: there is no kernel unknown; there are: good",
+            "*ERROR at setup of test_x?0-unknown?*",
+            "--kernel unknown: there is no kernel unknown; there are: good",
+            "unknown * -  * 0 * 10",
+        ]
+    )
+    # Nothing was booted for it.
+    assert set((pytester.path / "boots").read_text().split()) == {"good"}
+
+
+def test_no_mark_hides_that_a_kernel_does_not_boot(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.xfail
+        def test_x(): pass
+
+        @pytest.mark.skip
+        def test_y(): pass
+        """
+    )
+
+    with_fakes("--kernel", "unbootable").assert_outcomes(errors=2)
+
+
+def test_a_guest_without_a_working_python_is_no_internal_error(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile(TEN.format(panics=set()))
+
+    result = with_fakes("--kernel", "unreachable,good")
+
+    result.assert_outcomes(passed=10, errors=10)
+    assert boots(pytester).count("unreachable") == 4
+
+
+# Kernels that die
+
+
+def test_a_panic_fails_the_running_test_and_a_fresh_guest_takes_the_rest(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile(TEN.format(panics={4}))
+
+    result = with_fakes("-v", "--kernel", "good,native")
+
+    result.assert_outcomes(passed=19, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*___ test_x?4-good? ___*",
+            "kernel good: the guest *) died in the call of this test: Kernel panic*in number 4",
+            "The end of its console:",
+            "Kernel panic - not syncing: in number 4",
+        ]
+    )
+    assert boots(pytester) == ["good", "good"]
+    # No percentage beyond the number of items.
+    result.stdout.re_match_lines_random([r".*\[100%\] PASSED.*"])
+    result.stdout.no_re_match_line(r".*\[(10[1-9]|1[1-9]\d|[2-9]\d\d)%\]")
+
+
+def test_panics_in_several_tests_on_several_kernels_lose_nothing(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile(TEN.format(panics={0, 5, 9}))
+
+    result = with_fakes("-v", "--kernel", "6.1,native,7.2")
+
+    result.assert_outcomes(passed=24, failed=6)
+    assert len(outcomes(result)) == 30
+
+
+def test_a_guest_is_not_booted_for_nothing(pytester: pytest.Pytester, with_fakes: Run) -> None:
+    pytester.makepyfile(TEN.format(panics={9}))
+
+    with_fakes("--kernel", "good").assert_outcomes(passed=9, failed=1)
+
+    assert boots(pytester) == ["good"]
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("setup", {"passed": 1, "errors": 1}),
+        ("call", {"passed": 1, "failed": 1}),
+        # The call passed, and so did the other test.
+        ("teardown", {"passed": 2, "errors": 1}),
+    ],
+)
+def test_a_panic_is_reported_in_the_phase_that_it_happened_in(
+    pytester: pytest.Pytester,
+    with_fakes: Run,
+    tmp_path: Path,
+    where: str,
+    expected: dict[str, int],
+) -> None:
+    pytester.makepyfile(
+        f"""
+        import pytest
+        from fake_guests import panic
+
+        @pytest.fixture
+        def resource():
+            if {where!r} == "setup": panic("here")
+            yield
+            if {where!r} == "teardown": panic("here")
+
+        def test_x(resource):
+            if {where!r} == "call": panic("here")
+
+        def test_y(): pass
+        """
+    )
+    junit = tmp_path / "junit.xml"
+
+    result = with_fakes("--kernel", "good", "--junitxml", junit)
+
+    result.assert_outcomes(**expected)
+    result.stdout.fnmatch_lines(
+        [f"*died in the {where} of this test: *here", "*", "Kernel panic*here"]
+    )
+    tags = [element.tag for element in ET.parse(junit).getroot().iter()]  # noqa: S314
+    assert ("failure" in tags, "error" in tags) == (where == "call", where != "call")
+    suite = ET.parse(junit).getroot()[0]  # noqa: S314
+    assert int(suite.attrib["errors"]) + int(suite.attrib["failures"]) == 1
+
+
+@pytest.mark.parametrize("hook", ["pytest_runtest_logfinish", "pytest_sessionfinish"])
+def test_a_death_after_a_test_is_an_error_in_its_teardown(
+    pytester: pytest.Pytester, with_fakes: Run, hook: str
+) -> None:
+    pytester.makepyfile("def test_x(): pass\ndef test_y(): pass")
+    pytester.makeconftest(
+        f"""
+        import os, pytest
+        from fake_guests import panic
+
+        seen = []
+
+        def die_in(hook):
+            # The controller has these hooks too.
+            if hook == {hook!r} and "test_y" in str(seen) and "FAKE_GUEST_CONSOLE" in os.environ:
+                panic("late")
+
+        @pytest.hookimpl(trylast=True)
+        def pytest_runtest_logfinish(nodeid):
+            seen.append(nodeid)
+            die_in("pytest_runtest_logfinish")
+
+        @pytest.hookimpl(trylast=True)
+        def pytest_sessionfinish():
+            die_in("pytest_sessionfinish")
+        """
+    )
+
+    result = with_fakes("-v", "--kernel", "good")
+
+    result.assert_outcomes(passed=2, errors=1)
+    assert outcomes(result)["test_y[good]"] == ["PASSED", "ERROR"]
+    result.stdout.fnmatch_lines(["*died after this test: *late", "*", "Kernel panic*late"])
+
+
+def test_guests_that_keep_dying_are_not_replaced_for_ever(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile(TEN.format(panics=set(range(10))))
+
+    result = with_fakes("--kernel", "native,good")
+
+    result.assert_outcomes(passed=10, failed=4, errors=6)
+    assert boots(pytester) == ["good"] * 4
+    result.stdout.fnmatch_lines(["*died 4 times, and gets no more guests.", "*in number 3"])
+
+
+def test_the_last_item_can_be_run_again_in_a_fresh_guest(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    """As pytest-rerunfailures does: when it says so, nothing was left for its guest."""
+    pytester.makeconftest(
+        """
+        import pytest
+
+        again = []
+
+        @pytest.hookimpl(trylast=True)
+        def pytest_handlecrashitem(crashitem, report, sched):
+            if not again:
+                again.append(crashitem)
+                sched.mark_test_pending(crashitem)
+                report.outcome = "rerun"
+
+        def pytest_report_teststatus(report):
+            if report.outcome == "rerun":
+                return "rerun", "R", "RERUN"
+        """
+    )
+    pytester.makepyfile(
+        """
+        from pathlib import Path
+        from fake_guests import panic
+
+        def test_first(): pass
+
+        def test_last():
+            if not Path("once").exists():
+                Path("once").touch()
+                panic("once")
+        """
+    )
+
+    result = with_fakes("--kernel", "good")
+
+    result.assert_outcomes(passed=2)
+    assert (pytester.path / "boots").read_text().split() == ["good", "good"]
+
+
+def test_the_number_of_restarts_is_xdists_option(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile(TEN.format(panics={3}))
+
+    result = with_fakes("--kernel", "good", "--max-worker-restart", "0")
+
+    result.assert_outcomes(passed=3, failed=1, errors=6)
+    assert boots(pytester) == ["good"]
+
+
+def test_a_guest_that_does_not_boot_again_leaves_errors(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile(TEN.format(panics={3}))
+
+    result = with_fakes("--kernel", "bootsonce")
+
+    result.assert_outcomes(passed=3, failed=1, errors=6)
+
+
+def test_a_disk_that_is_full_by_then_leaves_errors(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile(TEN.format(panics={3}))
+
+    result = with_fakes("--kernel", "fullsoon,good")
+
+    result.assert_outcomes(passed=12, failed=2, errors=6)
+    result.stdout.fnmatch_lines(["*could not be started again: *No space left on device*"])
+
+
+def test_a_death_in_collection_is_followed_by_a_fresh_guest(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile(
+        """
+        import os
+        from pathlib import Path
+        from fake_guests import panic
+
+        if os.environ.get("FAKE_GUEST_CONSOLE") and len(Path("boots").read_text().split()) < 3:
+            panic("in collection")
+
+        def test_x(): pass
+        """
+    )
+
+    with_fakes("--kernel", "good,native").assert_outcomes(passed=2)
+
+    assert boots(pytester) == ["good"] * 3
+
+
+def test_deaths_in_every_collection_are_errors(pytester: pytest.Pytester, with_fakes: Run) -> None:
+    pytester.makepyfile(
+        """
+        import os
+        from fake_guests import panic
+
+        if os.environ.get("FAKE_GUEST_CONSOLE"):
+            panic("in collection")
+
+        def test_x(): pass
+        """
+    )
+
+    result = with_fakes("--kernel", "good,native")
+
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*died 4 times*", "*", "Kernel panic*in collection"])
+
+
+def test_a_native_worker_that_crashes_is_replaced_too(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile(
+        """
+        import os, pytest
+
+        @pytest.mark.parametrize("n", range(6))
+        def test_x(n, request):
+            if n == 2 and "native" in request.node.name: os._exit(1)
+        """
+    )
+
+    result = with_fakes("--kernel", "good,native", "-n2")
+
+    result.assert_outcomes(passed=11, failed=1)
+    result.stdout.fnmatch_lines(["kernel native: the worker *died in the call of this test."])
+    result.stdout.no_fnmatch_line("*console*")
+
+
+def test_a_stand_in_that_dies_ends_the_run(pytester: pytest.Pytester, with_fakes: Run) -> None:
+    pytester.makepyfile("import os; os._exit(1)")
+
+    result = with_fakes("--kernel", "unbootable")
+
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    result.stdout.fnmatch_lines(["*the stand-in for kernel unbootable died*"])
+
+
+def test_consoles_are_kept(pytester: pytest.Pytester, with_fakes: Run) -> None:
+    pytester.makepyfile(TEN.format(panics={3}))
+
+    with_fakes("--kernel", "good", "--kernel-log", "logs/of-kernels")
+
+    logs = sorted((pytester.path / "logs/of-kernels").glob("*.log"))
+    assert [log.name for log in logs] == ["good-1.log"]
+    assert logs[0].read_text() == "Kernel panic - not syncing: in number 3\n"
+
+
+# Ends before the end
+
+
+@pytest.mark.parametrize("option", ["-x", "--maxfail=1"])
+@pytest.mark.parametrize("failure", ["assert False", "panic('here')"])
+def test_one_failure_stops_all_kernels(
+    pytester: pytest.Pytester, with_fakes: Run, option: str, failure: str
+) -> None:
+    pytester.makepyfile(
+        f"""
+        import pytest, time
+        from pathlib import Path
+        from fake_guests import panic
+
+        @pytest.mark.parametrize("n", range(30))
+        def test_x(n, request):
+            if n == 1 and "6.1" in request.node.name:
+                {failure}
+            while "7.2" in request.node.name and not Path("failed").exists(): time.sleep(0.01)
+        """
+    )
+    pytester.makeconftest(
+        """
+        from pathlib import Path
+
+        def pytest_runtest_logreport(report):
+            if report.failed: Path("failed").touch()
+        """
+    )
+
+    result = with_fakes("--kernel", "6.1,7.2", option)
+
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    counts = result.parseoutcomes()
+    assert counts["failed"] == 1
+    assert counts["passed"] <= 5
+    assert boots(pytester) == ["6.1", "7.2"]
+    result.stdout.fnmatch_lines(["*stopping after 1 failures*"])
+
+
+def test_pytest_exit_in_a_guest_ends_the_run(pytester: pytest.Pytester, with_fakes: Run) -> None:
+    pytester.makepyfile("import pytest\ndef test_x(): pytest.exit('enough')\ndef test_y(): pass")
+
+    result = with_fakes("--kernel", "good")
+
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert boots(pytester) == ["good"]
+
+
+def test_ctrl_c_ends_guests_and_leaves_nothing(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests/support"), prepend=os.pathsep)
+    temporary = pytester.mkdir("temporary")
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    pytester.makepyfile(
+        """
+        import os, signal, time
+        from pathlib import Path
+
+        def test_x():
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            Path("pid").write_text(f"{os.getpid()}\\n")
+            time.sleep(60)
+        """
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-p", "fake_guests", "--kernel", "good"],
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    pid = pytester.path / "pid"
+    deadline = time.monotonic() + 30
+    while not (pid.exists() and pid.read_text().endswith("\n")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+    os.killpg(process.pid, signal.SIGINT)
+
+    # xdist alone takes 10 s to give up a worker that does not end.
+    assert process.wait(timeout=5) == pytest.ExitCode.INTERRUPTED
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+    assert not list(temporary.glob("bpflink-*"))
+
+
+def test_an_item_that_is_never_reported_is_an_internal_error(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile("def test_x(): pass\ndef test_y(): pass")
+    pytester.makeconftest(
+        """
+        def pytest_sessionstart(session):
+            for plugin in session.config.pluginmanager.get_plugins():
+                if type(plugin).__name__ == "WorkerInteractor":
+                    send = plugin.sendevent
+                    plugin.sendevent = lambda name, **data: (
+                        name == "testreport" and "test_y" in data["data"]["nodeid"]
+                    ) or send(name, **data)
+        """
+    )
+
+    result = with_fakes("--kernel", "good")
+
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    result.stdout.fnmatch_lines(["*LostItems: collected, but never reported:*test_y?good?*"])

@@ -1,0 +1,197 @@
+"""What is installed is what is here, and parts know only what they may know."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import pytest_bpflink
+from pytest_bpflink.probe import missing_privileges
+from tests.support import ROOT
+from tests.support.installed import build, run_build, run_pytest
+
+PACKAGES = {"pytest_bpflink": "pytest_bpflink", "vm": "pytest_bpflink/vm"}
+PACKAGES["selftests"] = "pytest_bpflink/selftests"
+
+PYTEST = {"pytest", "_pytest", "pluggy", "xdist", "execnet"}
+
+
+def names_in(wheel: Path) -> set[str]:
+    """Return the files in a wheel, without those about it."""
+    names = zipfile.ZipFile(wheel).namelist()
+    return {name for name in names if ".dist-info/" not in name}
+
+
+def sources() -> set[str]:
+    """Return what ought to be installed."""
+    return {
+        str(Path(installed, file.relative_to(ROOT / directory)))
+        for directory, installed in PACKAGES.items()
+        # This follows no symbolic links, which are packages of their own.
+        for file in (ROOT / directory).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+
+
+def objects() -> set[str]:
+    """Return what is installed beside the sources of the selftests' programs."""
+    programs = {name for name in sources() if name.endswith(".bpf.c")}
+    made = {name.removesuffix("c") + "o" for name in programs}
+    return made | {"pytest_bpflink/selftests/progs/prebuilt.json"}
+
+
+def test_wheel_holds_every_source(wheel: Path) -> None:
+    assert names_in(wheel) == sources() | objects()
+
+
+def test_wheel_without_clang_lacks_the_objects_and_says_so(tmp_path: Path) -> None:
+    done = run_build("--wheel", ROOT, tmp_path, environment={"CLANG": "/nowhere/clang"})
+
+    assert "BPF objects are left out, so running them needs clang" in done.stdout
+    (built,) = tmp_path.iterdir()
+    assert names_in(built) == sources()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pytest_bpflink/py.typed",
+        "pytest_bpflink/selftests/progs/cgroup_egress.bpf.c",
+        "pytest_bpflink/selftests/test_link_pinning.py",
+        "pytest_bpflink/vm/guest/plain.sh",
+        "pytest_bpflink/vm/machine.py",
+    ],
+)
+def test_wheel_holds_what_is_no_module_of_the_plugin(wheel: Path, name: str) -> None:
+    assert name in names_in(wheel)
+
+
+def test_wheel_of_the_sdist_is_the_same(sdist: Path, wheel: Path, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    subprocess.run(["tar", "-xf", sdist, "-C", tmp_path / "source"], check=True)
+    (source,) = (tmp_path / "source").iterdir()
+
+    assert names_in(build("--wheel", source, tmp_path / "wheel")) == names_in(wheel)
+
+
+def test_installed_wheel_is_a_plugin(fresh_python: Path, tmp_path: Path) -> None:
+    """From a directory of its own, with nothing of the checkout on the path."""
+    (tmp_path / "test_it.py").write_text(
+        "from pytest_bpflink import selftests, vm\n\n"
+        "def test_it(pytestconfig):\n"
+        "    plugin = pytestconfig.pluginmanager.get_plugin('bpflink')\n"
+        "    for each in (plugin, vm, selftests):\n"
+        f"        assert each.__file__.startswith({str(fresh_python.parents[1])!r})\n"
+    )
+
+    done = run_pytest(fresh_python, tmp_path)
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_installed_selftests_need_no_clang(fresh_python: Path, tmp_path: Path) -> None:
+    refusal = missing_privileges()
+    if refusal:
+        pytest.skip(refusal)
+
+    done = run_pytest(
+        fresh_python,
+        tmp_path,
+        "--pyargs",
+        "pytest_bpflink.selftests.test_link_pinning",
+        "pytest_bpflink.selftests.test_cgroup_link",
+        environment={"CLANG": "/nowhere/clang", "BPFLINK_CACHE": str(tmp_path / "cache")},
+    )
+
+    assert done.returncode == 0, done.stdout
+    assert "clang none" in done.stdout
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("name", pytest_bpflink.__all__)
+def test_public_name(name: str) -> None:
+    value = getattr(pytest_bpflink, name)
+    if inspect.isclass(value) or inspect.isfunction(value):
+        assert value.__module__.startswith("pytest_bpflink.")
+        assert inspect.getdoc(value)
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    """Names are looked up when asked for; what mypy reads must not fall behind."""
+    tree = ast.parse(Path(pytest_bpflink.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.asname: str(node.module).removeprefix("pytest_bpflink.")
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+    assert seen == pytest_bpflink._HOME
+
+
+def test_importing_the_plugin_is_cheap() -> None:
+    """A session that uses nothing of it pays for no ctypes, libbpf or xdist."""
+    show = "import sys; before = set(sys.modules); import pytest_bpflink.plugin;"
+    show += "print(*(set(sys.modules) - before))"
+    loaded = subprocess.check_output([sys.executable, "-c", f"import pytest; {show}"], text=True)
+
+    ours = {name for name in loaded.split() if name.startswith(("pytest_bpflink", "ctypes"))}
+    assert not ours & {"ctypes", "pytest_bpflink.libbpf", "pytest_bpflink.controller"}
+    assert not {name for name in loaded.split() if name.startswith(("xdist", "pyroute2"))}
+
+
+def test_finding_a_saved_guest_is_cheap() -> None:
+    """`bpflink vm` takes half a second, of which importing what fetches and locks was a tenth."""
+    show = "import sys; from pytest_bpflink.vm import accel, kernels, warm; print(*sys.modules)"
+    loaded = subprocess.check_output([sys.executable, "-c", show], text=True).split()
+
+    assert "pytest_bpflink.vm.store" in loaded
+    assert not {"filelock", "logging", "pytest_bpflink.vm.debian"} & {*loaded}
+
+
+def imports(file: Path) -> set[str]:
+    """Return the names of the modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add("." * node.level + (node.module or ""))
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "vm").rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT))
+)
+def test_vm_stands_by_itself(file: Path) -> None:
+    outside = {name for name in imports(file) if name.startswith(("pytest_bpflink", ".."))}
+    assert {name for name in outside if not name.startswith("pytest_bpflink.vm")} == set()
+    # It boots kernels for anyone. What it preloads into guests is a matter of its own.
+    knows = {name for name in imports(file) if name.partition(".")[0] in PYTEST}
+    assert not knows or file.name == "preload.py"
+
+
+def test_api_needs_no_pytest() -> None:
+    """Neither the modules of the public names, nor what those import, at whatever time."""
+    waiting = {f"pytest_bpflink.{module}" for module in pytest_bpflink._HOME.values()}
+    reached: set[str] = set()
+    knows = {}
+    while waiting:
+        module = waiting.pop()
+        reached.add(module)
+        file = ROOT / f"{module.replace('.', '/')}.py"
+        if file.exists():
+            imported = imports(file)
+            knows[module] = {name for name in imported if name.partition(".")[0] in PYTEST}
+            waiting |= {name for name in imported if name.startswith("pytest_bpflink.")} - reached
+
+    assert knows["pytest_bpflink.link"] == set()
+    assert {module: names for module, names in knows.items() if names} == {}

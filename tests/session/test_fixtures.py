@@ -1,0 +1,414 @@
+"""The fixtures leave nothing behind, whatever becomes of the test, and hide nothing.
+
+The sessions under test are processes of their own. What they make they note in a file, and all of
+that must be gone when they are: cgroups, mounts, links, pins, and the session's own directory.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bpflink import Link, bpffs, eventually, leftovers, link_ids
+from tests.support import ROOT
+
+if TYPE_CHECKING:
+    from pytest_bpflink import BpfFs
+
+OBJECT = ROOT / "selftests/progs/cgroup_egress.bpf.c"
+
+PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
+
+# What every inner test starts with: each fixture used once, and noted.
+PREAMBLE = f"""
+import os, signal, time
+import pytest
+
+@pytest.fixture
+def everything(bpf_object, bpf_link, cgroup, bpffs):
+    link = bpf_link(bpf_object({str(OBJECT)!r}).program("egress"), cgroup.create("nested"))
+    link.pin(bpffs / "link")
+    with open({{note!r}}, "a") as note:
+        note.write(f"{{{{os.getpid()}}}} {{{{cgroup.path}}}} {{{{bpffs.path}}}} {{{{link.id}}}}\\n")
+    return link
+"""
+
+
+READY = """
+def test_it(everything):
+    print("ready", os.getpid(), flush=True)
+    time.sleep(600)
+"""
+
+
+class Session:
+    """A pytest session of its own, and what it noted."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self._pytester = pytester
+        self.path = pytester.path
+        self._note = pytester.path / "note"
+        self._note.touch()
+        # Other sessions on this machine sweep too: they shall not sweep these.
+        self.root = pytester.path / "run"
+        self._environment = os.environ | {"BPFLINK_RUN_DIRECTORY": str(self.root)}
+
+    def start(self, tests: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start pytest on a file of tests, which begins with the preamble."""
+        self._pytester.makepyfile(PREAMBLE.format(note=str(self._note)) + tests)
+        return subprocess.Popen(
+            [*PYTEST, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.path,
+            env=self._environment,
+        )
+
+    def collect(self) -> None:
+        """Run a session that does nothing of its own."""
+        command = [*PYTEST, "--collect-only", "-q"]
+        subprocess.run(
+            command, stdout=subprocess.DEVNULL, check=True, cwd=self.path, env=self._environment
+        )
+
+    def run(self, tests: str, *arguments: str) -> str:
+        """Run it to its end and return what it printed."""
+        output, _ = self.start(tests, *arguments).communicate(timeout=120)
+        return output
+
+    def made(self) -> list[tuple[int, Path, Path, int]]:
+        """Return pid, cgroup, mount and link of each test that came that far."""
+        lines = self._note.read_text().splitlines()
+        return [
+            (int(pid), Path(cgroup), Path(mount), int(link_id))
+            for pid, cgroup, mount, link_id in map(str.split, lines)
+        ]
+
+    def left(self) -> list[object]:
+        """Return what is still there of all that was made."""
+        mounts, links = set(bpffs.mounts()), set(link_ids())
+        left: list[object] = []
+        for pid, cgroup, mount, link_id in self.made():
+            left += [path for path in (cgroup, cgroup.parent, mount.parent) if path.exists()]
+            left += [f"mount {mount}"] if mount in mounts else []
+            left += [f"link {link_id}"] if link_id in links else []
+            left += list(self.root.glob(f"{pid}-*"))
+        return left
+
+    def leaves_nothing(self) -> bool:
+        """Whether all that was made is gone; the kernel may defer the end of unmounted pins."""
+        eventually(lambda: not self.left(), what=f"all of {self.made()} is gone")
+        return True
+
+
+@pytest.fixture
+def session(pytester: pytest.Pytester) -> Session:
+    return Session(pytester)
+
+
+@pytest.fixture
+def outer_pin(bpffs: BpfFs) -> Path:
+    """A path in a BPF FS that is not the inner session's own."""
+    return bpffs / "outer"
+
+
+def test_two_hundred_in_parallel(session: Session) -> None:
+    """Two hundred tests on four workers make two hundred of everything, and leave nothing."""
+    output = session.run(
+        """
+@pytest.mark.parametrize("number", range(200))
+def test_all(everything, number):
+    assert everything.info.cgroup_id
+        """,
+        "-n4",
+    )
+
+    assert "200 passed" in output
+    made = session.made()
+    assert len(made) == 200
+    for column in (1, 2, 3):
+        assert len({row[column] for row in made}) == 200
+    assert len({row[0] for row in made}) == 4
+    assert session.leaves_nothing()
+
+
+@pytest.mark.parametrize(
+    ("ending", "outcome"),
+    [
+        ("pass", "1 passed"),
+        ("assert False, 'the reason'", "1 failed"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("os.kill(os.getpid(), signal.SIGINT); time.sleep(9)", "KeyboardInterrupt"),
+        ("pytest.exit('enough')", "enough"),
+        ("raise SystemExit(3)", "SystemExit"),
+    ],
+    ids=["pass", "fail", "interrupt", "sigint", "exit", "systemexit"],
+)
+def test_nothing_is_left(session: Session, ending: str, outcome: str) -> None:
+    output = session.run(f"def test_it(everything):\n    {ending}")
+    assert outcome in output
+    assert len(session.made()) == 1
+    assert session.leaves_nothing()
+
+
+def test_nothing_is_left_by_an_error_in_set_up(session: Session) -> None:
+    output = session.run(
+        """
+@pytest.fixture
+def broken(everything):
+    raise RuntimeError("the reason")
+
+def test_it(broken):
+    pass
+        """
+    )
+    assert "1 error" in output
+    assert "the reason" in output
+    assert session.leaves_nothing()
+
+
+def test_teardown_error_hides_nothing(session: Session) -> None:
+    """A test that fails, and whose cgroup is held: both are told, and the rest goes on."""
+    output = session.run(
+        f"""
+import socket
+from pytest_bpflink import Object
+
+held = []
+
+def test_it(everything, cgroup):
+    held.append(Object.open({str(OBJECT)!r}).load().program("egress").attach(cgroup))
+    with cgroup.entered():
+        held.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    assert False, "the test's own failure"
+
+def test_after(everything):
+    assert everything.info.cgroup_id
+        """
+    )
+    assert "the test's own failure" in output
+    assert "What holds them: a socket that was made inside and is still open" in output
+    assert "1 failed, 1 passed, 1 error" in output
+    assert session.leaves_nothing()
+
+
+def test_killed_session_is_swept_by_the_next(session: Session, outer_pin: Path) -> None:
+    """After SIGKILL the next session removes what the dead one left; a living one's stays."""
+    tests = f"""
+import subprocess
+
+def test_it(everything, cgroup, bpf_link, bpf_object):
+    other = bpf_link(bpf_object({str(OBJECT)!r}).program("egress"), cgroup)
+    other.pin({str(outer_pin)!r})
+    child = subprocess.Popen(["sleep", "600"], pass_fds=[everything.fd])
+    cgroup.add(child.pid)
+    print("ready", child.pid, flush=True)
+    time.sleep(600)
+    """
+    with _running(session, tests) as (process, child):
+        living = session.made()
+        process.kill()
+        process.wait()
+    assert len(living) == 1
+    left = session.left()
+    assert len(left) > 4, left  # cgroup, its parent, the mount, the session's directory, the link
+    assert outer_pin.exists()
+    assert _is_alive(child)
+
+    session.collect()
+
+    assert session.leaves_nothing()
+    assert not outer_pin.exists()
+    assert not _is_alive(child)
+
+
+def test_living_session_is_left_alone(
+    session: Session, outer_pin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep does nothing to a session that lives, nor to pins that are somebody else's now."""
+    monkeypatch.setattr(leftovers, "ROOT", session.root)
+    tests = f"""
+def test_it(everything, bpf_link, bpf_object, cgroup):
+    other = bpf_link(bpf_object({str(OBJECT)!r}).program("egress"), cgroup)
+    other.pin({str(outer_pin)!r})
+    print("ready", os.getpid(), flush=True)
+    time.sleep(600)
+    """
+    with _running(session, tests) as (process, _):
+        before = session.left()
+        assert leftovers.sweep(pytest.fail) == []
+        assert session.left() == before
+
+        outer_pin.unlink()
+        (_, _, _, link_id), *_ = session.made()
+        with Link.by_id(link_id) as somebody_elses:
+            somebody_elses.pin(outer_pin)
+        process.kill()
+        process.wait()
+    assert len(leftovers.sweep(pytest.fail)) == 1
+    assert outer_pin.exists()
+    with Link.open(outer_pin) as kept:
+        kept.unpin()
+    assert session.leaves_nothing()
+
+
+def test_what_can_not_be_swept_is_not_forgotten(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep that fails says so, goes on with the rest, and the next one tries again."""
+    monkeypatch.setattr(leftovers, "ROOT", session.root)
+    with _running(session, READY) as (process, _):
+        process.kill()
+        process.wait()
+    (_, cgroup, mount, _), *_ = session.made()
+
+    complaints: list[str] = []
+    with monkeypatch.context() as broken:
+        broken.setattr(leftovers, "_remove_cgroup", _refuse)
+        assert leftovers.sweep(complaints.append) == []
+    assert cgroup.exists()
+    assert mount not in set(bpffs.mounts())
+    (complaint,) = complaints
+    assert complaint.startswith(f"what a killed session left stays in {mount.parent}: ")
+    assert "busy" in complaint
+
+    assert leftovers.sweep(pytest.fail) == [mount.parent.name]
+    assert session.leaves_nothing()
+
+
+def test_sweep_leaves_other_users_to_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where root has tested, another user's session starts all the same."""
+    monkeypatch.setattr(leftovers, "ROOT", tmp_path / "run")
+    estate = leftovers.Estate.found()
+    child = os.fork()
+    if not child:
+        os.setresuid(65534, 65534, 65534)
+        os._exit(leftovers.sweep(pytest.fail) != [])
+    assert os.waitpid(child, 0)[1] == 0
+    estate.close()
+
+
+def test_forked_child_is_not_the_owner(session: Session) -> None:
+    """A child that leaves through Python's own exit removes nothing of its parent's."""
+    output = session.run(
+        """
+import sys
+
+def test_it(everything, cgroup, bpffs):
+    child = os.fork()
+    if not child:
+        sys.exit(0)
+    os.waitpid(child, 0)
+    assert (bpffs / "link").exists()
+    assert cgroup.path.exists()
+    assert everything.info.cgroup_id
+        """
+    )
+    assert output.rstrip().splitlines()[-1].count("1 passed")
+    assert session.leaves_nothing()
+
+
+def test_pins_outside_go_with_the_test(session: Session, outer_pin: Path) -> None:
+    """A pin in a BPF FS that is not the session's is removed all the same, wherever it runs."""
+    output = session.run(
+        f"""
+def test_it(everything, cgroup, bpf_link, bpf_object, monkeypatch):
+    other = bpf_link(bpf_object({str(OBJECT)!r}).program("egress"), cgroup)
+    monkeypatch.chdir({str(outer_pin.parent)!r})
+    other.pin("outer")
+    monkeypatch.undo()
+
+def test_after():
+    assert not os.path.exists({str(outer_pin)!r})
+        """
+    )
+    assert "2 passed" in output
+    assert session.leaves_nothing()
+
+
+def test_verifier_log_is_a_section_of_the_report(pytester: pytest.Pytester) -> None:
+    refused = ROOT / "tests/bpf/progs/refused.bpf.c"
+    pytester.makepyfile(f"def test_it(bpf_object):\n    bpf_object({str(refused)!r})")
+    result = pytester.runpytest_subprocess()
+    result.stdout.fnmatch_lines(
+        ["*VerifierError: load BPF object *: EACCES*", "*- Verifier log -*", "0: *R1=ctx*"]
+    )
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n1",)], ids=["here", "dealt-out"])
+def test_header(pytester: pytest.Pytester, arguments: tuple[str, ...]) -> None:
+    pytester.makepyfile("def test_it(cgroup): pass")
+    result = pytester.runpytest_subprocess(*arguments)
+    result.stdout.fnmatch_lines(
+        [
+            f"bpflink: Linux {os.uname().release} *BTF, libbpf 1.* (the system's), clang *",
+            "bpflink: cgroup2 at /*, privileges complete",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("test", "arguments"), [("test_it()", ()), ("test_it(cgroup)", ("-q",))], ids=["unused", "q"]
+)
+def test_no_header(pytester: pytest.Pytester, test: str, arguments: tuple[str, ...]) -> None:
+    """A session that uses none of it is told nothing of it, and pays nothing."""
+    pytester.makepyfile(f"def {test}: pass")
+    result = pytester.runpytest_subprocess(*arguments)
+    result.stdout.no_fnmatch_line("bpflink:*")
+
+
+def test_without_privilege_tests_are_skipped_with_the_way_out(pytester: pytest.Pytester) -> None:
+    """Without capabilities a test is skipped; it says which lack, and that a VM needs none."""
+    pytester.makepyfile("def test_it(cgroup): pass")
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *PYTEST, "-rs"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=pytester.path,
+    )
+    assert "1 skipped" in done.stdout, done.stdout + done.stderr
+    lacking = "needs CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF, as root has"
+    assert f", privileges incomplete: {lacking}" in done.stdout
+    assert lacking in done.stdout.partition("short test summary")[2]
+    assert "--kernel 6.12 runs the test in a VM" in done.stdout
+
+
+def _refuse(path: Path) -> None:
+    raise OSError(errno.EBUSY, "busy", path)
+
+
+class _running:  # noqa: N801 - used as a function
+    """Run a session until it says that it is ready; kill it at the end whatever happened."""
+
+    def __init__(self, session: Session, tests: str) -> None:
+        self._process = session.start(tests, "-s")
+
+    def __enter__(self) -> tuple[subprocess.Popen[str], int]:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            if "ready" in line:
+                return self._process, int(line.rpartition("ready ")[2])
+        pytest.fail("the session ended before it was ready")
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout
+        self._process.stdout.close()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,164 @@
+"""A small Debian archive of our own, and stores that are fed from it by a real apt."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from pytest_bpflink.vm import apt, debian
+from pytest_bpflink.vm.kernels import Store
+from tests.vm.test_specs import CONFIG, write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+needs_apt = pytest.mark.skipif(
+    not shutil.which("apt-get"), reason="apt-get is not on this host, and nothing else is tested"
+)
+
+
+class Deb(NamedTuple):
+    """A package to build: its files by path, as in the tree it unpacks to."""
+
+    name: str
+    version: str
+    files: dict[str, str]
+    depends: str = ""
+
+    def build(self, pool: Path) -> str:
+        """Build it into POOL, and return its paragraph in the list of packages."""
+        root = pool / f"{self.name}_{self.version}"
+        control = (
+            f"Package: {self.name}\nVersion: {self.version}\n"
+            f"Architecture: {debian.architecture()}\nInstalled-Size: 20\n"
+            "Maintainer: nobody <nobody@localhost>\nDescription: Linux\n"
+        ) + (f"Depends: {self.depends}\n" if self.depends else "")
+        write(root / "DEBIAN/control", control)
+        for path, text in self.files.items():
+            write(root / path, text)
+        package = root.with_suffix(root.suffix + ".deb")
+        subprocess.run(
+            ["dpkg-deb", "-Zgzip", "-z1", "--root-owner-group", "--build", root, package],
+            check=True,
+            capture_output=True,
+        )
+        data = package.read_bytes()
+        return (
+            f"{control}Filename: pool/{package.name}\nSize: {len(data)}\n"
+            f"SHA256: {hashlib.sha256(data).hexdigest()}\n\n"
+        )
+
+
+def kernel_deb(
+    name: str, version: str, *, config: str = CONFIG, image: str = "kernel", depends: str = ""
+) -> Deb:
+    """Return a package as they are up to Linux 6.18; DEPENDS is of the same version."""
+    release = name.removeprefix("linux-image-")
+    files = {
+        f"boot/vmlinuz-{release}": image,
+        f"boot/config-{release}": config,
+        f"lib/modules/{release}/modules.order": "",
+    }
+    return Deb(name, version, files, f"{depends} (= {version})" if depends else "")
+
+
+def split_debs(release: str, version: str) -> list[Deb]:
+    """Return packages as they are from Linux 6.19 on: a shell, the image, the modules."""
+    directory = f"usr/lib/modules/{release}"
+    image = {f"{directory}/vmlinuz": "kernel", f"{directory}/config": CONFIG}
+    base, binary, modules = (f"linux-{part}-{release}" for part in ("base", "binary", "modules"))
+    depends = ", ".join(f"{name} (= {version})" for name in (base, binary, modules))
+    return [
+        Deb(f"linux-image-{release}", version, {}, f"initramfs-tools (>= 0.1) | dracut, {depends}"),
+        Deb(base, version, {}),
+        Deb(binary, version, image, f"{base} (= {version})"),
+        Deb(modules, version, {f"{directory}/modules.order": ""}, f"kmod, {base} (= {version})"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a Debian archive with kernels of all flavours."""
+    root = tmp_path_factory.mktemp("archive")
+    arch = debian.architecture()
+    without_9p = CONFIG.replace("CONFIG_9P_FS=m\n", "")
+    debs = [
+        kernel_deb(f"linux-image-6.1.0-9-{arch}", "6.1.99-1"),
+        kernel_deb(f"linux-image-6.1.0-10-{arch}", "6.1.100-1"),
+        kernel_deb(f"linux-image-6.1.0-10-{arch}-unsigned", "6.1.100-1"),
+        kernel_deb(f"linux-image-6.1.0-11-cloud-{arch}", "6.1.101-1", config=without_9p),
+        kernel_deb(f"linux-image-6.1.0-11-rt-{arch}", "6.1.101-1"),
+        Deb(
+            f"linux-image-6.1-{arch}",
+            "6.1.102-1",
+            {},
+            f"linux-image-6.1.0-12-{arch} (= 6.1.102-1)",
+        ),
+        kernel_deb(f"linux-image-6.12.5+deb13-{arch}", "6.12.5-1"),
+        kernel_deb(f"linux-image-6.8.1-{arch}", "6.8.1-1", config=without_9p),
+        # Its linux-base is gone, as trixie-backports' is.
+        kernel_deb(f"linux-image-6.16.3+deb13-{arch}", "6.16.3-1", depends="linux-base-6.16.3"),
+        # Its modules are gone.
+        *split_debs(f"7.1.3+deb13-{arch}", "7.1.3-1")[:-1],
+        *split_debs(f"7.2.9+deb14-{arch}", "7.2.9-1"),
+        *split_debs(f"7.3-{arch}", "7.3~rc7-1~exp1"),
+    ]
+    make_archive(root, debs)
+    return root
+
+
+def make_archive(root: Path, debs: list[Deb]) -> None:
+    """Build packages, and the lists that apt reads."""
+    arch = debian.architecture()
+    (root / "pool").mkdir(parents=True)
+    packages = "".join(deb.build(root / "pool") for deb in debs)
+    write(root / f"dists/bookworm/main/binary-{arch}/Packages", packages)
+    digest = hashlib.sha256(packages.encode()).hexdigest()
+    write(
+        root / "dists/bookworm/Release",
+        f"Origin: Debian\nCodename: bookworm\nComponents: main\nArchitectures: {arch}\n"
+        f"SHA256:\n {digest} {len(packages)} main/binary-{arch}/Packages\n",
+    )
+
+
+@pytest.fixture
+def store(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Make an empty store, fed from the archive."""
+    options = ("Acquire::AllowInsecureRepositories", "APT::Get::AllowUnauthenticated")
+    lines = [f'{name} "true";' for name in options]
+    lines += ['Acquire::http::Proxy::127.0.0.1 "DIRECT";', 'Acquire::Retries "0";']
+    monkeypatch.setenv("APT_CONFIG", str(write(tmp_path / "apt.conf", "\n".join(lines))))
+    feed(monkeypatch, f"file:{archive}")
+    return Store(tmp_path / "cache" / "kernels")
+
+
+def feed(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    """Let stores be fed from another archive, from now on."""
+    source = {"Component": "main", "Release": "bookworm", "Repo-URI": uri}
+    monkeypatch.setattr(apt, "host_sources", lambda: [source])
+
+
+#: A process that fetches kernels: arguments are the archive's URI, the store, and SPECs.
+FETCH = """
+import sys
+from pathlib import Path
+from pytest_bpflink.vm import apt
+from pytest_bpflink.vm.kernels import KernelError, Store, find
+source = {"Component": "main", "Release": "bookworm", "Repo-URI": sys.argv[1]}
+apt.host_sources = lambda: [source]
+for spec in sys.argv[3:]:
+    try:
+        kernel = find(spec, store=Store(Path(sys.argv[2])), progress=print)
+        print(f"{spec} is {kernel.version}", flush=True)
+    except KernelError as error:
+        print(f"{spec}: {error}", flush=True)
+"""
+
+
+def contents(store: Store) -> list[str]:
+    """Return what is in a store's directory, beside its lock."""
+    return sorted(path.name for path in store.root.iterdir() if path.name != ".lock")

@@ -1,0 +1,406 @@
+"""Fetching kernels where something is missing: the network, room, the right to write, the rest."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import contextmanager
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bpflink.vm import debian
+from pytest_bpflink.vm.kernels import KernelFetchError, KernelNotFound, Store, expand, find
+from tests.support.debian_archive import FETCH, contents, feed, kernel_deb, make_archive, needs_apt
+from tests.vm.test_store import is_running, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Nothing listens there.
+NO_NETWORK = "http://127.0.0.1:9"
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting and setuid need root")
+
+
+def forget_when_it_was_updated(store: Store) -> None:
+    """Let the next fetch read the lists of packages again."""
+    (store.root.parent / "apt/updated").unlink()
+
+
+# Words and patterns
+
+
+@needs_apt
+@pytest.mark.parametrize(("word", "version"), [("lts", "6.12.5"), ("newest", "7.2.9")])
+def test_word_chooses_among_what_can_be_had(store: Store, word: str, version: str) -> None:
+    find("6.1.99", store=store)
+    kernel = find(word, store=store)
+    assert kernel.version == version
+    assert (kernel.spec, kernel.id) == (word, word)
+
+
+@needs_apt
+def test_word_means_the_newest_of_its_series_though_an_older_one_is_here(store: Store) -> None:
+    find("6.1.99", store=store)
+    assert find("6.1", store=store).version == "6.1.99"
+    assert find("oldest", store=store).version == "6.1.100"
+
+
+@needs_apt
+def test_word_fetches_nothing_that_is_here(store: Store) -> None:
+    find("newest", store=store)
+    said: list[str] = []
+    find("newest", store=store, progress=said.append)
+    assert said == []
+
+
+@needs_apt
+def test_pattern_is_expanded_to_what_can_be_had(store: Store) -> None:
+    assert expand("6.1*", store=store) == ["6.1", "6.12", "6.16"]
+    assert expand("6.1.*", store=store) == ["6.1.99", "6.1.100"]
+    assert not contents(store)
+
+
+@needs_apt
+def test_pattern_that_matches_nothing_lists_what_there_is(store: Store) -> None:
+    with pytest.raises(KernelNotFound, match=r"(?s)no kernel 9\.\*; there are:.*6\.12\.5"):
+        expand("9.*", store=store)
+
+
+@needs_apt
+def test_kernel_whose_modules_are_gone_is_not_on_offer(store: Store) -> None:
+    with pytest.raises(KernelNotFound, match=r"there is no kernel 7\.1; there are"):
+        find("7.1", store=store)
+
+
+@needs_apt
+def test_kernel_is_complete_without_linux_base(store: Store) -> None:
+    assert find("6.16", store=store).version == "6.16.3"
+
+
+# No network
+
+
+@needs_apt
+def test_without_network_a_word_chooses_in_the_store_and_says_so(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for spec in ("6.1.99", "6.12"):
+        find(spec, store=store)
+    forget_when_it_was_updated(store)
+    feed(monkeypatch, NO_NETWORK)
+    for word, version in [("newest", "6.12.5"), ("lts", "6.12.5"), ("oldest", "6.1.99")]:
+        said: list[str] = []
+        assert find(word, store=store, progress=said.append).version == version
+        assert f"{word}: there is no network; it is looked for in the store alone" in said
+    assert expand("*", store=store) == ["6.1", "6.12"]
+
+
+@needs_apt
+def test_network_that_is_gone_since_the_lists_were_read(
+    store: Store, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moving = tmp_path / "archive"
+    moving.symlink_to(archive)
+    feed(monkeypatch, f"file:{moving}")
+    find("6.12", store=store)
+    moving.unlink()
+    said: list[str] = []
+    assert find("newest", store=store, progress=said.append).version == "6.12.5"
+    assert "apt-helper download-file failed" in said[-1]
+    assert said[-1].endswith("in the store it is Linux 6.12.5")
+
+
+@needs_apt
+def test_without_network_and_with_an_empty_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed(monkeypatch, NO_NETWORK)
+    with pytest.raises(KernelNotFound, match=r"no kernel newest; there are none at all \(is there"):
+        find("newest", store=store)
+
+
+def test_without_apt_a_word_chooses_in_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    store = Store(tmp_path / "kernels")
+    with pytest.raises(KernelFetchError, match=r"store, which is empty, .* there is no apt"):
+        find("newest", store=store)
+    for version in ("6.1.99", "6.12.5"):
+        boot = store.root / f"{version}-amd64_{version}-1/boot"
+        boot.mkdir(parents=True)
+        (boot / f"vmlinuz-{version}-amd64").touch()
+    assert find("newest", store=store).version == "6.12.5"
+    assert expand("6*", store=store) == ["6.1", "6.12"]
+
+
+# A download that is cut off
+
+
+class Server(ThreadingHTTPServer):
+    """Serves an archive, and stops in the middle of each package until `whole` is set."""
+
+    daemon_threads = True
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.root = root
+        self.whole = threading.Event()
+        #: Where in a package each answer began.
+        self.starts: list[int] = []
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers one request, also for the rest of a file."""
+
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def log_message(self, *_arguments: object) -> None:
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        path = self.server.root / self.path.lstrip("/")
+        if not path.is_file():
+            self.send_error(404)
+            return
+        data, modified = path.read_bytes(), formatdate(path.stat().st_mtime, usegmt=True)
+        package = path.suffix == ".deb"
+        start = 0
+        if self.headers["Range"] and self.headers["If-Range"] == modified:
+            start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(data) - start))
+        self.send_header("Last-Modified", modified)
+        self.end_headers()
+        if package:
+            self.server.starts.append(start)
+        half = len(data) // 2
+        if package and not self.server.whole.is_set():
+            self.wfile.write(data[start:half])
+            self.wfile.flush()
+            self.server.whole.wait(60)
+            return
+        self.wfile.write(data[start:])
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """Serve an archive with two kernels of some MB, which no compression makes small."""
+    arch = debian.architecture()
+    image = secrets.token_hex(4 << 20)
+    root = tmp_path / "archive"
+    make_archive(
+        root,
+        [
+            kernel_deb(f"linux-image-6.1.0-10-{arch}", "6.1.100-1", image=image),
+            kernel_deb(f"linux-image-6.12.5-{arch}", "6.12.5-1", image=image),
+        ],
+    )
+    for package in (root / "pool").glob("*.deb"):
+        os.utime(package, (0, 1_700_000_000))
+    with Server(root) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        yield serving
+        serving.whole.set()
+        serving.shutdown()
+        thread.join()
+
+
+def cut_off(server: Server, store: Store, spec: str) -> Path:
+    """Kill a process in the middle of a download, and return what it has by then."""
+    archives = store.root.parent / "apt/cache/archives"
+    command = [sys.executable, "-c", FETCH, server.uri, str(store.root), spec]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as run:
+        wait_until(lambda: any(part.stat().st_size for part in archives.glob("*.deb")))
+        (part,) = archives.glob("*.deb")
+        helpers = processes_in(archives)
+        assert helpers
+        run.send_signal(signal.SIGKILL)
+    # apt does not go on when nobody waits for it, or two would write to one file.
+    wait_until(lambda: not any(map(is_running, helpers)))
+    return part
+
+
+def processes_in(directory: Path) -> list[int]:
+    """Return the processes that work in a directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").readlink() == directory:
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+@needs_apt
+def test_download_that_was_cut_off_is_continued(
+    store: Store, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = cut_off(server, store, "6.1")
+    size = part.stat().st_size
+    server.whole.set()
+    feed(monkeypatch, server.uri)
+    assert find("6.1", store=store).version == "6.1.100"
+    assert server.starts == [0, size]
+    assert not part.exists()
+
+
+@needs_apt
+def test_what_is_no_beginning_of_a_package_is_dropped(
+    store: Store, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = cut_off(server, store, "6.1")
+    size, modified = part.stat().st_size, part.stat().st_mtime
+    part.write_bytes(b"X" * size)
+    os.utime(part, (0, modified))
+    server.whole.set()
+    feed(monkeypatch, server.uri)
+    assert find("6.1", store=store).version == "6.1.100"
+    assert server.starts == [0, size, 0]
+    assert not list(part.parent.glob("*.deb*"))
+
+
+@needs_apt
+def test_fetching_another_kernel_drops_what_was_cut_off(
+    store: Store, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = cut_off(server, store, "6.1")
+    server.whole.set()
+    feed(monkeypatch, server.uri)
+    find("6.12", store=store)
+    assert not part.exists()
+
+
+# A disk that is full, or can't be written to
+
+
+@contextmanager
+def mounted(*options: str, at: Path) -> Iterator[Path]:
+    """Mount a tmpfs."""
+    at.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", at], check=True)
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", "--lazy", at], check=True)
+
+
+@needs_apt
+@needs_root
+@pytest.mark.usefixtures("store")
+def test_disk_that_gets_full_leaves_a_store_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arch = debian.architecture()
+    # They say that they take 20 KB, so that no check beforehand helps.
+    fits, large = "kernel" * 50_000, "kernel" * 200_000
+    make_archive(
+        tmp_path / "archive",
+        [
+            kernel_deb(f"linux-image-6.1.0-10-{arch}", "6.1.100-1", image=fits),
+            kernel_deb(f"linux-image-6.12.5-{arch}", "6.12.5-1", image=large),
+            kernel_deb(f"linux-image-7.2.9-{arch}", "7.2.9-1", image=fits),
+        ],
+    )
+    feed(monkeypatch, f"file:{tmp_path / 'archive'}")
+    with mounted("size=1200k", at=tmp_path / "small") as disk:
+        small = Store(disk / "kernels")
+        first = find("6.1", store=small)
+        with pytest.raises(
+            KernelFetchError, match=r"small/kernels .*No space left on device.*BPFL"
+        ):
+            find("6.12", store=small)
+        with pytest.raises(KernelFetchError, match="No space left on device"):
+            find("lts", store=small)
+        assert contents(small) == [f"6.1.0-10-{arch}_6.1.100-1"]
+        assert not list(disk.glob("apt/cache/archives/*.deb"))
+        assert first.image.stat().st_size == len(fits)
+        assert find("7.2", store=small).version == "7.2.9"
+
+
+@needs_apt
+@needs_root
+def test_disk_that_gets_full_while_downloading(
+    store: Store, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.whole.set()
+    feed(monkeypatch, server.uri)
+    monkeypatch.setattr(Store, "_check_space", lambda *_arguments: None)
+    with mounted("size=2m", at=tmp_path / "small") as disk:
+        with pytest.raises(KernelFetchError, match="No space left on device"):
+            find("6.1", store=Store(disk / "kernels"))
+        assert not list(disk.glob("apt/cache/archives/*.deb*"))
+    assert find("6.1", store=store).version == "6.1.100"
+
+
+@pytest.fixture
+def shared(store: Store) -> Iterator[Store]:
+    """Make a store with one kernel that everybody can read."""
+    # The temporary directories of pytest can be entered by their owner only.
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        store.root = Path(directory) / "cache/kernels"
+        find("6.12", store=store)
+        yield store
+
+
+def fetch_as_nobody(store: Store, *specs: str) -> list[str]:
+    """Return what another user is told who can only read."""
+    drop = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    command = [*drop, sys.executable, "-c", FETCH, NO_NETWORK, str(store.root), *specs]
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment, cwd="/"
+    )
+    return done.stdout.splitlines()
+
+
+@needs_apt
+@needs_root
+def test_user_who_can_only_read_has_what_is_there(shared: Store) -> None:
+    said = fetch_as_nobody(shared, "6.12", "newest", "6.1")
+    nothing = "there is no kernel 6.1 in the store, which has 6.12.5, and none can be fetched"
+    cannot = f"{shared.root} can't be written to (Permission denied)"
+    assert said == [
+        "6.12 is 6.12.5",
+        f"newest: {cannot}; in the store it is Linux 6.12.5",
+        "newest is 6.12.5",
+        f"6.1: {nothing}: {cannot}; BPFLINK_CACHE names another directory",
+    ]
+
+
+@needs_apt
+@needs_root
+@pytest.mark.usefixtures("store")
+def test_medium_that_is_read_only_has_what_is_there(tmp_path: Path) -> None:
+    with mounted("size=4m", at=tmp_path / "medium") as disk:
+        medium = Store(disk / "kernels")
+        find("6.12", store=medium)
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        assert find("6.12", store=medium).version == "6.12.5"
+        assert find("newest", store=medium).version == "6.12.5"
+        assert expand("6*", store=medium) == ["6.12"]
+        with pytest.raises(KernelFetchError, match=r"\(Read-only file system\); BPFLINK_CACHE"):
+            find("6.1", store=medium)
+    with pytest.raises(KernelFetchError, match="which is empty"):
+        find("6.1", store=Store(Path("/proc/nowhere")))

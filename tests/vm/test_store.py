@@ -1,0 +1,263 @@
+"""Kernels out of packages, into the store: a real apt on a small archive of our own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bpflink.vm import apt, debian, releases
+from pytest_bpflink.vm.kernels import (
+    KernelFetchError,
+    KernelNotFound,
+    KernelUnusable,
+    Store,
+    find,
+)
+from tests.support.debian_archive import FETCH, contents, needs_apt
+from tests.vm.test_specs import write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, and fail if it does not come true."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "not within 30 s"
+        time.sleep(0.02)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process runs; one that was not waited for does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+@needs_apt
+def test_newest_plain_kernel_of_a_series_is_fetched(store: Store) -> None:
+    said: list[str] = []
+    kernel = find("6.1", store=store, progress=said.append)
+    arch = debian.architecture()
+    assert kernel.version == "6.1.100"
+    assert kernel.release == f"6.1.0-10-{arch}"
+    assert (kernel.spec, kernel.id) == ("6.1", "6.1")
+    assert kernel.image.read_text() == "kernel"
+    assert kernel.modules
+    assert (kernel.modules / "lib/modules" / kernel.release / "modules.dep").exists()
+    assert contents(store) == [f"6.1.0-10-{arch}_6.1.100-1"]
+    assert any("fetching Linux 6.1.100 (" in line for line in said)
+
+
+@needs_apt
+def test_exact_patch_release(store: Store) -> None:
+    assert find("6.1.99", store=store).version == "6.1.99"
+
+
+@needs_apt
+def test_release_with_suffix(store: Store) -> None:
+    assert find("6.12.5+deb13", store=store).version == "6.12.5"
+
+
+@needs_apt
+def test_split_packages_are_put_together(store: Store) -> None:
+    kernel = find("7.2", store=store)
+    assert kernel.image.name == "vmlinuz"
+    assert kernel.config["CONFIG_9P_FS"] == "m"
+    assert kernel.modules
+    assert (kernel.modules / "lib/modules" / kernel.release / "modules.dep").exists()
+
+
+@needs_apt
+def test_candidate_serves_while_there_is_no_release(store: Store) -> None:
+    assert find("7.3", store=store).version == "7.3~rc7"
+
+
+@needs_apt
+def test_unknown_release_lists_what_there_is(store: Store) -> None:
+    with pytest.raises(KernelNotFound) as caught:
+        find("6.2", store=store)
+    assert str(caught.value).splitlines() == [
+        "there is no kernel 6.2; there are:",
+        "  6.1   6.1.100     1 older; longterm",
+        "  6.8   6.8.1",
+        "  6.12  6.12.5      longterm",
+        "  6.16  6.16.3",
+        "  7.2   7.2.9",
+        "  7.3   7.3~rc7",
+    ]
+
+
+@needs_apt
+def test_unknown_patch_release_lists_its_series(store: Store) -> None:
+    with pytest.raises(KernelNotFound, match=r"6\.1\.7; of 6\.1 there are: 6\.1\.99, 6\.1\.100$"):
+        find("6.1.7", store=store)
+
+
+@needs_apt
+def test_kernel_that_cannot_serve_is_not_kept(store: Store) -> None:
+    with pytest.raises(KernelUnusable, match="CONFIG_9P_FS"):
+        find("6.8", store=store)
+    assert contents(store) == []
+
+
+@needs_apt
+def test_stored_kernel_needs_neither_apt_nor_network(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = find("6.1.99", store=store)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert find("6.1", store=store).image == fetched.image
+
+
+@needs_apt
+def test_not_enough_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")._replace(free=5 << 10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    with pytest.raises(
+        KernelFetchError, match=r"not enough room for Linux 6\.1\.100: .*BPFLINK_CACHE"
+    ):
+        find("6.1", store=store)
+    assert contents(store) == []
+
+
+@needs_apt
+def test_damaged_package_is_refused(store: Store, archive: Path) -> None:
+    package = archive / f"pool/linux-image-6.1.0-10-{debian.architecture()}_6.1.100-1.deb"
+    good = package.read_bytes()
+    package.write_bytes(good[:-1] + b"X")
+    try:
+        with pytest.raises(KernelFetchError, match="Hash Sum mismatch"):
+            find("6.1", store=store)
+    finally:
+        package.write_bytes(good)
+    assert contents(store) == []
+
+
+def test_no_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(KernelFetchError, match=r"no apt on this host .* give the path of a kernel"):
+        find("6.1", store=Store(tmp_path / "kernels"))
+
+
+@needs_apt
+def test_no_debian_mirror(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apt, "host_sources", list)
+    with pytest.raises(KernelFetchError, match="knows no Debian mirror"):
+        find("6.1", store=store)
+
+
+def test_store_that_cannot_be_written(tmp_path: Path) -> None:
+    write(tmp_path / "file")
+    with pytest.raises(KernelFetchError, match=r"\(Not a directory\); BPFLINK_CACHE names another"):
+        find("6.1", store=Store(tmp_path / "file" / "kernels"))
+
+
+@needs_apt
+def test_two_runs_fetch_once(store: Store) -> None:
+    said: list[str] = []
+    runs = [
+        threading.Thread(
+            target=find, args=("7.2",), kwargs={"store": store, "progress": said.append}
+        )
+        for _ in range(2)
+    ]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert sum("fetching Linux" in line for line in said) == 1
+    assert len(contents(store)) == 1
+
+
+@needs_apt
+def test_store_survives_sigkill_while_unpacking(
+    store: Store, archive: Path, tmp_path: Path
+) -> None:
+    # A dpkg-deb that has started a program, as it starts tar, and waits for it.
+    script = (
+        f"#!/bin/sh\nsleep 60 &\necho $! > {tmp_path}/new\nmv {tmp_path}/new {tmp_path}/pid\nwait\n"
+    )
+    slow = write(tmp_path / "bin/dpkg-deb", script)
+    slow.chmod(0o755)
+    path = f"{slow.parent}:{os.environ['PATH']}"
+    command = [sys.executable, "-c", FETCH, f"file:{archive}", str(store.root), "6.1"]
+    with subprocess.Popen(command, env=os.environ | {"PATH": path}) as run:
+        wait_until((tmp_path / "pid").exists)
+        run.send_signal(signal.SIGKILL)
+    assert contents(store)[0].startswith(".unfinished-")
+    # What it had started does not go on.
+    unpacking = int((tmp_path / "pid").read_text())
+    wait_until(lambda: not is_running(unpacking))
+    assert find("6.1", store=store).version == "6.1.100"
+    assert contents(store) == [f"6.1.0-10-{debian.architecture()}_6.1.100-1"]
+
+
+def test_cache_is_where_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path))
+    assert Store().root == tmp_path / "kernels"
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("linux-image-6.1.0-50-amd64", True),
+        ("linux-image-6.1.0-0.deb11.52-amd64", True),
+        ("linux-image-6.12.107+deb13-amd64", True),
+        ("linux-image-7.3-amd64", True),
+        ("linux-image-6.1.0-50-amd64-unsigned", False),
+        ("linux-image-6.1.0-50-amd64-dbg", False),
+        ("linux-image-6.1.0-50-cloud-amd64", False),
+        ("linux-image-6.12.107+deb13-rt-amd64", False),
+        ("linux-image-6.1.0-50-arm64", False),
+        ("linux-image-amd64", False),
+    ],
+)
+def test_flavours(name: str, plain: bool) -> None:  # noqa: FBT001 (a column of the table)
+    assert debian.is_plain(name, "amd64") is plain
+
+
+@pytest.mark.skipif(not shutil.which("dpkg"), reason="dpkg is the reference, and is not here")
+def test_versions_sort_as_dpkg_sorts_them() -> None:
+    ascending = [
+        "5.10.262-1",
+        "6.1.9-1",
+        "6.1.90-1",
+        "6.1.176-1~deb11u1",
+        "6.1.176-1",
+        "6.1.176-1+b1",
+        "6.12.95-1~bpo12+1",
+        "6.12.95-1",
+        "6.12.107-1",
+        "7.3~rc7-1~exp1",
+        "7.3-1",
+        "7.3.1-1",
+    ]
+    assert sorted(sorted(ascending), key=releases.version_key) == ascending
+    for lower, higher in combinations(ascending, 2):
+        subprocess.run(["dpkg", "--compare-versions", lower, "lt", higher], check=True)
+
+
+def test_security_suites_come_from_the_security_mirror() -> None:
+    host = [
+        {"Component": "main", "Release": "bookworm", "Repo-URI": "http://a/debian/"},
+        {"Component": "main", "Release": "bookworm-security", "Repo-URI": "http://a/security/"},
+    ]
+    lines = apt.sources(host, ("sid", "trixie-security"), kind="deb").splitlines()
+    assert any(line.endswith("http://a/debian/ sid main") for line in lines)
+    assert any(line.endswith("http://a/security/ trixie-security main") for line in lines)
+    assert not any("http://a/debian/ trixie-security" in line for line in lines)
