@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.matrix.test_real_guests import CACHE
+from tests.support.stored_kernels import CACHE
 
 # Where tools/prepare puts what tests/project/other_plugins.txt names.
 PLUGINS = Path(sys.prefix) / "other-plugins"

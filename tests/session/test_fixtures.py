@@ -17,6 +17,7 @@ import pytest
 
 from pytest_bpflink import Link, bpffs, eventually, leftovers, link_ids
 from tests.support import ROOT
+from tests.support.processes import is_running
 
 if TYPE_CHECKING:
     from pytest_bpflink import BpfFs
@@ -220,13 +221,13 @@ def test_it(everything, cgroup, bpf_link, bpf_object):
     left = session.left()
     assert len(left) > 4, left  # cgroup, its parent, the mount, the session's directory, the link
     assert outer_pin.exists()
-    assert _is_alive(child)
+    assert is_running(child)
 
     session.collect()
 
     assert session.leaves_nothing()
     assert not outer_pin.exists()
-    assert not _is_alive(child)
+    assert not is_running(child)
 
 
 def test_living_session_is_left_alone(
@@ -405,10 +406,3 @@ class _running:  # noqa: N801 - used as a function
         self._process.wait()
         assert self._process.stdout
         self._process.stdout.close()
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

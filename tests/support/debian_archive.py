@@ -11,7 +11,7 @@ import pytest
 
 from pytest_bpflink.vm import apt, debian
 from pytest_bpflink.vm.kernels import Store
-from tests.vm.test_specs import CONFIG, write
+from tests.support.kernel_trees import CONFIG, write
 
 if TYPE_CHECKING:
     from pathlib import Path
