@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink import boots, capacity, messages, preparing, relay
+from pytest_bpflink import boots, messages, preparing, relay
 from pytest_bpflink.connections import Connections
 from pytest_bpflink.crashes import Crashes
 from pytest_bpflink.fresh_guests import FreshGuests
 from pytest_bpflink.fresh_items import FreshItems
 from pytest_bpflink.guests import Guest, GuestFactory
 from pytest_bpflink.item_log import ItemLog, Location
-from pytest_bpflink.messages import Assignment, FreshItem, ItemFacts
+from pytest_bpflink.messages import Assignment, ItemFacts, said
 from pytest_bpflink.packing import unpacking
+from pytest_bpflink.plain_values import DamagedError
 from pytest_bpflink.replacements import Replacements
 from pytest_bpflink.report import KernelReport
 from pytest_bpflink.reports.results import RunKernel
@@ -30,12 +31,18 @@ from pytest_bpflink.terminal import Progress
 from pytest_bpflink.vm.machine import MachineError
 from pytest_bpflink.wanted_kernels import WantedKernels
 from pytest_bpflink.watchdog import LIMITS, Limits, Watchdog
+from pytest_bpflink.xdist_loop import (
+    HostConnection,
+    XdistLoop,
+    count_collected,
+    declare_dead,
+    receive_by,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
     from execnet import XSpec
-    from xdist.dsession import DSession
     from xdist.workermanage import WorkerController
 
     from pytest_bpflink.kernel import MatrixKernel
@@ -59,7 +66,8 @@ class MatrixController:
         """BOUNDED is the sentence that the header has where memory bounds the number of guests."""
         self._config = config
         self._bounded = bounded
-        self._factory = GuestFactory(config, restarts=restarts)
+        self._loop = XdistLoop(config)
+        self._factory = GuestFactory(config, restarts=restarts, connect=HostConnection)
         self._kernels = WantedKernels(kernels, self._factory)
         # Keyed by spec: a replacement has the spec of the worker that it replaces.
         self._guests: dict[XSpec, Guest] = {}
@@ -68,16 +76,43 @@ class MatrixController:
         self._runs_items: set[WorkerController] = set()
         self._log = ItemLog()
         self._bugs: dict[str, str] = {}
-        self._crashes = Crashes(config, self._log, self._bugs)
+        self._crashes = Crashes(config, self._loop, self._log, self._bugs)
         limits = config.stash.get(LIMITS, None) or Limits.of(config.option.kernel_timeout)
         self._watchdog = Watchdog(limits if limits.test else None)
-        self._replacements = Replacements(config)
+        self._replacements = Replacements(config, self._loop)
         self._groups: dict[str, str] = {}
         self._fresh_items = FreshItems(self._groups)
-        self._fresh_guests: FreshGuests
+        self._fresh_guests = FreshGuests(
+            self._loop,
+            self._fresh_items,
+            memory_mib=config.option.kernel_memory,
+            guests=self._guests,
+            new_guest=self._kernels.guest,
+            refuse=self._crashes.refuse,
+        )
+        self._workers: Counter[str] = Counter()
+        self._ahead: set[str] = set()
+        self._scheduling = KernelScheduling(
+            self._workers,
+            log=self._log,
+            groups=self._groups,
+            fresh=self._fresh_items,
+            only_item=self._only_item,
+            on_collected=self._count_collected,
+            on_fresh=self._fresh_guests.fill,
+            ahead=self._ahead,
+        )
+        self._scheduling.config = config
+        self._connections = Connections(
+            self._loop,
+            self._guests,
+            replacements=self._replacements,
+            watchdog=self._watchdog,
+            is_needed=self._is_needed_again,
+            refuse=self._fresh_guests.refuse,
+        )
         self.report = KernelReport(config, self._run_kernels, table=True)
         self._session: pytest.Session | None = None
-        self._scheduling: KernelScheduling | None = None
         self._progress = Progress(config)
 
     # Before anything runs.
@@ -100,17 +135,10 @@ class MatrixController:
         guests = [guest for guest in self._guests.values() if guest.is_machine]
         if guests:
             self._boot(guests)
-        manager = self._dsession.nodemanager
-        assert manager is not None
-        connections = Connections(
-            self._guests,
-            replacements=self._replacements,
-            watchdog=self._watchdog,
-            is_needed=self._is_needed_again,
-            # It is there by then.
-            refuse=lambda spec: self._fresh_guests.refuse(spec),  # noqa: PLW0108
-        )
-        connections.wrap(manager)
+        self._workers.update(guest.kernel.id for guest in self._guests.values())
+        self._ahead |= self._dealt_ahead()
+        self._fresh_guests.start()
+        self._loop.connect_by(self._connections.connect)
 
     def _boot(self, guests: Sequence[Guest]) -> None:
         files = preparing.files_of(self._config)
@@ -127,9 +155,9 @@ class MatrixController:
         """Tell a worker which kernels there are, and which one is its own."""
         guest = self._guests[node.gateway.spec]
         channel = node.gateway.newchannel()
-        channel.setcallback(partial(self._hear, guest))
-        events = unpacking(node.process_from_remote)
-        node.process_from_remote = events  # type: ignore[method-assign,assignment]
+        channel.setcallback(partial(self._hear, node, guest))
+        damaged = partial(self._end_damaged, node)
+        receive_by(node, partial(unpacking, damaged=damaged))
         self._watchdog.connected(guest, node, ask=partial(channel.send, "where"))
         assignment = Assignment(
             kernels=tuple(self._kernels),
@@ -144,9 +172,16 @@ class MatrixController:
         if guest.stand_in is None:
             self._runs_items.add(node)
 
-    def _hear(self, guest: Guest, message: tuple[str, Any]) -> None:
-        """Take what a worker says beside xdist's channel; of its items before their collection."""
-        subject, content = message
+    def _end_damaged(self, node: WorkerController, reason: str) -> None:
+        declare_dead(node, f"The worker's message is damaged: {reason}.")
+
+    def _hear(self, node: WorkerController, guest: Guest, message: object) -> None:
+        """Take a message of a worker beside xdist's; its `ItemFacts` come before its collection."""
+        try:
+            subject, content = said(message)
+        except DamagedError as error:
+            self._end_damaged(node, str(error))
+            return
         if subject == "stack":
             self._watchdog.answered(guest, content)
         elif subject == "printed":
@@ -156,13 +191,12 @@ class MatrixController:
         else:
             self._take_description(guest.kernel, content)
 
-    def _take_description(self, kernel: MatrixKernel, items: dict[str, tuple[Any, ...]]) -> None:
-        for nodeid, described in items.items():
-            facts = ItemFacts(*described)
+    def _take_description(self, kernel: MatrixKernel, items: dict[str, ItemFacts]) -> None:
+        for nodeid, facts in items.items():
             if facts.group is not None:
                 self._groups[nodeid] = facts.group
             if facts.fresh:
-                self._fresh_items.add(FreshItem(*facts.fresh))
+                self._fresh_items.add(facts.fresh)
             if facts.bug is not None:
                 self._bugs[nodeid] = facts.bug
             self.report.collected(kernel.id, nodeid, facts.test, parametrized=facts.parametrized)
@@ -171,46 +205,22 @@ class MatrixController:
 
     def pytest_xdist_make_scheduler(self) -> KernelScheduling:
         """Deal items by kernel, whatever --dist says."""
-        self._scheduling = KernelScheduling(
-            Counter(guest.kernel.id for guest in self._guests.values()),
-            log=self._log,
-            groups=self._groups,
-            fresh=self._fresh_items,
-            only_item=self._only_item,
-            on_collected=self._count_collected,
-            # It is there by then.
-            on_fresh=lambda: self._fresh_guests.fill(),  # noqa: PLW0108
-            ahead=self._dealt_ahead(),
-        )
-        self._fresh_guests = FreshGuests(
-            self._dsession,
-            self._fresh_items,
-            at_once=capacity.fresh_at_once(self._config.option.kernel_memory),
-            guests=self._guests,
-            new_guest=self._kernels.guest,
-            join=self._replacements.join,
-            refuse=self._crashes.refuse,
-            others=self._scheduling.left_beside_fresh,
-        )
-        self._scheduling.config = self._config
         return self._scheduling
 
     def _dealt_ahead(self) -> set[str]:
-        """Return the kernels whose items are run by nobody else, and till they are through."""
+        """Return the kernels that have one guest, where no --maxfail can stop the run early."""
         if self._config.option.maxfail:
             return set()
-        workers = Counter(guest.kernel.id for guest in self._guests.values())
         machines = (guest.kernel.id for guest in self._guests.values() if guest.is_machine)
-        return {kernel for kernel in machines if workers[kernel] == 1}
+        return {kernel for kernel in machines if self._workers[kernel] == 1}
 
     def _only_item(self, node: WorkerController) -> str | None:
         item = self._guests[node.gateway.spec].item
         return item and item.nodeid
 
     def _count_collected(self, number: int) -> None:
-        # xdist 3.8 sets it to what the last worker collected, which may be nothing: "no tests ran".
         assert self._session is not None
-        self._session.testscollected = number
+        count_collected(self._session, number)
 
     def pytest_runtest_logstart(self, nodeid: str, location: Location) -> None:
         """Note which item is running."""
@@ -231,7 +241,6 @@ class MatrixController:
         """Raise LostItems unless every item that was collected was reported."""
         # -x, --maxfail and Ctrl-C leave xdist's loop by an exception: then items may be missing.
         result = yield
-        assert self._scheduling is not None
         lost = {
             kernel: missing
             for kernel, collected in self._scheduling.collected.items()
@@ -254,7 +263,6 @@ class MatrixController:
             raise RuntimeError(f"the stand-in for kernel {guest.kernel.id} died: {error}")
         self._watchdog.forget(guest)
         last_words = self._crashes.record(node, guest, error)
-        assert self._scheduling is not None
         self._crashes.blame(node, guest, self._scheduling)
         if not self._is_over(node):
             guest.replace(last_words)
@@ -284,9 +292,7 @@ class MatrixController:
             guest.replace(f"{guest.item.nodeid} was not collected in a guest of its own.")
         else:
             guest.renew()
-        manager = self._dsession.nodemanager
-        assert manager is not None
-        self._replacements.join(manager.setup_node(node.gateway.spec, self._dsession.queue.put))
+        self._loop.start_worker(node.gateway.spec)
 
     def pytest_handlecrashitem(self, report: pytest.TestReport) -> None:
         """Say which kernel an item's worker had, how far it came, and what the console says."""
@@ -294,13 +300,11 @@ class MatrixController:
         self._crashes.complete(report, self._guests[node.gateway.spec])
 
     def _is_needed_again(self, guest: Guest) -> bool:
-        assert self._scheduling is not None
-        is_over = self._dsession.shouldstop or guest.item
+        is_over = self._loop.is_stopping or guest.item
         return not is_over and self._scheduling.is_waiting(guest.kernel.id)
 
     def _is_over(self, node: WorkerController) -> bool:
-        assert self._scheduling is not None
-        return bool(self._dsession.shouldstop) or not self._scheduling.is_needed(node)
+        return self._loop.is_stopping or not self._scheduling.is_needed(node)
 
     # At the end.
 
@@ -338,9 +342,3 @@ class MatrixController:
         for guest in self._guests.values():
             guest.close()
         self._factory.close()
-
-    @property
-    def _dsession(self) -> DSession:
-        session: DSession | None = self._config.pluginmanager.get_plugin("dsession")
-        assert session is not None
-        return session

@@ -6,31 +6,34 @@ place of the dead is `controller`'s to decide.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
-from _pytest.junitxml import xml_key
 
+from pytest_bpflink.pytest_internals import add_to_junit
 from pytest_bpflink.vm import console
+from pytest_bpflink.xdist_loop import MissingWorker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from execnet import XSpec
-    from xdist.dsession import DSession
     from xdist.workermanage import WorkerController
 
     from pytest_bpflink.guests import Guest
     from pytest_bpflink.item_log import ItemLog
     from pytest_bpflink.scheduling import KernelScheduling
+    from pytest_bpflink.xdist_loop import XdistLoop
 
 
 class Crashes:
     """Makes the reports of the items that workers died in or after."""
 
-    def __init__(self, config: pytest.Config, log: ItemLog, bugs: Mapping[str, str]) -> None:
+    def __init__(
+        self, config: pytest.Config, loop: XdistLoop, log: ItemLog, bugs: Mapping[str, str]
+    ) -> None:
         """BUGS are the items that are known to crash kernels, with the source that says so."""
+        self._loop = loop
         self._bugs = bugs
         self._config = config
         self._log = log
@@ -52,7 +55,7 @@ class Crashes:
         if running is None and latest is None:
             return
         if not self._is_known(running or latest, node):
-            self._count_failure()
+            self._loop.count_failure()
         if running is None and latest is not None:
             report = pytest.TestReport(
                 latest, self._log.location(latest), {}, "failed", None, "teardown"
@@ -71,13 +74,8 @@ class Crashes:
         """Report the only item of a guest that can't be had as an error in its set-up."""
         assert guest.item is not None
         nodeid = guest.item.nodeid
-        # There was no worker; what is said of it above a failure is taken from here (pytest 9.2).
-        node = SimpleNamespace(
-            gateway=SimpleNamespace(spec=spec, id=guest.name),
-            workerinput={"bpflink_stand_in": guest.stand_in},
-            _workerinfocache=f"[{guest.name}]",
-        )
-        self._count_failure()
+        node = MissingWorker(spec, guest.name)
+        self._loop.count_failure()
         for when, failure in (("setup", guest.stand_in), ("teardown", None)):
             report = pytest.TestReport(
                 nodeid,
@@ -102,7 +100,7 @@ class Crashes:
         # The first line is what pytest's short summary shows.
         panic = console.cause(last_words)
         report.user_properties = kernel.properties
-        self._tell_junit(report)
+        add_to_junit(self._config, report)
         report.location = self._log.location(report.nodeid)
         report.longrepr = (
             f"kernel {kernel.id}: {worker} (Linux {kernel.release}) {what}"
@@ -114,21 +112,3 @@ class Crashes:
             # Of an expected failure only the sections are shown by every report that there is.
             report.longrepr, _, console_end = str(report.longrepr).partition("\n")
             report.sections.append(("Console of the guest", console_end))
-
-    def _tell_junit(self, report: pytest.TestReport) -> None:
-        """Give the properties to pytest's JUnit, which takes them in the teardown of an item.
-
-        What crashed before has none (pytest 9.2, LogXML.finalize).
-        """
-        junit = self._config.stash.get(xml_key, None)
-        if junit and report.when != "teardown":
-            for name, value in report.user_properties:
-                junit.node_reporter(report).add_property(name, value)
-
-    def _count_failure(self) -> None:
-        """Count a crash for -x and --maxfail: xdist 3.8 counts the reports of workers only."""
-        session: DSession | None = self._config.pluginmanager.get_plugin("dsession")
-        assert session is not None
-        session.countfailures += 1
-        if session.maxfail and session.countfailures >= session.maxfail and not session.shouldstop:
-            session.shouldstop = f"stopping after {session.countfailures} failures"

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_bpflink.xdist_worker import reporting_another
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -29,23 +31,8 @@ def add_error(
     )
     if mark:
         mark(report)
-    # xdist 3.8 lets a worker report the item only that it runs.
-    worker = next(
-        (
-            plugin
-            for plugin in item.config.pluginmanager.get_plugins()
-            if type(plugin).__name__ == "WorkerInteractor"
-        ),
-        None,
-    )
-    if worker is None:
+    with reporting_another(item):
         item.ihook.pytest_runtest_logreport(report=report)
-        return
-    running, worker.item_index = worker.item_index, item.session.items.index(item)
-    try:
-        item.ihook.pytest_runtest_logreport(report=report)
-    finally:
-        worker.item_index = running
 
 
 def insist(report: pytest.TestReport) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from pytest_bpflink.hosts import Connect
     from pytest_bpflink.kernel import MatrixKernel
     from pytest_bpflink.machines import Machine, Machines
     from pytest_bpflink.messages import FreshItem
@@ -180,9 +181,12 @@ class Guest:
 class GuestFactory:
     """Makes the guests of a run, each machine with a directory and a console log of its own."""
 
-    def __init__(self, config: pytest.Config, *, restarts: int) -> None:
-        """RESTARTS is the number of machines that a worker may use up beyond its first."""
-        self.machines = _machines_of(config)
+    def __init__(self, config: pytest.Config, *, restarts: int, connect: Connect) -> None:
+        """RESTARTS is the number of machines that a worker may use up beyond its first.
+
+        CONNECT is used where `--kernel-host` names other hosts.
+        """
+        self.machines = _machines_of(config, connect)
         log: Path | None = config.option.kernel_log
         self._log = log and log.absolute()
         self._restarts = restarts
@@ -227,7 +231,7 @@ class GuestFactory:
         return self._log / f"{name}-{self._made}.log"
 
 
-def _machines_of(config: pytest.Config) -> Machines:
+def _machines_of(config: pytest.Config, connect: Connect) -> Machines:
     """Return the place of a run's machines: this host, or the hosts that `--kernel-host` names."""
     if config.stash.get(machines.MACHINES, None):
         return config.stash[machines.MACHINES]
@@ -235,4 +239,4 @@ def _machines_of(config: pytest.Config) -> Machines:
         return VirtualMachines(config)
     from pytest_bpflink import hosts  # it imports execnet's connections
 
-    return hosts.HostedMachines(config)
+    return hosts.HostedMachines(config, connect)

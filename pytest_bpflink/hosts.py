@@ -11,11 +11,11 @@ import contextlib
 import os
 import sys
 import threading
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import execnet
 import pytest
 
 from pytest_bpflink.vm.accel import Acceleration
@@ -24,7 +24,9 @@ from pytest_bpflink.vm.kernels import KernelError
 from pytest_bpflink.vm.machine import BootFailed, MachineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+
+    from execnet import Channel
 
     from pytest_bpflink.machines import Machine
 
@@ -52,10 +54,24 @@ def _address(value: str) -> str:
     return f"ssh={options} {destination}//python={sys.executable}"
 
 
+class Connection(Protocol):
+    """A program that runs on another host; `xdist_loop.HostConnection` is one."""
+
+    channel: Channel
+
+    def close(self) -> None:
+        """End the program."""
+
+
+#: Connects to a host, by its address for execnet, and runs a program there. Raises OSError,
+#: EOFError or AssertionError.
+Connect = Callable[[str, str], Connection]
+
+
 class Host:
     """Another host, and the process on it that starts guests."""
 
-    def __init__(self, value: str, *, proxy: str, paths: Sequence[str]) -> None:
+    def __init__(self, value: str, *, proxy: str, paths: Sequence[str], connect: Connect) -> None:
         """Connect. Raises UsageError where that is impossible or the tree is not there."""
         self.name = f"--kernel-host {value}"
         self.proxy = proxy
@@ -64,12 +80,11 @@ class Host:
         self._changed = threading.Condition()
         self._gone = False
         try:
-            self._group = execnet.Group(execmodel="main_thread_only")
-            self._gateway = self._group.makegateway(_address(value))
-            self._channel = self._gateway.remote_exec(_SERVER)
+            self._connection = connect(_address(value), _SERVER)
+            self._channel = self._connection.channel
             self._channel.setcallback(self._take, endmarker=None)
             facts = self.ask("describe", paths=list(paths))
-        except (OSError, EOFError, AssertionError, MachineError, execnet.HostNotFound) as error:
+        except (OSError, EOFError, AssertionError, MachineError) as error:
             raise pytest.UsageError(
                 f"{self.name}: {sys.executable} with this project could not be started there"
                 f" ({type(error).__name__}: {error}). The tree and its Python are expected at the"
@@ -100,7 +115,7 @@ class Host:
 
     def close(self) -> None:
         """End the connection, and with it all guests there."""
-        self._group.terminate(timeout=2.0)
+        self._connection.close()
 
     def _take(self, answer: tuple[int, str | None, Any] | None) -> None:
         with self._changed:
@@ -115,7 +130,7 @@ class Host:
 class HostedMachines:
     """Machines on other hosts; each kernel's are on the host with most free cores."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, connect: Connect) -> None:
         self._option = config.option
         self._cwd = str(config.invocation_params.dir)
         named = [self._cwd, *(argument.partition("::")[0] for argument in config.args)]
@@ -123,8 +138,8 @@ class HostedMachines:
         self._hosts: list[Host] = []
         try:
             for number, value in enumerate(config.option.kernel_host, 1):
-                host = Host(value, proxy=f"host{number}", paths=[os.path.abspath(p) for p in paths])
-                self._hosts.append(host)
+                proxy, there = f"host{number}", [os.path.abspath(path) for path in paths]
+                self._hosts.append(Host(value, proxy=proxy, paths=there, connect=connect))
         except BaseException:
             self.close()
             raise

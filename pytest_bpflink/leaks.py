@@ -10,6 +10,7 @@ import pytest
 from pytest_bpflink import extra_errors
 from pytest_bpflink.kernel import running_kernel
 from pytest_bpflink.ledger import LeakWarning, Ledger, Owner
+from pytest_bpflink.pytest_internals import temporary_directory
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -32,10 +33,8 @@ class LeakCheck:
         """Begin. Raises `BpfError` without privilege."""
         self._config = config
         self._errors = config.option.bpf_leaks == "error"
-        places = []
-        factory = getattr(config, "_tmp_path_factory", None)
-        if factory is not None:
-            places.append(factory.getbasetemp())
+        temporary = temporary_directory(config)
+        places = [] if temporary is None else [temporary]
         self.ledger = Ledger(alone=not running_kernel(config).is_native, places=places)
         self._test: Owner | None = None
         self._wider: dict[pytest.FixtureDef[Any], Owner] = {}

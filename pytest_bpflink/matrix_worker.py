@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import sys
 import tempfile
 import threading
 import traceback
-from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from pytest_bpflink import shortcuts
+from pytest_bpflink import matrix, pytest_internals, xdist_worker
 from pytest_bpflink.matrix import is_parametrized, register, without_kernel
 from pytest_bpflink.messages import ItemFacts
 from pytest_bpflink.only_item import OnlyItem, fresh_item, known_bug
@@ -25,9 +23,16 @@ from pytest_bpflink.packing import Packing
 from pytest_bpflink.taint import TaintWatch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from execnet import Channel
 
     from pytest_bpflink.messages import Assignment
+    from pytest_bpflink.xdist_worker import SendEvent
+
+
+# They are on the stack while an item runs, below the item.
+_OWN_FILES = frozenset({__file__, matrix.__file__})
 
 
 class MatrixWorker:
@@ -51,8 +56,8 @@ class MatrixWorker:
             register(config, OnlyItem(config, self._item))
         if not self._kernel.is_native and not self._refusal:
             register(config, TaintWatch(config))
-        Packing.start(config)
-        shortcuts.take()
+        xdist_worker.send_events_by(config, _packed)
+        pytest_internals.take_shortcuts()
         # The scheduler has groups from marks; xdist appends them to node ids, which --lf then does
         # not find (and with pytest 9.2, whose node ids don't change, xdist 3.8 ignores groups).
         config.option.loadgroup = False
@@ -69,10 +74,9 @@ class MatrixWorker:
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Tell the controller what it can't know from node ids, and look up hooks once a file."""
-        described = {item.nodeid: tuple(self._describe(item)) for item in session.items}
+        described = {item.nodeid: self._describe(item).plain for item in session.items}
         self._channel.send(("items", described))
-        # Asked for nine times an item; no more conftest files come by now.
-        session.gethookproxy = cache(session.gethookproxy)  # type: ignore[method-assign,assignment]
+        pytest_internals.look_up_hooks_once(session)
 
     def _describe(self, item: pytest.Item) -> ItemFacts:
         # Natively, and by a stand-in, it is run or refused as any other.
@@ -83,7 +87,7 @@ class MatrixWorker:
             without_kernel(item),
             _group(item),
             is_parametrized(item),
-            fresh and tuple(fresh),
+            fresh,
             known_bug(item),
         )
 
@@ -154,6 +158,10 @@ class Printing(io.TextIOBase):
             self.write("\n")
 
 
+def _packed(send: Callable[[object], None], is_next_queued: Callable[[], bool]) -> SendEvent:
+    return Packing(send, is_next_queued).sendevent
+
+
 def _own_directory(config: pytest.Config) -> str:
     """Return a directory for pytest's temporary ones, which goes with the guest.
 
@@ -168,8 +176,11 @@ def _where_the_test_is() -> str:
     """Return the stack of the main thread, less what runs tests."""
     frame = sys._current_frames()[threading.main_thread().ident or 0]  # noqa: SLF001
     stack = traceback.extract_stack(frame)
-    runners = re.compile(r"/(_pytest|pluggy|xdist|execnet|pytest_bpflink/matrix\w*\.py)\b|^<")
-    tests = [entry for entry in stack if not runners.search(entry.filename)]
+    tests = [
+        entry
+        for entry in stack
+        if not pytest_internals.is_runner(entry.filename) and entry.filename not in _OWN_FILES
+    ]
     return "".join(traceback.format_list(tests or stack)).rstrip()
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pytest_bpflink.kernel import MatrixKernel
+from pytest_bpflink.plain_values import DamagedError
 
 if TYPE_CHECKING:
     import pytest
@@ -45,8 +46,62 @@ class ItemFacts(NamedTuple):
     test: str
     group: str | None
     parametrized: bool
-    fresh: tuple[Any, ...] | None
+    fresh: FreshItem | None
     bug: str | None
+
+    @property
+    def plain(self) -> tuple[Any, ...]:
+        """The same as execnet can carry it."""
+        return tuple(self._replace(fresh=self.fresh and tuple(self.fresh)))  # type: ignore[arg-type]
+
+
+def said(message: object) -> tuple[str, Any]:
+    """Return the subject of a worker's message, and its content.
+
+    The content of "items" is the ItemFacts of each node id, the content of "stack", "printed" and
+    "uncollected" a text. Raises DamagedError for any other message.
+    """
+    match message:
+        case ("stack" | "printed" | "uncollected" as subject, str(text)):
+            return subject, text
+        case ("items", dict(items)):
+            return "items", {_text(nodeid): _facts(plain) for nodeid, plain in items.items()}
+        case _:
+            raise DamagedError("it is on no subject")
+
+
+def _facts(plain: object) -> ItemFacts:
+    match plain:
+        case (
+            str(test),
+            (str() | None) as group,
+            bool(parametrized),
+            fresh,
+            (str() | None) as bug,
+        ):
+            return ItemFacts(test, group, parametrized, _fresh(fresh), bug)
+        case _:
+            raise DamagedError("it has no facts of an item")
+
+
+def _fresh(plain: object) -> FreshItem | None:
+    match plain:
+        case None:
+            return None
+        case (
+            str(nodeid),
+            (str() | None) as argument,
+            (str(path), (int() | None) as line, str(name)),
+        ):
+            return FreshItem(nodeid, argument, (path, line, name))
+        case _:
+            raise DamagedError("it has no item for a guest of its own")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise DamagedError(f"{value!r} is no node id")
+    return value
 
 
 @dataclass(frozen=True)

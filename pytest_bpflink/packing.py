@@ -1,27 +1,26 @@
-"""What a worker tells of its items, on the way to the controller: few messages, and short ones.
+"""A worker's events on the way to the controller: few messages, and short ones.
 
 xdist sends six messages for each item, which execnet serializes in Python, string by string. In an
-emulated guest that takes a quarter of the time of a short test. Here C packs the events, what all
-events of an item would repeat is told once, and what need not be known at once goes with the next.
+emulated guest that takes a quarter of the time of a short test. Here C packs the events, a value
+that all events of an item would repeat is sent once, and an event that need not be known at once
+goes with the next.
 """
 
 from __future__ import annotations
 
-import marshal
-from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from pytest_bpflink.plain_values import DamagedError, dumps, loads, sealed, unsealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    import pytest
-
     Details = dict[str, Any]
 
-# Of one item. What else there is, warnings say, is execnet's.
+# The events of an item. execnet sends the others as they are, those of warnings among them.
 _EVENTS = frozenset({"logstart", "testreport", "logfinish", "runtest_protocol_complete"})
 
-# What is told once, and in which events it is.
+# The values that are sent once, and the events that have them.
 _REPEATED = {
     "nodeid": {"logstart", "testreport", "logfinish"},
     "location": {"logstart", "testreport", "logfinish"},
@@ -33,41 +32,30 @@ _REPEATED = {
     "testrun_uid": {"testreport"},
 }
 
-# Of these each report has its own, which plugins may change.
+# Each report has a copy of these, which plugins may change.
 _OWN = {"keywords", "user_properties"}
 
 _SCALARS = {str, bytes, int, float, bool, type(None)}
 _SEQUENCES = {tuple, list}
 
-# Every Python writes it and reads what others wrote, and the same is always written the same.
-_FORMAT = 2
-
 
 class Packing:
     """Packs the events of a worker, whose order stays.
 
-    `is_next_known` says whether the worker goes on with another item without being told more.
+    `is_next_queued` says whether the worker already has its next item queued.
     """
 
     def __init__(
-        self, send: Callable[[object], None], is_next_known: Callable[[], bool] = lambda: False
+        self, send: Callable[[object], None], is_next_queued: Callable[[], bool] = lambda: False
     ) -> None:
         self._send = send
-        self._is_next_known = is_next_known
-        self._told: Details = {}
+        self._is_next_queued = is_next_queued
+        self._sent: Details = {}
         self._held: list[bytes] = []
-
-    @classmethod
-    def start(cls, config: pytest.Config) -> None:
-        """Have the worker that this process is send its events so."""
-        # xdist 3.8 gives its WorkerInteractor no name.
-        for plugin in config.pluginmanager.get_plugins():
-            if hasattr(plugin, "sendevent"):
-                packing = cls(plugin.channel.send, partial(_is_next_known, plugin))
-                plugin.sendevent = packing.sendevent
+        self._number = 0
 
     def sendevent(self, name: str, **details: Any) -> None:
-        """Send an event; that an item went well to its end waits until the next one begins.
+        """Send an event; the end of an item that went well waits until the next item begins.
 
         A worker that dies in between is seen to have died in that item's teardown.
         """
@@ -84,27 +72,27 @@ class Packing:
         if name == "testreport":
             report = details["data"]
             return (report.get("when"), report.get("outcome")) == ("teardown", "passed")
-        return name != "logstart" and self._is_next_known()
+        return name != "logstart" and self._is_next_queued()
 
     def _pack(self, name: str, details: Details) -> bytes | None:
-        """Return what is new in an event; None if it is not certain to arrive as it is.
+        """Return the values of an event that are new; None if one might arrive as another.
 
-        What plugins add to a report may be anything that execnet takes, and so may a traceback. A
-        report that lacks what is told once would be given it.
+        A plugin may add to a report whatever execnet takes, and so may a traceback. A report that
+        lacks a value which is sent once would be given it.
         """
         if name not in _EVENTS:
             return None
-        told, facts = self._told, details
+        sent, facts = self._sent, details
         try:
             if name == "testreport":
                 facts = details["data"]
                 if not _REPEATED.keys() <= facts.keys():
                     return None
-                facts = {**facts, **{key: marshal.dumps(facts[key], _FORMAT) for key in _OWN}}
+                facts = {**facts, **{key: dumps(facts[key]) for key in _OWN}}
             news = {
                 key: value
                 for key, value in facts.items()
-                if key not in _REPEATED or key not in told or told[key] != value
+                if key not in _REPEATED or key not in sent or sent[key] != value
             }
             if not _are_plain(news.values()):
                 return None
@@ -112,55 +100,82 @@ class Packing:
                 part = details["data"][key]
                 if not _are_plain(part.values() if type(part) is dict else part):
                     return None
-            packed = marshal.dumps((name, news), _FORMAT)
+            packed = dumps((name, news))
         except ValueError:
             return None
         for key in news.keys() & _REPEATED.keys():
-            told[key] = news[key]
+            sent[key] = news[key]
         return packed
 
     def _flush(self) -> None:
         if self._held:
             held, self._held = self._held, []
-            self._send(marshal.dumps(held, _FORMAT))
+            self._send(sealed(self._number, dumps(held)))
+            self._number += 1
 
 
-def unpacking(receive: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Return what takes a worker's messages, and gives its events to `receive` as xdist's are."""
-    told: Details = {}
+def unpacking(
+    receive: Callable[[Any], None], damaged: Callable[[str], None]
+) -> Callable[[Any], None]:
+    """Return the function that takes a worker's messages, and gives its events to `receive`.
 
-    def take(message: Any) -> None:
-        if type(message) is not bytes:
-            receive(message)
+    `receive` is given events as xdist has them. Of a message that is damaged it is given nothing,
+    nor of those that follow: `damaged` is called once, with the reason.
+    """
+    unpacker = _Unpacker(receive, damaged)
+    return unpacker.take
+
+
+class _Unpacker:
+    def __init__(self, receive: Callable[[Any], None], damaged: Callable[[str], None]) -> None:
+        self._receive = receive
+        self._damaged = damaged
+        self._sent: Details = {}
+        self._number = 0
+        self._is_damaged = False
+
+    def take(self, message: Any) -> None:
+        # xdist's mark of the end is no tuple.
+        if type(message) not in {bytes, tuple}:
+            self._receive(message)
+        elif self._is_damaged:
             return
-        for packed in marshal.loads(message):  # noqa: S302 - it has no code to run
-            name, news = marshal.loads(packed)  # noqa: S302
-            told.update((key, news[key]) for key in _REPEATED if key in news)
-            receive((name, _details(name, news, told)))
+        elif type(message) is tuple:
+            self._receive(message)
+        else:
+            try:
+                events = self._unpack(message)
+            except DamagedError as error:
+                self._is_damaged = True
+                self._damaged(str(error))
+                return
+            for event in events:
+                self._receive(event)
 
-    return take
+    def _unpack(self, message: bytes) -> list[tuple[str, Details]]:
+        held = loads(unsealed(self._number, message))
+        self._number += 1
+        try:
+            return [self._event(*loads(packed)) for packed in held]
+        except (AttributeError, KeyError, TypeError) as error:
+            raise DamagedError(f"it has no event: {error!r}") from None
+
+    def _event(self, name: str, news: Details) -> tuple[str, Details]:
+        if name not in _EVENTS:
+            raise DamagedError(f"it has an unknown event {name!r}")
+        sent = self._sent
+        sent.update((key, news[key]) for key in _REPEATED if key in news)
+        repeated = {key: sent[key] for key, events in _REPEATED.items() if name in events}
+        details = {**repeated, **news}
+        if name != "testreport":
+            return name, details
+        own = {key: loads(details[key]) for key in _OWN}
+        return name, {"data": {**details, **own}}
 
 
 def _are_plain(values: Iterable[object]) -> bool:
-    """Whether they arrive as they are: marshal would make bytes of what is like them."""
+    """Whether values arrive as they are: `dumps` makes bytes of values that are like bytes."""
     return all(
         type(value) in _SCALARS or (type(value) in _SEQUENCES and _are_plain(value))  # type: ignore[arg-type]
         for value in values
     )
-
-
-def _details(name: str, news: Details, told: Details) -> Details:
-    repeated = {key: told[key] for key, events in _REPEATED.items() if name in events}
-    details = {**repeated, **news}
-    if name != "testreport":
-        return details
-    own = {key: marshal.loads(details[key]) for key in _OWN}  # noqa: S302
-    return {"data": {**details, **own}}
-
-
-def _is_next_known(worker: Any) -> bool:
-    """Whether xdist's WorkerInteractor has the item in its queue that it needs to begin the next.
-
-    The queue of xdist 3.6 can't be looked into.
-    """
-    return bool(getattr(worker.torun, "_items", ()))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import kernel_options, libbpf_axis, pycache
+from pytest_bpflink import kernel_options, libbpf_axis
 from pytest_bpflink.kernel import is_in_guest
 
 if TYPE_CHECKING:
@@ -91,7 +91,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
     """Tell plugins that look this early, as pytest-cov does, that there will be workers."""
-    pycache.use()  # before conftest files import most of the API
+    if "BPFLINK_PYCACHE" in os.environ:
+        from pytest_bpflink import pytest_internals
+
+        # Before conftest files import most of the API.
+        pytest_internals.use_pycache()
     known = early_config.known_args_namespace
     several_libbpfs = "," in (known.bpf_libbpf or "")
     if hasattr(known, "dist") and (known.kernel not in ([], ["native"]) or several_libbpfs):

@@ -15,10 +15,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from _pytest.assertion import rewrite
-
 from pytest_bpflink import compile as bpf_compile
-from pytest_bpflink import pycache
+from pytest_bpflink import pytest_internals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -37,8 +35,8 @@ def prepare(files: Iterable[Path], progress: Callable[[str], None]) -> list[Path
     The environment tells guests what came of it, and where they find rewritten modules.
     """
     if sys.dont_write_bytecode:
-        os.environ[pycache.VARIABLE] = str(bpf_compile.cache_directory() / "pycache")
-        pycache.use()
+        os.environ[pytest_internals.PYCACHE] = str(bpf_compile.cache_directory() / "pycache")
+        pytest_internals.use_pycache()
     sources = [file for file in files if file.name.endswith(".bpf.c")]
     bpf_compile.prepare(sources, before_each=lambda source: progress(f"compiling {source.name}"))
     return sources
@@ -51,27 +49,7 @@ def rewrite_tests(config: pytest.Config, files: Iterable[Path]) -> None:
         named = _named(config)
         tests = [file for file in files if file in named or _is_like(file, patterns)]
         tests = [file for file in tests if file.suffix == ".py"]
-        rewrite_modules(config, (*tests, *_own_modules()))
-
-
-def rewrite_modules(config: pytest.Config, modules: Iterable[Path]) -> None:
-    """Write the .pyc files that pytest writes when it imports modules; nothing is run.
-
-    In an emulated guest rewriting takes most of a collection, and what a guest writes is lost. No
-    API of pytest does this (9.0 to 9.2). Without it guests are slow, and no less right.
-    """
-    for module in modules:
-        # Another pytest, or a file that can't be parsed, of which the module's import will tell.
-        with contextlib.suppress(AttributeError, KeyError, OSError, SyntaxError, TypeError):
-            _rewrite(config, module)
-
-
-def _rewrite(config: pytest.Config, module: Path) -> None:
-    pyc = rewrite.get_cache_dir(module) / (module.stem + rewrite.PYC_TAIL)
-    if rewrite._read_pyc(module, pyc) is None and rewrite.try_makedirs(pyc.parent):  # noqa: SLF001
-        identity, code = rewrite._rewrite_test(module, config)  # noqa: SLF001
-        state = config.stash[rewrite.assertstate_key]
-        rewrite._write_pyc(state, code, identity, pyc)  # noqa: SLF001
+        pytest_internals.rewrite_modules(config, (*tests, *_own_modules()))
 
 
 def _files(config: pytest.Config) -> Iterator[Path]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from xdist.report import report_collection_diff
+
+from pytest_bpflink.xdist_loop import difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -39,7 +40,8 @@ class KernelScheduling:
     - When a worker dies, what it held goes back to the front of the queue. The item that it died
       in is returned by `remove_node` if it was seen to start; if not, it is nobody's fault.
     - Items that run on a kernel of their own wait beside the queues, until they have a worker that
-      is there for one of them only. `on_fresh` is called when one may be given a guest.
+      is there for one of them only. `on_fresh` is called when one may be given a guest; its
+      argument is `left_beside_fresh`.
     """
 
     #: Plugins look for it there, as xdist's own schedulers have it: pytest-rerunfailures does.
@@ -54,7 +56,7 @@ class KernelScheduling:
         fresh: FreshItems,
         only_item: Callable[[WorkerController], str | None],
         on_collected: Callable[[int], None],
-        on_fresh: Callable[[], None],
+        on_fresh: Callable[[Callable[[str], Iterable[str]]], None],
         ahead: Collection[str] = (),
     ) -> None:
         """ONLY_ITEM tells the one item that a worker is there for, None for ordinary workers.
@@ -226,7 +228,7 @@ class KernelScheduling:
 
     def _tell_of_fresh(self) -> None:
         if self._fresh.waiting:
-            self._on_fresh()
+            self._on_fresh(self.left_beside_fresh)
 
     def _expected(self) -> int:
         """Return how many items there are, taking kernels that still collect for the largest."""
@@ -299,11 +301,10 @@ class KernelScheduling:
     ) -> None:
         if set(first) == set(collection):
             return
-        difference = report_collection_diff(
-            first, collection, f"the first worker of {kernel_of(node)}", node.gateway.id
-        )
+        first_name = f"the first worker of {kernel_of(node)}"
+        text = difference(first, collection, first_name, node.gateway.id)
         node.config.hook.pytest_collectreport(
-            report=pytest.CollectReport(node.gateway.id, "failed", difference, [])
+            report=pytest.CollectReport(node.gateway.id, "failed", text, [])
         )
 
 

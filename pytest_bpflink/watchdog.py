@@ -9,9 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+
+from pytest_bpflink.xdist_loop import listen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,18 +124,7 @@ class Watchdog:
         if watch is None:
             return
         watch.ask = ask
-        put, send = node.putevent, node.sendcommand
-
-        def putevent(event: tuple[str, dict[str, Any]]) -> None:
-            self._heard(watch, node, *event)
-            put(event)
-
-        def sendcommand(name: str, **arguments: Any) -> None:
-            send(name, **arguments)
-            self._told(watch, name, **arguments)
-
-        node.putevent = putevent
-        node.sendcommand = sendcommand  # type: ignore[method-assign]
+        listen(node, heard=partial(self._heard, watch, node), told=partial(self._told, watch))
 
     def answered(self, guest: Watched, stack: str) -> None:
         """Take what a guest's Python says of where it is."""

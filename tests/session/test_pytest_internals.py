@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from _pytest import fixtures, python
 
-from pytest_bpflink import shortcuts
+from pytest_bpflink import pytest_internals
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the shortcuts, for the length of a test."""
     for module, name in ((python, "getfslineno"), (fixtures, "getfuncargnames")):
         monkeypatch.setattr(module, name, getattr(module, name))
-    shortcuts.take()
+    pytest_internals.take_shortcuts()
 
 
 def test_a_function_is_looked_for_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_what_another_pytest_lacks_is_left_alone(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delattr(python, "getfslineno")
     monkeypatch.delattr(fixtures, "getfuncargnames")
 
-    shortcuts.take()
+    pytest_internals.take_shortcuts()
 
     assert not hasattr(python, "getfslineno")
     assert not hasattr(fixtures, "getfuncargnames")
