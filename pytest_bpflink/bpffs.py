@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pytest_bpflink.errors import BpfError
+from pytest_bpflink.libc import libc
 from pytest_bpflink.mountinfo import mounted
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class BpfFs(os.PathLike[str]):
         """
         path = Path(directory)
         text = ",".join(f"{name}={_option(name, value)}" for name, value in options.items())
-        if _libc().mount(b"bpf", os.fsencode(path), b"bpf", 0, text.encode() or None):
+        if libc().mount(b"bpf", os.fsencode(path), b"bpf", 0, text.encode() or None):
             hint = f"the options were {text}" if text else "needs CAP_SYS_ADMIN"
             raise BpfError(ctypes.get_errno(), f"mount a BPF FS on {path}", hint=hint)
         return cls(path)
@@ -105,7 +105,7 @@ def pins_below(mount: Path) -> Iterator[Path]:
 
 def unmount(path: Path) -> None:
     """Unmount whatever is mounted on a path, at once even where it is in use."""
-    if _libc().umount2(os.fsencode(path), _MNT_DETACH):
+    if libc().umount2(os.fsencode(path), _MNT_DETACH):
         raise BpfError(ctypes.get_errno(), f"unmount {path}")
 
 
@@ -116,11 +116,6 @@ def _option(name: str, value: str | int) -> str:
 def _file_system(path: Path) -> int:
     """f_type of statfs(2), which `os.statvfs` leaves out."""
     buffer = (ctypes.c_long * 32)()
-    if _libc().statfs(os.fsencode(path), buffer):
+    if libc().statfs(os.fsencode(path), buffer):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
     return buffer[0] & 0xFFFFFFFF
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from pytest_bpflink import libbpf, procfs
 from pytest_bpflink.errors import BpfError
+from pytest_bpflink.libc import libc
 from pytest_bpflink.link import kind_of_descriptor
 from pytest_bpflink.uapi import BpfNumber
 
@@ -87,7 +88,7 @@ def _duplicate(pid: int, fd: int) -> int:
     """Return a descriptor of this process's for what another one has open. Raises `OSError`."""
     pidfd = os.pidfd_open(pid)
     try:
-        duplicate: int = _libc().syscall(_PIDFD_GETFD, pidfd, fd, ctypes.c_uint(0))
+        duplicate: int = libc().syscall(_PIDFD_GETFD, pidfd, fd, ctypes.c_uint(0))
         if duplicate < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
@@ -111,8 +112,3 @@ def _reading_may_crash() -> bool:
         return b" bpf_kprobe_multi_show_fdinfo" in Path("/proc/kallsyms").read_bytes()
     except OSError:
         return True
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)

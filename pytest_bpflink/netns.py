@@ -16,13 +16,13 @@ import os
 import socket
 import struct
 import threading
-from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self
 
 from pytest_bpflink import libbpf
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.ids import note_made
+from pytest_bpflink.libc import libc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -290,10 +290,5 @@ def _set(fd: int, doing: str) -> None:
 
 def _call(name: str, *arguments: int, doing: str) -> None:
     """Call a function that Python has from 3.12 on."""
-    if getattr(_libc(), name)(*arguments):
+    if getattr(libc(), name)(*arguments):
         raise BpfError(ctypes.get_errno(), doing, hint="needs CAP_SYS_ADMIN")
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
