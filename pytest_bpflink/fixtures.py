@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def _bpf_privileges() -> None:
     """Skip where this process can't use BPF natively, and name the way out."""
-    from pytest_bpflink.probe import missing_privileges
+    from pytest_bpflink.privileges import missing_privileges
 
     reason = missing_privileges()
     if reason:

@@ -6,7 +6,8 @@ from pytest_bpflink import kmsg, libbpf
 from pytest_bpflink.cgroup import cgroup2_mount
 from pytest_bpflink.compile import clang_version
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.probe import KernelInfo, missing_privileges
+from pytest_bpflink.privileges import missing_privileges
+from pytest_bpflink.probe import KernelInfo
 
 
 def lines() -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 from command import bpflink
 
 from pytest_bpflink import bpffs
-from pytest_bpflink.probe import missing_privileges
+from pytest_bpflink.privileges import missing_privileges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

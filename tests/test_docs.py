@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pages import PAGES, README, ROOT, Page, read
 
-from pytest_bpflink.probe import missing_privileges
+from pytest_bpflink.privileges import missing_privileges
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from installed import ROOT, run_pytest
 
-from pytest_bpflink.probe import missing_privileges
+from pytest_bpflink.privileges import missing_privileges
 
 if TYPE_CHECKING:
     from pathlib import Path

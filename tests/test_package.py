@@ -13,7 +13,7 @@ import pytest
 from installed import ROOT, build, run_build, run_pytest
 
 import pytest_bpflink
-from pytest_bpflink.probe import missing_privileges
+from pytest_bpflink.privileges import missing_privileges
 
 PACKAGES = {"pytest_bpflink": "pytest_bpflink", "vm": "pytest_bpflink/vm"}
 PACKAGES["selftests"] = "pytest_bpflink/selftests"

@@ -118,7 +118,7 @@ def _libbpf() -> Check:
 
 def _privileges() -> Check:
     from pytest_bpflink.errors import BpfError
-    from pytest_bpflink.probe import missing_privileges
+    from pytest_bpflink.privileges import missing_privileges
 
     try:
         missing = missing_privileges()
