@@ -11,7 +11,7 @@ import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pytest_bpflink.vm.machine import MachineError
 
@@ -19,23 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from pytest_bpflink.guests import Guest
+    from pytest_bpflink.progress import Progress
 
 _MEMORY = Path("/proc/meminfo")
 
 _FRESH = 16
-
-
-class Progress(Protocol):
-    """What is needed to show progress; `report.Progress` is one."""
-
-    def __call__(self, text: str) -> None:
-        """Say what is being done now."""
-
-    def line(self, text: str) -> None:
-        """Say what was done."""
-
-    def done(self) -> None:
-        """Take back what is being done."""
 
 
 def side_by_side(

@@ -30,7 +30,7 @@ def _libbpf() -> str:
         release = libbpf.version()
     except BpfError as error:
         return f"missing: {error.hint}"
-    place = "the system's" if libbpf.path() == libbpf.SYSTEM else libbpf.path()
+    place = "the system's" if libbpf.path() == libbpf.SONAME else libbpf.path()
     return f"{release} ({place})"
 
 

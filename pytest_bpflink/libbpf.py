@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _Structure = TypeVar("_Structure", bound=ctypes.Structure)
 
-SYSTEM = "libbpf.so.1"
+SONAME = "libbpf.so.1"
 """What the dynamic linker is asked for unless `use()` names another."""
 
 _int = (c_int,)
@@ -158,7 +158,7 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
 class _State:
     """Which library this process uses."""
 
-    path: str = SYSTEM
+    path: str = SONAME
     library: _Library | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
