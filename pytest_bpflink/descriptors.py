@@ -45,7 +45,7 @@ def held_by(pid: int, kinds: Collection[Kind] = _ALL) -> Iterator[tuple[Key, int
 
     Raises `PermissionError` for a process that this one may not look into.
     """
-    find = object_of if pid == os.getpid() else partial(_object_of_another, pid)
+    find = key_of if pid == os.getpid() else partial(_key_of_another, pid)
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for fd in sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd")):
             key = find(fd, kinds)
@@ -53,7 +53,7 @@ def held_by(pid: int, kinds: Collection[Kind] = _ALL) -> Iterator[tuple[Key, int
                 yield key, fd
 
 
-def object_of(fd: int, kinds: Collection[Kind] = _ALL) -> Key | None:
+def key_of(fd: int, kinds: Collection[Kind] = _ALL) -> Key | None:
     """Return the object that a descriptor of this process is of, None for anything else."""
     try:
         kind = _KINDS.get(kind_of_descriptor(fd))
@@ -64,7 +64,7 @@ def object_of(fd: int, kinds: Collection[Kind] = _ALL) -> Key | None:
     return None
 
 
-def _object_of_another(pid: int, fd: int, kinds: Collection[Kind]) -> Key | None:
+def _key_of_another(pid: int, fd: int, kinds: Collection[Kind]) -> Key | None:
     with contextlib.suppress(FileNotFoundError):  # closed meanwhile
         kind = kind_of_descriptor(fd, pid)
         if _KINDS.get(kind) not in kinds:
@@ -78,7 +78,7 @@ def _object_of_another(pid: int, fd: int, kinds: Collection[Kind]) -> Key | None
                 return _read_about(pid, fd, kind)
             raise
         try:
-            return object_of(duplicate)
+            return key_of(duplicate)
         finally:
             os.close(duplicate)
     return None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink import bpffs, ids, leftovers, libbpf, procfs
-from pytest_bpflink.descriptors import held_by, object_of
+from pytest_bpflink.descriptors import held_by, key_of
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.link import links
 from pytest_bpflink.mountinfo import mounted
@@ -105,7 +105,7 @@ def pinned_in(mount: Path) -> Iterator[tuple[Key, Path]]:
         except BpfError:  # gone meanwhile
             continue
         try:
-            key = object_of(fd)
+            key = key_of(fd)
         finally:
             os.close(fd)
         if key is not None:
