@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 from pytest_bpflink import libbpf, procfs
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.libc import libc
-from pytest_bpflink.link import kind_of_descriptor
 from pytest_bpflink.uapi import BpfNumber
 
 if TYPE_CHECKING:
@@ -51,6 +50,16 @@ def held_by(pid: int, kinds: Collection[Kind] = _ALL) -> Iterator[tuple[Key, int
             key = find(fd, kinds)
             if key is not None:
                 yield key, fd
+
+
+def kind_of_descriptor(fd: int, pid: int | str = "self") -> str:
+    """Say what a process's descriptor is of: `link`, `map`, `prog`, or the file's own name.
+
+    The kernel's info call answers for each kind of BPF object with numbers that look alike, so the
+    name of the anonymous inode decides: `bpf-map`, `bpf-prog`, `bpf_link` or `bpf-link`.
+    """
+    name = os.readlink(f"/proc/{pid}/fd/{fd}").removeprefix("anon_inode:").strip("[]")
+    return name[4:] if name.startswith(("bpf-", "bpf_")) else name
 
 
 def key_of(fd: int, kinds: Collection[Kind] = _ALL) -> Key | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_bpflink import kmsg, libbpf
-from pytest_bpflink.cgroup import cgroup2_mount
+from pytest_bpflink.cgroup2 import cgroup2_mount
 from pytest_bpflink.compile import clang_version
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.privileges import missing_privileges

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from pytest_bpflink import ids, libbpf
-from pytest_bpflink.bpffs import is_on_bpffs
+from pytest_bpflink.descriptors import kind_of_descriptor
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.linkinfo import LinkInfo, read_link_info
 from pytest_bpflink.options import LinkUpdateOptions
+from pytest_bpflink.pins import is_on_bpffs
 from pytest_bpflink.uapi import AttachFlags, BpfNumber
 
 if TYPE_CHECKING:
@@ -394,16 +395,6 @@ def created(fd: int, name: str) -> Link:
 def _made(link: Link) -> Link:
     ids.note_made("link", link.id)
     return link
-
-
-def kind_of_descriptor(fd: int, pid: int | str = "self") -> str:
-    """Say what a process's descriptor is of: `link`, `map`, `prog`, or the file's own name.
-
-    The kernel's info call answers for each kind of BPF object with numbers that look alike, so the
-    name of the anonymous inode decides: `bpf-map`, `bpf-prog`, `bpf_link` or `bpf-link`.
-    """
-    name = os.readlink(f"/proc/{pid}/fd/{fd}").removeprefix("anon_inode:").strip("[]")
-    return name[4:] if name.startswith(("bpf-", "bpf_")) else name
 
 
 def _require_link(fd: int, doing: str) -> None:

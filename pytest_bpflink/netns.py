@@ -23,6 +23,7 @@ from pytest_bpflink import libbpf
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.ids import note_made
 from pytest_bpflink.libc import libc
+from pytest_bpflink.prog_query import prog_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 _CLONE_NEWNET = 0x40000000
 _OWN = "/proc/thread-self/ns/net"  # namespaces are a thread's, not a process's
-
-_MOST_PROGRAMS = 64  # NETNS_BPF's limit for sk_lookup; a flow dissector is alone
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _IFREQ = struct.Struct("16sh14x")
@@ -110,19 +109,7 @@ class NetNs:
 
         Raises `BpfError` with EINVAL for an attach type that it has none of.
         """
-        ids = (ctypes.c_uint32 * _MOST_PROGRAMS)()
-        count, flags = ctypes.c_uint32(_MOST_PROGRAMS), ctypes.c_uint32()
-        libbpf.call(
-            "bpf_prog_query",
-            self.fileno(),
-            attach_type,
-            0,
-            ctypes.byref(flags),
-            ids,
-            ctypes.byref(count),
-            doing=f"ask what is attached to {self} ({attach_type.name})",
-        )
-        return tuple(ids[: count.value])
+        return prog_query(self.fileno(), attach_type, where=str(self)).prog_ids
 
     def attach(self, program: Program) -> None:
         """Attach by the legacy `BPF_PROG_ATTACH` (4.20): no link, stays until `detach()`.

@@ -16,7 +16,7 @@ import pytest
 from command import BPFLINK, bpflink
 
 from pytest_bpflink import libbpf
-from pytest_bpflink.cgroup import cgroup2_mount
+from pytest_bpflink.cgroup2 import cgroup2_mount
 from pytest_bpflink.privileges import missing_privileges
 from pytest_bpflink.vm.store import Store
 

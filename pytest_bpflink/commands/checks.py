@@ -131,7 +131,7 @@ def _privileges() -> Check:
 
 
 def _cgroup2() -> Check:
-    from pytest_bpflink.cgroup import cgroup2_mount
+    from pytest_bpflink.cgroup2 import cgroup2_mount
     from pytest_bpflink.errors import BpfError
 
     try:
