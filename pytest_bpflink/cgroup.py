@@ -25,7 +25,7 @@ from pytest_bpflink.wait import eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_bpflink.objects import Program
+    from pytest_bpflink.handles import ProgramHandle
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Cgroup:
                         _refused.add(attach_type)
         return False
 
-    def attach(self, program: Program, flags: AttachFlags | None = None) -> None:
+    def attach(self, program: ProgramHandle, flags: AttachFlags | None = None) -> None:
         """Attach by the legacy `BPF_PROG_ATTACH` (4.10): no link, stays until `detach()`.
 
         Raises `BpfError` with EPERM where another attachment excludes this one.
@@ -162,7 +162,7 @@ class Cgroup:
             doing=f"attach {program.name} to {self.path} without a link",
         )
 
-    def detach(self, program: Program) -> None:
+    def detach(self, program: ProgramHandle) -> None:
         """Detach what `attach()` attached. Raises `BpfError` with ENOENT when it is not there."""
         libbpf.call(
             "bpf_prog_detach2",

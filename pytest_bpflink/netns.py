@@ -28,7 +28,7 @@ from pytest_bpflink.prog_query import prog_query
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_bpflink.objects import Program
+    from pytest_bpflink.handles import ProgramHandle
     from pytest_bpflink.uapi import AttachType
 
 _CLONE_NEWNET = 0x40000000
@@ -111,7 +111,7 @@ class NetNs:
         """
         return prog_query(self.fileno(), attach_type, where=str(self)).prog_ids
 
-    def attach(self, program: Program) -> None:
+    def attach(self, program: ProgramHandle) -> None:
         """Attach by the legacy `BPF_PROG_ATTACH` (4.20): no link, stays until `detach()`.
 
         Raises `BpfError`: EEXIST beside a link, EINVAL for the program that is attached already.
@@ -127,7 +127,7 @@ class NetNs:
                 doing=f"attach {program.name} to {self} without a link",
             )
 
-    def detach(self, program: Program) -> None:
+    def detach(self, program: ProgramHandle) -> None:
         """Detach what `attach()` attached. Raises `BpfError`: ENOENT when it is not there."""
         with self.entered():
             libbpf.call(
