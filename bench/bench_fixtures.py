@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_bpflink import BpfFs, Cgroup, Link, Object, links
 from pytest_bpflink.compile import object_of
 from pytest_bpflink.leftovers import Estate
-from pytest_bpflink.probe import missing_privileges
+from pytest_bpflink.privileges import missing_privileges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -45,14 +45,14 @@ if TYPE_CHECKING:
     from pytest_bpflink.linkinfo import TracingMultiLinkInfo as TracingMultiLinkInfo
     from pytest_bpflink.linkinfo import UprobeMultiLinkInfo as UprobeMultiLinkInfo
     from pytest_bpflink.linkinfo import XdpLinkInfo as XdpLinkInfo
+    from pytest_bpflink.map import Map as Map
     from pytest_bpflink.netns import Device as Device
     from pytest_bpflink.netns import NetNs as NetNs
-    from pytest_bpflink.objects import Map as Map
     from pytest_bpflink.objects import Object as Object
-    from pytest_bpflink.objects import Program as Program
     from pytest_bpflink.perf import PerfEvent as PerfEvent
     from pytest_bpflink.perf import SoftwareEvent as SoftwareEvent
     from pytest_bpflink.probe import KernelInfo as KernelInfo
+    from pytest_bpflink.program import Program as Program
     from pytest_bpflink.uapi import AttachFlags as AttachFlags
     from pytest_bpflink.uapi import AttachType as AttachType
     from pytest_bpflink.uapi import LinkType as LinkType
@@ -88,10 +88,12 @@ _MODULES = {
         "UprobeMultiLinkInfo",
         "XdpLinkInfo",
     ),
+    "map": ("Map",),
     "netns": ("Device", "NetNs"),
-    "objects": ("Map", "Object", "Program"),
+    "objects": ("Object",),
     "perf": ("PerfEvent", "SoftwareEvent"),
     "probe": ("KernelInfo",),
+    "program": ("Program",),
     "uapi": (
         "AttachFlags",
         "AttachType",

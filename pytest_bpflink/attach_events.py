@@ -22,19 +22,19 @@ from pytest_bpflink.vmlinux import vmlinux
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pytest_bpflink.handles import ProgramHandle
     from pytest_bpflink.link import Link
-    from pytest_bpflink.objects import Program
     from pytest_bpflink.perf import PerfEvent
 
 
-def as_section_says(program: Program, _target: None = None) -> Link:
+def as_section_says(program: ProgramHandle, _target: None = None) -> Link:
     """Attach to what `SEC()` names."""
     doing = f"attach {program.name} ({program.section})"
     pointer = libbpf.call("bpf_program__attach", program.pointer, doing=doing)
     return _perf_or_other(program, pointer, program.name)
 
 
-def to_perf_event(program: Program, event: PerfEvent, *, cookie: int = 0) -> Link:
+def to_perf_event(program: ProgramHandle, event: PerfEvent, *, cookie: int = 0) -> Link:
     """Attach to a perf event (5.15).
 
     Not by libbpf's helper: its link owns the event, and `bpf_link__destroy()` disables that, so
@@ -53,7 +53,7 @@ def to_perf_event(program: Program, event: PerfEvent, *, cookie: int = 0) -> Lin
 
 
 def to_probe(
-    program: Program,
+    program: ProgramHandle,
     target: str | Path | None,
     *,
     offset: int = 0,
@@ -70,7 +70,9 @@ def to_probe(
     return _kprobe(program, target, **how)
 
 
-def _kprobe(program: Program, function: str, *, offset: int, retprobe: bool, cookie: int) -> Link:
+def _kprobe(
+    program: ProgramHandle, function: str, *, offset: int, retprobe: bool, cookie: int
+) -> Link:
     name = f"{program.name} on {function}+{offset}"
     options = opts.KprobeOptions(offset=offset, retprobe=retprobe, bpf_cookie=cookie)
     pointer = libbpf.call(
@@ -84,7 +86,7 @@ def _kprobe(program: Program, function: str, *, offset: int, retprobe: bool, coo
 
 
 def _uprobe(
-    program: Program,
+    program: ProgramHandle,
     file: Path,
     *,
     offset: int,
@@ -107,7 +109,7 @@ def _uprobe(
 
 
 def to_kprobe_multi(
-    program: Program,
+    program: ProgramHandle,
     target: str | Sequence[str] | None,
     *,
     retprobe: bool = False,
@@ -136,7 +138,7 @@ def to_kprobe_multi(
 
 
 def to_tracing_multi(
-    program: Program, target: str | Sequence[str] | None, *, cookies: Sequence[int] = ()
+    program: ProgramHandle, target: str | Sequence[str] | None, *, cookies: Sequence[int] = ()
 ) -> Link:
     """Attach to many functions of the kernel by trampolines (7.2), each with a cookie or none."""
     if target is None:
@@ -159,7 +161,7 @@ def to_tracing_multi(
 
 
 def to_uprobe_multi(
-    program: Program,
+    program: ProgramHandle,
     file: Path | None,
     *,
     offsets: Sequence[int] = (),
@@ -198,7 +200,7 @@ def _require_one_each(
         raise BpfError(errno.EINVAL, doing, hint=hint)
 
 
-def _perf_or_other(program: Program, pointer: int, name: str) -> Link:
+def _perf_or_other(program: ProgramHandle, pointer: int, name: str) -> Link:
     try:
         return attached(pointer, name)
     except BpfError as error:

@@ -9,7 +9,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import ids, leftovers
+from pytest_bpflink import estates, ids
 from pytest_bpflink.descriptors import held_by
 from pytest_bpflink.entries import entry_of
 from pytest_bpflink.family import family
@@ -160,7 +160,7 @@ def _is_ours(
             case ObjectHolder():
                 verdicts.append((holder.kind, holder.id) in ours)
             case CgroupHolder():
-                verdicts.append(not leftovers.is_cgroup_of_another_session(holder.path))
+                verdicts.append(not estates.is_cgroup_of_another_session(holder.path))
             case PinHolder():
                 pass  # a process that holds it too says more
     return any(verdicts) if verdicts else True

@@ -6,7 +6,7 @@ import os
 import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pytest_bpflink import capacity
 from pytest_bpflink.vm.machine import MachineError
@@ -15,19 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from pytest_bpflink.guests import Guest
-
-
-class Progress(Protocol):
-    """What is needed to show progress; `terminal.Progress` is one."""
-
-    def __call__(self, text: str) -> None:
-        """Say what is being done now."""
-
-    def line(self, text: str) -> None:
-        """Say what was done."""
-
-    def done(self) -> None:
-        """Take back what is being done."""
+    from pytest_bpflink.progress import Progress
 
 
 def side_by_side(

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.mountinfo import mounted
+from pytest_bpflink.libc import libc
+from pytest_bpflink.pins import pins_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-MAGIC = 0xCAFE4A11
-"""`BPF_FS_MAGIC`, the type that statfs(2) gives."""
 
 _MNT_DETACH = 2
 
@@ -43,7 +39,7 @@ class BpfFs(os.PathLike[str]):
         """
         path = Path(directory)
         text = ",".join(f"{name}={_option(name, value)}" for name, value in options.items())
-        if _libc().mount(b"bpf", os.fsencode(path), b"bpf", 0, text.encode() or None):
+        if libc().mount(b"bpf", os.fsencode(path), b"bpf", 0, text.encode() or None):
             hint = f"the options were {text}" if text else "needs CAP_SYS_ADMIN"
             raise BpfError(ctypes.get_errno(), f"mount a BPF FS on {path}", hint=hint)
         return cls(path)
@@ -75,52 +71,11 @@ class BpfFs(os.PathLike[str]):
         return f"<BpfFs {self.path}{'' if self._mounted else ' unmounted'}>"
 
 
-def is_on_bpffs(path: str | os.PathLike[str]) -> bool:
-    """Whether a path, or the nearest directory above it that exists, is on a BPF FS."""
-    here = Path(os.path.abspath(path))  # resolve() would look the last name up
-    while True:
-        with contextlib.suppress(OSError):
-            return _file_system(here) == MAGIC
-        if here == here.parent:
-            return False
-        here = here.parent
-
-
-def mounts() -> Iterator[Path]:
-    """Yield the BPF FS mounts that this process sees."""
-    return (mount.path for mount in mounted("bpf"))
-
-
-def pins_below(mount: Path) -> Iterator[Path]:
-    """Yield what is pinned in a BPF FS.
-
-    Names with a dot are the kernel's (`maps.debug`, of CONFIG_BPF_PRELOAD): nobody else may make
-    them, nor look them up.
-    """
-    for directory, _, names in os.walk(mount):
-        for name in sorted(names):
-            if "." not in name:
-                yield Path(directory, name)
-
-
 def unmount(path: Path) -> None:
     """Unmount whatever is mounted on a path, at once even where it is in use."""
-    if _libc().umount2(os.fsencode(path), _MNT_DETACH):
+    if libc().umount2(os.fsencode(path), _MNT_DETACH):
         raise BpfError(ctypes.get_errno(), f"unmount {path}")
 
 
 def _option(name: str, value: str | int) -> str:
     return f"{value:o}" if name == "mode" and isinstance(value, int) else str(value)
-
-
-def _file_system(path: Path) -> int:
-    """f_type of statfs(2), which `os.statvfs` leaves out."""
-    buffer = (ctypes.c_long * 32)()
-    if _libc().statfs(os.fsencode(path), buffer):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
-    return buffer[0] & 0xFFFFFFFF
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)

@@ -7,29 +7,25 @@ some milliseconds later, and not before the last socket that was made inside is 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import signal
 import time
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from pytest_bpflink import libbpf, procfs
+from pytest_bpflink import ids, libbpf, linkinfo
+from pytest_bpflink.cgroup2 import own_cgroup
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.ids import note_made
-from pytest_bpflink.mountinfo import Mount, mounted
+from pytest_bpflink.prog_query import USUAL_PROGRAMS, prog_query
 from pytest_bpflink.uapi import CGROUP_ATTACH_TYPES, QUERY_EFFECTIVE, AttachFlags, AttachType
 from pytest_bpflink.wait import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_bpflink.objects import Program
-
-_USUAL_PROGRAMS = 64  # BPF_CGROUP_MAX_PROGS, per level; more are in effect where levels add up
+    from pytest_bpflink.handles import ProgramHandle
 
 
 @dataclass(frozen=True)
@@ -131,12 +127,12 @@ class Cgroup:
         Raises `BpfError`: EINVAL for an attach type that the kernel lacks.
         """
         try:
-            return self._query(attach_type, effective=effective, room=_USUAL_PROGRAMS)
+            return self._query(attach_type, effective=effective, room=USUAL_PROGRAMS)
         except BpfError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            deep = len(self.path.parts)
-            return self._query(attach_type, effective=effective, room=_USUAL_PROGRAMS * deep)
+            deep = len(self.path.parts)  # programs of each level above may be in effect
+            return self._query(attach_type, effective=effective, room=USUAL_PROGRAMS * deep)
 
     @property
     def is_attached_to(self) -> bool:
@@ -151,12 +147,12 @@ class Cgroup:
                         _refused.add(attach_type)
         return False
 
-    def attach(self, program: Program, flags: AttachFlags | None = None) -> None:
+    def attach(self, program: ProgramHandle, flags: AttachFlags | None = None) -> None:
         """Attach by the legacy `BPF_PROG_ATTACH` (4.10): no link, stays until `detach()`.
 
         Raises `BpfError` with EPERM where another attachment excludes this one.
         """
-        note_made("program", program.id)  # it may live on here, with nothing to show for it
+        ids.note_made("program", program.id)  # it may live on here, with nothing to show for it
         libbpf.call(
             "bpf_prog_attach",
             program.fd,
@@ -166,7 +162,7 @@ class Cgroup:
             doing=f"attach {program.name} to {self.path} without a link",
         )
 
-    def detach(self, program: Program) -> None:
+    def detach(self, program: ProgramHandle) -> None:
         """Detach what `attach()` attached. Raises `BpfError` with ENOENT when it is not there."""
         libbpf.call(
             "bpf_prog_detach2",
@@ -205,19 +201,14 @@ class Cgroup:
             self.close()
 
     def _query(self, attach_type: AttachType, *, effective: bool, room: int) -> Attached:
-        ids = (ctypes.c_uint32 * room)()
-        count, flags = ctypes.c_uint32(room), ctypes.c_uint32()
-        libbpf.call(
-            "bpf_prog_query",
+        answer = prog_query(
             self.fileno(),
             attach_type,
-            QUERY_EFFECTIVE if effective else 0,
-            ctypes.byref(flags),
-            ids,
-            ctypes.byref(count),
-            doing=f"ask what is attached to {self.path} ({attach_type.name})",
+            where=str(self.path),
+            query_flags=QUERY_EFFECTIVE if effective else 0,
+            room=room,
         )
-        return Attached(tuple(ids[: count.value]), AttachFlags(flags.value))
+        return Attached(answer.prog_ids, AttachFlags(answer.attach_flags))
 
     def _is_killed_empty(self) -> bool:
         alive = self.procs_below
@@ -232,60 +223,20 @@ class Cgroup:
 
     def _links_inside(self) -> dict[int, int]:
         """Links to it or below: id, and the cgroup's id. Costs next to nothing without any."""
-        from pytest_bpflink.link import link_ids  # as below
-
-        if next(link_ids(), None) is None:
+        if next(ids.alive("link"), None) is None:
             return {}
-        ids = set()
+        attached = set()
         for directory in self._directories_below():
             below = self if directory == self.path else Cgroup(directory)
             if below.is_attached_to:
-                ids.add(below.id)
+                attached.add(below.id)
             if below is not self:
                 below.close()
-        return _links_to(ids) if ids else {}
+        return _links_to(attached) if attached else {}
 
 
 # Attach types that this kernel does not know. Asking once is enough: cgroups are removed often.
 _refused: set[AttachType] = set()
-
-
-@cache
-def cgroup2_mount() -> Path:
-    """Where cgroup2 is mounted: the unified hierarchy, or `unified` beside the first version's.
-
-    Raises `BpfError` with ENOENT when it is mounted nowhere.
-    """
-    return _hierarchy().path
-
-
-def own_cgroup() -> Path:
-    """Return the cgroup v2 directory that this process is in.
-
-    Raises `BpfError` with ENOENT when that is outside of what is mounted, as in some containers.
-    """
-    mount = _hierarchy()
-    lines = procfs.read("/proc/self/cgroup").splitlines()
-    line = next((line for line in lines if line.startswith(b"0::")), b"0::")
-    path = Path(os.fsdecode(line[3:]))
-    if ".." in path.parts or not path.is_relative_to(mount.root):
-        raise BpfError(
-            errno.ENOENT,
-            f"find this process's cgroup, {path}",
-            hint=f"it is outside of {mount.path}, where {mount.root} is mounted",
-        )
-    return mount.path / path.relative_to(mount.root)
-
-
-@cache
-def _hierarchy() -> Mount:
-    for mount in mounted("cgroup2"):
-        return mount
-    raise BpfError(
-        errno.ENOENT,
-        "find the cgroup2 file system",
-        hint="it is mounted nowhere: mount -t cgroup2 none /sys/fs/cgroup",
-    )
 
 
 def _write(file: Path, text: str) -> None:
@@ -327,13 +278,10 @@ def _remove_directory(directory: Path, within: float) -> None:
 
 
 def _links_to(cgroup_ids: set[int]) -> dict[int, int]:
-    from pytest_bpflink.link import links  # link.py needs nothing of cgroups, nor this to import
-    from pytest_bpflink.linkinfo import CgroupLinkInfo
-
     return {
-        link.id: info.cgroup_id
-        for link in links()
-        if isinstance(info := link.info, CgroupLinkInfo) and info.cgroup_id in cgroup_ids
+        info.id: info.cgroup_id
+        for info in linkinfo.infos()
+        if isinstance(info, linkinfo.CgroupLinkInfo) and info.cgroup_id in cgroup_ids
     }
 
 
@@ -350,12 +298,10 @@ def _await_auto_detach(path: Path, attached: dict[int, int], within: float) -> N
 
 def _still_attached(attached: dict[int, int]) -> list[int]:
     """Return those of the links that have their cgroup yet; others on the system are let be."""
-    from pytest_bpflink.link import Link
-
     still = []
     for link_id, cgroup_id in attached.items():
-        with contextlib.suppress(BpfError), Link.by_id(link_id) as link:
-            if getattr(link.info, "cgroup_id", 0) == cgroup_id:
+        with contextlib.suppress(BpfError), ids.opened("link", link_id) as fd:
+            if getattr(linkinfo.read_link_info(fd), "cgroup_id", 0) == cgroup_id:
                 still.append(link_id)
     return still
 

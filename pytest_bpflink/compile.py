@@ -51,7 +51,7 @@ def object_of(path: str | os.PathLike[str]) -> Path:
         return source
     if not source.exists():
         raise CompileError(errno.ENOENT, f"compile {source}")
-    return _remembered(source) or prebuilt.object_of(source) or _compile_cached(source, given=given)
+    return _remembered(source) or prebuilt.find(source) or _compile_cached(source, given=given)
 
 
 def prepare(sources: Iterable[Path], *, before_each: Callable[[Path], object]) -> None:
@@ -137,7 +137,7 @@ def _is_compiled(source: Path) -> bool:
     compiler = clang()
     return (
         compiler is None
-        or prebuilt.object_of(source) is not None
+        or prebuilt.find(source) is not None
         or _look_up(_entry(source, [str(compiler), *_flags(source)])) is not None
     )
 

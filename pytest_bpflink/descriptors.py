@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from pytest_bpflink import libbpf, procfs
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.link import kind_of_descriptor
+from pytest_bpflink.libc import libc
 from pytest_bpflink.uapi import BpfNumber
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def held_by(pid: int, kinds: Collection[Kind] = _ALL) -> Iterator[tuple[Key, int
 
     Raises `PermissionError` for a process that this one may not look into.
     """
-    find = object_of if pid == os.getpid() else partial(_object_of_another, pid)
+    find = key_of if pid == os.getpid() else partial(_key_of_another, pid)
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for fd in sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd")):
             key = find(fd, kinds)
@@ -52,7 +52,17 @@ def held_by(pid: int, kinds: Collection[Kind] = _ALL) -> Iterator[tuple[Key, int
                 yield key, fd
 
 
-def object_of(fd: int, kinds: Collection[Kind] = _ALL) -> Key | None:
+def kind_of_descriptor(fd: int, pid: int | str = "self") -> str:
+    """Say what a process's descriptor is of: `link`, `map`, `prog`, or the file's own name.
+
+    The kernel's info call answers for each kind of BPF object with numbers that look alike, so the
+    name of the anonymous inode decides: `bpf-map`, `bpf-prog`, `bpf_link` or `bpf-link`.
+    """
+    name = os.readlink(f"/proc/{pid}/fd/{fd}").removeprefix("anon_inode:").strip("[]")
+    return name[4:] if name.startswith(("bpf-", "bpf_")) else name
+
+
+def key_of(fd: int, kinds: Collection[Kind] = _ALL) -> Key | None:
     """Return the object that a descriptor of this process is of, None for anything else."""
     try:
         kind = _KINDS.get(kind_of_descriptor(fd))
@@ -63,7 +73,7 @@ def object_of(fd: int, kinds: Collection[Kind] = _ALL) -> Key | None:
     return None
 
 
-def _object_of_another(pid: int, fd: int, kinds: Collection[Kind]) -> Key | None:
+def _key_of_another(pid: int, fd: int, kinds: Collection[Kind]) -> Key | None:
     with contextlib.suppress(FileNotFoundError):  # closed meanwhile
         kind = kind_of_descriptor(fd, pid)
         if _KINDS.get(kind) not in kinds:
@@ -77,7 +87,7 @@ def _object_of_another(pid: int, fd: int, kinds: Collection[Kind]) -> Key | None
                 return _read_about(pid, fd, kind)
             raise
         try:
-            return object_of(duplicate)
+            return key_of(duplicate)
         finally:
             os.close(duplicate)
     return None
@@ -87,7 +97,7 @@ def _duplicate(pid: int, fd: int) -> int:
     """Return a descriptor of this process's for what another one has open. Raises `OSError`."""
     pidfd = os.pidfd_open(pid)
     try:
-        duplicate: int = _libc().syscall(_PIDFD_GETFD, pidfd, fd, ctypes.c_uint(0))
+        duplicate: int = libc().syscall(_PIDFD_GETFD, pidfd, fd, ctypes.c_uint(0))
         if duplicate < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
@@ -111,8 +121,3 @@ def _reading_may_crash() -> bool:
         return b" bpf_kprobe_multi_show_fdinfo" in Path("/proc/kallsyms").read_bytes()
     except OSError:
         return True
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -50,14 +50,12 @@ class Entry:
 def entry_of(key: Key) -> Entry | None:
     """Look at an object by its id; None where it is gone, or just being made."""
     kind, number = key
-    try:
-        fd = ids.open_by_id(kind, number)
-    except BpfError:
-        return None
-    try:
+    with contextlib.ExitStack() as undo:
+        try:
+            fd = undo.enter_context(ids.opened(kind, number))
+        except BpfError:
+            return None
         return _READERS[kind](fd)
-    finally:
-        os.close(fd)
 
 
 def _link(fd: int) -> Entry:

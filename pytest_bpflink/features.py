@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pytest_bpflink import libbpf
 from pytest_bpflink.errors import BpfError, NotSupported, UnknownFeature
-from pytest_bpflink.probe import missing_privileges
+from pytest_bpflink.privileges import missing_privileges
 from pytest_bpflink.probes import cgroups, events, names, networks, struct_ops
 from pytest_bpflink.uapi import AttachType
 

@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from pytest_bpflink.cgroup import Cgroup
     from pytest_bpflink.leftovers import Estate
     from pytest_bpflink.link import Link
+    from pytest_bpflink.map import Map
     from pytest_bpflink.netns import NetNs
-    from pytest_bpflink.objects import Map, Object, Program
+    from pytest_bpflink.objects import Object
     from pytest_bpflink.probe import KernelInfo
+    from pytest_bpflink.program import Program
 
 
 @pytest.fixture(scope="session")
 def _bpf_privileges() -> None:
     """Skip where this process can't use BPF natively, and name the way out."""
-    from pytest_bpflink.probe import missing_privileges
+    from pytest_bpflink.privileges import missing_privileges
 
     reason = missing_privileges()
     if reason:

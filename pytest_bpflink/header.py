@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pytest_bpflink import kmsg, libbpf
-from pytest_bpflink.cgroup import cgroup2_mount
+from pytest_bpflink.cgroup2 import cgroup2_mount
 from pytest_bpflink.compile import clang_version
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.probe import KernelInfo, missing_privileges
+from pytest_bpflink.privileges import missing_privileges
+from pytest_bpflink.probe import KernelInfo
 
 
 def lines() -> list[str]:
@@ -29,7 +30,7 @@ def _libbpf() -> str:
         release = libbpf.version()
     except BpfError as error:
         return f"missing: {error.hint}"
-    place = "the system's" if libbpf.path() == libbpf.SYSTEM else libbpf.path()
+    place = "the system's" if libbpf.path() == libbpf.SONAME else libbpf.path()
     return f"{release} ({place})"
 
 

@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import bpffs, ids, leftovers, libbpf, procfs
-from pytest_bpflink.descriptors import held_by, object_of
+from pytest_bpflink import ids, libbpf, linkinfo, pins, procfs
+from pytest_bpflink.cgroup2 import cgroup2_mount
+from pytest_bpflink.descriptors import held_by
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.link import links
-from pytest_bpflink.mountinfo import mounted
+from pytest_bpflink.prog_query import prog_query
 from pytest_bpflink.uapi import CGROUP_ATTACH_TYPES, AttachType, BpfProgInfo
 
 if TYPE_CHECKING:
@@ -97,21 +97,6 @@ def holders_of(keys: Iterable[Key]) -> dict[Key, tuple[Holder, ...]]:
     return {key: tuple(holding) for key, holding in found.items()}
 
 
-def pinned_in(mount: Path) -> Iterator[tuple[Key, Path]]:
-    """Yield each object that is pinned in a BPF FS; looking holds it for a moment."""
-    for path in bpffs.pins_below(mount):
-        try:
-            fd = libbpf.call("bpf_obj_get", os.fsencode(path), doing=f"look at {path}")
-        except BpfError:  # gone meanwhile
-            continue
-        try:
-            key = object_of(fd)
-        finally:
-            os.close(fd)
-        if key is not None:
-            yield key, path
-
-
 def _descriptors(kinds: Collection[Kind]) -> Iterator[tuple[Key, Holder]]:
     for pid in procfs.processes():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
@@ -127,45 +112,21 @@ def command_of(pid: int) -> str:
 
 
 def _pins() -> Iterator[tuple[Key, Holder]]:
-    for mount in _readable_mounts():
-        for key, path in pinned_in(mount):
+    for mount in pins.readable_mounts():
+        for key, path in pins.pinned_in(mount):
             yield key, PinHolder(path)
 
 
-def _readable_mounts() -> Iterator[Path]:
-    """Yield each BPF FS once, also those in other mount namespaces, through a process there."""
-    seen: set[tuple[str, Path]] = set()
-    for pid in _one_in_each_mount_namespace():
-        with contextlib.suppress(OSError):
-            for mount in sorted(mounted("bpf", pid), key=lambda mount: mount.path):
-                what = mount.device, mount.root
-                # Looking at a pin holds the link, which might be about to end there.
-                if what not in seen and not leftovers.is_of_another_session(mount.path):
-                    inside = str(mount.path).lstrip("/")
-                    yield mount.path if pid == os.getpid() else Path(f"/proc/{pid}/root", inside)
-                seen.add(what)
-
-
-def _one_in_each_mount_namespace() -> Iterator[int]:
-    seen = set()
-    for pid in (os.getpid(), *procfs.processes()):
-        with contextlib.suppress(OSError):
-            namespace = os.readlink(f"/proc/{pid}/ns/mnt")
-            if namespace not in seen:
-                seen.add(namespace)
-                yield pid
-
-
 def _links() -> Iterator[tuple[Key, Holder]]:
-    for link in links():
-        info, holder = link.info, ObjectHolder("link", link.id)
+    for info in linkinfo.infos():
+        holder = ObjectHolder("link", info.id)
         yield ("program", info.prog_id), holder
         yield ("map", getattr(info, "map_id", 0)), holder
 
 
 def _programs() -> Iterator[tuple[Key, Holder]]:
     for number in ids.alive("program"):
-        with contextlib.suppress(BpfError), _opened("program", number) as fd:
+        with contextlib.suppress(BpfError), ids.opened("program", number) as fd:
             for map_id in _maps_of(fd):
                 yield ("map", map_id), ObjectHolder("program", number)
 
@@ -179,23 +140,21 @@ def _maps_of(program_fd: int) -> list[int]:
     return list(numbers)
 
 
-@contextlib.contextmanager
-def _opened(kind: Kind, number: int) -> Iterator[int]:
-    fd = ids.open_by_id(kind, number)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
 def cgroups(programs: set[int]) -> Iterator[tuple[Key, Holder]]:
     """Yield which of some programs are attached to which cgroups, by a link or without one."""
-    from pytest_bpflink.cgroup import Cgroup, cgroup2_mount
-
     with contextlib.suppress(BpfError):  # no cgroup2
         for directory, _, _ in os.walk(cgroup2_mount()):
-            with contextlib.suppress(OSError), contextlib.closing(Cgroup(directory)) as cgroup:
-                for attach_type in CGROUP_ATTACH_TYPES:
-                    with contextlib.suppress(BpfError):  # the kernel lacks this attach type
-                        for program in programs.intersection(cgroup.attached(attach_type).prog_ids):
-                            yield ("program", program), CgroupHolder(cgroup.path, attach_type)
+            with contextlib.suppress(OSError):  # it is removed meanwhile
+                for attach_type, attached in _attached_to(directory):
+                    for number in programs.intersection(attached):
+                        yield ("program", number), CgroupHolder(Path(directory), attach_type)
+
+
+def _attached_to(cgroup: str) -> Iterator[tuple[AttachType, tuple[int, ...]]]:
+    fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for attach_type in CGROUP_ATTACH_TYPES:
+            with contextlib.suppress(BpfError):  # the kernel lacks this attach type
+                yield attach_type, prog_query(fd, attach_type, where=cgroup).prog_ids
+    finally:
+        os.close(fd)

@@ -24,7 +24,7 @@ Key = tuple[Kind, int]
 
 KINDS: tuple[Kind, ...] = ("link", "program", "map")
 
-_SHORT = {"link": "link", "program": "prog", "map": "map"}
+_SHORT = {"link": "link", "program": "prog", "map": "map", "btf": "btf"}
 
 # None: nobody wants to know.
 _made: set[Key] | None = None
@@ -40,7 +40,7 @@ def alive(kind: Kind, after: int = 0) -> Iterator[int]:
         yield found.value
 
 
-def open_by_id(kind: Kind, number: int) -> int:
+def open_by_id(kind: Kind | Literal["btf"], number: int) -> int:
     """Return a descriptor, which is the caller's to close.
 
     Raises `BpfError`: ENOENT for what is gone, EAGAIN for what is just being made, EPERM without
@@ -48,6 +48,16 @@ def open_by_id(kind: Kind, number: int) -> int:
     """
     doing = f"open {kind} {number} by id"
     return libbpf.call(f"bpf_{_SHORT[kind]}_get_fd_by_id", number, doing=doing)
+
+
+@contextlib.contextmanager
+def opened(kind: Kind | Literal["btf"], number: int) -> Iterator[int]:
+    """Hold an object for the length of a `with` block. Raises `BpfError`, as `open_by_id`."""
+    fd = open_by_id(kind, number)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def is_alive(kind: Kind, number: int) -> bool:

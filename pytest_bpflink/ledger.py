@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink import bpffs, ids, leftovers
+from pytest_bpflink import estates, ids, pins
 from pytest_bpflink.descriptors import held_by
 from pytest_bpflink.entries import entry_of
 from pytest_bpflink.family import family
@@ -25,7 +25,6 @@ from pytest_bpflink.holders import (
     ObjectHolder,
     cgroups,
     holders_of,
-    pinned_in,
 )
 
 if TYPE_CHECKING:
@@ -252,9 +251,9 @@ class Ledger:
         return held
 
     def _pinned(self) -> set[Key]:
-        own = (*leftovers.own(), *self._places)
-        mounts = [mount for mount in bpffs.mounts() if any(map(mount.is_relative_to, own))]
-        return {key for mount in mounts for key, _ in pinned_in(mount)}
+        own = (*estates.own(), *self._places)
+        mounts = [mount for mount in pins.mounts() if any(map(mount.is_relative_to, own))]
+        return {key for mount in mounts for key, _ in pins.pinned_in(mount)}
 
     def _leaks(self, suspects: Iterable[tuple[Owner, Key, bool]]) -> list[Leak]:
         alive = [each for each in suspects if ids.is_alive(*each[1])]

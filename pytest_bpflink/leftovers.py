@@ -14,21 +14,15 @@ import os
 import secrets
 import shutil
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
+
+from pytest_bpflink import estates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-ROOT = Path(os.environ.get("BPFLINK_RUN_DIRECTORY", "/run/pytest-bpflink"))
-"""Above the estates of all processes; `BPFLINK_RUN_DIRECTORY` names another place."""
+    from pathlib import Path
 
 _OWNER, _CGROUP, _PINS = "owner", "cgroup", "pins"
-_CGROUP_PREFIX = "pytest-bpflink-"
-
-# The estates of this very process. Looking at their locks would lose them: a POSIX lock goes with
-# the first descriptor of its file that is closed.
-_own: set[Path] = set()
 
 
 class Estate:
@@ -43,22 +37,22 @@ class Estate:
     @classmethod
     def found(cls) -> Self:
         """Make and lock a new one."""
-        ROOT.mkdir(mode=0o700, exist_ok=True)
+        estates.ROOT.mkdir(mode=0o700, exist_ok=True)
         with _no_sweep():
-            directory = ROOT / f"{os.getpid()}-{secrets.token_hex(4)}"
+            directory = estates.ROOT / f"{os.getpid()}-{secrets.token_hex(4)}"
             directory.mkdir(mode=0o700)
             # A POSIX lock ends with the process, and children made by fork don't have it.
             owner = os.open(directory / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             os.write(owner, f"{os.getpid()}\n".encode())
             fcntl.lockf(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _own.add(directory)
+            estates.add_own(directory)
         return cls(directory, owner)
 
     def make_cgroup(self) -> Path:
         """Make the cgroup that all of this process's are made in."""
-        from pytest_bpflink.cgroup import cgroup2_mount  # sessions without cgroups don't pay
+        from pytest_bpflink.cgroup2 import cgroup2_mount
 
-        path = cgroup2_mount() / f"{_CGROUP_PREFIX}{self.directory.name}"
+        path = cgroup2_mount() / estates.cgroup_name(self.directory)
         (self.directory / _CGROUP).symlink_to(path)
         path.mkdir()
         return path
@@ -87,7 +81,7 @@ class Estate:
                 # In the middle of it there is no owner any more.
                 shutil.rmtree(self.directory)
         finally:
-            _own.discard(self.directory)
+            estates.discard_own(self.directory)
             os.close(self._lock)
 
 
@@ -121,26 +115,10 @@ def remains() -> dict[Path, list[str]]:
         return {directory: list(_named_by(directory)) for directory in _dead()}
 
 
-def own() -> set[Path]:
-    """Return the estates of this process: one as a rule, or none."""
-    return set(_own)
-
-
-def is_of_another_session(path: Path) -> bool:
-    """Whether a path is in the estate of another process."""
-    return path.is_relative_to(ROOT) and not any(path.is_relative_to(own) for own in _own)
-
-
-def is_cgroup_of_another_session(path: Path) -> bool:
-    """Whether a cgroup is one that another process made for its tests, or below it."""
-    own_names = {f"{_CGROUP_PREFIX}{directory.name}" for directory in _own}
-    return any(part.startswith(_CGROUP_PREFIX) and part not in own_names for part in path.parts)
-
-
 @contextlib.contextmanager
 def _no_sweep() -> Iterator[None]:
     """Keep sweepers from taking an estate that is just being founded for a dead one."""
-    root = os.open(ROOT, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = os.open(estates.ROOT, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(root, fcntl.LOCK_EX)
         yield
@@ -149,28 +127,30 @@ def _no_sweep() -> Iterator[None]:
 
 
 def _is_ours_to_sweep() -> bool:
-    return os.access(ROOT, os.R_OK | os.W_OK | os.X_OK)
+    return os.access(estates.ROOT, os.R_OK | os.W_OK | os.X_OK)
 
 
 def _dead() -> Iterator[Path]:
-    return (directory for directory in sorted(ROOT.iterdir()) if _is_dead(directory))
+    return (directory for directory in sorted(estates.ROOT.iterdir()) if _is_dead(directory))
 
 
 def _named_by(directory: Path) -> Iterator[str]:
-    from pytest_bpflink import bpffs  # only where somebody asks
+    from pytest_bpflink import pins
 
-    for mount in bpffs.mounts():
+    for mount in pins.mounts():
         if mount.is_relative_to(directory):
             yield f"BPF FS {mount}"
-    pins, cgroup = directory / _PINS, directory / _CGROUP
-    for pin in sorted(pins.iterdir()) if pins.is_dir() else ():
+    records, cgroup = directory / _PINS, directory / _CGROUP
+    for pin in sorted(records.iterdir()) if records.is_dir() else ():
         yield f"pin {pin.readlink()}"
     if cgroup.is_symlink() and cgroup.exists():
         yield f"cgroup {cgroup.readlink()}"
 
 
 def _is_dead(directory: Path) -> bool:
-    if directory in _own:
+    if directory in estates.own():
+        # Looking at its lock would lose it: a POSIX lock goes with the first descriptor of its
+        # file that is closed.
         return False
     try:
         owner = os.open(directory / _OWNER, os.O_RDWR | os.O_CLOEXEC)
@@ -191,13 +171,13 @@ def _undo(directory: Path) -> None:
     What can't be removed doesn't keep the rest, but it keeps the record of it. Raises
     `ExceptionGroup`.
     """
-    from pytest_bpflink import bpffs  # only where there is something to remove
+    from pytest_bpflink import bpffs, pins
 
-    pins, cgroup = directory / _PINS, directory / _CGROUP
+    records, cgroup = directory / _PINS, directory / _CGROUP
     steps: list[Callable[[], object]] = []
-    steps += [partial(_remove_pin, pin) for pin in (pins.iterdir() if pins.is_dir() else ())]
+    steps += [partial(_remove_pin, pin) for pin in (records.iterdir() if records.is_dir() else ())]
     steps += [
-        partial(bpffs.unmount, mount) for mount in bpffs.mounts() if mount.is_relative_to(directory)
+        partial(bpffs.unmount, mount) for mount in pins.mounts() if mount.is_relative_to(directory)
     ]
     if cgroup.is_symlink() and cgroup.exists():
         steps.append(partial(_remove_cgroup, cgroup.readlink()))

@@ -16,17 +16,17 @@ import sys
 import threading
 from ctypes import c_bool, c_char_p, c_int, c_size_t, c_uint32, c_void_p
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_bpflink.errors import BpfError, NotSupported, VerifierError
+from pytest_bpflink.libc import libc
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _Structure = TypeVar("_Structure", bound=ctypes.Structure)
 
-SYSTEM = "libbpf.so.1"
+SONAME = "libbpf.so.1"
 """What the dynamic linker is asked for unless `use()` names another."""
 
 _int = (c_int,)
@@ -158,7 +158,7 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
 class _State:
     """Which library this process uses."""
 
-    path: str = SYSTEM
+    path: str = SONAME
     library: _Library | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -372,15 +372,10 @@ def _catch_log(level: int, template: bytes, arguments: int) -> int:
 def _format(template: bytes, arguments: int) -> str:
     """Format with a `va_list`, which is passed by address on every 64-bit ABI libbpf runs on."""
     message = c_void_p()
-    length = _libc().vasprintf(ctypes.byref(message), template, c_void_p(arguments))
+    length = libc().vasprintf(ctypes.byref(message), template, c_void_p(arguments))
     if length < 0:
         return "(libbpf's message could not be formatted: out of memory)"
     try:
         return ctypes.string_at(message, length).decode(errors="replace")
     finally:
-        _libc().free(message)
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None)
+        libc().free(message)

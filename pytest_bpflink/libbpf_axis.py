@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pytest_bpflink.kernel import MatrixKernel
-    from pytest_bpflink.libbpf_build import Progress
+    from pytest_bpflink.progress import Progress
 
 
 def asked_for(config: pytest.Config) -> tuple[list[str], Path]:
@@ -59,7 +59,7 @@ def find(
     kernels: Sequence[MatrixKernel], progress: Progress, *, directory: Path
 ) -> list[MatrixKernel]:
     """Find or build the libbpfs of pairs. Raises UsageError."""
-    from pytest_bpflink import libbpf_choice  # with ctypes, for runs that choose
+    from pytest_bpflink import libbpf_choice, libbpf_library  # with ctypes, for runs that choose
 
     found: dict[str | None, tuple[str | None, str | None]] = {None: (None, None)}
     for spec in dict.fromkeys(kernel.libbpf_spec for kernel in kernels):
@@ -67,11 +67,11 @@ def find(
             continue
         try:
             path = libbpf_choice.choose(spec, progress, directory=directory)
-            release = libbpf_choice.release(path)
-        except libbpf_choice.LibbpfError as error:
+            release = libbpf_library.release(path)
+        except libbpf_library.LibbpfError as error:
             raise pytest.UsageError(f"--bpf-libbpf {spec}: {error}") from None
         # The system's has a name for the loader and no path.
-        found[spec] = path if "/" in path else libbpf_choice.SYSTEM, release
+        found[spec] = path if "/" in path else libbpf_library.SYSTEM, release
     return [
         replace(kernel, libbpf=path, libbpf_release=release)
         for kernel in kernels

@@ -15,17 +15,19 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from pytest_bpflink.compile import cache_directory
-from pytest_bpflink.libbpf_choice import NEWEST, LibbpfError, check
+from pytest_bpflink.libbpf_library import NEWEST, LibbpfError, check
 from pytest_bpflink.vm.apt import Apt, AptError, stanzas
 from pytest_bpflink.vm.releases import version_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from pytest_bpflink.progress import Progress
 
 _BUILDING = ".building-"
 
@@ -37,16 +39,6 @@ _SUITES = (
     ("sid", "experimental"),
     ("bookworm", "bookworm-backports", "trixie", "trixie-backports", "forky"),
 )
-
-
-class Progress(Protocol):
-    """Where it is said what takes time."""
-
-    def __call__(self, text: str) -> None:
-        """Say what is being done now."""
-
-    def line(self, text: str) -> None:
-        """Say something that stays on the terminal."""
 
 
 def version(spec: str, progress: Progress) -> Path:

@@ -16,17 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from pytest_bpflink import ids, libbpf
-from pytest_bpflink.bpffs import is_on_bpffs
+from pytest_bpflink.descriptors import kind_of_descriptor
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.linkinfo import LinkInfo, read_link_info
 from pytest_bpflink.options import LinkUpdateOptions
+from pytest_bpflink.pins import is_on_bpffs
 from pytest_bpflink.uapi import AttachFlags, BpfNumber
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pytest_bpflink.handles import MapHandle, ProgramHandle
     from pytest_bpflink.holders import Holder
-    from pytest_bpflink.objects import Map, Program
 
 
 class Link:
@@ -147,7 +148,7 @@ class Link:
             raise BpfError(errno.EINVAL, self._doing("unpin"), hint="it is not pinned")
         reference.unpin(self._doing("unpin", f" from {reference.pin_path}"))
 
-    def update(self, program: Program, *, old: Program | None = None) -> None:
+    def update(self, program: ProgramHandle, *, old: ProgramHandle | None = None) -> None:
         """Put another program in place of the present one, with no moment in between (5.7).
 
         With `old` only if that is the present one (compare-exchange, `BPF_F_REPLACE`). Raises
@@ -163,7 +164,7 @@ class Link:
         options = LinkUpdateOptions(flags=AttachFlags.REPLACE, old_prog_fd=old.fd)
         libbpf.call("bpf_link_update", reference.fd, program.fd, ctypes.byref(options), doing=doing)
 
-    def update_map(self, new: Map) -> None:
+    def update_map(self, new: MapHandle) -> None:
         """Put another struct_ops map in place of the present one (6.4, libbpf 1.2).
 
         Raises `BpfError` with EINVAL for a link of another type, `NotSupported` on an older libbpf.
@@ -286,8 +287,8 @@ class _Reference(Protocol):
     def pin_path(self) -> Path | None: ...
     def pin(self, path: Path, doing: str) -> None: ...
     def unpin(self, doing: str) -> None: ...
-    def update(self, program: Program, doing: str) -> None: ...
-    def update_map(self, new: Map, doing: str) -> None: ...
+    def update(self, program: ProgramHandle, doing: str) -> None: ...
+    def update_map(self, new: MapHandle, doing: str) -> None: ...
     def detach(self, doing: str) -> None: ...
     def disconnect(self) -> None: ...
     def destroy(self, doing: str) -> None: ...
@@ -314,10 +315,10 @@ class _LibbpfLink:
     def unpin(self, doing: str) -> None:
         libbpf.call("bpf_link__unpin", self._pointer, doing=doing)
 
-    def update(self, program: Program, doing: str) -> None:
+    def update(self, program: ProgramHandle, doing: str) -> None:
         libbpf.call("bpf_link__update_program", self._pointer, program.pointer, doing=doing)
 
-    def update_map(self, new: Map, doing: str) -> None:
+    def update_map(self, new: MapHandle, doing: str) -> None:
         libbpf.call("bpf_link__update_map", self._pointer, new.pointer, doing=doing)
 
     def detach(self, doing: str) -> None:
@@ -355,10 +356,10 @@ class _Descriptor:
             raise BpfError(error.errno or 0, doing) from error
         self.pin_path = None
 
-    def update(self, program: Program, doing: str) -> None:
+    def update(self, program: ProgramHandle, doing: str) -> None:
         libbpf.call("bpf_link_update", self.fd, program.fd, None, doing=doing)
 
-    def update_map(self, new: Map, doing: str) -> None:
+    def update_map(self, new: MapHandle, doing: str) -> None:
         libbpf.call("bpf_link_update", self.fd, new.fd, None, doing=doing)
 
     def detach(self, doing: str) -> None:
@@ -394,16 +395,6 @@ def created(fd: int, name: str) -> Link:
 def _made(link: Link) -> Link:
     ids.note_made("link", link.id)
     return link
-
-
-def kind_of_descriptor(fd: int, pid: int | str = "self") -> str:
-    """Say what a process's descriptor is of: `link`, `map`, `prog`, or the file's own name.
-
-    The kernel's info call answers for each kind of BPF object with numbers that look alike, so the
-    name of the anonymous inode decides: `bpf-map`, `bpf-prog`, `bpf_link` or `bpf-link`.
-    """
-    name = os.readlink(f"/proc/{pid}/fd/{fd}").removeprefix("anon_inode:").strip("[]")
-    return name[4:] if name.startswith(("bpf-", "bpf_")) else name
 
 
 def _require_link(fd: int, doing: str) -> None:

@@ -7,14 +7,16 @@ it does. A type that this file does not know gives the common part, `LinkInfo`.
 from __future__ import annotations
 
 import ctypes
+import errno
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink import libbpf
+from pytest_bpflink import ids, libbpf
+from pytest_bpflink.errors import BpfError
 from pytest_bpflink.uapi import AttachType, BpfLinkInfo, LinkType, PerfEventType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _NAME_BYTES = 512  # KSYM_NAME_LEN since 6.1; for a longer name the kernel says ENOSPC
 
@@ -204,6 +206,23 @@ def read_link_info(fd: int, *, doing: str = "read a link's info") -> LinkInfo:
     if kind in _READERS:
         return _READERS[kind](fd, raw)
     return LinkInfo(raw.id, raw.prog_id, type=kind)
+
+
+def infos() -> Iterator[LinkInfo]:
+    """Yield what the kernel says about each link on the system (5.8; needs CAP_SYS_ADMIN).
+
+    Each link is open while it is asked, and closed before the next step of the loop. Links that go
+    away meanwhile, and those that are just being made, are left out.
+    """
+    for link_id in ids.alive("link"):
+        try:
+            with ids.opened("link", link_id) as fd:
+                info = read_link_info(fd)
+        except BpfError as error:
+            if error.errno not in {errno.ENOENT, errno.EAGAIN}:
+                raise
+        else:
+            yield info
 
 
 def _read_raw_tracepoint(fd: int, raw: BpfLinkInfo) -> LinkInfo:

@@ -16,24 +16,23 @@ import os
 import socket
 import struct
 import threading
-from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self
 
 from pytest_bpflink import libbpf
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.ids import note_made
+from pytest_bpflink.libc import libc
+from pytest_bpflink.prog_query import prog_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_bpflink.objects import Program
+    from pytest_bpflink.handles import ProgramHandle
     from pytest_bpflink.uapi import AttachType
 
 _CLONE_NEWNET = 0x40000000
 _OWN = "/proc/thread-self/ns/net"  # namespaces are a thread's, not a process's
-
-_MOST_PROGRAMS = 64  # NETNS_BPF's limit for sk_lookup; a flow dissector is alone
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _IFREQ = struct.Struct("16sh14x")
@@ -110,21 +109,9 @@ class NetNs:
 
         Raises `BpfError` with EINVAL for an attach type that it has none of.
         """
-        ids = (ctypes.c_uint32 * _MOST_PROGRAMS)()
-        count, flags = ctypes.c_uint32(_MOST_PROGRAMS), ctypes.c_uint32()
-        libbpf.call(
-            "bpf_prog_query",
-            self.fileno(),
-            attach_type,
-            0,
-            ctypes.byref(flags),
-            ids,
-            ctypes.byref(count),
-            doing=f"ask what is attached to {self} ({attach_type.name})",
-        )
-        return tuple(ids[: count.value])
+        return prog_query(self.fileno(), attach_type, where=str(self)).prog_ids
 
-    def attach(self, program: Program) -> None:
+    def attach(self, program: ProgramHandle) -> None:
         """Attach by the legacy `BPF_PROG_ATTACH` (4.20): no link, stays until `detach()`.
 
         Raises `BpfError`: EEXIST beside a link, EINVAL for the program that is attached already.
@@ -140,7 +127,7 @@ class NetNs:
                 doing=f"attach {program.name} to {self} without a link",
             )
 
-    def detach(self, program: Program) -> None:
+    def detach(self, program: ProgramHandle) -> None:
         """Detach what `attach()` attached. Raises `BpfError`: ENOENT when it is not there."""
         with self.entered():
             libbpf.call(
@@ -290,10 +277,5 @@ def _set(fd: int, doing: str) -> None:
 
 def _call(name: str, *arguments: int, doing: str) -> None:
     """Call a function that Python has from 3.12 on."""
-    if getattr(_libc(), name)(*arguments):
+    if getattr(libc(), name)(*arguments):
         raise BpfError(ctypes.get_errno(), doing, hint="needs CAP_SYS_ADMIN")
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)

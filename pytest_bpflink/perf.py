@@ -6,10 +6,10 @@ import ctypes
 import errno
 import os
 import platform
-from functools import cache
 from typing import Self
 
 from pytest_bpflink.errors import BpfError
+from pytest_bpflink.libc import libc
 from pytest_bpflink.uapi import KernelEnum
 
 # perf_event_open(2) has no wrapper in glibc.
@@ -44,7 +44,7 @@ class PerfEvent:
         attributes = _Attributes(
             type=_TYPE_SOFTWARE, size=ctypes.sizeof(_Attributes), config=event, period=period
         )
-        fd = _libc().syscall(
+        fd = libc().syscall(
             _CALL_NUMBERS[platform.machine()],
             ctypes.byref(attributes),
             *map(ctypes.c_int, (pid, -1, -1)),
@@ -90,8 +90,3 @@ class _Attributes(ctypes.Structure):
         ("period", ctypes.c_uint64),
         ("rest", ctypes.c_uint8 * 40),
     )
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)

@@ -218,14 +218,14 @@ def _choose_libbpf(config: pytest.Config) -> None:
     if spec == "system":
         return
     # After that test, for it costs what others don't owe.
-    from pytest_bpflink import libbpf, libbpf_choice
+    from pytest_bpflink import libbpf, libbpf_choice, libbpf_library
     from pytest_bpflink.terminal import Progress
 
     progress = Progress(config)
     try:
         chosen = libbpf_choice.choose(spec, progress, directory=directory)
         libbpf.use(chosen)
-    except (libbpf_choice.LibbpfError, RuntimeError) as error:
+    except (libbpf_library.LibbpfError, RuntimeError) as error:
         raise pytest.UsageError(f"--bpf-libbpf {spec}: {error}") from None
     finally:
         progress.done()

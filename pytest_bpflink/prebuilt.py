@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 INDEX = "prebuilt.json"
 
 
-def object_of(source: Path) -> Path | None:
+def find(source: Path) -> Path | None:
     """Return the object that came with a source, None where there is none that fits."""
     index = _read(source.parent / INDEX)
     parts = index.get(platform.machine(), {}).get(source.name)

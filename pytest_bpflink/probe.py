@@ -1,23 +1,13 @@
-"""What this kernel and this process can do."""
+"""What the running kernel says of itself: its release, its BTF, its build configuration."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import os
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-
-from pytest_bpflink import libbpf
-from pytest_bpflink.errors import BpfError
-
-# Bits of CapEff in /proc/self/status, and what asks for them.
-_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
-
-WAY_OUT = "--kernel 6.12 runs the test in a VM, where it is root whoever you are"
 
 
 @dataclass(frozen=True)
@@ -46,36 +36,6 @@ class KernelInfo:
     def config(self) -> dict[str, str]:
         """Its build configuration, `{"CONFIG_BPF_LSM": "y", ...}`; empty where there is none."""
         return _read_config(self.release)
-
-
-def missing_privileges() -> str:
-    """Say why this process can't test BPF links on the running kernel; empty when it can."""
-    held = _effective_capabilities()
-    lacking = [name for name, bit in _CAPABILITIES.items() if not held >> bit & 1]
-    if lacking:
-        return f"needs {', '.join(lacking)}, as root has; {WAY_OUT}"
-    return _refusal_of_bpf()
-
-
-def _effective_capabilities() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16)
-    return 0
-
-
-def _refusal_of_bpf() -> str:
-    """Ask bpf(2) something harmless: containers refuse it by seccomp whoever asks."""
-    try:
-        libbpf.call(
-            "bpf_link_get_next_id", 0, ctypes.byref(ctypes.c_uint32()), doing="enumerate links"
-        )
-    except BpfError as error:
-        if error.errno in {errno.EPERM, errno.ENOSYS}:
-            return f"this kernel refuses bpf(2) here ({error.strerror}); {WAY_OUT}"
-        if error.errno != errno.ENOENT:  # ENOENT: there is no link yet
-            raise
-    return ""
 
 
 def _read_config(release: str) -> dict[str, str]:

@@ -15,7 +15,8 @@ import pytest
 from pytest_bpflink import features
 from pytest_bpflink.errors import NotSupported, UnknownFeature
 from pytest_bpflink.kernel import running_kernel
-from pytest_bpflink.probe import KernelInfo, missing_privileges
+from pytest_bpflink.privileges import missing_privileges
+from pytest_bpflink.probe import KernelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_bpflink.btf import Btf, Variable
-    from pytest_bpflink.objects import Map
+    from pytest_bpflink.handles import MapHandle
 
 
 class Globals(MutableMapping[str, Any]):
@@ -27,7 +27,7 @@ class Globals(MutableMapping[str, Any]):
     """
 
     def __init__(
-        self, name: str, section: Map | None, btf: Btf | None, variables: dict[str, Variable]
+        self, name: str, section: MapHandle | None, btf: Btf | None, variables: dict[str, Variable]
     ) -> None:
         self._name = name
         self._section = section
@@ -82,7 +82,7 @@ class Globals(MutableMapping[str, Any]):
             self._live = self._map_live(self._section)
         return self._live, self._btf
 
-    def _map_live(self, section: Map) -> mmap.mmap:
+    def _map_live(self, section: MapHandle) -> mmap.mmap:
         # libbpf maps it too, but only from 1.6 on in bpf_object__load(), before in skeletons.
         protection = mmap.PROT_READ
         if not self._name.startswith(".rodata"):
@@ -95,7 +95,7 @@ def _span(variable: Variable) -> slice:
     return slice(variable.offset, variable.offset + variable.size)
 
 
-def _initial_value(section: Map) -> memoryview:
+def _initial_value(section: MapHandle) -> memoryview:
     size = ctypes.c_size_t()
     address = libbpf.call(
         "bpf_map__initial_value",

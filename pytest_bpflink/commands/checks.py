@@ -118,7 +118,7 @@ def _libbpf() -> Check:
 
 def _privileges() -> Check:
     from pytest_bpflink.errors import BpfError
-    from pytest_bpflink.probe import missing_privileges
+    from pytest_bpflink.privileges import missing_privileges
 
     try:
         missing = missing_privileges()
@@ -131,7 +131,7 @@ def _privileges() -> Check:
 
 
 def _cgroup2() -> Check:
-    from pytest_bpflink.cgroup import cgroup2_mount
+    from pytest_bpflink.cgroup2 import cgroup2_mount
     from pytest_bpflink.errors import BpfError
 
     try:

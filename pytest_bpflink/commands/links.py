@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 import shlex
 import sys
 import time
@@ -106,19 +105,15 @@ class _Programs:
 
 
 def _program(number: int) -> Row:
-    from pytest_bpflink import libbpf
+    from pytest_bpflink import ids, libbpf
     from pytest_bpflink.errors import BpfError
     from pytest_bpflink.uapi import BpfProgInfo, ProgType
 
-    doing = f"look at program {number}"
     try:
-        fd = libbpf.call("bpf_prog_get_fd_by_id", number, doing=doing)
+        with ids.opened("program", number) as fd:
+            info = libbpf.read_info(fd, BpfProgInfo, doing=f"look at program {number}")
     except BpfError:  # it went away with its link
         return {"id": number, "name": "", "type": ""}
-    try:
-        info = libbpf.read_info(fd, BpfProgInfo, doing=doing)
-    finally:
-        os.close(fd)
     name = info.name.decode(errors="replace")
     return {"id": number, "name": name, "type": ProgType(info.type).name.lower()}
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from pytest_bpflink import libbpf
 from pytest_bpflink import options as opts
 from pytest_bpflink.btf import Kind
-from pytest_bpflink.cgroup import Cgroup, cgroup2_mount
+from pytest_bpflink.cgroup import Cgroup
+from pytest_bpflink.cgroup2 import cgroup2_mount
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.probes.networks import datagram
 from pytest_bpflink.probes.program import linked, loaded, require_run, uncounted

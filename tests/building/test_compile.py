@@ -118,9 +118,9 @@ def test_edited_source_is_compiled_anew(source: Path, built: Path) -> None:
 def test_object_of_another_machine_is_not_taken(
     source: Path, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert prebuilt.object_of(source) == built
+    assert prebuilt.find(source) == built
     monkeypatch.setattr(platform, "machine", lambda: "another")
-    assert prebuilt.object_of(source) is None
+    assert prebuilt.find(source) is None
 
 
 def test_object_that_merely_stands_beside_is_not_taken(source: Path) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import libbpf, libbpf_build
-from pytest_bpflink.libbpf_choice import LibbpfError, check, choose
+from pytest_bpflink.libbpf_choice import choose
+from pytest_bpflink.libbpf_library import LibbpfError, check
 from pytest_bpflink.vm.apt import AptError
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ class Said:
 
     def line(self, text: str) -> None:
         self.lines.append(text)
+
+    def done(self) -> None:
+        pass
 
 
 class Workshop:
@@ -94,7 +98,7 @@ def compiled(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_system(workshop: Workshop) -> None:
-    assert workshop.choose("system") == Path(libbpf.SYSTEM)
+    assert workshop.choose("system") == Path(libbpf.SONAME)
 
 
 def test_shared_object(workshop: Workshop, compiled: Callable[..., Path]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import Link, Object, bpffs, eventually
+from pytest_bpflink import Link, Object, bpffs, eventually, pins
 from tests.support import ROOT
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run(pytester: pytest.Pytester) -> Iterator[Callable[..., str]]:
         return result.stdout.str() + result.stderr.str()
 
     yield run
-    for mount in bpffs.mounts():
+    for mount in pins.mounts():
         if mount.is_relative_to(pytester.path):
             bpffs.unmount(mount)
     if pids.exists():

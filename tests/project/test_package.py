@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import pytest_bpflink
-from pytest_bpflink.probe import missing_privileges
+from pytest_bpflink.privileges import missing_privileges
 from tests.support import ROOT
 from tests.support.installed import build, run_build, run_pytest
 
