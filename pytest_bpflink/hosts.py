@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import execnet
 import pytest
 
-from pytest_bpflink.vm.accel import Acceleration
+from pytest_bpflink.vm.acceleration import Acceleration
 from pytest_bpflink.vm.image import Kernel
 from pytest_bpflink.vm.kernels import KernelError
 from pytest_bpflink.vm.machine import BootFailed, MachineError

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.guests import Guest, GuestFactory
     from pytest_bpflink.matrix import MatrixKernel
     from pytest_bpflink.report import Progress
-    from pytest_bpflink.vm.accel import Acceleration
+    from pytest_bpflink.vm.acceleration import Acceleration
     from pytest_bpflink.vm.kernels import Kernel
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from pytest_bpflink.vm.accel import Acceleration
+from pytest_bpflink.vm.acceleration import Acceleration
 from pytest_bpflink.vm.kernels import Kernel, KernelError
 from pytest_bpflink.vm.machine import BootFailed, MachineError
 

@@ -10,7 +10,8 @@ from typing import Any, Self
 import pytest
 
 from pytest_bpflink.vm import accel
-from pytest_bpflink.vm.accel import Acceleration, detect
+from pytest_bpflink.vm.accel import detect
+from pytest_bpflink.vm.acceleration import Acceleration
 from pytest_bpflink.vm.kernels import Kernel
 from pytest_bpflink.vm.machine import BootFailed
 

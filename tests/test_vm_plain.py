@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink.vm import plain, virtme
-from pytest_bpflink.vm.accel import Acceleration
+from pytest_bpflink.vm.acceleration import Acceleration
 from pytest_bpflink.vm.kernels import Kernel, find
 from pytest_bpflink.vm.machine import Machine, MachineError
 

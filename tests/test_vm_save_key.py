@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink.vm import contents, guest_image, save_key, virtme
-from pytest_bpflink.vm.accel import Acceleration
+from pytest_bpflink.vm.acceleration import Acceleration
 from pytest_bpflink.vm.contents import Contents
 from pytest_bpflink.vm.image import Kernel
 from pytest_bpflink.vm.inventory import Inventory

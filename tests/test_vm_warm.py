@@ -22,7 +22,7 @@ import pytest
 
 import pytest_bpflink
 from pytest_bpflink.vm import guest_image, inventory, snapshot, warm
-from pytest_bpflink.vm.accel import Acceleration, detect
+from pytest_bpflink.vm.accel import detect
 from pytest_bpflink.vm.inventory import ImageError
 from pytest_bpflink.vm.kernels import Kernel, find
 from pytest_bpflink.vm.snapshot import Save, Saves
@@ -31,6 +31,7 @@ from pytest_bpflink.vm.warm import WarmMachine
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pytest_bpflink.vm.acceleration import Acceleration
     from pytest_bpflink.vm.cold import ColdMachine
 
 # A guest that is emulated beside others needs this long for what takes one line.
@@ -367,10 +368,11 @@ import os, sys
 from pathlib import Path
 import execnet
 import pytest_bpflink
+from pytest_bpflink.vm.acceleration import Acceleration
 from pytest_bpflink.vm import accel, kernels, warm
 assert pytest_bpflink.__file__ == {str(package / "__init__.py")!r}
 kernel = kernels.find({str(kernel.image)!r})
-machine = warm.WarmMachine(kernel, acceleration=accel.Acceleration({detect(kernel).kvm}, ""),
+machine = warm.WarmMachine(kernel, acceleration=Acceleration({detect(kernel).kvm}, ""),
                            directory=Path(sys.argv[1]), cwd=Path("home").absolute(),
                            environment=dict(os.environ), say=lambda text: print("said", text))
 machine.start()
@@ -600,7 +602,7 @@ def test_run_that_is_killed_while_saving_leaves_no_save(
     program = f"""
 import os, sys, time
 from pathlib import Path
-from pytest_bpflink.vm.accel import Acceleration
+from pytest_bpflink.vm.acceleration import Acceleration
 from pytest_bpflink.vm.guest_image import ImageError
 from pytest_bpflink.vm.kernels import find
 from pytest_bpflink.vm.warm import WarmMachine

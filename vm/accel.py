@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_bpflink.vm.acceleration import Acceleration
 from pytest_bpflink.vm.machine import BootFailed, Machine, MachineError
 from pytest_bpflink.vm.scratch import Scratch
 from pytest_bpflink.vm.store import cache_root
@@ -20,14 +21,6 @@ _DEVICE = Path("/dev/kvm")
 
 # A kernel under KVM is up in 2 to 4 s; a broken KVM hangs for ever.
 _DEADLINE = 20.0
-
-
-@dataclass(frozen=True)
-class Acceleration:
-    """How guests run: on the hardware, or emulated (QEMU's TCG); `reason` is one phrase."""
-
-    kvm: bool
-    reason: str
 
 
 def detect(kernel: Kernel) -> Acceleration:

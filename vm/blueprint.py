@@ -17,7 +17,7 @@ from pytest_bpflink.vm import guest_image, virtme
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from pytest_bpflink.vm.accel import Acceleration
+    from pytest_bpflink.vm.acceleration import Acceleration
     from pytest_bpflink.vm.image import Kernel
 
 # Ports that only virtme-ng's init uses; each costs time at every start.

@@ -18,7 +18,7 @@ from pytest_bpflink.vm.gateway import BOOTSTRAP
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_bpflink.vm.accel import Acceleration
+    from pytest_bpflink.vm.acceleration import Acceleration
     from pytest_bpflink.vm.image import Kernel
 
 GUEST_SCRIPT = Path(__file__).resolve().parent / "guest" / "plain.sh"

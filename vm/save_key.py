@@ -21,7 +21,7 @@ from pytest_bpflink.vm.machine import MachineError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_bpflink.vm.accel import Acceleration
+    from pytest_bpflink.vm.acceleration import Acceleration
     from pytest_bpflink.vm.image import Kernel
     from pytest_bpflink.vm.inventory import Inventory
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_bpflink.vm.accel import Acceleration
+    from pytest_bpflink.vm.acceleration import Acceleration
     from pytest_bpflink.vm.image import Kernel
 
 # The kernel's usual modules but for those that need a policy, where its config is not known.
