@@ -29,8 +29,8 @@ import execnet
 from pytest_bpflink.vm import accel, guest_image, inventory
 from pytest_bpflink.vm.blueprint import Blueprint
 from pytest_bpflink.vm.kernels import find
+from pytest_bpflink.vm.kernels.store import cache_root
 from pytest_bpflink.vm.snapshot import Saves
-from pytest_bpflink.vm.store import cache_root
 from pytest_bpflink.vm.warm import WarmMachine
 
 if TYPE_CHECKING:

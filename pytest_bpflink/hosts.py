@@ -19,8 +19,7 @@ import execnet
 import pytest
 
 from pytest_bpflink.vm.acceleration import Acceleration
-from pytest_bpflink.vm.image import Kernel
-from pytest_bpflink.vm.kernels import KernelError
+from pytest_bpflink.vm.kernels import Kernel, KernelError
 from pytest_bpflink.vm.machine import BootFailed, MachineError
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from filelock import FileLock, Timeout
 
 from pytest_bpflink.compile import cache_directory
 from pytest_bpflink.libbpf_choice import NEWEST, LibbpfError, check
-from pytest_bpflink.vm.apt import Apt, AptError, stanzas
-from pytest_bpflink.vm.releases import version_key
+from pytest_bpflink.vm.kernels.apt import Apt, AptError, stanzas
+from pytest_bpflink.vm.kernels.releases import version_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

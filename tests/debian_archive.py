@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from test_vm_kernels import CONFIG, write
 
-from pytest_bpflink.vm import apt, debian
-from pytest_bpflink.vm.kernels import Store
+from pytest_bpflink.vm.kernels import Store, apt, debian
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,7 +145,7 @@ def feed(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
 FETCH = """
 import sys
 from pathlib import Path
-from pytest_bpflink.vm import apt
+from pytest_bpflink.vm.kernels import apt
 from pytest_bpflink.vm.kernels import KernelError, Store, find
 source = {"Component": "main", "Release": "bookworm", "Repo-URI": sys.argv[1]}
 apt.host_sources = lambda: [source]

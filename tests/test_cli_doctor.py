@@ -18,7 +18,7 @@ from command import BPFLINK, bpflink
 from pytest_bpflink import libbpf
 from pytest_bpflink.cgroup import cgroup2_mount
 from pytest_bpflink.probe import missing_privileges
-from pytest_bpflink.vm.store import Store
+from pytest_bpflink.vm.kernels import Store
 
 
 def checks(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_bpflink import libbpf, libbpf_build
 from pytest_bpflink.libbpf_choice import LibbpfError, check, choose
-from pytest_bpflink.vm.apt import AptError
+from pytest_bpflink.vm.kernels.apt import AptError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,12 +8,17 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from installed import ROOT, build, run_build, run_pytest
 
 import pytest_bpflink
 from pytest_bpflink.probe import missing_privileges
+from pytest_bpflink.vm import kernels
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 PACKAGES = {"pytest_bpflink": "pytest_bpflink", "vm": "pytest_bpflink/vm"}
 PACKAGES["selftests"] = "pytest_bpflink/selftests"
@@ -121,18 +126,19 @@ def test_public_name(name: str) -> None:
         assert inspect.getdoc(value)
 
 
-def test_type_checkers_see_the_same_names() -> None:
-    """Names are looked up when asked for; what mypy reads must not fall behind."""
-    tree = ast.parse(Path(pytest_bpflink.__file__).read_text())
+@pytest.mark.parametrize("package", [pytest_bpflink, kernels], ids=lambda each: each.__name__)
+def test_type_checkers_see_the_same_names(package: ModuleType) -> None:
+    """Names are looked up when asked for; mypy reads imports, which must name the same."""
+    tree = ast.parse(Path(str(package.__file__)).read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     seen = {
-        alias.asname: str(node.module).removeprefix("pytest_bpflink.")
+        alias.asname: str(node.module).removeprefix(f"{package.__name__}.")
         for node in block.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
 
-    assert seen == pytest_bpflink._HOME
+    assert seen == package._HOME
 
 
 def test_importing_the_plugin_is_cheap() -> None:
@@ -151,8 +157,8 @@ def test_finding_a_saved_guest_is_cheap() -> None:
     show = "import sys; from pytest_bpflink.vm import accel, kernels, warm; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", show], text=True).split()
 
-    assert "pytest_bpflink.vm.store" in loaded
-    assert not {"filelock", "logging", "pytest_bpflink.vm.debian"} & {*loaded}
+    assert "pytest_bpflink.vm.kernels.store" in loaded
+    assert not {"filelock", "logging", "pytest_bpflink.vm.kernels.debian"} & {*loaded}
 
 
 def imports(file: Path) -> set[str]:

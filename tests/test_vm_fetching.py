@@ -19,8 +19,7 @@ import pytest
 from debian_archive import FETCH, contents, feed, kernel_deb, make_archive, needs_apt
 from test_vm_store import is_running, wait_until
 
-from pytest_bpflink.vm import debian
-from pytest_bpflink.vm.kernels import KernelFetchError, KernelNotFound, Store, expand, find
+from pytest_bpflink.vm.kernels import KernelFetchError, KernelNotFound, Store, debian, expand, find
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,8 +14,8 @@ import pytest
 from pytest_bpflink.vm import contents, guest_image, save_key, virtme
 from pytest_bpflink.vm.acceleration import Acceleration
 from pytest_bpflink.vm.contents import Contents
-from pytest_bpflink.vm.image import Kernel
 from pytest_bpflink.vm.inventory import Inventory
+from pytest_bpflink.vm.kernels import Kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,13 +17,15 @@ import pytest
 from debian_archive import FETCH, contents, needs_apt
 from test_vm_kernels import write
 
-from pytest_bpflink.vm import apt, debian, releases
 from pytest_bpflink.vm.kernels import (
     KernelFetchError,
     KernelNotFound,
     KernelUnusable,
     Store,
+    apt,
+    debian,
     find,
+    releases,
 )
 
 if TYPE_CHECKING:

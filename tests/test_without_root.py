@@ -16,7 +16,7 @@ from nobody import NOBODY, run_as_nobody
 from pages import README, read
 
 from pytest_bpflink.vm import kernels
-from pytest_bpflink.vm.store import Store
+from pytest_bpflink.vm.kernels import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.vm.acceleration import Acceleration
+from pytest_bpflink.vm.kernels.store import cache_root
 from pytest_bpflink.vm.machine import BootFailed, Machine, MachineError
 from pytest_bpflink.vm.scratch import Scratch
-from pytest_bpflink.vm.store import cache_root
 
 if TYPE_CHECKING:
-    from pytest_bpflink.vm.image import Kernel
+    from pytest_bpflink.vm.kernels import Kernel
 
 _DEVICE = Path("/dev/kvm")
 

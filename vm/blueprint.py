@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from pytest_bpflink.vm.acceleration import Acceleration
-    from pytest_bpflink.vm.image import Kernel
+    from pytest_bpflink.vm.kernels import Kernel
 
 # Ports that only virtme-ng's init uses; each costs time at every start.
 _UNUSED_PORTS = ("dev_stdout", "dev_stderr", "ret")

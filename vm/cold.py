@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from pytest_bpflink.vm import blueprint, guest_image, inventory, letter, virtme
 from pytest_bpflink.vm.blueprint import Blueprint
 from pytest_bpflink.vm.inventory import ImageError, Inventory
+from pytest_bpflink.vm.kernels.store import cache_root
 from pytest_bpflink.vm.machine import Machine, MachineError
-from pytest_bpflink.vm.store import cache_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from pytest_bpflink.vm.image import Kernel
+    from pytest_bpflink.vm.kernels import Kernel
 
 # What the agent says when it has imported everything (agent.BOOTED).
 BOOTED = b"bpflink: guest booted\n"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pytest_bpflink.vm.acceleration import Acceleration
-    from pytest_bpflink.vm.image import Kernel
+    from pytest_bpflink.vm.kernels import Kernel
 
 # Emulated, a guest is this much slower, and more so while its neighbours boot.
 _TCG_FACTOR = 5

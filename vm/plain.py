@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_bpflink.vm.acceleration import Acceleration
-    from pytest_bpflink.vm.image import Kernel
+    from pytest_bpflink.vm.kernels import Kernel
 
 GUEST_SCRIPT = Path(__file__).resolve().parent / "guest" / "plain.sh"
 _SESSION = GUEST_SCRIPT.with_name("session.py")

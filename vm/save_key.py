@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pytest_bpflink.vm.acceleration import Acceleration
-    from pytest_bpflink.vm.image import Kernel
     from pytest_bpflink.vm.inventory import Inventory
+    from pytest_bpflink.vm.kernels import Kernel
 
 _CPUINFO = Path("/proc/cpuinfo")
 

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm import blueprint
 from pytest_bpflink.vm.cold import ColdMachine
+from pytest_bpflink.vm.kernels.store import cache_root
 from pytest_bpflink.vm.machine import BootFailed
 from pytest_bpflink.vm.qmp import Monitor, MonitorError
 from pytest_bpflink.vm.save_key import save_key
 from pytest_bpflink.vm.snapshot import Save, SaveError, Saves
-from pytest_bpflink.vm.store import cache_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pytest_bpflink.vm.image import Kernel
+    from pytest_bpflink.vm.kernels import Kernel
 
 # Under KVM, as all timeouts here; restoring takes 0.1 s.
 _RESTORE_SECONDS = 10.0

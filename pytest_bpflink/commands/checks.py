@@ -20,7 +20,7 @@ from pytest_bpflink.commands.output import progress, size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_bpflink.vm.store import Store
+    from pytest_bpflink.vm.kernels import Store
 
 State = Literal["ok", "missing", "note"]
 
@@ -71,7 +71,7 @@ def native() -> Iterator[Check]:
 
 def vm() -> Iterator[Check]:
     """Look at what tests in virtual machines need, beside libbpf and clang."""
-    from pytest_bpflink.vm.store import Store
+    from pytest_bpflink.vm.kernels import Store
 
     tools = list(vm_tools())
     yield from tools
@@ -224,8 +224,8 @@ def _emulated_python() -> Check:
 
 
 def _guests() -> Check:
+    from pytest_bpflink.vm.kernels.store import cache_root
     from pytest_bpflink.vm.snapshot import Saves
-    from pytest_bpflink.vm.store import cache_root
 
     kept = Saves(cache_root() / "guests").kept()
     taken = sum(taken for _, taken in kept.values())

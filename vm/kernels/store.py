@@ -19,20 +19,23 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from pytest_bpflink.vm import image, programs, releases
-from pytest_bpflink.vm.image import (
+from pytest_bpflink.vm import programs
+from pytest_bpflink.vm.kernels import releases
+from pytest_bpflink.vm.kernels.kernel import (
     Kernel,
     KernelError,
     KernelFetchError,
     KernelNotFound,
     Unreachable,
+    check_kernel,
+    read_kernel,
 )
-from pytest_bpflink.vm.stored import Stored
+from pytest_bpflink.vm.kernels.stored import Stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-    from pytest_bpflink.vm.debian import Archive, Package
+    from pytest_bpflink.vm.kernels.debian import Archive, Package
 
 # Being unpacked, or being removed.
 _UNFINISHED = ".unfinished-"
@@ -152,7 +155,7 @@ class Store:
         lease = stored.lease()
         if lease is None:
             return None
-        return replace(image.read(stored.path, spec=spec), version=stored.upstream, lease=lease)
+        return replace(read_kernel(stored.path, spec=spec), version=stored.upstream, lease=lease)
 
     def _all(
         self, spec: str, archive: Archive, progress: Callable[[str], None]
@@ -168,7 +171,7 @@ class Store:
 
     def _archive(self) -> Archive:
         # Who finds a kernel in the store pays for none of this, nor for locks.
-        from pytest_bpflink.vm.debian import Archive
+        from pytest_bpflink.vm.kernels.debian import Archive
 
         return Archive(self.root.parent / "apt")
 
@@ -224,7 +227,7 @@ class Store:
             archive.forget()
             raise
         archive.forget()
-        missing = image.check(image.read(stored.path))
+        missing = check_kernel(read_kernel(stored.path))
         if missing:
             progress(f"{spec}: built without {', '.join(missing)}; what needs it is skipped")
         return stored
@@ -234,7 +237,7 @@ class Store:
         with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=self.root) as temporary:
             tree = Path(temporary) / "tree"
             _unpack(files, tree)
-            image.check(image.read(tree))
+            check_kernel(read_kernel(tree))
             tree.rename(self.root / name)
         return Stored(self.root / name, package.release, package.version)
 
@@ -262,7 +265,7 @@ def _unpack(packages: Iterable[Path], tree: Path) -> None:
     tree.mkdir()
     for package in packages:
         _run(["dpkg-deb", "--extract", str(package), str(tree)])
-    kernel = image.read(tree)
+    kernel = read_kernel(tree)
     if kernel.modules is None:
         raise KernelFetchError(f"the packages of Linux {kernel.release} hold no modules")
     # virtme-ng would do it at each boot: 20 to 40 s for thousands of compressed modules.
