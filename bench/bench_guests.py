@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING
 
 import execnet
 
-from pytest_bpflink.vm import accel, guest_image, inventory
+from pytest_bpflink.vm import accel
 from pytest_bpflink.vm.blueprint import Blueprint
+from pytest_bpflink.vm.image import guest_image, inventory
 from pytest_bpflink.vm.kernels import find
 from pytest_bpflink.vm.kernels.store import cache_root
 from pytest_bpflink.vm.snapshot import Saves

@@ -21,9 +21,10 @@ import execnet
 import pytest
 
 import pytest_bpflink
-from pytest_bpflink.vm import guest_image, inventory, snapshot, warm
+from pytest_bpflink.vm import snapshot, warm
 from pytest_bpflink.vm.accel import detect
-from pytest_bpflink.vm.inventory import ImageError
+from pytest_bpflink.vm.image import guest_image, inventory
+from pytest_bpflink.vm.image.inventory import ImageError
 from pytest_bpflink.vm.kernels import Kernel, find
 from pytest_bpflink.vm.snapshot import Save, Saves
 from pytest_bpflink.vm.warm import WarmMachine
@@ -603,7 +604,7 @@ def test_run_that_is_killed_while_saving_leaves_no_save(
 import os, sys, time
 from pathlib import Path
 from pytest_bpflink.vm.acceleration import Acceleration
-from pytest_bpflink.vm.guest_image import ImageError
+from pytest_bpflink.vm.image.guest_image import ImageError
 from pytest_bpflink.vm.kernels import find
 from pytest_bpflink.vm.warm import WarmMachine
 machine = WarmMachine(find({str(kernel.image)!r}), acceleration=Acceleration(False, "TCG"),

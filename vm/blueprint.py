@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from pytest_bpflink.vm import guest_image, virtme
+from pytest_bpflink.vm import virtme
+from pytest_bpflink.vm.image import guest_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

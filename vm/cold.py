@@ -10,9 +10,10 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm import blueprint, guest_image, inventory, letter, virtme
+from pytest_bpflink.vm import blueprint, letter, virtme
 from pytest_bpflink.vm.blueprint import Blueprint
-from pytest_bpflink.vm.inventory import ImageError, Inventory
+from pytest_bpflink.vm.image import guest_image, inventory
+from pytest_bpflink.vm.image.inventory import ImageError, Inventory
 from pytest_bpflink.vm.kernels.store import cache_root
 from pytest_bpflink.vm.machine import Machine, MachineError
 
@@ -70,7 +71,9 @@ class ColdMachine(Machine):
 
     def _boot(self, options: Iterable[str] = (), pass_fds: Sequence[int] = ()) -> None:
         """Start a QEMU that boots the image, with these options more."""
-        from pytest_bpflink.vm import vmlinux  # and what unpacks it, which restoring takes none of
+        from pytest_bpflink.vm.image import (
+            unpack_kernel,  # and what unpacks it, which restoring takes none of
+        )
 
         files = self._boot_files
         shutil.rmtree(files, ignore_errors=True)
@@ -88,7 +91,7 @@ class ColdMachine(Machine):
             raise MachineError(str(error)) from None
         initramfs.unlink(missing_ok=True)  # virtme-ng's own
         guest_image.build(initramfs, self._inventory, modules=drawn.modules_of(self.kernel))
-        if not vmlinux.unpack(self.kernel.image, image):
+        if not unpack_kernel.unpack(self.kernel.image, image):
             image = self.kernel.image
         init = self._kernel_parameters
         self._blueprint = drawn

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm import virtme
+from pytest_bpflink.vm import guest, virtme
 from pytest_bpflink.vm.gateway import BOOTSTRAP
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pytest_bpflink.vm.acceleration import Acceleration
     from pytest_bpflink.vm.kernels import Kernel
 
-GUEST_SCRIPT = Path(__file__).resolve().parent / "guest" / "plain.sh"
-_SESSION = GUEST_SCRIPT.with_name("session.py")
+GUEST_SCRIPT = guest.DIRECTORY / "plain.sh"
+_SESSION = guest.DIRECTORY / "session.py"
 
 # The line that GUEST_SCRIPT prints once the guest is ready.
 READY = b"bpflink: guest ready\n"
@@ -88,7 +88,7 @@ def compose(
         options=[
             *(f"--overlay-rwdir={path}" for path in _overlaid(worker)),
             *([f"--rwdir={worker.writable}"] if worker.writable else []),
-            *(f"--rodir={path}" for path in _hidden([directory, worker.cwd, GUEST_SCRIPT.parent])),
+            *(f"--rodir={path}" for path in _hidden([directory, worker.cwd, guest.DIRECTORY])),
             *("--script-sh", shlex.join(["exec", "sh", str(GUEST_SCRIPT), str(launch)])),
             *(f"--kopt={option}" for option in [*virtme.kernel_options(kernel), *append]),
         ],

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm.blueprint import Blueprint
-from pytest_bpflink.vm.contents import identity
+from pytest_bpflink.vm.image.digests import identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

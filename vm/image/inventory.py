@@ -18,12 +18,13 @@ from pathlib import Path
 from stat import S_IMODE
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm.contents import identity
+from pytest_bpflink.vm import guest
+from pytest_bpflink.vm.image.digests import identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_PRELOAD = Path(__file__).resolve().parent / "guest" / "preload.py"
+_PRELOAD = guest.DIRECTORY / "preload.py"
 
 _UNUSED_SECONDS = 30 * 86400.0
 
@@ -74,7 +75,7 @@ class Inventory:
     @property
     def has_this_plugin(self) -> bool:
         """Whether the plugin that this Python finds is the one that runs here."""
-        return self.plugin_place == str(Path(__file__).parents[1] / "plugin.py")
+        return self.plugin_place == str(Path(__file__).parents[2] / "plugin.py")
 
     @property
     def has_installed_plugin(self) -> bool:
