@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from _pytest.junitxml import xml_key
 
-from pytest_bpflink.vm import console
+from pytest_bpflink.vm.machines import console
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from execnet import XSpec
 
-from pytest_bpflink.vm.machine import MachineError
+from pytest_bpflink.vm.machines.machine import MachineError
 
 if TYPE_CHECKING:
     import subprocess

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from pytest_bpflink.report import Progress
-from pytest_bpflink.vm import accel, cold, kernels, machine, warm
+from pytest_bpflink.vm import cold, kernels, warm
+from pytest_bpflink.vm.machines import kvm, machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from pytest_bpflink.vm.acceleration import Acceleration
     from pytest_bpflink.vm.kernels import Kernel
+    from pytest_bpflink.vm.machines.acceleration import Acceleration
 
 
 class Machine(Protocol):
-    """What is needed of a machine; `vm.machine.Machine` is one."""
+    """What is needed of a machine; `vm.machines.machine.Machine` is one."""
 
     @property
     def gateway_python(self) -> str:
@@ -81,7 +82,7 @@ class VirtualMachines:
     def acceleration(self, kernel: Kernel) -> Acceleration:
         """Return KVM if this kernel really boots with it, else TCG, with the reason."""
         if kernel.image not in self._accelerations:
-            self._accelerations[kernel.image] = accel.detect(kernel)
+            self._accelerations[kernel.image] = kvm.detect(kernel)
         return self._accelerations[kernel.image]
 
     def machine(self, kernel: Kernel, *, directory: Path, console_log: Path | None) -> Machine:

@@ -69,7 +69,7 @@ def test_wheel_without_clang_lacks_the_objects_and_says_so(tmp_path: Path) -> No
         "pytest_bpflink/selftests/progs/cgroup_egress.bpf.c",
         "pytest_bpflink/selftests/test_link_pinning.py",
         "pytest_bpflink/vm/guest/plain.sh",
-        "pytest_bpflink/vm/machine.py",
+        "pytest_bpflink/vm/machines/machine.py",
     ],
 )
 def test_wheel_holds_what_is_no_module_of_the_plugin(wheel: Path, name: str) -> None:
@@ -154,7 +154,9 @@ def test_importing_the_plugin_is_cheap() -> None:
 
 def test_finding_a_saved_guest_is_cheap() -> None:
     """`bpflink vm` takes half a second, of which importing what fetches and locks was a tenth."""
-    show = "import sys; from pytest_bpflink.vm import accel, kernels, warm; print(*sys.modules)"
+    used = "from pytest_bpflink.vm import warm; from pytest_bpflink.vm.kernels import find;"
+    used += "from pytest_bpflink.vm.machines import kvm"
+    show = f"import sys; {used}; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", show], text=True).split()
 
     assert "pytest_bpflink.vm.kernels.store" in loaded

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.vm import console
+from pytest_bpflink.vm.machines import console
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 import _pytest.fixtures
 import pytest
 
-from pytest_bpflink.vm import console
 from pytest_bpflink.vm.guest import preload
 from pytest_bpflink.vm.image import guest_image, inventory, unpack_kernel
 from pytest_bpflink.vm.image.cpio import Archive
 from pytest_bpflink.vm.image.inventory import ImageError
+from pytest_bpflink.vm.machines import console
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 import execnet
 import pytest
 
-from pytest_bpflink.vm import console
-from pytest_bpflink.vm.accel import detect
 from pytest_bpflink.vm.cold import ColdMachine
 from pytest_bpflink.vm.kernels import Kernel, find
-from pytest_bpflink.vm.machine import BootFailed, Machine
+from pytest_bpflink.vm.machines import console
+from pytest_bpflink.vm.machines.kvm import detect
+from pytest_bpflink.vm.machines.machine import BootFailed, Machine
 from pytest_bpflink.vm.warm import WarmMachine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_bpflink.vm.acceleration import Acceleration
+    from pytest_bpflink.vm.machines.acceleration import Acceleration
 
 # A guest that is emulated beside others needs this long for what takes one line.
 DEADLINE = 60.0
@@ -270,9 +270,9 @@ def test_no_qemu_survives_the_process_that_started_it(kernel: Kernel, tmp_path: 
     program = f"""
 import sys, time
 from pathlib import Path
-from pytest_bpflink.vm.acceleration import Acceleration
+from pytest_bpflink.vm.machines.acceleration import Acceleration
 from pytest_bpflink.vm.kernels import find
-from pytest_bpflink.vm.machine import Machine
+from pytest_bpflink.vm.machines.machine import Machine
 machine = Machine(find({str(kernel.image)!r}), acceleration=Acceleration(kvm=False, reason="TCG"),
                   directory=Path(sys.argv[1]), cwd=Path("/"), environment={{}})
 machine.start()

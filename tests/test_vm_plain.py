@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.vm import plain, virtme
-from pytest_bpflink.vm.acceleration import Acceleration
 from pytest_bpflink.vm.kernels import Kernel, find
-from pytest_bpflink.vm.machine import Machine, MachineError
+from pytest_bpflink.vm.machines import plain, virtme
+from pytest_bpflink.vm.machines.acceleration import Acceleration
+from pytest_bpflink.vm.machines.machine import Machine, MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

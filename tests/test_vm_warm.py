@@ -22,18 +22,18 @@ import pytest
 
 import pytest_bpflink
 from pytest_bpflink.vm import snapshot, warm
-from pytest_bpflink.vm.accel import detect
 from pytest_bpflink.vm.image import guest_image, inventory
 from pytest_bpflink.vm.image.inventory import ImageError
 from pytest_bpflink.vm.kernels import Kernel, find
+from pytest_bpflink.vm.machines.kvm import detect
 from pytest_bpflink.vm.snapshot import Save, Saves
 from pytest_bpflink.vm.warm import WarmMachine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_bpflink.vm.acceleration import Acceleration
     from pytest_bpflink.vm.cold import ColdMachine
+    from pytest_bpflink.vm.machines.acceleration import Acceleration
 
 # A guest that is emulated beside others needs this long for what takes one line.
 DEADLINE = 60.0
@@ -369,8 +369,8 @@ import os, sys
 from pathlib import Path
 import execnet
 import pytest_bpflink
-from pytest_bpflink.vm.acceleration import Acceleration
-from pytest_bpflink.vm import accel, kernels, warm
+from pytest_bpflink.vm import kernels, warm
+from pytest_bpflink.vm.machines.acceleration import Acceleration
 assert pytest_bpflink.__file__ == {str(package / "__init__.py")!r}
 kernel = kernels.find({str(kernel.image)!r})
 machine = warm.WarmMachine(kernel, acceleration=Acceleration({detect(kernel).kvm}, ""),
@@ -603,7 +603,7 @@ def test_run_that_is_killed_while_saving_leaves_no_save(
     program = f"""
 import os, sys, time
 from pathlib import Path
-from pytest_bpflink.vm.acceleration import Acceleration
+from pytest_bpflink.vm.machines.acceleration import Acceleration
 from pytest_bpflink.vm.image.guest_image import ImageError
 from pytest_bpflink.vm.kernels import find
 from pytest_bpflink.vm.warm import WarmMachine

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 from pytest_bpflink.vm import offers
 from pytest_bpflink.vm.blueprint import SHARE_TAG
-from pytest_bpflink.vm.gateway import BOOTSTRAP
+from pytest_bpflink.vm.machines.gateway import BOOTSTRAP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_bpflink.vm.plain import Worker
+    from pytest_bpflink.vm.machines.plain import Worker
 
 # As worker.receive reads it.
 _LENGTH = struct.Struct("!Q")

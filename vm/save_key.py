@@ -14,17 +14,17 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm import virtme
 from pytest_bpflink.vm.image import guest_image
 from pytest_bpflink.vm.image.digests import Contents, identity
-from pytest_bpflink.vm.machine import MachineError
+from pytest_bpflink.vm.machines import virtme
+from pytest_bpflink.vm.machines.machine import MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_bpflink.vm.acceleration import Acceleration
     from pytest_bpflink.vm.image.inventory import Inventory
     from pytest_bpflink.vm.kernels import Kernel
+    from pytest_bpflink.vm.machines.acceleration import Acceleration
 
 _CPUINFO = Path("/proc/cpuinfo")
 

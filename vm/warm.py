@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_bpflink.vm import blueprint
 from pytest_bpflink.vm.cold import ColdMachine
 from pytest_bpflink.vm.kernels.store import cache_root
-from pytest_bpflink.vm.machine import BootFailed
+from pytest_bpflink.vm.machines.machine import BootFailed
 from pytest_bpflink.vm.qmp import Monitor, MonitorError
 from pytest_bpflink.vm.save_key import save_key
 from pytest_bpflink.vm.snapshot import Save, SaveError, Saves

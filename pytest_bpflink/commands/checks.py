@@ -88,7 +88,7 @@ def vm() -> Iterator[Check]:
 
 def vm_tools() -> Iterator[Check]:
     """Look at what must be installed for tests in virtual machines. No kernel is needed."""
-    from pytest_bpflink.vm import virtme
+    from pytest_bpflink.vm.machines import virtme
 
     try:
         yield Check("virtme-ng", "vm", "ok", virtme.virtme_run())
@@ -185,10 +185,11 @@ def _kernels(store: Store) -> Iterator[Check]:
 
 
 def _acceleration(store: Store) -> Check:
-    from pytest_bpflink.vm import accel, kernels
-    from pytest_bpflink.vm.machine import MachineError
+    from pytest_bpflink.vm import kernels
+    from pytest_bpflink.vm.machines import kvm
+    from pytest_bpflink.vm.machines.machine import MachineError
 
-    lacking = accel.absence()
+    lacking = kvm.absence()
     if lacking:
         advice = "add yourself to the group kvm: adduser NAME kvm" if "access" in lacking else ""
         found = f"{lacking}; guests are emulated, {_SLOWER}"
@@ -200,7 +201,7 @@ def _acceleration(store: Store) -> Check:
     try:
         with progress() as told:
             told("looking whether a kernel boots with KVM; the first time that takes up to 20 s")
-            tried = accel.detect(kernels.find(stored[-1].upstream))
+            tried = kvm.detect(kernels.find(stored[-1].upstream))
     except (kernels.KernelError, MachineError) as error:
         return Check("KVM", "vm", "note", f"not tried: {error}")
     if tried.kvm:

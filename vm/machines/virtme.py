@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_bpflink.vm.acceleration import Acceleration
     from pytest_bpflink.vm.kernels import Kernel
+    from pytest_bpflink.vm.machines.acceleration import Acceleration
 
 # The kernel's usual modules but for those that need a policy, where its config is not known.
 _USUAL_LSM = "landlock,lockdown,yama"

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm import guest, virtme
-from pytest_bpflink.vm.gateway import BOOTSTRAP
+from pytest_bpflink.vm import guest
+from pytest_bpflink.vm.machines import virtme
+from pytest_bpflink.vm.machines.gateway import BOOTSTRAP
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_bpflink.vm.acceleration import Acceleration
     from pytest_bpflink.vm.kernels import Kernel
+    from pytest_bpflink.vm.machines.acceleration import Acceleration
 
 GUEST_SCRIPT = guest.DIRECTORY / "plain.sh"
 _SESSION = guest.DIRECTORY / "session.py"

@@ -20,7 +20,7 @@ from contextlib import ExitStack, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
-from pytest_bpflink.vm import console, gateway, plain, virtme
+from pytest_bpflink.vm.machines import console, gateway, plain, virtme
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from pytest_bpflink.vm.acceleration import Acceleration
     from pytest_bpflink.vm.kernels import Kernel
+    from pytest_bpflink.vm.machines.acceleration import Acceleration
 
 # Emulated, a guest is this much slower, and more so while its neighbours boot.
 _TCG_FACTOR = 5
