@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from pytest_bpflink.report import Progress
-from pytest_bpflink.vm import cold, kernels, warm
+from pytest_bpflink.vm import kernels
 from pytest_bpflink.vm.machines import kvm, machine
+from pytest_bpflink.vm.warm import cold, warm
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import execnet
 import pytest
 
-from pytest_bpflink.vm.cold import ColdMachine
 from pytest_bpflink.vm.kernels import Kernel, find
 from pytest_bpflink.vm.machines import console
 from pytest_bpflink.vm.machines.kvm import detect
 from pytest_bpflink.vm.machines.machine import BootFailed, Machine
-from pytest_bpflink.vm.warm import WarmMachine
+from pytest_bpflink.vm.warm.cold import ColdMachine
+from pytest_bpflink.vm.warm.warm import WarmMachine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.vm import save_key
 from pytest_bpflink.vm.image import digests, guest_image
 from pytest_bpflink.vm.image.digests import Contents
 from pytest_bpflink.vm.image.inventory import Inventory
 from pytest_bpflink.vm.kernels import Kernel
 from pytest_bpflink.vm.machines import virtme
 from pytest_bpflink.vm.machines.acceleration import Acceleration
+from pytest_bpflink.vm.warm import save_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -226,7 +226,7 @@ def _emulated_python() -> Check:
 
 def _guests() -> Check:
     from pytest_bpflink.vm.kernels.store import cache_root
-    from pytest_bpflink.vm.snapshot import Saves
+    from pytest_bpflink.vm.warm.saves import Saves
 
     kept = Saves(cache_root() / "guests").kept()
     taken = sum(taken for _, taken in kept.values())

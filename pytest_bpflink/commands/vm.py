@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _machine(arguments: argparse.Namespace, command: list[str], directory: Path) -> Machine:
     from pytest_bpflink.vm import kernels
     from pytest_bpflink.vm.machines import kvm, session
-    from pytest_bpflink.vm.warm import WarmMachine
+    from pytest_bpflink.vm.warm.warm import WarmMachine
 
     kernel = kernels.find(arguments.spec, progress=say)
     return WarmMachine(

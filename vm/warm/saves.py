@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm.blueprint import Blueprint
 from pytest_bpflink.vm.image.digests import identity
+from pytest_bpflink.vm.warm.blueprint import Blueprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

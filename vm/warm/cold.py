@@ -10,13 +10,13 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm import blueprint, letter
-from pytest_bpflink.vm.blueprint import Blueprint
 from pytest_bpflink.vm.image import guest_image, inventory
 from pytest_bpflink.vm.image.inventory import ImageError, Inventory
 from pytest_bpflink.vm.kernels.store import cache_root
 from pytest_bpflink.vm.machines import virtme
 from pytest_bpflink.vm.machines.machine import Machine, MachineError
+from pytest_bpflink.vm.warm import blueprint, letter
+from pytest_bpflink.vm.warm.blueprint import Blueprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
