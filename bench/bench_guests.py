@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING
 
 import execnet
 
+from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.image import guest_image, inventory
 from pytest_bpflink.vm.kernels import find
-from pytest_bpflink.vm.kernels.store import cache_root
 from pytest_bpflink.vm.machines import kvm
 from pytest_bpflink.vm.warm.blueprint import Blueprint
 from pytest_bpflink.vm.warm.saves import Saves

@@ -20,11 +20,10 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import platformdirs
-
 from pytest_bpflink import prebuilt, vmlinux_h
 from pytest_bpflink.clang import ClangRefusal, clang, flags, memory_file, translate
 from pytest_bpflink.errors import CompileError
+from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -74,18 +73,12 @@ def prepare(sources: Iterable[Path], *, before_each: Callable[[Path], object]) -
                 _keep_failure(source, run, error.log)
 
 
-def cache_directory() -> Path:
-    """Where objects, kernels and libraries are kept; `BPFLINK_CACHE` names another place."""
-    named = os.environ.get("BPFLINK_CACHE")
-    return Path(named) if named else platformdirs.user_cache_path("pytest-bpflink")
-
-
 def clang_version() -> str:
     """Release of clang, such as `14.0.6`; empty without clang. Costs a process once per clang."""
     compiler = clang()
     if compiler is None:
         return ""
-    file = cache_directory() / "clang" / _digest(_identity(compiler))
+    file = cache_root() / "clang" / _digest(_identity(compiler))
     with contextlib.suppress(OSError):
         return file.read_text()
     line = subprocess.run(
@@ -145,7 +138,7 @@ def _is_compiled(source: Path) -> bool:
 def _entry(source: Path, command: list[str]) -> Path:
     # Sources may include each other, so what a source includes is only known from compiling it.
     identity = _identity(Path(command[0]))
-    return cache_directory() / "objects" / _digest(identity, *command, str(source))
+    return cache_root() / "objects" / _digest(identity, *command, str(source))
 
 
 def _keep_failure(source: Path, run: str, log: str) -> None:
@@ -233,7 +226,7 @@ def _vmlinux_header() -> Path:
         raise CompileError(
             error.errno or 0, f"make vmlinux.h of {_KERNEL_BTF}", hint=hint
         ) from error
-    header = cache_directory() / "vmlinux" / key / "vmlinux.h"
+    header = cache_root() / "vmlinux" / key / "vmlinux.h"
     if not header.exists():
         with memory_file() as dumped:
             vmlinux_h.dump(dumped)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from filelock import FileLock, Timeout
 
-from pytest_bpflink.compile import cache_directory
 from pytest_bpflink.libbpf_choice import NEWEST, LibbpfError, check
+from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.kernels.apt import Apt, AptError, stanzas
 from pytest_bpflink.vm.kernels.releases import version_key
 
@@ -134,7 +134,7 @@ class _Layout:
 
 
 def _root() -> Path:
-    return cache_directory() / "libbpf"
+    return cache_root() / "libbpf"
 
 
 def _built() -> list[_Package]:
@@ -220,7 +220,7 @@ def _built_without_network(spec: str, progress: Progress) -> _Package:
 
 
 def _apt(suites: tuple[str, ...]) -> Apt:
-    return Apt(cache_directory() / f"apt-sources-{suites[0]}", suites, kind="deb-src")
+    return Apt(cache_root() / f"apt-sources-{suites[0]}", suites, kind="deb-src")
 
 
 def _offered(suites: tuple[str, ...]) -> list[_Package]:

@@ -19,6 +19,7 @@ from _pytest.assertion import rewrite
 
 from pytest_bpflink import compile as bpf_compile
 from pytest_bpflink import pycache
+from pytest_bpflink.vm.cache import cache_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +38,7 @@ def prepare(files: Iterable[Path], progress: Callable[[str], None]) -> list[Path
     The environment tells guests what came of it, and where they find rewritten modules.
     """
     if sys.dont_write_bytecode:
-        os.environ[pycache.VARIABLE] = str(bpf_compile.cache_directory() / "pycache")
+        os.environ[pycache.VARIABLE] = str(cache_root() / "pycache")
         pycache.use()
     sources = [file for file in files if file.name.endswith(".bpf.c")]
     bpf_compile.prepare(sources, before_each=lambda source: progress(f"compiling {source.name}"))

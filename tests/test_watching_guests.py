@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.vm.kernels.store import cache_root
+from pytest_bpflink.vm.cache import cache_root
 
 if TYPE_CHECKING:
     import pytest

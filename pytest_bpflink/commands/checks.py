@@ -225,7 +225,7 @@ def _emulated_python() -> Check:
 
 
 def _guests() -> Check:
-    from pytest_bpflink.vm.kernels.store import cache_root
+    from pytest_bpflink.vm.cache import cache_root
     from pytest_bpflink.vm.warm.saves import Saves
 
     kept = Saves(cache_root() / "guests").kept()

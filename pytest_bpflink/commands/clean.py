@@ -84,7 +84,7 @@ def _remove(arguments: argparse.Namespace, complaints: list[str]) -> None:
 
 
 def _saves() -> Any:
-    from pytest_bpflink.vm.kernels.store import cache_root
+    from pytest_bpflink.vm.cache import cache_root
     from pytest_bpflink.vm.warm.saves import Saves
 
     return Saves(cache_root() / "guests")

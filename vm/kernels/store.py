@@ -8,7 +8,6 @@ run left. What one of them is is in `stored`, which one a SPEC means in `release
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import tempfile
 import time
@@ -17,9 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import platformdirs
-
 from pytest_bpflink.vm import programs
+from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.kernels import releases
 from pytest_bpflink.vm.kernels.kernel import (
     Kernel,
@@ -40,12 +38,6 @@ if TYPE_CHECKING:
 # Being unpacked, or being removed.
 _UNFINISHED = ".unfinished-"
 _DAY = 24 * 3600
-
-
-def cache_root() -> Path:
-    """Return the directory that everything kept between runs is under."""
-    named = os.environ.get("BPFLINK_CACHE")
-    return Path(named).resolve() if named else platformdirs.user_cache_path("pytest-bpflink")
 
 
 class Store:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.vm.kernels.store import cache_root
+from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.machines.acceleration import Acceleration
 from pytest_bpflink.vm.machines.machine import BootFailed, Machine, MachineError
 from pytest_bpflink.vm.scratch import Scratch

@@ -10,9 +10,9 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.image import guest_image, inventory
 from pytest_bpflink.vm.image.inventory import ImageError, Inventory
-from pytest_bpflink.vm.kernels.store import cache_root
 from pytest_bpflink.vm.machines import virtme
 from pytest_bpflink.vm.machines.machine import Machine, MachineError
 from pytest_bpflink.vm.warm import blueprint, letter

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm.kernels.store import cache_root
+from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.machines.machine import BootFailed
 from pytest_bpflink.vm.warm import blueprint
 from pytest_bpflink.vm.warm.cold import ColdMachine
