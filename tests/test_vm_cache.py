@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink.vm.whole_file import replacing, write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 def test_cache_stays_the_same_in_another_working_directory(
@@ -19,3 +20,26 @@ def test_cache_stays_the_same_in_another_working_directory(
     monkeypatch.setenv("BPFLINK_CACHE", "cache")
 
     assert cache_root() == tmp_path / "cache"
+
+
+def test_file_that_is_written_replaces_the_old_one(tmp_path: Path) -> None:
+    for content in (b"old", b"new"):
+        write_whole(tmp_path / "directory/file", content)
+
+    assert (tmp_path / "directory/file").read_bytes() == b"new"
+    assert len([*(tmp_path / "directory").iterdir()]) == 1
+
+
+def test_file_stays_whole_while_another_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    write_whole(file, b"old")
+
+    def write() -> None:
+        with replacing(file) as new:
+            new.write_bytes(b"ne")
+            assert file.read_bytes() == b"old"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]

@@ -13,6 +13,7 @@ from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.machines.acceleration import Acceleration
 from pytest_bpflink.vm.machines.machine import BootFailed, Machine, MachineError
 from pytest_bpflink.vm.scratch import Scratch
+from pytest_bpflink.vm.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pytest_bpflink.vm.kernels import Kernel
@@ -46,7 +47,7 @@ def detect(kernel: Kernel) -> Acceleration:
         if known:
             return known
         answer = _try_kvm(kernel)
-        cache.write_text(json.dumps({"key": key, **asdict(answer)}))
+        write_whole(cache, json.dumps({"key": key, **asdict(answer)}).encode())
     return answer
 
 
