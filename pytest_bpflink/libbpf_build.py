@@ -17,10 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from filelock import FileLock, Timeout
-
 from pytest_bpflink.libbpf_choice import NEWEST, LibbpfError, check
-from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink.vm.cache import cache_root, locked
 from pytest_bpflink.vm.kernels.apt import Apt, AptError, stanzas
 from pytest_bpflink.vm.kernels.releases import version_key
 
@@ -157,30 +155,18 @@ def _library_in(directory: Path) -> Path:
 
 @contextlib.contextmanager
 def _cache_locked(progress: Progress) -> Iterator[None]:
-    try:
-        _root().mkdir(parents=True, exist_ok=True)
-        lock = _lock(progress)
-    except OSError as error:
-        raise LibbpfError(
-            f"{_root()}, where it would be built, can't be written: {error.strerror};"
-            " BPFLINK_CACHE names another directory"
-        ) from error
-    try:
-        for stale in _root().glob(f"{_BUILDING}*"):
-            shutil.rmtree(stale, ignore_errors=True)
+    waiting = "waiting for another run that is building a libbpf"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(
+                locked(_root(), unfinished=_BUILDING, waits=lambda: progress(waiting))
+            )
+        except OSError as error:
+            raise LibbpfError(
+                f"{_root()}, where it would be built, can't be written: {error.strerror};"
+                " BPFLINK_CACHE names another directory"
+            ) from error
         yield
-    finally:
-        lock.release()
-
-
-def _lock(progress: Progress) -> FileLock:
-    lock = FileLock(_root() / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        progress("waiting for another run that is building a libbpf")
-        lock.acquire()
-    return lock
 
 
 @contextlib.contextmanager

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink.vm.cache import cache_root, locked
 from pytest_bpflink.vm.whole_file import replacing, write_whole
 
 if TYPE_CHECKING:
@@ -43,3 +44,27 @@ def test_file_stays_whole_while_another_is_written(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write()
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_run_waits_for_another_that_writes_and_says_so(tmp_path: Path) -> None:
+    holds, shall_end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked(tmp_path, unfinished=".new-", waits=pytest.fail):
+            holds.set()
+            shall_end.wait()
+
+    another = threading.Thread(target=hold)
+    another.start()
+    holds.wait()
+    with locked(tmp_path, unfinished=".new-", waits=shall_end.set):
+        assert shall_end.is_set()
+    another.join()
+
+
+def test_run_that_writes_sweeps_what_interrupted_ones_left(tmp_path: Path) -> None:
+    (tmp_path / ".new-6.1/boot").mkdir(parents=True)
+    (tmp_path / "6.1").mkdir()
+
+    with locked(tmp_path, unfinished=".new-", waits=pytest.fail):
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", "6.1"}

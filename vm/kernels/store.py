@@ -11,13 +11,13 @@ import errno
 import shutil
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.vm import programs
-from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink.vm.cache import cache_root, locked
 from pytest_bpflink.vm.kernels import releases
 from pytest_bpflink.vm.kernels.kernel import (
     Kernel,
@@ -31,7 +31,8 @@ from pytest_bpflink.vm.kernels.kernel import (
 from pytest_bpflink.vm.kernels.stored import Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     from pytest_bpflink.vm.kernels.debian import Archive, Package
 
@@ -181,25 +182,10 @@ class Store:
             f" {self._why(error)}{way_out}"
         )
 
-    @contextmanager
-    def _writing(self, progress: Callable[[str], None]) -> Iterator[None]:
+    def _writing(self, progress: Callable[[str], None]) -> AbstractContextManager[None]:
         """Hold the lock, on a store without remains of those that held it before."""
-        from filelock import FileLock, Timeout
-
-        self.root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.root / ".lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            progress("waiting for another run that is fetching a kernel")
-            lock.acquire()
-        try:
-            for stale in self.root.glob(f"{_UNFINISHED}*"):
-                # The dead run's dpkg-deb may still be writing there; then the next run sweeps it.
-                shutil.rmtree(stale, ignore_errors=True)
-            yield
-        finally:
-            lock.release()
+        waiting = "waiting for another run that is fetching a kernel"
+        return locked(self.root, unfinished=_UNFINISHED, waits=lambda: progress(waiting))
 
     def _fetch(
         self, spec: str, package: Package, archive: Archive, progress: Callable[[str], None]
