@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_bpflink.vm.machines.machine import MachineError
+from pytest_bpflink.vm.machines.errors import MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -26,7 +26,7 @@ from pytest_bpflink.replacements import Replacements
 from pytest_bpflink.report import KernelReport, Progress
 from pytest_bpflink.reports.results import RunKernel
 from pytest_bpflink.scheduling import ItemLog, KernelScheduling, Location
-from pytest_bpflink.vm.machines.machine import MachineError
+from pytest_bpflink.vm.machines.errors import MachineError
 from pytest_bpflink.wanted_kernels import WantedKernels
 from pytest_bpflink.watchdog import LIMITS, Limits, Watchdog
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from execnet import XSpec
 
-from pytest_bpflink.vm.machines.machine import MachineError
+from pytest_bpflink.vm.machines.errors import MachineError
 
 if TYPE_CHECKING:
     import subprocess

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink import machines
-from pytest_bpflink.vm.machines.machine import BootFailed, MachineError
+from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
 from pytest_bpflink.vm.scratch import Scratch
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from pytest_bpflink import compile as bpf_compile
 from pytest_bpflink.vm import kernels
 from pytest_bpflink.vm.kernels import KernelError
 from pytest_bpflink.vm.machines import kvm
-from pytest_bpflink.vm.machines.machine import BootFailed, Machine, MachineError
+from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
+from pytest_bpflink.vm.machines.machine import Machine
 from pytest_bpflink.vm.scratch import Scratch, sweep
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_bpflink import libbpf_axis
 from pytest_bpflink.vm.kernels import KernelError
-from pytest_bpflink.vm.machines.machine import MachineError
+from pytest_bpflink.vm.machines.errors import MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -21,7 +21,7 @@ import pytest
 
 from pytest_bpflink.vm.kernels import Kernel, KernelError
 from pytest_bpflink.vm.machines.acceleration import Acceleration
-from pytest_bpflink.vm.machines.machine import BootFailed, MachineError
+from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,8 +12,8 @@ import pytest
 from pytest_bpflink.vm.kernels import Kernel
 from pytest_bpflink.vm.machines import kvm
 from pytest_bpflink.vm.machines.acceleration import Acceleration
+from pytest_bpflink.vm.machines.errors import BootFailed
 from pytest_bpflink.vm.machines.kvm import detect
-from pytest_bpflink.vm.machines.machine import BootFailed
 
 KERNEL = Kernel("6.1", "6.1", "6.1.0", Path("/vmlinuz"), None, {})
 

@@ -17,8 +17,9 @@ import pytest
 
 from pytest_bpflink.vm.kernels import Kernel, find
 from pytest_bpflink.vm.machines import console
+from pytest_bpflink.vm.machines.errors import BootFailed
 from pytest_bpflink.vm.machines.kvm import detect
-from pytest_bpflink.vm.machines.machine import BootFailed, Machine
+from pytest_bpflink.vm.machines.machine import Machine
 from pytest_bpflink.vm.warm.cold import ColdMachine
 from pytest_bpflink.vm.warm.warm import WarmMachine
 

@@ -88,15 +88,16 @@ def vm() -> Iterator[Check]:
 
 def vm_tools() -> Iterator[Check]:
     """Look at what must be installed for tests in virtual machines. No kernel is needed."""
-    from pytest_bpflink.vm.machines import virtme
+    from pytest_bpflink.vm.machines import qemu, virtme
+    from pytest_bpflink.vm.machines.errors import ComposeError
 
     try:
         yield Check("virtme-ng", "vm", "ok", virtme.virtme_run())
-    except virtme.ComposeError as error:
+    except ComposeError as error:
         what, _, advice = str(error).partition(": ")
         yield Check("virtme-ng", "vm", "missing", what, advice)
     yield _package("xdist", "vm", "missing", "pytest can't run tests in guests", "vm")
-    yield _program("QEMU", f"qemu-system-{platform.machine()}", virtme.qemu_package())
+    yield _program("QEMU", qemu.NAME, qemu.package())
     for program, package in (
         ("busybox", "busybox-static"),
         ("file", "file"),
@@ -187,7 +188,7 @@ def _kernels(store: Store) -> Iterator[Check]:
 def _acceleration(store: Store) -> Check:
     from pytest_bpflink.vm import kernels
     from pytest_bpflink.vm.machines import kvm
-    from pytest_bpflink.vm.machines.machine import MachineError
+    from pytest_bpflink.vm.machines.errors import MachineError
 
     lacking = kvm.absence()
     if lacking:

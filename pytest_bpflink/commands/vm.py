@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
             signal.signal(number, _exit)
     from pytest_bpflink.vm import kernels
     from pytest_bpflink.vm.machines import session
-    from pytest_bpflink.vm.machines.machine import MachineError
+    from pytest_bpflink.vm.machines.errors import MachineError
     from pytest_bpflink.vm.scratch import Scratch
 
     command = arguments.rest or [os.environ.get("SHELL") or "/bin/sh"]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink.vm.machines import qemu
 from pytest_bpflink.vm.machines.acceleration import Acceleration
-from pytest_bpflink.vm.machines.machine import BootFailed, Machine, MachineError
+from pytest_bpflink.vm.machines.errors import BootFailed
+from pytest_bpflink.vm.machines.machine import Machine
 from pytest_bpflink.vm.scratch import Scratch
 from pytest_bpflink.vm.whole_file import write_whole
 
@@ -95,10 +96,7 @@ def _boot_id() -> str:
 
 
 def _qemu() -> str:
-    name = f"qemu-system-{os.uname().machine}"
-    program = shutil.which(name)
-    if not program:
-        raise MachineError(f"{name} is not installed: apt-get install qemu-system")
+    program = qemu.find()
     # To ask it for its version would take as long as a tenth of restoring a guest.
-    stat = os.stat(program)
+    stat = program.stat()
     return f"{program} {stat.st_size} {stat.st_mtime_ns}"

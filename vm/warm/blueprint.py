@@ -55,7 +55,7 @@ class Blueprint:
         memory_mib: int,
         cpus: int,
     ) -> Self:
-        """Have virtme-ng compose the machine. Raises virtme.ComposeError."""
+        """Have virtme-ng compose the machine. Raises ComposeError."""
         composed = virtme.compose(
             kernel,
             acceleration=acceleration,

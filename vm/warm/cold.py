@@ -14,7 +14,7 @@ from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.image import guest_image, inventory
 from pytest_bpflink.vm.image.inventory import ImageError, Inventory
 from pytest_bpflink.vm.machines import virtme
-from pytest_bpflink.vm.machines.machine import Machine, MachineError
+from pytest_bpflink.vm.machines.machine import Machine
 from pytest_bpflink.vm.warm import blueprint, letter
 from pytest_bpflink.vm.warm.blueprint import Blueprint
 
@@ -80,16 +80,13 @@ class ColdMachine(Machine):
         shutil.rmtree(files, ignore_errors=True)
         files.mkdir()
         image, initramfs = files / "vmlinux", files / "initramfs"
-        try:
-            drawn = Blueprint.draw(
-                self.kernel,
-                acceleration=self.acceleration,
-                directory=files,
-                memory_mib=self._memory_mib,
-                cpus=self._cpus,
-            )
-        except virtme.ComposeError as error:
-            raise MachineError(str(error)) from None
+        drawn = Blueprint.draw(
+            self.kernel,
+            acceleration=self.acceleration,
+            directory=files,
+            memory_mib=self._memory_mib,
+            cpus=self._cpus,
+        )
         initramfs.unlink(missing_ok=True)  # virtme-ng's own
         guest_image.build(initramfs, self._inventory, modules=drawn.modules_of(self.kernel))
         if not unpack_kernel.unpack(self.kernel.image, image):

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm.cache import cache_root
-from pytest_bpflink.vm.machines.machine import BootFailed
+from pytest_bpflink.vm.machines.errors import BootFailed
 from pytest_bpflink.vm.warm import blueprint
 from pytest_bpflink.vm.warm.cold import ColdMachine
 from pytest_bpflink.vm.warm.qmp import Monitor, MonitorError
