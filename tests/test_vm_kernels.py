@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink.vm.kernels import KernelNotFound, KernelUnusable, Store, find
-from pytest_bpflink.vm.kernels.kernel import check_kernel, parse_config
+from pytest_bpflink.vm.kernels.config import parse_config
+from pytest_bpflink.vm.kernels.kernel import check_kernel
 
 if TYPE_CHECKING:
     from pathlib import Path

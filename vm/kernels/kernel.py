@@ -12,6 +12,8 @@ import subprocess
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pytest_bpflink.vm.kernels.config import parse_config
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -128,12 +130,6 @@ def check_kernel(kernel: Kernel) -> list[str]:
             f" lib/modules/{kernel.release} in any directory above {kernel.image}"
         )
     return [f"CONFIG_{name}" for name in _WANTED if f"CONFIG_{name}" not in kernel.config]
-
-
-def parse_config(text: str) -> dict[str, str]:
-    """Return the options that are set in a kernel's .config."""
-    options = re.findall(r"^(CONFIG_\w+)=(.*)$", text, re.MULTILINE)
-    return {name: value.strip('"') for name, value in options}
 
 
 def _image(image: Path, spec: str | None, *, owner: Path | None = None) -> Kernel:
