@@ -15,17 +15,16 @@ import hashlib
 import json
 import os
 import subprocess
-import tempfile
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import platformdirs
-
 from pytest_bpflink import prebuilt, vmlinux_h
 from pytest_bpflink.clang import ClangRefusal, clang, flags, memory_file, translate
 from pytest_bpflink.errors import CompileError
+from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.scratch import Scratch
+from pytest_bpflink.vm.whole_file import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -74,18 +73,12 @@ def prepare(sources: Iterable[Path], *, before_each: Callable[[Path], object]) -
                 _keep_failure(source, run, error.log)
 
 
-def cache_directory() -> Path:
-    """Where objects, kernels and libraries are kept; `BPFLINK_CACHE` names another place."""
-    named = os.environ.get("BPFLINK_CACHE")
-    return Path(named) if named else platformdirs.user_cache_path("pytest-bpflink")
-
-
 def clang_version() -> str:
     """Release of clang, such as `14.0.6`; empty without clang. Costs a process once per clang."""
     compiler = clang()
     if compiler is None:
         return ""
-    file = cache_directory() / "clang" / _digest(_identity(compiler))
+    file = cache_root() / "clang" / _digest(_identity(compiler))
     with contextlib.suppress(OSError):
         return file.read_text()
     line = subprocess.run(
@@ -93,7 +86,7 @@ def clang_version() -> str:
     ).stdout.partition("\n")[0]
     release = line.partition("version ")[2].split()[0] if "version " in line else line
     with contextlib.suppress(OSError):
-        _write_whole(file, release.encode())
+        write_whole(file, release.encode())
     return release
 
 
@@ -145,14 +138,14 @@ def _is_compiled(source: Path) -> bool:
 def _entry(source: Path, command: list[str]) -> Path:
     # Sources may include each other, so what a source includes is only known from compiling it.
     identity = _identity(Path(command[0]))
-    return cache_directory() / "objects" / _digest(identity, *command, str(source))
+    return cache_root() / "objects" / _digest(identity, *command, str(source))
 
 
 def _keep_failure(source: Path, run: str, log: str) -> None:
     entry = _entry(source, [str(clang()), *_flags(source)])
     failure = {"run": run, "source": _digest(source.read_bytes()), "log": log}
     with contextlib.suppress(OSError):
-        _write_whole(entry / "failure.json", json.dumps(failure).encode())
+        write_whole(entry / "failure.json", json.dumps(failure).encode())
 
 
 def _raise_kept_failure(source: Path, entry: Path) -> None:
@@ -190,11 +183,11 @@ def _compile(source: Path, command: list[str], entry: Path) -> tuple[Path, list[
     contents = {str(part): _content(part) for part in parts}
     built = _place(entry, contents)
     try:
-        _write_whole(built, image)
-        _write_whole(entry / "parts.json", json.dumps(contents).encode())
+        write_whole(built, image)
+        write_whole(entry / "parts.json", json.dumps(contents).encode())
     except OSError:
         built = _place(_unwritable_cache().path, contents)
-        _write_whole(built, image)
+        write_whole(built, image)
     return built, parts
 
 
@@ -233,25 +226,12 @@ def _vmlinux_header() -> Path:
         raise CompileError(
             error.errno or 0, f"make vmlinux.h of {_KERNEL_BTF}", hint=hint
         ) from error
-    header = cache_directory() / "vmlinux" / key / "vmlinux.h"
+    header = cache_root() / "vmlinux" / key / "vmlinux.h"
     if not header.exists():
         with memory_file() as dumped:
             vmlinux_h.dump(dumped)
-            _write_whole(header, dumped.read_bytes())
+            write_whole(header, dumped.read_bytes())
     return header
-
-
-def _write_whole(file: Path, content: bytes) -> None:
-    """Write a file so that others see all of it or nothing."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = tempfile.NamedTemporaryFile(dir=file.parent, prefix=".new-", delete=False)  # noqa: SIM115
-    try:
-        with fresh:
-            fresh.write(content)
-        os.replace(fresh.name, file)
-    except BaseException:
-        os.unlink(fresh.name)
-        raise
 
 
 def _identity(program: Path) -> str:

@@ -28,7 +28,7 @@ from pytest_bpflink.report import KernelReport
 from pytest_bpflink.reports.results import RunKernel
 from pytest_bpflink.scheduling import KernelScheduling
 from pytest_bpflink.terminal import Progress
-from pytest_bpflink.vm.machine import MachineError
+from pytest_bpflink.vm.machines.errors import MachineError
 from pytest_bpflink.wanted_kernels import WantedKernels
 from pytest_bpflink.watchdog import LIMITS, Limits, Watchdog
 from pytest_bpflink.xdist_loop import (

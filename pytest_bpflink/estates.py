@@ -9,27 +9,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pytest_bpflink.vm.owner_lock import own_directories
+
 ROOT = Path(os.environ.get("BPFLINK_RUN_DIRECTORY", "/run/pytest-bpflink"))
 """Above the estates of all processes; `BPFLINK_RUN_DIRECTORY` names another place."""
 
 _CGROUP_PREFIX = "pytest-bpflink-"
 
-_own: set[Path] = set()
-
-
-def add_own(estate: Path) -> None:
-    """Remember that this process has made an estate."""
-    _own.add(estate)
-
-
-def discard_own(estate: Path) -> None:
-    """Forget an estate that this process has removed."""
-    _own.discard(estate)
-
 
 def own() -> set[Path]:
     """Return the estates of this process: one as a rule, or none."""
-    return set(_own)
+    return {directory for directory in own_directories() if directory.parent == ROOT}
 
 
 def cgroup_name(estate: Path) -> str:
@@ -39,10 +29,10 @@ def cgroup_name(estate: Path) -> str:
 
 def is_of_another_session(path: Path) -> bool:
     """Whether a path is in the estate of another process."""
-    return path.is_relative_to(ROOT) and not any(path.is_relative_to(own) for own in _own)
+    return path.is_relative_to(ROOT) and not any(map(path.is_relative_to, own()))
 
 
 def is_cgroup_of_another_session(path: Path) -> bool:
     """Whether a cgroup is one that another process made for its tests, or below it."""
-    own_names = {cgroup_name(estate) for estate in _own}
+    own_names = {cgroup_name(estate) for estate in own()}
     return any(part.startswith(_CGROUP_PREFIX) and part not in own_names for part in path.parts)

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.capacity import fresh_at_once
-from pytest_bpflink.vm.machine import MachineError
+from pytest_bpflink.vm.machines.errors import MachineError
 from pytest_bpflink.xdist_loop import end_worker, worker_spec
 
 if TYPE_CHECKING:

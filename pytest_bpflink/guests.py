@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pytest_bpflink import machines
 from pytest_bpflink.virtual_machines import VirtualMachines
-from pytest_bpflink.vm.machine import BootFailed, MachineError
+from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
 from pytest_bpflink.vm.scratch import Scratch
 
 if TYPE_CHECKING:

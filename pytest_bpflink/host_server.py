@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink import compile as bpf_compile
-from pytest_bpflink.vm import accel, kernels
+from pytest_bpflink.vm import kernels
 from pytest_bpflink.vm.kernels import KernelError
-from pytest_bpflink.vm.machine import BootFailed, Machine, MachineError
+from pytest_bpflink.vm.machines import kvm
+from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
+from pytest_bpflink.vm.machines.machine import Machine
 from pytest_bpflink.vm.scratch import Scratch, sweep
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ class _Server:
     def do_find(self, spec: str) -> dict[str, Any]:
         """Find a kernel, and say how it will run."""
         found = self._kernels[spec] = kernels.find(spec)
-        acceleration = accel.detect(found)
+        acceleration = kvm.detect(found)
         return {
             "id": found.id,
             "release": found.release,
@@ -97,7 +99,7 @@ class _Server:
         own = {name: value for name, value in os.environ.items() if name.startswith("BPFLINK_")}
         started = self._machines[machine] = Machine(
             found,
-            acceleration=accel.detect(found),
+            acceleration=kvm.detect(found),
             directory=self._directory / str(machine),
             cwd=Path(options.pop("cwd")),
             environment={**environment, **own},

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from pytest_bpflink.vm.accel import Acceleration
-from pytest_bpflink.vm.image import Kernel
-from pytest_bpflink.vm.kernels import KernelError
-from pytest_bpflink.vm.machine import BootFailed, MachineError
+from pytest_bpflink.vm.kernels import Kernel, KernelError
+from pytest_bpflink.vm.machines.acceleration import Acceleration
+from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -191,7 +190,7 @@ class HostedMachines:
 
 
 class HostedMachine:
-    """A machine on another host; see `vm.machine.Machine` for what its methods promise."""
+    """A machine on another host; see `vm.machines.machine.Machine` for what its methods promise."""
 
     _numbers = count(1)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.errors import errno_name
-from pytest_bpflink.vm import console
+from pytest_bpflink.vm.machines import console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,18 +17,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from pytest_bpflink import estates
+from pytest_bpflink.vm.owner_lock import OwnerLock, is_owned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-_OWNER, _CGROUP, _PINS = "owner", "cgroup", "pins"
+_CGROUP, _PINS = "cgroup", "pins"
 
 
 class Estate:
     """What this process makes; removed by `close()`, or by the next session."""
 
-    def __init__(self, directory: Path, lock: int) -> None:
+    def __init__(self, directory: Path, lock: OwnerLock) -> None:
         self.directory = directory
         """The process's own, for its BPF FS mounts."""
         self._lock = lock
@@ -41,12 +42,8 @@ class Estate:
         with _no_sweep():
             directory = estates.ROOT / f"{os.getpid()}-{secrets.token_hex(4)}"
             directory.mkdir(mode=0o700)
-            # A POSIX lock ends with the process, and children made by fork don't have it.
-            owner = os.open(directory / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.write(owner, f"{os.getpid()}\n".encode())
-            fcntl.lockf(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            estates.add_own(directory)
-        return cls(directory, owner)
+            lock = OwnerLock(directory)
+        return cls(directory, lock)
 
     def make_cgroup(self) -> Path:
         """Make the cgroup that all of this process's are made in."""
@@ -81,8 +78,7 @@ class Estate:
                 # In the middle of it there is no owner any more.
                 shutil.rmtree(self.directory)
         finally:
-            estates.discard_own(self.directory)
-            os.close(self._lock)
+            self._lock.release()
 
 
 def sweep(complain: Callable[[str], object]) -> list[str]:
@@ -148,21 +144,10 @@ def _named_by(directory: Path) -> Iterator[str]:
 
 
 def _is_dead(directory: Path) -> bool:
-    if directory in estates.own():
-        # Looking at its lock would lose it: a POSIX lock goes with the first descriptor of its
-        # file that is closed.
-        return False
     try:
-        owner = os.open(directory / _OWNER, os.O_RDWR | os.O_CLOEXEC)
+        return not is_owned(directory)
     except FileNotFoundError:
         return True  # killed between making the directory and locking it
-    try:
-        fcntl.lockf(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    finally:
-        os.close(owner)
-    return True
 
 
 def _undo(directory: Path) -> None:

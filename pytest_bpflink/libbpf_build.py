@@ -17,12 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
-from pytest_bpflink.compile import cache_directory
 from pytest_bpflink.libbpf_library import NEWEST, LibbpfError, check
-from pytest_bpflink.vm.apt import Apt, AptError, stanzas
-from pytest_bpflink.vm.releases import version_key
+from pytest_bpflink.vm.cache import cache_root, locked
+from pytest_bpflink.vm.kernels.apt import Apt, AptError, stanzas
+from pytest_bpflink.vm.kernels.releases import version_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -126,7 +124,7 @@ class _Layout:
 
 
 def _root() -> Path:
-    return cache_directory() / "libbpf"
+    return cache_root() / "libbpf"
 
 
 def _built() -> list[_Package]:
@@ -149,30 +147,18 @@ def _library_in(directory: Path) -> Path:
 
 @contextlib.contextmanager
 def _cache_locked(progress: Progress) -> Iterator[None]:
-    try:
-        _root().mkdir(parents=True, exist_ok=True)
-        lock = _lock(progress)
-    except OSError as error:
-        raise LibbpfError(
-            f"{_root()}, where it would be built, can't be written: {error.strerror};"
-            " BPFLINK_CACHE names another directory"
-        ) from error
-    try:
-        for stale in _root().glob(f"{_BUILDING}*"):
-            shutil.rmtree(stale, ignore_errors=True)
+    waiting = "waiting for another run that is building a libbpf"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(
+                locked(_root(), unfinished=_BUILDING, waits=lambda: progress(waiting))
+            )
+        except OSError as error:
+            raise LibbpfError(
+                f"{_root()}, where it would be built, can't be written: {error.strerror};"
+                " BPFLINK_CACHE names another directory"
+            ) from error
         yield
-    finally:
-        lock.release()
-
-
-def _lock(progress: Progress) -> FileLock:
-    lock = FileLock(_root() / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        progress("waiting for another run that is building a libbpf")
-        lock.acquire()
-    return lock
 
 
 @contextlib.contextmanager
@@ -212,7 +198,7 @@ def _built_without_network(spec: str, progress: Progress) -> _Package:
 
 
 def _apt(suites: tuple[str, ...]) -> Apt:
-    return Apt(cache_directory() / f"apt-sources-{suites[0]}", suites, kind="deb-src")
+    return Apt(cache_root() / f"apt-sources-{suites[0]}", suites, kind="deb-src")
 
 
 def _offered(suites: tuple[str, ...]) -> list[_Package]:

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from pytest_bpflink.vm.accel import Acceleration
     from pytest_bpflink.vm.kernels import Kernel
+    from pytest_bpflink.vm.machines.acceleration import Acceleration
 
 
 class Machine(Protocol):
-    """A machine that a worker runs on; `vm.machine.Machine` is one."""
+    """A machine that a worker runs on; `vm.machines.machine.Machine` is one."""
 
     @property
     def gateway_python(self) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pytest_bpflink import compile as bpf_compile
 from pytest_bpflink import pytest_internals
+from pytest_bpflink.vm.cache import cache_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +36,7 @@ def prepare(files: Iterable[Path], progress: Callable[[str], None]) -> list[Path
     The environment tells guests what came of it, and where they find rewritten modules.
     """
     if sys.dont_write_bytecode:
-        os.environ[pytest_internals.PYCACHE] = str(bpf_compile.cache_directory() / "pycache")
+        os.environ[pytest_internals.PYCACHE] = str(cache_root() / "pycache")
         pytest_internals.use_pycache()
     sources = [file for file in files if file.name.endswith(".bpf.c")]
     bpf_compile.prepare(sources, before_each=lambda source: progress(f"compiling {source.name}"))

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from pytest_bpflink.vm.kernels.config import parse_config
+
 
 @dataclass(frozen=True)
 class KernelInfo:
@@ -34,7 +36,10 @@ class KernelInfo:
 
     @cached_property
     def config(self) -> dict[str, str]:
-        """Its build configuration, `{"CONFIG_BPF_LSM": "y", ...}`; empty where there is none."""
+        """Its build configuration, `{"CONFIG_BPF_LSM": "y", ...}`; empty where there is none.
+
+        Values that are strings are without their quotes.
+        """
         return _read_config(self.release)
 
 
@@ -51,13 +56,8 @@ def _read_config(release: str) -> dict[str, str]:
     if packed.exists():
         import gzip  # few kernels have it
 
-        return _parse_config(gzip.decompress(packed.read_bytes()).decode())
+        return parse_config(gzip.decompress(packed.read_bytes()).decode())
     for place in places:
         with contextlib.suppress(OSError):
-            return _parse_config(place.read_text())
+            return parse_config(place.read_text())
     return {}
-
-
-def _parse_config(text: str) -> dict[str, str]:
-    lines = (line for line in text.splitlines() if line.startswith("CONFIG_"))
-    return dict(line.split("=", 1) for line in lines)

@@ -7,7 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.terminal import Progress
-from pytest_bpflink.vm import accel, cold, kernels, machine, warm
+from pytest_bpflink.vm import kernels
+from pytest_bpflink.vm.machines import kvm, machine
+from pytest_bpflink.vm.warm import cold, warm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_bpflink.machines import Machine
-    from pytest_bpflink.vm.accel import Acceleration
     from pytest_bpflink.vm.kernels import Kernel
+    from pytest_bpflink.vm.machines.acceleration import Acceleration
 
 
 class VirtualMachines:
@@ -37,7 +39,7 @@ class VirtualMachines:
     def acceleration(self, kernel: Kernel) -> Acceleration:
         """Return KVM if this kernel really boots with it, else TCG, with the reason."""
         if kernel.image not in self._accelerations:
-            self._accelerations[kernel.image] = accel.detect(kernel)
+            self._accelerations[kernel.image] = kvm.detect(kernel)
         return self._accelerations[kernel.image]
 
     def machine(self, kernel: Kernel, *, directory: Path, console_log: Path | None) -> Machine:

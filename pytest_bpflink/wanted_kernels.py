@@ -12,7 +12,7 @@ import pytest
 
 from pytest_bpflink import libbpf_axis
 from pytest_bpflink.vm.kernels import KernelError
-from pytest_bpflink.vm.machine import MachineError
+from pytest_bpflink.vm.machines.errors import MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pytest_bpflink.kernel import MatrixKernel
     from pytest_bpflink.messages import FreshItem
     from pytest_bpflink.terminal import Progress
-    from pytest_bpflink.vm.accel import Acceleration
     from pytest_bpflink.vm.kernels import Kernel
+    from pytest_bpflink.vm.machines.acceleration import Acceleration
 
 
 class WantedKernels:

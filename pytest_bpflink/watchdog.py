@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.kernel import MatrixKernel
 
-# As much as `vm.machine` gives an emulated guest to boot.
+# As much as `vm.machines` gives an emulated guest to boot.
 _TCG_FACTOR = 5
 
 

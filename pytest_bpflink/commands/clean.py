@@ -84,8 +84,8 @@ def _remove(arguments: argparse.Namespace, complaints: list[str]) -> None:
 
 
 def _saves() -> Any:
-    from pytest_bpflink.vm.snapshot import Saves
-    from pytest_bpflink.vm.store import cache_root
+    from pytest_bpflink.vm.cache import cache_root
+    from pytest_bpflink.vm.warm.saves import Saves
 
     return Saves(cache_root() / "guests")
 

@@ -15,7 +15,7 @@ import pytest
 from pytest_bpflink import libbpf, libbpf_build
 from pytest_bpflink.libbpf_choice import choose
 from pytest_bpflink.libbpf_library import LibbpfError, check
-from pytest_bpflink.vm.apt import AptError
+from pytest_bpflink.vm.kernels.apt import AptError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,7 @@ import pytest
 from pytest_bpflink import libbpf
 from pytest_bpflink.cgroup2 import cgroup2_mount
 from pytest_bpflink.privileges import missing_privileges
-from pytest_bpflink.vm.store import Store
+from pytest_bpflink.vm.kernels import Store
 from tests.support.command import BPFLINK, bpflink
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.vm.store import cache_root
+from pytest_bpflink.vm.cache import cache_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from pytest_bpflink.vm.store import cache_root
+from pytest_bpflink.vm.cache import cache_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # `say(text)` makes the kernel log a line; "splat" in it is what these sessions take for one.
 CONFTEST = """
 import ctypes, re
-from pytest_bpflink.vm import console
+from pytest_bpflink.vm.machines import console
 
 console._SPLAT = re.compile(r"{word}-splat")
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from pytest_bpflink.vm.accel import Acceleration
 from pytest_bpflink.vm.kernels import Kernel, KernelError
-from pytest_bpflink.vm.machine import BootFailed, MachineError
+from pytest_bpflink.vm.machines.acceleration import Acceleration
+from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -6,8 +6,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm import gateway, session
 from pytest_bpflink.vm.guest.session import FRAME, NUMBER, STARTED, STATUS
+from pytest_bpflink.vm.machines import gateway, session
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.vm import apt, debian, releases
 from pytest_bpflink.vm.kernels import (
     KernelFetchError,
     KernelNotFound,
     KernelUnusable,
     Store,
+    apt,
+    debian,
     find,
+    releases,
 )
 from tests.support.debian_archive import FETCH, contents, needs_apt
 from tests.vm.test_specs import write

@@ -124,6 +124,14 @@ _PLUGIN = (
     "watching",
 )
 
+# Plugins of pytest whose names pytest looks through; its default plugins come on top.
+_SEARCHED = (
+    "platformdirs.pytest_plugin",
+    "xdist.looponfail",
+    "xdist.plugin",
+)
+_SEARCHED_OF_PLUGIN = ("pytest_bpflink.fixtures", "pytest_bpflink.plugin")
+
 # pytest warns of plugins that were imported before it, since it can't rewrite their assertions any
 # more: which is the end of a worker whose warnings are errors.
 _DONT_REWRITE = "PYTEST_DONT_REWRITE"
@@ -144,7 +152,7 @@ def preload() -> None:
             with contextlib.suppress(ImportError):
                 importlib.import_module(f"_pytest.{plugin}")
         _shorten_search(f"_pytest.{plugin}" for plugin in config.default_plugins)
-    _shorten_search(("platformdirs.pytest_plugin", "xdist.looponfail", "xdist.plugin"))
+    _shorten_search(_SEARCHED)
     # Each worker of xdist tells it, and finding it out runs a program. What else is found out with
     # it is of this guest and no other: its name.
     platform.platform()
@@ -194,7 +202,7 @@ def preload_plugin() -> set[str]:
     for name in brought:
         if name.startswith("pytest_bpflink"):
             sys.modules[name].__doc__ = _DONT_REWRITE
-    _shorten_search(("pytest_bpflink.fixtures", "pytest_bpflink.plugin"))
+    _shorten_search(_SEARCHED_OF_PLUGIN)
     return brought
 
 

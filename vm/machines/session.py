@@ -19,13 +19,13 @@ from collections import deque
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm import gateway
 from pytest_bpflink.vm.guest import session as guest
+from pytest_bpflink.vm.machines import gateway
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_bpflink.vm.machine import Machine
+    from pytest_bpflink.vm.machines.machine import Machine
 
 # Input that the command has not taken yet; what is more stays where it comes from.
 _MOST_INPUT = 1 << 18

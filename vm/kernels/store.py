@@ -8,41 +8,37 @@ run left. What one of them is is in `stored`, which one a SPEC means in `release
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import platformdirs
-
-from pytest_bpflink.vm import image, programs, releases
-from pytest_bpflink.vm.image import (
+from pytest_bpflink.vm import programs
+from pytest_bpflink.vm.cache import cache_root, locked
+from pytest_bpflink.vm.kernels import releases
+from pytest_bpflink.vm.kernels.kernel import (
     Kernel,
     KernelError,
     KernelFetchError,
     KernelNotFound,
     Unreachable,
+    check_kernel,
+    read_kernel,
 )
-from pytest_bpflink.vm.stored import Stored
+from pytest_bpflink.vm.kernels.stored import Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
+    from contextlib import AbstractContextManager
 
-    from pytest_bpflink.vm.debian import Archive, Package
+    from pytest_bpflink.vm.kernels.debian import Archive, Package
 
 # Being unpacked, or being removed.
 _UNFINISHED = ".unfinished-"
 _DAY = 24 * 3600
-
-
-def cache_root() -> Path:
-    """Return the directory that everything kept between runs is under."""
-    named = os.environ.get("BPFLINK_CACHE")
-    return Path(named).resolve() if named else platformdirs.user_cache_path("pytest-bpflink")
 
 
 class Store:
@@ -152,7 +148,7 @@ class Store:
         lease = stored.lease()
         if lease is None:
             return None
-        return replace(image.read(stored.path, spec=spec), version=stored.upstream, lease=lease)
+        return replace(read_kernel(stored.path, spec=spec), version=stored.upstream, lease=lease)
 
     def _all(
         self, spec: str, archive: Archive, progress: Callable[[str], None]
@@ -168,7 +164,7 @@ class Store:
 
     def _archive(self) -> Archive:
         # Who finds a kernel in the store pays for none of this, nor for locks.
-        from pytest_bpflink.vm.debian import Archive
+        from pytest_bpflink.vm.kernels.debian import Archive
 
         return Archive(self.root.parent / "apt")
 
@@ -186,25 +182,10 @@ class Store:
             f" {self._why(error)}{way_out}"
         )
 
-    @contextmanager
-    def _writing(self, progress: Callable[[str], None]) -> Iterator[None]:
+    def _writing(self, progress: Callable[[str], None]) -> AbstractContextManager[None]:
         """Hold the lock, on a store without remains of those that held it before."""
-        from filelock import FileLock, Timeout
-
-        self.root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.root / ".lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            progress("waiting for another run that is fetching a kernel")
-            lock.acquire()
-        try:
-            for stale in self.root.glob(f"{_UNFINISHED}*"):
-                # The dead run's dpkg-deb may still be writing there; then the next run sweeps it.
-                shutil.rmtree(stale, ignore_errors=True)
-            yield
-        finally:
-            lock.release()
+        waiting = "waiting for another run that is fetching a kernel"
+        return locked(self.root, unfinished=_UNFINISHED, waits=lambda: progress(waiting))
 
     def _fetch(
         self, spec: str, package: Package, archive: Archive, progress: Callable[[str], None]
@@ -224,7 +205,7 @@ class Store:
             archive.forget()
             raise
         archive.forget()
-        missing = image.check(image.read(stored.path))
+        missing = check_kernel(read_kernel(stored.path))
         if missing:
             progress(f"{spec}: built without {', '.join(missing)}; what needs it is skipped")
         return stored
@@ -234,7 +215,7 @@ class Store:
         with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=self.root) as temporary:
             tree = Path(temporary) / "tree"
             _unpack(files, tree)
-            image.check(image.read(tree))
+            check_kernel(read_kernel(tree))
             tree.rename(self.root / name)
         return Stored(self.root / name, package.release, package.version)
 
@@ -262,7 +243,7 @@ def _unpack(packages: Iterable[Path], tree: Path) -> None:
     tree.mkdir()
     for package in packages:
         _run(["dpkg-deb", "--extract", str(package), str(tree)])
-    kernel = image.read(tree)
+    kernel = read_kernel(tree)
     if kernel.modules is None:
         raise KernelFetchError(f"the packages of Linux {kernel.release} hold no modules")
     # virtme-ng would do it at each boot: 20 to 40 s for thousands of compressed modules.

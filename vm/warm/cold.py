@@ -10,17 +10,19 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm import blueprint, guest_image, inventory, letter, virtme
-from pytest_bpflink.vm.blueprint import Blueprint
-from pytest_bpflink.vm.inventory import ImageError, Inventory
-from pytest_bpflink.vm.machine import Machine, MachineError
-from pytest_bpflink.vm.store import cache_root
+from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink.vm.image import guest_image, inventory
+from pytest_bpflink.vm.image.inventory import ImageError, Inventory
+from pytest_bpflink.vm.machines import virtme
+from pytest_bpflink.vm.machines.machine import Machine
+from pytest_bpflink.vm.warm import blueprint, letter
+from pytest_bpflink.vm.warm.blueprint import Blueprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from pytest_bpflink.vm.image import Kernel
+    from pytest_bpflink.vm.kernels import Kernel
 
 # What the agent says when it has imported everything (agent.BOOTED).
 BOOTED = b"bpflink: guest booted\n"
@@ -70,25 +72,24 @@ class ColdMachine(Machine):
 
     def _boot(self, options: Iterable[str] = (), pass_fds: Sequence[int] = ()) -> None:
         """Start a QEMU that boots the image, with these options more."""
-        from pytest_bpflink.vm import vmlinux  # and what unpacks it, which restoring takes none of
+        from pytest_bpflink.vm.image import (
+            unpack_kernel,  # and what unpacks it, which restoring takes none of
+        )
 
         files = self._boot_files
         shutil.rmtree(files, ignore_errors=True)
         files.mkdir()
         image, initramfs = files / "vmlinux", files / "initramfs"
-        try:
-            drawn = Blueprint.draw(
-                self.kernel,
-                acceleration=self.acceleration,
-                directory=files,
-                memory_mib=self._memory_mib,
-                cpus=self._cpus,
-            )
-        except virtme.ComposeError as error:
-            raise MachineError(str(error)) from None
+        drawn = Blueprint.draw(
+            self.kernel,
+            acceleration=self.acceleration,
+            directory=files,
+            memory_mib=self._memory_mib,
+            cpus=self._cpus,
+        )
         initramfs.unlink(missing_ok=True)  # virtme-ng's own
         guest_image.build(initramfs, self._inventory, modules=drawn.modules_of(self.kernel))
-        if not vmlinux.unpack(self.kernel.image, image):
+        if not unpack_kernel.unpack(self.kernel.image, image):
             image = self.kernel.image
         init = self._kernel_parameters
         self._blueprint = drawn

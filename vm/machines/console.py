@@ -63,11 +63,6 @@ def tail(path: Path, *, count: int) -> str:
     return "\n".join(text[start:])
 
 
-def fatal(path: Path) -> list[str]:
-    """Return the lines that say what a kernel died of, in the order they were printed."""
-    return [line for line in lines(path) if _FATAL.search(line)]
-
-
 def cause(text: str) -> str:
     """Return what a kernel died of, the first line in TEXT that says so; empty without one."""
     first = next((line for line in text.splitlines() if _FATAL.search(line)), "")

@@ -10,20 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm import guest_image, virtme
-from pytest_bpflink.vm.contents import Contents, identity
-from pytest_bpflink.vm.machine import MachineError
+from pytest_bpflink.vm.image import guest_image
+from pytest_bpflink.vm.image.digests import Contents, identity
+from pytest_bpflink.vm.machines import qemu, virtme
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_bpflink.vm.accel import Acceleration
-    from pytest_bpflink.vm.image import Kernel
-    from pytest_bpflink.vm.inventory import Inventory
+    from pytest_bpflink.vm.image.inventory import Inventory
+    from pytest_bpflink.vm.kernels import Kernel
+    from pytest_bpflink.vm.machines.acceleration import Acceleration
 
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -88,19 +87,13 @@ def _modules(kernel: Kernel, contents: Contents) -> Iterator[Any]:
 
 
 def _qemu(contents: Contents) -> list[str]:
-    name = f"qemu-system-{os.uname().machine}"
-    program = shutil.which(name)
-    if not program:
-        raise MachineError(f"{name} is not installed: apt-get install {virtme.qemu_package()}")
-    return [program, contents.digest(Path(program))]
+    program = qemu.find()
+    return [str(program), contents.digest(program)]
 
 
 def _virtme(contents: Contents) -> list[Any]:
     """Return the digest of what pip has installed; else when it was written, by whomever."""
-    try:
-        program = Path(virtme.virtme_run()).resolve()
-    except virtme.ComposeError as error:
-        raise MachineError(str(error)) from None
+    program = Path(virtme.virtme_run()).resolve()
     records = program.parent.parent.glob("lib/python3*/*-packages/virtme_ng-*/RECORD")
     installed = [contents.digest(record) for record in sorted(records)]
     return [str(program), *(installed or identity(program))]

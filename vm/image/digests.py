@@ -12,6 +12,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from pytest_bpflink.vm.whole_file import write_whole
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -60,12 +62,10 @@ class Contents:
         if not self._changed:
             return
         here = {name: known for name, known in self._known.items() if os.path.exists(name)}
-        temporary = self._record.with_suffix(f".{os.getpid()}")
         # Others may keep theirs at the same time: one is lost, and asked again.
         with suppress(OSError):
             self._record.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            temporary.write_text(json.dumps(here))
-            temporary.rename(self._record)
+            write_whole(self._record, json.dumps(here).encode())
 
 
 def _read(record: Path) -> dict[str, list[Any]]:

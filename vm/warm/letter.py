@@ -13,14 +13,14 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.vm import offers
-from pytest_bpflink.vm.blueprint import SHARE_TAG
-from pytest_bpflink.vm.gateway import BOOTSTRAP
+from pytest_bpflink.vm.machines.gateway import BOOTSTRAP
+from pytest_bpflink.vm.warm import entry_points
+from pytest_bpflink.vm.warm.blueprint import SHARE_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_bpflink.vm.plain import Worker
+    from pytest_bpflink.vm.machines.plain import Worker
 
 # As worker.receive reads it.
 _LENGTH = struct.Struct("!Q")
@@ -63,7 +63,7 @@ def compose(
             "limits": {name: resource.getrlimit(getattr(resource, name)) for name in _LIMITS},
             "program": BOOTSTRAP,
             "session": worker.session,
-            "offers": {} if worker.session else offers.read(path),
+            "offers": {} if worker.session else entry_points.read(path),
         }
     ).encode()
     return _LENGTH.pack(len(letter)) + letter

@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm import virtme
-from pytest_bpflink.vm.gateway import BOOTSTRAP
+from pytest_bpflink.vm import guest
+from pytest_bpflink.vm.machines import virtme
+from pytest_bpflink.vm.machines.gateway import BOOTSTRAP
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_bpflink.vm.accel import Acceleration
-    from pytest_bpflink.vm.image import Kernel
+    from pytest_bpflink.vm.kernels import Kernel
+    from pytest_bpflink.vm.machines.acceleration import Acceleration
 
-GUEST_SCRIPT = Path(__file__).resolve().parent / "guest" / "plain.sh"
-_SESSION = GUEST_SCRIPT.with_name("session.py")
+GUEST_SCRIPT = guest.DIRECTORY / "plain.sh"
+_SESSION = guest.DIRECTORY / "session.py"
 
 # The line that GUEST_SCRIPT prints once the guest is ready.
 READY = b"bpflink: guest ready\n"
@@ -88,7 +89,7 @@ def compose(
         options=[
             *(f"--overlay-rwdir={path}" for path in _overlaid(worker)),
             *([f"--rwdir={worker.writable}"] if worker.writable else []),
-            *(f"--rodir={path}" for path in _hidden([directory, worker.cwd, GUEST_SCRIPT.parent])),
+            *(f"--rodir={path}" for path in _hidden([directory, worker.cwd, guest.DIRECTORY])),
             *("--script-sh", shlex.join(["exec", "sh", str(GUEST_SCRIPT), str(launch)])),
             *(f"--kopt={option}" for option in [*virtme.kernel_options(kernel), *append]),
         ],

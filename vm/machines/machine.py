@@ -20,7 +20,8 @@ from contextlib import ExitStack, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
-from pytest_bpflink.vm import console, gateway, plain, virtme
+from pytest_bpflink.vm.machines import console, gateway, plain
+from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from pytest_bpflink.vm.accel import Acceleration
-    from pytest_bpflink.vm.image import Kernel
+    from pytest_bpflink.vm.kernels import Kernel
+    from pytest_bpflink.vm.machines.acceleration import Acceleration
 
 # Emulated, a guest is this much slower, and more so while its neighbours boot.
 _TCG_FACTOR = 5
@@ -39,21 +40,6 @@ _PIPE_BYTES = 1 << 20
 
 # Guests are started side by side, by threads that must agree on the one that lasts.
 _CHOOSING = threading.Lock()
-
-
-class MachineError(Exception):
-    """No machine could be started; the message says what to do."""
-
-
-class BootFailed(MachineError):  # noqa: N818 (reads as what happened)
-    """The kernel did not come up to the guest's Python; the message ends with its console.
-
-    `timed_out` tells a guest that was given up from one that ended.
-    """
-
-    def __init__(self, message: str, *, timed_out: bool) -> None:
-        super().__init__(message)
-        self.timed_out = timed_out
 
 
 class Machine:
@@ -118,19 +104,16 @@ class Machine:
         Raises MachineError.
         """
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            command = plain.compose(
-                self.kernel,
-                acceleration=self.acceleration,
-                directory=self.directory,
-                console=self.console_log,
-                worker=self._worker,
-                memory_mib=self._memory_mib,
-                cpus=self._cpus,
-                append=self._append,
-            )
-        except virtme.ComposeError as error:
-            raise MachineError(str(error)) from None
+        command = plain.compose(
+            self.kernel,
+            acceleration=self.acceleration,
+            directory=self.directory,
+            console=self.console_log,
+            worker=self._worker,
+            memory_mib=self._memory_mib,
+            cpus=self._cpus,
+            append=self._append,
+        )
         self.console_log.write_bytes(b"")
         self._launch(command)
 

@@ -18,18 +18,20 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.vm.cpio import Archive
-from pytest_bpflink.vm.inventory import ImageError
+from pytest_bpflink.vm import guest
+from pytest_bpflink.vm.image.cpio import Archive
+from pytest_bpflink.vm.image.inventory import ImageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_bpflink.vm.contents import Contents
-    from pytest_bpflink.vm.inventory import Inventory
+    from pytest_bpflink.vm.image.digests import Contents
+    from pytest_bpflink.vm.image.inventory import Inventory
 
-_GUEST = Path(__file__).resolve().parent / "guest"
-_AGENT = _GUEST / "agent.py"
-_PROGRAMS = tuple(_GUEST / name for name in ("mounts.py", "preload.py", "session.py", "worker.py"))
+_AGENT = guest.DIRECTORY / "agent.py"
+_PROGRAMS = tuple(
+    guest.DIRECTORY / name for name in ("mounts.py", "preload.py", "session.py", "worker.py")
+)
 
 # Where the agent looks (agent.IMAGE).
 _IMAGE = Path("/bpflink")

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.vm.machine import BootFailed, Machine, MachineError
+from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink.vm.machines import qemu
+from pytest_bpflink.vm.machines.acceleration import Acceleration
+from pytest_bpflink.vm.machines.errors import BootFailed
+from pytest_bpflink.vm.machines.machine import Machine
 from pytest_bpflink.vm.scratch import Scratch
-from pytest_bpflink.vm.store import cache_root
+from pytest_bpflink.vm.whole_file import write_whole
 
 if TYPE_CHECKING:
-    from pytest_bpflink.vm.image import Kernel
+    from pytest_bpflink.vm.kernels import Kernel
 
 _DEVICE = Path("/dev/kvm")
 
 # A kernel under KVM is up in 2 to 4 s; a broken KVM hangs for ever.
 _DEADLINE = 20.0
-
-
-@dataclass(frozen=True)
-class Acceleration:
-    """How guests run: on the hardware, or emulated (QEMU's TCG); `reason` is one phrase."""
-
-    kvm: bool
-    reason: str
 
 
 def detect(kernel: Kernel) -> Acceleration:
@@ -53,7 +48,7 @@ def detect(kernel: Kernel) -> Acceleration:
         if known:
             return known
         answer = _try_kvm(kernel)
-        cache.write_text(json.dumps({"key": key, **asdict(answer)}))
+        write_whole(cache, json.dumps({"key": key, **asdict(answer)}).encode())
     return answer
 
 
@@ -101,10 +96,7 @@ def _boot_id() -> str:
 
 
 def _qemu() -> str:
-    name = f"qemu-system-{os.uname().machine}"
-    program = shutil.which(name)
-    if not program:
-        raise MachineError(f"{name} is not installed: apt-get install qemu-system")
+    program = qemu.find()
     # To ask it for its version would take as long as a tenth of restoring a guest.
-    stat = os.stat(program)
+    stat = program.stat()
     return f"{program} {stat.st_size} {stat.st_mtime_ns}"

@@ -13,8 +13,8 @@ import subprocess
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.vm.apt import Apt, AptError, stanzas
-from pytest_bpflink.vm.image import Unreachable
+from pytest_bpflink.vm.kernels.apt import Apt, AptError, stanzas
+from pytest_bpflink.vm.kernels.kernel import Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

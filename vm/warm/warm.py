@@ -1,7 +1,7 @@
 """Warm guests: restored from a save, which is made where there is none.
 
 Knows the order of things: boot, save, restore, and what to do when that fails. What a guest is made
-of is `cold`'s business, the QEMU command `blueprint`'s, what is kept on disk `snapshot`'s.
+of is `cold`'s business, the QEMU command `blueprint`'s, what is kept on disk `saves`'.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm import blueprint
-from pytest_bpflink.vm.cold import ColdMachine
-from pytest_bpflink.vm.machine import BootFailed
-from pytest_bpflink.vm.qmp import Monitor, MonitorError
-from pytest_bpflink.vm.save_key import save_key
-from pytest_bpflink.vm.snapshot import Save, SaveError, Saves
-from pytest_bpflink.vm.store import cache_root
+from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink.vm.machines.errors import BootFailed
+from pytest_bpflink.vm.warm import blueprint
+from pytest_bpflink.vm.warm.cold import ColdMachine
+from pytest_bpflink.vm.warm.qmp import Monitor, MonitorError
+from pytest_bpflink.vm.warm.save_key import save_key
+from pytest_bpflink.vm.warm.saves import Save, SaveError, Saves
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pytest_bpflink.vm.image import Kernel
+    from pytest_bpflink.vm.kernels import Kernel
 
 # Under KVM, as all timeouts here; restoring takes 0.1 s.
 _RESTORE_SECONDS = 10.0

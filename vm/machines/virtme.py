@@ -15,18 +15,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_bpflink.vm.machines import qemu
+from pytest_bpflink.vm.machines.errors import ComposeError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_bpflink.vm.accel import Acceleration
-    from pytest_bpflink.vm.image import Kernel
+    from pytest_bpflink.vm.kernels import Kernel
+    from pytest_bpflink.vm.machines.acceleration import Acceleration
 
 # The kernel's usual modules but for those that need a policy, where its config is not known.
 _USUAL_LSM = "landlock,lockdown,yama"
-
-
-class ComposeError(Exception):
-    """virtme-ng made no QEMU command; the message is what it said, or how to install it."""
 
 
 def compose(
@@ -122,15 +121,9 @@ def _explain(errors: str) -> str:
     """Return what virtme-ng said, less its traceback, and what to install."""
     last = next(iter(errors.strip().splitlines()[-1:]), "it said nothing")
     hints = {
-        "cannot find qemu": f"QEMU is not installed: apt-get install {qemu_package()}",
+        "cannot find qemu": f"QEMU is not installed: apt-get install {qemu.package()}",
         "busybox": "apt-get install busybox-static",
         "'file'": "apt-get install file",
     }
     advice = [hint for sign, hint in hints.items() if sign in last]
     return "; ".join([f"virtme-ng could not compose a guest: {last}", *advice])
-
-
-def qemu_package() -> str:
-    """Return the name of the Debian package that has QEMU for this machine."""
-    packages = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}
-    return packages.get(os.uname().machine, "qemu-system")

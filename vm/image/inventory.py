@@ -18,12 +18,14 @@ from pathlib import Path
 from stat import S_IMODE
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm.contents import identity
+from pytest_bpflink.vm import guest
+from pytest_bpflink.vm.image.digests import identity
+from pytest_bpflink.vm.whole_file import replacing, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_PRELOAD = Path(__file__).resolve().parent / "guest" / "preload.py"
+_PRELOAD = guest.DIRECTORY / "preload.py"
 
 _UNUSED_SECONDS = 30 * 86400.0
 
@@ -74,7 +76,7 @@ class Inventory:
     @property
     def has_this_plugin(self) -> bool:
         """Whether the plugin that this Python finds is the one that runs here."""
-        return self.plugin_place == str(Path(__file__).parents[1] / "plugin.py")
+        return self.plugin_place == str(Path(__file__).parents[2] / "plugin.py")
 
     @property
     def has_installed_plugin(self) -> bool:
@@ -109,7 +111,7 @@ def take(python: str, environment: Mapping[str, str], *, cache: Path) -> Invento
         cache.mkdir(parents=True, exist_ok=True)
         _forget_unused(cache)
         known = _describe(python, environment, code)
-        _write(record, known)
+        write_whole(record, json.dumps(known).encode())
     return Inventory(
         python=python,
         startup=startup,
@@ -131,7 +133,7 @@ def _recall(record: Path, code: Path) -> dict[str, Any] | None:
             # Installed anew, perhaps, as on CI: then their content tells.
             if known["digests"] != _digests(known):
                 return None
-            _write(record, known | {"stats": stats})
+            write_whole(record, json.dumps(known | {"stats": stats}).encode())
         # When they were used last.
         for file in (record, code):
             os.utime(file)
@@ -141,37 +143,29 @@ def _recall(record: Path, code: Path) -> dict[str, Any] | None:
 
 
 def _forget_unused(cache: Path) -> None:
-    for file in cache.glob("python-*"):
+    for file in cache.glob("*python-*"):
         with contextlib.suppress(FileNotFoundError):  # by another run
             if time.time() - file.stat().st_mtime > _UNUSED_SECONDS:
                 file.unlink()
 
 
 def _describe(python: str, environment: Mapping[str, str], code: Path) -> dict[str, Any]:
-    temporary = code.with_suffix(f".{os.getpid()}-zip")
-    done = subprocess.run(
-        [python, str(_PRELOAD), str(temporary)],
-        env=dict(environment),
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        temporary.unlink(missing_ok=True)
-        last = next(iter(done.stderr.strip().splitlines()[-1:]), "it said nothing")
-        raise ImageError(f"{python} can't tell what a guest needs of it: {last}")
-    described: dict[str, Any] = json.loads(done.stdout)
-    temporary.rename(code)
+    with replacing(code) as new:
+        done = subprocess.run(
+            [python, str(_PRELOAD), str(new)],
+            env=dict(environment),
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            last = next(iter(done.stderr.strip().splitlines()[-1:]), "it said nothing")
+            raise ImageError(f"{python} can't tell what a guest needs of it: {last}")
+        described: dict[str, Any] = json.loads(done.stdout)
     if not any(path.endswith("/_pytest/__init__.py") for path in described["files"]):
         raise ImageError(f"{python} has no pytest of its own (in a zip file, perhaps)")
     return {**described, "stats": _stats(described), "digests": _digests(described)}
-
-
-def _write(record: Path, known: Mapping[str, Any]) -> None:
-    temporary = record.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(known))
-    temporary.rename(record)
 
 
 def _stats(described: Mapping[str, list[str]]) -> list[list[int]]:

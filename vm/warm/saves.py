@@ -20,8 +20,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm.blueprint import Blueprint
-from pytest_bpflink.vm.contents import identity
+from pytest_bpflink.vm.image.digests import identity
+from pytest_bpflink.vm.warm.blueprint import Blueprint
+from pytest_bpflink.vm.whole_file import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -202,9 +203,7 @@ def _is_whole(save: Save, description: dict[str, Any]) -> bool:
     if _digest(save.memory) != description["memory"]:
         return False
     description["unchanged"] = identity(save.memory)
-    temporary = save.directory / f"{_DESCRIPTION}.{os.getpid()}"
-    temporary.write_text(json.dumps(description))
-    temporary.rename(save.directory / _DESCRIPTION)
+    write_whole(save.directory / _DESCRIPTION, json.dumps(description).encode())
     return True
 
 

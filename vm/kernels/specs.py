@@ -1,6 +1,6 @@
 """A SPEC to a kernel on disk, or to several.
 
-Knows what users write after `--kernel`. Layouts are in `image`, kept kernels in `store`, packages
+Knows what users write after `--kernel`. Layouts are in `kernel`, kept kernels in `store`, packages
 in `debian`, which release a SPEC means in `releases`.
 """
 
@@ -13,29 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.vm import image, releases
-from pytest_bpflink.vm.image import (
+from pytest_bpflink.vm.kernels import releases
+from pytest_bpflink.vm.kernels.kernel import (
     Kernel,
-    KernelError,
-    KernelFetchError,
     KernelNotFound,
-    KernelUnusable,
+    check_kernel,
+    read_kernel,
 )
-from pytest_bpflink.vm.store import Store
+from pytest_bpflink.vm.kernels.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-__all__ = [
-    "Kernel",
-    "KernelError",
-    "KernelFetchError",
-    "KernelNotFound",
-    "KernelUnusable",
-    "Store",
-    "expand",
-    "find",
-]
 
 _RELEASE = re.compile(r"\d+\.\d+(\.\d+)*([-+~][\w.+~-]+)?")
 
@@ -67,7 +55,7 @@ def find(
         raise KernelNotFound(f"{spec!r} is a pattern, which may name several kernels")
     if "/" not in spec and not path.exists():
         raise KernelNotFound(f"{spec!r} names no kernel: write {_SPECS}")
-    return replace(_checked(image.read(path)), spec=spec)
+    return replace(_checked(read_kernel(path)), spec=spec)
 
 
 def expand(
@@ -103,7 +91,7 @@ def _is_pattern(spec: str) -> bool:
 
 
 def _checked(kernel: Kernel) -> Kernel:
-    image.check(kernel)
+    check_kernel(kernel)
     return kernel
 
 
@@ -115,7 +103,7 @@ def _running_kernel() -> Kernel:
         Path(f"/lib/modules/{release}/vmlinuz"),
     ):
         if path.exists():
-            return image.read(path, spec="host")
+            return read_kernel(path, spec="host")
     raise KernelNotFound(
         f"the image of the running kernel {release} is not on this machine (containers and cloud"
         " guests often lack it): name a release or a path instead"

@@ -1,7 +1,7 @@
 """A kernel on disk: its image, release, modules and config, and whether a guest can be made of it.
 
 Knows how kernels lie in package trees, build trees and installed systems. Where a kernel comes from
-is `store`'s and `debian`'s business, what a SPEC means is that of `kernels`.
+is `store`'s and `debian`'s business, what a SPEC means is that of `specs`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import re
 import subprocess
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from pytest_bpflink.vm.kernels.config import parse_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,7 +81,7 @@ _WANTED = ("CGROUPS", "BPF_SYSCALL", "CGROUP_BPF", "DEBUG_INFO_BTF")
 _IMAGE_NAMES = ("vmlinuz", "vmlinux", "Image", "bzImage")
 
 
-def read(path: Path, *, spec: str | None = None) -> Kernel:
+def read_kernel(path: Path, *, spec: str | None = None) -> Kernel:
     """Return the kernel at PATH: an image, a package tree, or a build tree.
 
     Raises KernelNotFound if there is none, or more than one.
@@ -106,7 +108,7 @@ def read(path: Path, *, spec: str | None = None) -> Kernel:
     return _image(images[0], spec, owner=found)
 
 
-def check(kernel: Kernel) -> list[str]:
+def check_kernel(kernel: Kernel) -> list[str]:
     """Return the options that tests will miss; raise KernelUnusable if no guest can start.
 
     A kernel whose config is unknown passes: its console will tell.
@@ -128,12 +130,6 @@ def check(kernel: Kernel) -> list[str]:
             f" lib/modules/{kernel.release} in any directory above {kernel.image}"
         )
     return [f"CONFIG_{name}" for name in _WANTED if f"CONFIG_{name}" not in kernel.config]
-
-
-def parse_config(text: str) -> dict[str, str]:
-    """Return the options that are set in a kernel's .config."""
-    options = re.findall(r"^(CONFIG_\w+)=(.*)$", text, re.MULTILINE)
-    return {name: value.strip('"') for name, value in options}
 
 
 def _image(image: Path, spec: str | None, *, owner: Path | None = None) -> Kernel:

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from pytest_bpflink.vm import guest_image, virtme
+from pytest_bpflink.vm.image import guest_image
+from pytest_bpflink.vm.machines import virtme
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from pytest_bpflink.vm.accel import Acceleration
-    from pytest_bpflink.vm.image import Kernel
+    from pytest_bpflink.vm.kernels import Kernel
+    from pytest_bpflink.vm.machines.acceleration import Acceleration
 
 # Ports that only virtme-ng's init uses; each costs time at every start.
 _UNUSED_PORTS = ("dev_stdout", "dev_stderr", "ret")
@@ -54,7 +55,7 @@ class Blueprint:
         memory_mib: int,
         cpus: int,
     ) -> Self:
-        """Have virtme-ng compose the machine. Raises virtme.ComposeError."""
+        """Have virtme-ng compose the machine. Raises ComposeError."""
         composed = virtme.compose(
             kernel,
             acceleration=acceleration,
