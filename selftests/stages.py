@@ -11,7 +11,7 @@ import contextlib
 import socket
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pytest_bpflink import BpfError, Link, Map, Object, Program, ProgType, libbpf
 from pytest_bpflink.selftests.witness import SyscallWitness
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_bpflink import Cgroup
-    from pytest_bpflink.selftests.row import Row
 
 LOCAL = "127.0.0.1"
 STEPPER = "target", "stepper"
@@ -30,6 +29,14 @@ STEPPER = "target", "stepper"
 _PROGS = Path(__file__).parent / "progs"
 
 _Place = TypeVar("_Place")
+
+
+class _Row(Protocol):
+    """The part of a row that a stage uses."""
+
+    @property
+    def make_stage(self) -> Callable[[pytest.FixtureRequest], Stage]:
+        """Make a stage for the row's programs."""
 
 
 class Stage:
@@ -79,7 +86,7 @@ class Stage:
 
     def twin(self) -> Stage:
         """Return another stage, for the same programs with another target."""
-        row: Row = self.request.getfixturevalue("row")
+        row: _Row = self.request.getfixturevalue("row")
         return row.make_stage(self.request)
 
     def place(self, name: str, make: Callable[[contextlib.ExitStack], _Place]) -> _Place:
