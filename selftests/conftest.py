@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_bpflink import BpfError, features, libbpf, requirements
-from pytest_bpflink.selftests import stages
-from pytest_bpflink.selftests.conformance import ROWS
-from pytest_bpflink.selftests.network_stages import Sockets
-from pytest_bpflink.selftests.outcomes import Outcomes
-from pytest_bpflink.selftests.row import Row
+from pytest_bpflink.selftests.conformance import stages
+from pytest_bpflink.selftests.conformance.network_stages import Sockets
+from pytest_bpflink.selftests.conformance.outcomes import Outcomes
+from pytest_bpflink.selftests.conformance.row import Row
+from pytest_bpflink.selftests.conformance.rows import ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from pytest_bpflink import BpfFs, Link, Object
-    from pytest_bpflink.selftests.stages import Stage
+    from pytest_bpflink.selftests.conformance.stages import Stage
 
 
 def _loading(*wanted: str, among: tuple[str, ...] = ()) -> object:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import BpfError, DescriptorHolder, requirements
-from pytest_bpflink.selftests.checks import holding_process
-from pytest_bpflink.selftests.event_stages import Functions
+from pytest_bpflink.selftests.conformance.checks import holding_process
+from pytest_bpflink.selftests.conformance.event_stages import Functions
 
 if TYPE_CHECKING:
     from pytest_bpflink import BpfLedger, Link

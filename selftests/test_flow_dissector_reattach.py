@@ -16,7 +16,7 @@ import pytest
 
 from pytest_bpflink import AttachType, BpfError, NetNs, NetnsLinkInfo, eventually, libbpf
 from pytest_bpflink.options import LinkUpdateOptions
-from pytest_bpflink.selftests.network_stages import Dissected
+from pytest_bpflink.selftests.conformance.network_stages import Dissected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import BpfError
-from pytest_bpflink.selftests.event_stages import Functions
-from pytest_bpflink.selftests.stages import Congestion
+from pytest_bpflink.selftests.conformance.event_stages import Functions
+from pytest_bpflink.selftests.conformance.stages import Congestion
 
 if TYPE_CHECKING:
     from pytest_bpflink import KernelInfo

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import AttachFlags, BpfError
-from pytest_bpflink.selftests.network_stages import send_frame
+from pytest_bpflink.selftests.conformance.network_stages import send_frame
 from pytest_bpflink.selftests.numbered import Hook, datagram_from, numbered
 from pytest_bpflink.selftests.witness import datagram_socket
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import AttachType, BpfError, libbpf
-from pytest_bpflink.selftests.network_stages import Sockets
+from pytest_bpflink.selftests.conformance.network_stages import Sockets
 
 if TYPE_CHECKING:
     from pytest_bpflink import Program

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import BpfError, XdpFlags, XdpLinkInfo, libbpf
-from pytest_bpflink.selftests.network_stages import (
+from pytest_bpflink.selftests.conformance.network_stages import (
     DRV_MODE,
     SKB_MODE,
     OnDevice,

@@ -14,7 +14,7 @@ from pytest_bpflink import BpfError, Object, attach_events
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_EVENTS = Path(__file__).parents[1] / "selftests/progs/conformance_events.bpf.c"
+_EVENTS = Path(__file__).parents[1] / "selftests/conformance/progs/conformance_events.bpf.c"
 
 _FUNCTIONS = ["security_task_getpgid", "security_task_getsid"]
 _PLACES: dict[str, Any] = {"offsets": [16, 32, 48]}

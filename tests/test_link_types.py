@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.selftests import link_types
-from pytest_bpflink.selftests.conformance import ROWS
-from pytest_bpflink.selftests.outcomes import PREFIX, WINDOW
+from pytest_bpflink.selftests.conformance import page as link_types
+from pytest_bpflink.selftests.conformance.outcomes import PREFIX, WINDOW
+from pytest_bpflink.selftests.conformance.rows import ROWS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ def junit(tmp_path: Path, pytester: pytest.Pytester) -> Path:
     pytester.makepyfile(
         f"""
         import pytest
-        from pytest_bpflink.selftests.outcomes import Outcomes
+        from pytest_bpflink.selftests.conformance.outcomes import Outcomes
 
         LACKS = "this kernel ({OLD}) is built without CONFIG_FPROBE"
 

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink import Map, NetNs, XdpFlags
-from pytest_bpflink.selftests.stages import LOCAL, Stage
+from pytest_bpflink.selftests.conformance.stages import LOCAL, Stage
 from pytest_bpflink.selftests.witness import datagram_socket
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import errno
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.selftests.outcomes import OK
+from pytest_bpflink.selftests.conformance.outcomes import OK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_bpflink import KernelInfo, LinkType
-    from pytest_bpflink.selftests import stages
+    from pytest_bpflink.selftests.conformance import stages
 
 
 @dataclass(frozen=True)

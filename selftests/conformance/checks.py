@@ -13,14 +13,14 @@ import pytest
 
 from pytest_bpflink import BpfError, DescriptorHolder, Link, Map, Program, libbpf
 from pytest_bpflink.options import LinkUpdateOptions
-from pytest_bpflink.selftests.conformance import ROWS
-from pytest_bpflink.selftests.outcomes import OK
+from pytest_bpflink.selftests.conformance.outcomes import OK
+from pytest_bpflink.selftests.conformance.rows import ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_bpflink.selftests.row import Row
-    from pytest_bpflink.selftests.stages import Stage
+    from pytest_bpflink.selftests.conformance.row import Row
+    from pytest_bpflink.selftests.conformance.stages import Stage
 
 FIRST, SECOND, NONE = (True, False), (False, True), (False, False)
 """What `Stage.ran()` says: which of its two programs ran."""

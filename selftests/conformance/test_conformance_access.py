@@ -11,17 +11,17 @@ import pytest
 
 from pytest_bpflink import Link, LinkType, libbpf
 from pytest_bpflink.options import ObjGetOptions
-from pytest_bpflink.selftests.checks import FIRST, NONE, SECOND, full_row, update
-from pytest_bpflink.selftests.outcomes import OK
+from pytest_bpflink.selftests.conformance.checks import FIRST, NONE, SECOND, full_row, update
+from pytest_bpflink.selftests.conformance.outcomes import OK
 from pytest_bpflink.selftests.stranger import as_stranger
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_bpflink import KernelInfo
-    from pytest_bpflink.selftests.outcomes import Outcomes
-    from pytest_bpflink.selftests.row import Row
-    from pytest_bpflink.selftests.stages import Stage
+    from pytest_bpflink.selftests.conformance.outcomes import Outcomes
+    from pytest_bpflink.selftests.conformance.row import Row
+    from pytest_bpflink.selftests.conformance.stages import Stage
 
 pytestmark = pytest.mark.guest_only
 

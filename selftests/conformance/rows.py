@@ -11,12 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink import AttachType, LinkType
-from pytest_bpflink.selftests import event_stages as events
-from pytest_bpflink.selftests import stages
-from pytest_bpflink.selftests.cgroup_actions import ACTIONS
-from pytest_bpflink.selftests.network_rows import NETWORK, SOCKMAPS
-from pytest_bpflink.selftests.outcomes import OK
-from pytest_bpflink.selftests.row import (
+from pytest_bpflink.selftests.conformance import event_stages as events
+from pytest_bpflink.selftests.conformance import stages
+from pytest_bpflink.selftests.conformance.cgroup_actions import ACTIONS
+from pytest_bpflink.selftests.conformance.network_rows import NETWORK, SOCKMAPS
+from pytest_bpflink.selftests.conformance.outcomes import OK
+from pytest_bpflink.selftests.conformance.row import (
     TARGET_FIRST,
     TARGET_LAST,
     Row,

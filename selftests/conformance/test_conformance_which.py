@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import features, libbpf
-from pytest_bpflink.selftests.conformance import ROWS
+from pytest_bpflink.selftests.conformance.rows import ROWS
 
 if TYPE_CHECKING:
     from pytest_bpflink import KernelInfo
-    from pytest_bpflink.selftests.row import Row
+    from pytest_bpflink.selftests.conformance.row import Row
 
 # In guests the kernels are a distribution's own; on a host anything can be refused or backported.
 pytestmark = pytest.mark.guest_only

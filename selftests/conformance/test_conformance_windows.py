@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import LinkType, eventually, link_ids
-from pytest_bpflink.selftests.checks import FIRST, NONE, each
-from pytest_bpflink.selftests.event_stages import OfModule
-from pytest_bpflink.selftests.outcomes import OK, WINDOW
+from pytest_bpflink.selftests.conformance.checks import FIRST, NONE, each
+from pytest_bpflink.selftests.conformance.event_stages import OfModule
+from pytest_bpflink.selftests.conformance.outcomes import OK, WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from pytest_bpflink import BpfFs, KernelInfo, Link
-    from pytest_bpflink.selftests.outcomes import Outcomes
-    from pytest_bpflink.selftests.row import Row
-    from pytest_bpflink.selftests.stages import Stage
+    from pytest_bpflink.selftests.conformance.outcomes import Outcomes
+    from pytest_bpflink.selftests.conformance.row import Row
+    from pytest_bpflink.selftests.conformance.stages import Stage
 
 pytestmark = pytest.mark.guest_only
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import eventually
-from pytest_bpflink.selftests.checks import (
+from pytest_bpflink.selftests.conformance.checks import (
     FIRST,
     NONE,
     detachable,
@@ -17,13 +17,13 @@ from pytest_bpflink.selftests.checks import (
     require_detached,
     update,
 )
-from pytest_bpflink.selftests.outcomes import OK
+from pytest_bpflink.selftests.conformance.outcomes import OK
 
 if TYPE_CHECKING:
     from pytest_bpflink import Link
-    from pytest_bpflink.selftests.outcomes import Outcomes
-    from pytest_bpflink.selftests.row import Row
-    from pytest_bpflink.selftests.stages import Stage
+    from pytest_bpflink.selftests.conformance.outcomes import Outcomes
+    from pytest_bpflink.selftests.conformance.row import Row
+    from pytest_bpflink.selftests.conformance.stages import Stage
 
 pytestmark = pytest.mark.guest_only
 

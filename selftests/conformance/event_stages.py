@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink import NetNs, PerfEvent, SoftwareEvent, libbpf
 from pytest_bpflink.btf import Kind
-from pytest_bpflink.selftests.network_stages import send_frame
-from pytest_bpflink.selftests.stages import STEPPER, Stage
+from pytest_bpflink.selftests.conformance.network_stages import send_frame
+from pytest_bpflink.selftests.conformance.stages import STEPPER, Stage
 from pytest_bpflink.vmlinux import vmlinux
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Makes docs/link-types.md of a run: what links of each type answered, on each kernel.
 
     pytest selftests --kernel 5.10,6.1,6.12,6.18,7.2 --bpf-libbpf newest --junitxml run.xml
-    python -m pytest_bpflink.selftests.link_types run.xml > docs/link-types.md
+    python -m pytest_bpflink.selftests.conformance.page run.xml > docs/link-types.md
 
 Knows the properties that `outcomes` and the kernel matrix write, and how reasons of skips begin;
 what they mean is the tests' business.
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
-from pytest_bpflink.selftests.conformance import ROWS
-from pytest_bpflink.selftests.outcomes import PREFIX, WINDOW
+from pytest_bpflink.selftests.conformance.outcomes import PREFIX, WINDOW
+from pytest_bpflink.selftests.conformance.rows import ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from pytest_bpflink.selftests.row import Row
+    from pytest_bpflink.selftests.conformance.row import Row
 
 _TOPICS = {
     "Attaching": ("attach twice", "attach anew", "attach to another target too"),

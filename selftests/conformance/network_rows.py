@@ -7,12 +7,12 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink import AttachType, LinkType
-from pytest_bpflink.selftests import network_stages as network
-from pytest_bpflink.selftests.outcomes import OK
-from pytest_bpflink.selftests.row import TARGET_FIRST, TARGET_LAST, Row, always, row_of
+from pytest_bpflink.selftests.conformance import network_stages as network
+from pytest_bpflink.selftests.conformance.outcomes import OK
+from pytest_bpflink.selftests.conformance.row import TARGET_FIRST, TARGET_LAST, Row, always, row_of
 
 if TYPE_CHECKING:
-    from pytest_bpflink.selftests import stages
+    from pytest_bpflink.selftests.conformance import stages
 
 
 def _netns(name: str, stage: type[stages.Stage], attach_type: AttachType, **more: Any) -> Row:

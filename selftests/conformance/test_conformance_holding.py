@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import DescriptorHolder, Link, Map, PinHolder, eventually, link_ids
-from pytest_bpflink.selftests.checks import (
+from pytest_bpflink.selftests.conformance.checks import (
     FIRST,
     NONE,
     each,
@@ -25,16 +25,16 @@ from pytest_bpflink.selftests.checks import (
     holding_process,
     own_holders,
 )
-from pytest_bpflink.selftests.outcomes import OK
+from pytest_bpflink.selftests.conformance.outcomes import OK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from pytest_bpflink import BpfFs, KernelInfo
-    from pytest_bpflink.selftests.outcomes import Outcomes
-    from pytest_bpflink.selftests.row import Row
-    from pytest_bpflink.selftests.stages import Stage
+    from pytest_bpflink.selftests.conformance.outcomes import Outcomes
+    from pytest_bpflink.selftests.conformance.row import Row
+    from pytest_bpflink.selftests.conformance.stages import Stage
 
 pytestmark = pytest.mark.guest_only
 

@@ -1,0 +1,1 @@
+"""The conformance suite: the same questions to links of every type."""
