@@ -13,11 +13,16 @@ import pytest
 
 from pytest_bpflink import LinkType
 from pytest_bpflink.commands.targets import Places
-from pytest_bpflink.selftests import conftest as selftests
 from pytest_bpflink.selftests.conformance.checks import full_row
+from pytest_bpflink.selftests.conformance.fixtures import (  # noqa: F401
+    link,
+    own_target,
+    places,
+    programs,
+    stage,
+)
 from pytest_bpflink.selftests.conformance.network_stages import InNetNs
 from pytest_bpflink.selftests.conformance.rows import ROWS
-from pytest_bpflink.selftests.conftest import link, own_target, places, stage  # noqa: F401
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,9 +30,6 @@ if TYPE_CHECKING:
     from pytest_bpflink import KernelInfo, Link, NetNs, Program
     from pytest_bpflink.selftests.conformance.row import Row
     from pytest_bpflink.selftests.conformance.stages import Stage
-
-# The fixtures that load the programs of all rows.
-globals().update({name: value for name, value in vars(selftests).items() if "_loaded_" in name})
 
 pytestmark = [pytest.mark.guest_only, pytest.mark.kernel(">=7.2")]
 

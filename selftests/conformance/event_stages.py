@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_bpflink import NetNs, PerfEvent, SoftwareEvent, libbpf
 from pytest_bpflink.btf import Kind
 from pytest_bpflink.selftests.conformance.network_stages import send_frame
-from pytest_bpflink.selftests.conformance.stages import STEPPER, Stage
+from pytest_bpflink.selftests.conformance.programs import STEPPER
+from pytest_bpflink.selftests.conformance.stages import Stage
 from pytest_bpflink.vmlinux import vmlinux
 
 if TYPE_CHECKING:

@@ -10,23 +10,19 @@ from __future__ import annotations
 import contextlib
 import socket
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from pytest_bpflink import BpfError, Link, Map, Object, Program, ProgType, libbpf
-from pytest_bpflink.selftests.witness import SyscallWitness
+from pytest_bpflink import BpfError, Link, Map, Program, libbpf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pytest
 
-    from pytest_bpflink import Cgroup
+    from pytest_bpflink import Cgroup, Object
+    from pytest_bpflink.selftests.conformance.programs import Programs
 
 LOCAL = "127.0.0.1"
-STEPPER = "target", "stepper"
-"""The program whose function is replaced."""
-_PROGS = Path(__file__).parent / "progs"
 
 _Place = TypeVar("_Place")
 
@@ -51,6 +47,7 @@ class Stage:
         self.options = options
         self._undo = contextlib.ExitStack()
         request.addfinalizer(self._undo.close)
+        self._programs: Programs = request.getfixturevalue("programs")
         self._wanted = self.source, *self.programs(program)
         self.object = self.load(*self._wanted)
 
@@ -60,18 +57,12 @@ class Stage:
         return program, f"{program}_alt"
 
     def load(self, source: str, *programs: str) -> Object:
-        """Load some programs of a source, or all, once for all tests that ask for the same.
-
-        A fixture of the session's does it, which is whose programs they are then.
-        """
-        name = fixture_of(source, *programs)
-        if name not in loaded_for_all:  # pytest would look that up as well, but with more ado
-            self.request.getfixturevalue(name)
-        return loaded_for_all[name]
+        """Return some programs of a source, or all, loaded once for all tests that ask for them."""
+        return self._programs.shared(self.request, source, *programs)
 
     def load_anew(self, source: str, *programs: str) -> Object:
-        """Load them for this test, which closes the object."""
-        return load(self.request, source, *programs, before=self.before_load)
+        """Load the same programs for this test, which closes the object."""
+        return self._programs.load(self.request, source, *programs, before=self.before_load)
 
     def before_load(self, opened: Object) -> None:
         """Change an object between opening and loading."""
@@ -163,49 +154,6 @@ class Stage:
         """How often each of the two has run."""
         bss = self.object.bss
         return bss[f"{self.name}_calls"], bss[f"{self.name}_alt_calls"]
-
-
-loaded_for_all: dict[str, Object] = {}
-"""What the fixtures of these names have loaded."""
-
-
-def fixture_of(source: str, *programs: str) -> str:
-    """Name the fixture that loads programs for all tests."""
-    return ":".join(("object", source, *programs))
-
-
-def load(
-    request: pytest.FixtureRequest,
-    source: str,
-    *programs: str,
-    before: Callable[[Object], object] | None = None,
-) -> Object:
-    """Load some programs of a source, or all, without those that the kernel may lack.
-
-    They are told which process to look at, and what they replace, where they want to know.
-    """
-    opened = Object.open(_PROGS / f"conformance_{source}.bpf.c")
-    with contextlib.ExitStack() as undo:
-        undo.callback(opened.close)
-        for name, program in opened.programs.items():
-            wanted = not programs or name in programs
-            program.set_autoload(wanted)
-            if wanted and program.type is ProgType.EXT:
-                replaced = request.getfixturevalue(fixture_of(*STEPPER)).program("stepper")
-                libbpf.call(
-                    "bpf_program__set_attach_target",
-                    program.pointer,
-                    replaced.fd,
-                    b"step",
-                    doing="name what is replaced",
-                )
-        if "target_pid" in opened.rodata:
-            opened.rodata.update(SyscallWitness.rodata())
-        if before:
-            before(opened)
-        opened.load()
-        undo.pop_all()
-    return opened
 
 
 class InCgroup(Stage):
