@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_bpflink import libbpf
 from pytest_bpflink.selftests.conformance.fixtures import (
     found,
+    libc_copy,
     link,
     outcome,
     own_target,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "found",
+    "libc_copy",
     "link",
     "outcome",
     "own_target",

@@ -8,14 +8,13 @@ a11c397c43d5). Upstream's "link create, link create" checks the wrong variable.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import AttachType, BpfError, NetNs, NetnsLinkInfo, eventually, libbpf
-from pytest_bpflink.options import LinkUpdateOptions
+from pytest_bpflink import AttachType, BpfError, NetNs, NetnsLinkInfo, eventually
+from pytest_bpflink.selftests.conformance.checks import update_wrongly
 from pytest_bpflink.selftests.conformance.network_stages import Dissected
 
 if TYPE_CHECKING:
@@ -197,15 +196,8 @@ def test_link_update_invalid_opts(
     """Flags and the old program must fit each other."""
     no_program = 10**6 if flags == _REPLACE else 0
     fds = {"first": stage.first.fd, "second": stage.second.fd, None: no_program}
-    options = LinkUpdateOptions(flags=flags, old_prog_fd=fds[old])
     with pytest.raises(BpfError) as refused:
-        libbpf.call(
-            "bpf_link_update",
-            link.fd,
-            stage.second.fd,
-            ctypes.byref(options),
-            doing="update wrongly",
-        )
+        update_wrongly(link, stage.second.fd, flags=flags, old=fds[old])
     assert refused.value.errno == expected
     assert stage.ran() == _FIRST
 
@@ -217,7 +209,7 @@ def test_link_update_invalid_prog(
     other = bpf_object("progs/cgroup_egress.bpf.c").program("egress")
     for fd, expected in ((10**6, errno.EBADF), (other.fd, errno.EINVAL)):
         with pytest.raises(BpfError) as refused:
-            libbpf.call("bpf_link_update", link.fd, fd, None, doing="update wrongly")
+            update_wrongly(link, fd)
         assert refused.value.errno == expected
     assert stage.ran() == _FIRST
 

@@ -7,25 +7,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import BpfError, TracingMultiLinkInfo, features, requirements
+from pytest_bpflink import BpfError, TracingMultiLinkInfo
 from pytest_bpflink.selftests.conformance.event_stages import Functions
 
 if TYPE_CHECKING:
     from pytest_bpflink import KernelInfo, Link, Program
 
-pytestmark = pytest.mark.guest_only
+pytestmark = [
+    pytest.mark.guest_only,
+    pytest.mark.bpf_requires("link:tracing_multi", since="7.2", libbpf="1.8"),
+]
 
 _FIRST, _SECOND = (True, False), (False, True)
 
 
 @pytest.fixture
 def stage(request: pytest.FixtureRequest) -> Functions:
-    try:
-        features.require_libbpf("1.8", what="fentry.multi")
-        return Functions(request, "on_fentry_multi")
-    except BpfError as absence:
-        requirements.absent(request.config, "fentry.multi", absence, since="7.2")
-        raise
+    return Functions(request, "on_fentry_multi")
 
 
 @pytest.fixture

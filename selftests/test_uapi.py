@@ -10,7 +10,7 @@ from pytest_bpflink import AttachType, LinkType, MapType, ProgType
 from pytest_bpflink.vmlinux import vmlinux
 
 if TYPE_CHECKING:
-    from pytest_bpflink.uapi import KernelEnum
+    from enum import IntEnum
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         (AttachType, "bpf_attach_type", "BPF_"),
     ],
 )
-def test_numbers(ours: type[KernelEnum], name: str, prefix: str) -> None:
+def test_numbers(ours: type[IntEnum], name: str, prefix: str) -> None:
     """What both name is the same number, and up to the last of ours the kernel has no others."""
     kernels = {
         one.removeprefix(prefix): value

@@ -15,6 +15,7 @@ from pytest_bpflink import LinkType
 from pytest_bpflink.commands.targets import Places
 from pytest_bpflink.selftests.conformance.checks import full_row
 from pytest_bpflink.selftests.conformance.fixtures import (  # noqa: F401
+    libc_copy,
     link,
     own_target,
     places,

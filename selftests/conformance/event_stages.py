@@ -94,14 +94,11 @@ class Functions(Kprobe):
 
 
 class Uprobe(Syscalls):
-    """A function of a library: a copy, whose file is this test's alone."""
+    """A function of a copy of libc, which no other process has mapped."""
 
     def __init__(self, request: pytest.FixtureRequest, program: str, **options: Any) -> None:
         super().__init__(request, program, **options)
-        directory = request.getfixturevalue("_bpf_estate").directory
-        self._file = directory / "uprobe.so"
-        if not self._file.exists():
-            shutil.copyfile(_mapped_file("libc.so"), self._file)
+        self._file: Path = request.getfixturevalue("libc_copy")
         self._library = ctypes.CDLL(str(self._file))
         self.trace("labs")
 
@@ -201,9 +198,11 @@ class OfModule(Syscalls):
         return done.stderr.strip()
 
 
-def _mapped_file(name: str) -> Path:
+def copy_libc(directory: Path) -> Path:
+    """Copy the C library of this process, and return the copy."""
     with open("/proc/self/maps", encoding="utf-8") as lines:
-        return next(Path(line.split()[-1]) for line in lines if f"/{name}" in line)
+        mapped = next(line.split()[-1] for line in lines if "/libc.so" in line)
+    return Path(shutil.copyfile(mapped, directory / "libc_copy.so"))
 
 
 def _file_offset(function: Any, file: Path) -> int:

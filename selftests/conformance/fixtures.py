@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_bpflink import BpfError, features, requirements
+from pytest_bpflink.selftests.conformance.event_stages import copy_libc
 from pytest_bpflink.selftests.conformance.network_stages import Sockets
 from pytest_bpflink.selftests.conformance.outcomes import Outcomes
 from pytest_bpflink.selftests.conformance.programs import STEPPER, Programs, session_fixtures
@@ -59,6 +60,12 @@ def places() -> Iterator[dict[str, Any]]:
     """Cgroups, network namespaces and devices that tests share, but for tests with `own_target`."""
     with contextlib.ExitStack() as undo:
         yield {"undo": undo}
+
+
+@pytest.fixture(scope="session")
+def libc_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the C library for uprobes: only this process has the file mapped."""
+    return copy_libc(tmp_path_factory.mktemp("uprobe"))
 
 
 @pytest.fixture
