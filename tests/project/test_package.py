@@ -48,7 +48,7 @@ def objects() -> set[str]:
     """Return what is installed beside the sources of the selftests' programs."""
     programs = {name for name in sources() if name.endswith(".bpf.c")}
     made = {name.removesuffix("c") + "o" for name in programs}
-    return made | {"pytest_bpflink/selftests/progs/prebuilt.json"}
+    return made | {str(Path(name).parent / "prebuilt.json") for name in programs}
 
 
 def test_wheel_holds_every_source(wheel: Path) -> None:

@@ -1,8 +1,8 @@
-"""What each kind of link is attached to, what makes its program run, and what ends its target.
+"""Stages: the target of a link, what makes the link's program run, and what ends the target.
 
-A stage holds a target of a link type: a cgroup that the process has entered, a device, an event.
-`trigger()` does what the hooked program sees, from the test's own thread. Here are what all stages
-share and those of cgroups, iterators and struct_ops; events and networks have files of their own.
+A target is a cgroup that the process has entered, a device, an event. `trigger()` does what the
+program sees, from the test's own thread. Here are the base class and the stages for cgroups,
+iterators and struct_ops; the others are in `event_stages` and `network_stages`.
 """
 
 from __future__ import annotations
@@ -10,30 +10,33 @@ from __future__ import annotations
 import contextlib
 import socket
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from pytest_bpflink import BpfError, Link, Map, Object, Program, ProgType, libbpf
-from pytest_bpflink.selftests.witness import SyscallWitness
+from pytest_bpflink import BpfError, Link, Map, Program, libbpf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pytest
 
-    from pytest_bpflink import Cgroup
-    from pytest_bpflink.selftests.row import Row
+    from pytest_bpflink import Cgroup, Object
+    from pytest_bpflink.selftests.conformance.programs import Programs
 
 LOCAL = "127.0.0.1"
-STEPPER = "target", "stepper"
-"""The program whose function is replaced."""
-_PROGS = Path(__file__).parent / "progs"
 
 _Place = TypeVar("_Place")
 
 
+class _Row(Protocol):
+    """The part of a row that a stage uses."""
+
+    @property
+    def make_stage(self) -> Callable[[pytest.FixtureRequest], Stage]:
+        """Make a stage for the row's programs."""
+
+
 class Stage:
-    """A target, two programs for it that count apart, and another program of another type."""
+    """A target, two programs for it with a counter each, and a program of another type."""
 
     source: str
     tries = 1
@@ -44,33 +47,28 @@ class Stage:
         self.options = options
         self._undo = contextlib.ExitStack()
         request.addfinalizer(self._undo.close)
+        self._programs: Programs = request.getfixturevalue("programs")
         self._wanted = self.source, *self.programs(program)
         self.object = self.load(*self._wanted)
 
     @staticmethod
     def programs(program: str) -> tuple[str, ...]:
-        """Name what is loaded: a program and the one that it is updated to."""
+        """Name the programs to load: a program, and the program that a link is updated to."""
         return program, f"{program}_alt"
 
     def load(self, source: str, *programs: str) -> Object:
-        """Load some programs of a source, or all, once for all tests that ask for the same.
-
-        A fixture of the session's does it, which is whose programs they are then.
-        """
-        name = fixture_of(source, *programs)
-        if name not in loaded_for_all:  # pytest would look that up as well, but with more ado
-            self.request.getfixturevalue(name)
-        return loaded_for_all[name]
+        """Return some programs of a source, or all, loaded once for all tests that ask for them."""
+        return self._programs.shared(self.request, source, *programs)
 
     def load_anew(self, source: str, *programs: str) -> Object:
-        """Load them for this test, which closes the object."""
-        return load(self.request, source, *programs, before=self.before_load)
+        """Load the same programs for this test, which closes the object."""
+        return self._programs.load(self.request, source, *programs, before=self.before_load)
 
     def before_load(self, opened: Object) -> None:
         """Change an object between opening and loading."""
 
     def renew(self) -> Object:
-        """Go on with an object of this test's own, which it may close."""
+        """Replace the shared object by one of this test's own, which the test may close."""
         self.object = self._undo.enter_context(self.load_anew(*self._wanted))
         for name in ("first", "second", "target"):
             if isinstance(self.__dict__.get(name), Program | Map):
@@ -79,11 +77,11 @@ class Stage:
 
     def twin(self) -> Stage:
         """Return another stage, for the same programs with another target."""
-        row: Row = self.request.getfixturevalue("row")
+        row: _Row = self.request.getfixturevalue("row")
         return row.make_stage(self.request)
 
     def place(self, name: str, make: Callable[[contextlib.ExitStack], _Place]) -> _Place:
-        """Make something for all tests that ask for its name, or for one that asks for its own."""
+        """Make a place for all tests that ask for its name, or with `own_target` for this stage."""
         if "own_target" in self.request.fixturenames:
             return make(self._undo)
         places: dict[str, Any] = self.request.getfixturevalue("places")
@@ -93,7 +91,7 @@ class Stage:
         return made
 
     def make_cgroup(self, undo: contextlib.ExitStack) -> Cgroup:
-        """Make a cgroup, which is removed when undone; whoever is in it must have left."""
+        """Make a cgroup. `undo` removes it, when every process must have left it."""
         cgroup: Cgroup = self.request.getfixturevalue("cgroup_factory")()
 
         def remove() -> None:
@@ -105,27 +103,27 @@ class Stage:
         return cgroup
 
     def of_other_type(self) -> Program | Map:
-        """Return a program that nothing of this stage's type takes."""
+        """Return a program that no link of this stage can be updated to."""
         return self.load("cgroup", "on_egress", "on_egress_alt").program("on_egress")
 
     @cached_property
     def first(self) -> Program | Map:
-        """What the suite attaches."""
+        """The program or the struct_ops map that the suite attaches."""
         return self.object.program(self.name)
 
     @cached_property
     def second(self) -> Program | Map:
-        """What it updates to."""
+        """The program or the map that the suite updates a link to."""
         return self.object.program(f"{self.name}_alt")
 
     @property
     def prog_id(self) -> int:
-        """What a link of the first has in its info."""
+        """The program id in the info of a link to `first`."""
         return self.first.id
 
     @cached_property
     def target(self) -> object | None:
-        """What it attaches to; None where the section says it."""
+        """What programs are attached to; None if their section says it."""
         return None
 
     def attach(self, program: Program | Map | None = None) -> Link:
@@ -149,60 +147,17 @@ class Stage:
         raise NotImplementedError
 
     def end_target(self) -> None:
-        """Let the target go away while a link to it is held."""
+        """End the target while a link to it is held."""
         raise NotImplementedError
 
     def counts(self) -> tuple[int, int]:
-        """How often each of the two has run."""
+        """Return how often each of the two programs has run."""
         bss = self.object.bss
         return bss[f"{self.name}_calls"], bss[f"{self.name}_alt_calls"]
 
 
-loaded_for_all: dict[str, Object] = {}
-"""What the fixtures of these names have loaded."""
-
-
-def fixture_of(source: str, *programs: str) -> str:
-    """Name the fixture that loads programs for all tests."""
-    return ":".join(("object", source, *programs))
-
-
-def load(
-    request: pytest.FixtureRequest,
-    source: str,
-    *programs: str,
-    before: Callable[[Object], object] | None = None,
-) -> Object:
-    """Load some programs of a source, or all, without those that the kernel may lack.
-
-    They are told which process to look at, and what they replace, where they want to know.
-    """
-    opened = Object.open(_PROGS / f"conformance_{source}.bpf.c")
-    with contextlib.ExitStack() as undo:
-        undo.callback(opened.close)
-        for name, program in opened.programs.items():
-            wanted = not programs or name in programs
-            program.set_autoload(wanted)
-            if wanted and program.type is ProgType.EXT:
-                replaced = request.getfixturevalue(fixture_of(*STEPPER)).program("stepper")
-                libbpf.call(
-                    "bpf_program__set_attach_target",
-                    program.pointer,
-                    replaced.fd,
-                    b"step",
-                    doing="name what is replaced",
-                )
-        if "target_pid" in opened.rodata:
-            opened.rodata.update(SyscallWitness.rodata())
-        if before:
-            before(opened)
-        opened.load()
-        undo.pop_all()
-    return opened
-
-
 class InCgroup(Stage):
-    """A cgroup that the process is in. `action` is what the hook sees."""
+    """A cgroup that the process is in. `action` makes the hook run."""
 
     source = "cgroup"
 
@@ -217,7 +172,7 @@ class InCgroup(Stage):
 
     @cached_property
     def target(self) -> Cgroup:
-        """A cgroup for these programs: making one takes longer than to attach."""
+        """A cgroup that tests of the same programs share: making one takes longer than a test."""
         return self.place(f"cgroup {self.name}", self.make_cgroup)
 
     def of_other_type(self) -> Program | Map:
@@ -225,7 +180,7 @@ class InCgroup(Stage):
         return self.load("net", "on_xdp", "on_xdp_alt").program("on_xdp")
 
     def trigger(self) -> None:
-        """Do what the hook sees."""
+        """Make the hook run."""
         self._action()
 
     def end_target(self) -> None:
@@ -245,13 +200,13 @@ class Iterator(Stage):
         self._ids: list[int] = []
 
     def attach(self, program: Program | Map | None = None) -> Link:
-        """Attach, and remember which link to read through."""
+        """Attach, and remember the link for `trigger`."""
         link = super().attach(program)
         self._ids.append(link.id)
         return link
 
     def trigger(self) -> None:
-        """Read through each link, by its id, that is still there."""
+        """Make and read a file of each link that is still alive."""
         for link_id in self._ids:
             try:
                 link = Link.by_id(link_id)
@@ -268,7 +223,7 @@ class MapIterator(Iterator):
 
     @cached_property
     def target(self) -> object:
-        """An array of two."""
+        """An array of two elements."""
         return self.object.map("elements")
 
     def twin(self) -> Stage:
@@ -283,7 +238,7 @@ class CgroupIterator(Iterator):
 
     @cached_property
     def target(self) -> object:
-        """A cgroup for these programs."""
+        """A cgroup that tests of the same programs share."""
         return self.place(f"cgroup {self.name}", self.make_cgroup)
 
 
@@ -294,7 +249,7 @@ class Congestion(Stage):
 
     @staticmethod
     def programs(_program: str) -> tuple[str, ...]:
-        """Name none, so that all are loaded: the two maps share most."""
+        """Name no program, so that all are loaded: the two maps share most of them."""
         return ()
 
     def of_other_type(self) -> Program | Map:
@@ -313,11 +268,11 @@ class Congestion(Stage):
 
     @property
     def prog_id(self) -> int:
-        """A link of this type has none."""
+        """0, since a link of this type has a map."""
         return 0
 
     def trigger(self) -> None:
-        """Connect, and choose the congestion control, if it is there."""
+        """Connect, and choose the congestion control if it is registered."""
         with (
             socket.create_server((LOCAL, 0)) as server,
             socket.create_connection(server.getsockname()) as connection,
