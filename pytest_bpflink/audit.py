@@ -9,10 +9,9 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import estates, ids
+from pytest_bpflink import ids
 from pytest_bpflink.descriptors import held_by
 from pytest_bpflink.entries import entry_of
-from pytest_bpflink.family import family
 from pytest_bpflink.holders import (
     CgroupHolder,
     DescriptorHolder,
@@ -20,6 +19,8 @@ from pytest_bpflink.holders import (
     PinHolder,
     holders_of,
 )
+from pytest_bpflink.system import estates
+from pytest_bpflink.system.processes import family
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from pytest_bpflink.guests import Guest
-    from pytest_bpflink.progress import Progress
+    from pytest_bpflink.system.progress import Progress
 
 
 def side_by_side(

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pytest_bpflink import ids, libbpf, linkinfo
-from pytest_bpflink.cgroup2 import own_cgroup
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.prog_query import USUAL_PROGRAMS, prog_query
+from pytest_bpflink.system.cgroup2 import own_cgroup
 from pytest_bpflink.uapi import CGROUP_ATTACH_TYPES, QUERY_EFFECTIVE, AttachFlags, AttachType
 from pytest_bpflink.wait import eventually
 
@@ -307,7 +307,7 @@ def _still_attached(attached: dict[int, int]) -> list[int]:
 
 
 def _holding_sockets(cgroup_ids: set[int]) -> str:
-    from pytest_bpflink.sockets import holders_of_cgroups
+    from pytest_bpflink.system.cgroup_sockets import holders_of_cgroups
 
     found = holders_of_cgroups(cgroup_ids)
     return "; ".join(found) or "a socket that was made inside and is still open, as a rule"

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import extra_errors
-from pytest_bpflink.family import parent_of
 from pytest_bpflink.kernel import running_kernel
-from pytest_bpflink.kmsg import KernelLog, SplatWarning, splats
+from pytest_bpflink.system.kernel_log import KernelLog, SplatWarning, splats
+from pytest_bpflink.system.processes import parent_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from pytest_bpflink.kmsg import Line, Splat
+    from pytest_bpflink.system.kernel_log import Line, Splat
 
 _MOST_LINES = 200
 _SECTION = "Kernel log"

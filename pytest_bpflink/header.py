@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pytest_bpflink import kmsg, libbpf
-from pytest_bpflink.cgroup2 import cgroup2_mount
+from pytest_bpflink import libbpf
 from pytest_bpflink.compile import clang_version
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.privileges import missing_privileges
 from pytest_bpflink.probe import KernelInfo
+from pytest_bpflink.system import kernel_log
+from pytest_bpflink.system.cgroup2 import cgroup2_mount
 
 
 def lines() -> list[str]:
@@ -19,7 +20,7 @@ def lines() -> list[str]:
         f"bpflink: Linux {kernel.release} {btf}, libbpf {_libbpf()}, clang {clang}",
         f"bpflink: cgroup2 {_cgroup2()}, privileges {_privileges()}",
     ]
-    unreadable = kmsg.unreadable()
+    unreadable = kernel_log.unreadable()
     if unreadable:
         told.append(f"bpflink: kernel log unreadable ({unreadable}), so its splats go unseen")
     return told

@@ -16,16 +16,17 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink import estates, ids, pins
+from pytest_bpflink import ids, pins
 from pytest_bpflink.descriptors import held_by
 from pytest_bpflink.entries import entry_of
-from pytest_bpflink.family import family
 from pytest_bpflink.holders import (
     DescriptorHolder,
     ObjectHolder,
     cgroups,
     holders_of,
 )
+from pytest_bpflink.system import estates
+from pytest_bpflink.system.processes import family
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -16,7 +16,7 @@ import shutil
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from pytest_bpflink import estates
+from pytest_bpflink.system import estates
 from pytest_bpflink.vm.owner_lock import OwnerLock, is_owned
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Estate:
 
     def make_cgroup(self) -> Path:
         """Make the cgroup that all of this process's are made in."""
-        from pytest_bpflink.cgroup2 import cgroup2_mount
+        from pytest_bpflink.system.cgroup2 import cgroup2_mount
 
         path = cgroup2_mount() / estates.cgroup_name(self.directory)
         (self.directory / _CGROUP).symlink_to(path)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_bpflink.errors import BpfError, NotSupported, VerifierError
-from pytest_bpflink.libc import libc
+from pytest_bpflink.system.libc import libc
 
 if TYPE_CHECKING:
     from pathlib import Path

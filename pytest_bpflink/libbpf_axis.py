@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pytest_bpflink.kernel import MatrixKernel
-    from pytest_bpflink.progress import Progress
+    from pytest_bpflink.system.progress import Progress
 
 
 def asked_for(config: pytest.Config) -> tuple[list[str], Path]:

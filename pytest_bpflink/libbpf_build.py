@@ -25,7 +25,7 @@ from pytest_bpflink.vm.kernels.releases import version_key
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from pytest_bpflink.progress import Progress
+    from pytest_bpflink.system.progress import Progress
 
 _BUILDING = ".building-"
 

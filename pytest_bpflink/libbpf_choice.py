@@ -13,7 +13,7 @@ from pytest_bpflink import libbpf
 from pytest_bpflink.libbpf_library import NEWEST, OLDEST, SYSTEM, LibbpfError, check, is_version
 
 if TYPE_CHECKING:
-    from pytest_bpflink.progress import Progress
+    from pytest_bpflink.system.progress import Progress
 
 
 def choose(spec: str, progress: Progress, *, directory: Path) -> str:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Self
 from pytest_bpflink import libbpf
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.ids import note_made
-from pytest_bpflink.libc import libc
 from pytest_bpflink.prog_query import prog_query
+from pytest_bpflink.system.libc import libc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

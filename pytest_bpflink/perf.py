@@ -9,7 +9,7 @@ import platform
 from typing import Self
 
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.libc import libc
+from pytest_bpflink.system.libc import libc
 from pytest_bpflink.uapi import KernelEnum
 
 # perf_event_open(2) has no wrapper in glibc.

@@ -8,11 +8,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import estates, libbpf, procfs
+from pytest_bpflink import libbpf
 from pytest_bpflink.descriptors import key_of
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.libc import libc
-from pytest_bpflink.mountinfo import mounted
+from pytest_bpflink.system import estates, procfs
+from pytest_bpflink.system.libc import libc
+from pytest_bpflink.system.mountinfo import mounted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

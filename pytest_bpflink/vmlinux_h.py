@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_bpflink import libbpf
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.libc import libc
+from pytest_bpflink.system.libc import libc
 
 if TYPE_CHECKING:
     from pathlib import Path

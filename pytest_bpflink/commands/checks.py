@@ -132,8 +132,8 @@ def _privileges() -> Check:
 
 
 def _cgroup2() -> Check:
-    from pytest_bpflink.cgroup2 import cgroup2_mount
     from pytest_bpflink.errors import BpfError
+    from pytest_bpflink.system.cgroup2 import cgroup2_mount
 
     try:
         return Check("cgroup2", "native", "ok", f"at {cgroup2_mount()}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import kmsg
+from pytest_bpflink.system import kernel_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -279,7 +279,7 @@ def test_lost_lines_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         b"12,13,2500000,-,caller=T7;a process: WARNING: no\n",
         BlockingIOError(errno.EAGAIN, "no more"),
     ]
-    log = kmsg.KernelLog()
+    log = kernel_log.KernelLog()
 
     def answer(_fd: int, _size: int) -> bytes:
         following = answers.pop(0)
@@ -298,7 +298,7 @@ def test_lost_lines_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         "[    2.500000] a process: WARNING: no",
     ]
     assert lines[0].text == "(lines were lost here: the kernel's log was full)"
-    (splat,) = kmsg.splats(lines)
+    (splat,) = kernel_log.splats(lines)
     assert (splat.number, splat.head, splat.pid) == (12, "WARNING: one", None)
 
 

@@ -7,9 +7,9 @@ import os
 from functools import cache
 from pathlib import Path
 
-from pytest_bpflink import procfs
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.mountinfo import Mount, mounted
+from pytest_bpflink.system import procfs
+from pytest_bpflink.system.mountinfo import Mount, mounted
 
 
 @cache

@@ -8,7 +8,7 @@ import secrets
 from functools import cache
 from pathlib import Path
 
-from pytest_bpflink import procfs
+from pytest_bpflink.system import procfs
 
 _VARIABLE = "BPFLINK_FAMILY"
 
