@@ -12,6 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_bpflink.audit import BpfLedger as BpfLedger
     from pytest_bpflink.audit import Watch as Watch
+    from pytest_bpflink.binding.uapi import AttachFlags as AttachFlags
+    from pytest_bpflink.binding.uapi import AttachType as AttachType
+    from pytest_bpflink.binding.uapi import LinkType as LinkType
+    from pytest_bpflink.binding.uapi import MapType as MapType
+    from pytest_bpflink.binding.uapi import PerfEventType as PerfEventType
+    from pytest_bpflink.binding.uapi import ProgType as ProgType
+    from pytest_bpflink.binding.uapi import XdpFlags as XdpFlags
     from pytest_bpflink.bpffs import BpfFs as BpfFs
     from pytest_bpflink.cgroup import Attached as Attached
     from pytest_bpflink.cgroup import Cgroup as Cgroup
@@ -53,13 +60,6 @@ if TYPE_CHECKING:
     from pytest_bpflink.perf import SoftwareEvent as SoftwareEvent
     from pytest_bpflink.probe import KernelInfo as KernelInfo
     from pytest_bpflink.program import Program as Program
-    from pytest_bpflink.uapi import AttachFlags as AttachFlags
-    from pytest_bpflink.uapi import AttachType as AttachType
-    from pytest_bpflink.uapi import LinkType as LinkType
-    from pytest_bpflink.uapi import MapType as MapType
-    from pytest_bpflink.uapi import PerfEventType as PerfEventType
-    from pytest_bpflink.uapi import ProgType as ProgType
-    from pytest_bpflink.uapi import XdpFlags as XdpFlags
     from pytest_bpflink.wait import eventually as eventually
 
 _MODULES = {
@@ -94,7 +94,7 @@ _MODULES = {
     "perf": ("PerfEvent", "SoftwareEvent"),
     "probe": ("KernelInfo",),
     "program": ("Program",),
-    "uapi": (
+    "binding.uapi": (
         "AttachFlags",
         "AttachType",
         "LinkType",

@@ -7,19 +7,18 @@ import ctypes
 from typing import TYPE_CHECKING
 
 from pytest_bpflink import attach_events as events
-from pytest_bpflink import libbpf
-from pytest_bpflink import options as opts
+from pytest_bpflink.binding import libbpf, opts
+from pytest_bpflink.binding.uapi import AttachFlags, AttachType, IterInfo
 from pytest_bpflink.cgroup import Cgroup
 from pytest_bpflink.link import Link, attached, created
 from pytest_bpflink.map import Map
-from pytest_bpflink.uapi import AttachFlags, AttachType, IterInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_bpflink.binding.uapi import XdpFlags
     from pytest_bpflink.handles import ProgramHandle
     from pytest_bpflink.netns import Device, NetNs
-    from pytest_bpflink.uapi import XdpFlags
 
 
 def to_cgroup(

@@ -11,13 +11,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink import libbpf
-from pytest_bpflink import options as opts
-from pytest_bpflink.btf import Kind
+from pytest_bpflink.binding import libbpf, opts
+from pytest_bpflink.binding.btf import Kind
+from pytest_bpflink.binding.kernel_btf import vmlinux
+from pytest_bpflink.binding.uapi import AttachType
 from pytest_bpflink.errors import BpfError, NotSupported
 from pytest_bpflink.link import attached, created
-from pytest_bpflink.uapi import AttachType
-from pytest_bpflink.vmlinux import vmlinux
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

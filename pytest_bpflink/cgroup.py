@@ -15,11 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from pytest_bpflink import ids, libbpf, linkinfo
+from pytest_bpflink import ids, linkinfo
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.uapi import (
+    CGROUP_ATTACH_TYPES,
+    QUERY_EFFECTIVE,
+    AttachFlags,
+    AttachType,
+)
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.prog_query import USUAL_PROGRAMS, prog_query
 from pytest_bpflink.system.cgroup2 import own_cgroup
-from pytest_bpflink.uapi import CGROUP_ATTACH_TYPES, QUERY_EFFECTIVE, AttachFlags, AttachType
 from pytest_bpflink.wait import eventually
 
 if TYPE_CHECKING:

@@ -20,11 +20,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import libbpf
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.uapi import BpfNumber
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.system import procfs
 from pytest_bpflink.system.libc import libc
-from pytest_bpflink.uapi import BpfNumber
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

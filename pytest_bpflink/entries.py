@@ -6,10 +6,11 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import ids, libbpf
+from pytest_bpflink import ids
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.uapi import BpfMapInfo, BpfProgInfo, LinkType, MapType, ProgType
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.linkinfo import LinkInfo, read_link_info
-from pytest_bpflink.uapi import BpfMapInfo, BpfProgInfo, LinkType, MapType, ProgType
 
 if TYPE_CHECKING:
     from pytest_bpflink.holders import Holder

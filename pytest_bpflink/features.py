@@ -12,11 +12,11 @@ import errno
 from functools import cache
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import libbpf
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.uapi import AttachType
 from pytest_bpflink.errors import BpfError, NotSupported, UnknownFeature
 from pytest_bpflink.privileges import missing_privileges
 from pytest_bpflink.probes import cgroups, events, names, networks, struct_ops
-from pytest_bpflink.uapi import AttachType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from pytest_bpflink.btf import Btf
-    from pytest_bpflink.uapi import AttachType, ProgType
+    from pytest_bpflink.binding.btf import Btf
+    from pytest_bpflink.binding.uapi import AttachType, ProgType
 
 
 class ObjectHandle(Protocol):

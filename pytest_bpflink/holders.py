@@ -15,13 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import ids, libbpf, linkinfo, pins
+from pytest_bpflink import ids, linkinfo, pins
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.uapi import CGROUP_ATTACH_TYPES, AttachType, BpfProgInfo
 from pytest_bpflink.descriptors import held_by
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.prog_query import prog_query
 from pytest_bpflink.system import procfs
 from pytest_bpflink.system.cgroup2 import cgroup2_mount
-from pytest_bpflink.uapi import CGROUP_ATTACH_TYPES, AttachType, BpfProgInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator

@@ -12,7 +12,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Literal
 
-from pytest_bpflink import libbpf
+from pytest_bpflink.binding import libbpf
 from pytest_bpflink.errors import BpfError
 
 if TYPE_CHECKING:

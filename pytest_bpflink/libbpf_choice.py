@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import libbpf
+from pytest_bpflink.binding import libbpf
 from pytest_bpflink.libbpf_library import NEWEST, OLDEST, SYSTEM, LibbpfError, check, is_version
 
 if TYPE_CHECKING:

@@ -15,13 +15,14 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
-from pytest_bpflink import ids, libbpf
+from pytest_bpflink import ids
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.opts import LinkUpdateOptions
+from pytest_bpflink.binding.uapi import AttachFlags, BpfNumber
 from pytest_bpflink.descriptors import kind_of_descriptor
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.linkinfo import LinkInfo, read_link_info
-from pytest_bpflink.options import LinkUpdateOptions
 from pytest_bpflink.pins import is_on_bpffs
-from pytest_bpflink.uapi import AttachFlags, BpfNumber
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,16 +9,16 @@ from collections.abc import MutableMapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink import libbpf
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.uapi import BpfMapInfo
 from pytest_bpflink.errors import BpfError, NotSupported
 from pytest_bpflink.ids import note_made
 from pytest_bpflink.link import attached
-from pytest_bpflink.uapi import BpfMapInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_bpflink.btf import Btf
+    from pytest_bpflink.binding.btf import Btf
     from pytest_bpflink.handles import ObjectHandle
     from pytest_bpflink.link import Link
 
@@ -29,7 +29,7 @@ _PER_CPU_MAPS = frozenset({5, 6, 10, 21})
 class Map(MutableMapping[Any, Any]):
     """A map of an `Object`, borrowed from it: a mapping from keys to values.
 
-    Keys and values are typed through BTF (see `pytest_bpflink.btf`), so an array's key is an
+    Keys and values are typed through BTF (see `pytest_bpflink.binding.btf`), so an array's key is an
     `int`; what has no BTF type is `bytes`. A per-CPU map, which has a value for each processor,
     raises `BpfError` with EOPNOTSUPP.
     """

@@ -19,7 +19,7 @@ import threading
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self
 
-from pytest_bpflink import libbpf
+from pytest_bpflink.binding import libbpf
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.ids import note_made
 from pytest_bpflink.prog_query import prog_query
@@ -28,8 +28,8 @@ from pytest_bpflink.system.libc import libc
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pytest_bpflink.binding.uapi import AttachType
     from pytest_bpflink.handles import ProgramHandle
-    from pytest_bpflink.uapi import AttachType
 
 _CLONE_NEWNET = 0x40000000
 _OWN = "/proc/thread-self/ns/net"  # namespaces are a thread's, not a process's

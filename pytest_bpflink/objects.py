@@ -13,8 +13,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from pytest_bpflink import libbpf
-from pytest_bpflink.btf import Btf
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.btf import Btf
 from pytest_bpflink.compile import object_of
 from pytest_bpflink.errors import BpfError, by_name
 from pytest_bpflink.map import Map

@@ -8,9 +8,9 @@ import os
 import platform
 from typing import Self
 
+from pytest_bpflink.binding.uapi import KernelEnum
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.system.libc import libc
-from pytest_bpflink.uapi import KernelEnum
 
 # perf_event_open(2) has no wrapper in glibc.
 _CALL_NUMBERS = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "ppc64le": 319, "s390x": 331}

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import libbpf
+from pytest_bpflink.binding import libbpf
 from pytest_bpflink.descriptors import key_of
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.system import estates, procfs

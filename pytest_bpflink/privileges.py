@@ -6,7 +6,7 @@ import ctypes
 import errno
 from pathlib import Path
 
-from pytest_bpflink import libbpf
+from pytest_bpflink.binding import libbpf
 from pytest_bpflink.errors import BpfError
 
 # Bits of CapEff in /proc/self/status, and what asks for them.

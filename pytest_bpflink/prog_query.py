@@ -6,10 +6,10 @@ import ctypes
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import libbpf
+from pytest_bpflink.binding import libbpf
 
 if TYPE_CHECKING:
-    from pytest_bpflink.uapi import AttachType
+    from pytest_bpflink.binding.uapi import AttachType
 
 USUAL_PROGRAMS = 64
 """As many as the kernel lets be attached to a cgroup, a namespace (sk_lookup) or a device."""

@@ -10,14 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink import attach, attach_events, libbpf
+from pytest_bpflink import attach, attach_events
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.uapi import AttachType, BpfProgInfo, ProgType
 from pytest_bpflink.cgroup import Cgroup
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.ids import note_made
 from pytest_bpflink.map import Map
 from pytest_bpflink.netns import Device, NetNs
 from pytest_bpflink.perf import PerfEvent
-from pytest_bpflink.uapi import AttachType, BpfProgInfo, ProgType
 
 if TYPE_CHECKING:
     from collections.abc import Callable

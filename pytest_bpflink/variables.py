@@ -8,13 +8,13 @@ import mmap
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink import libbpf
+from pytest_bpflink.binding import libbpf
 from pytest_bpflink.errors import BpfError, by_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_bpflink.btf import Btf, Variable
+    from pytest_bpflink.binding.btf import Btf, Variable
     from pytest_bpflink.handles import MapHandle
 
 

@@ -7,7 +7,7 @@ import os
 from ctypes import c_void_p
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import libbpf
+from pytest_bpflink.binding import libbpf
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.system.libc import libc
 

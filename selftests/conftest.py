@@ -6,7 +6,7 @@ import os
 from functools import cache
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import libbpf
+from pytest_bpflink.binding import libbpf
 from pytest_bpflink.selftests.conformance.fixtures import (
     found,
     libc_copy,

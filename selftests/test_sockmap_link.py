@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import AttachType, BpfError, libbpf
+from pytest_bpflink import AttachType, BpfError
+from pytest_bpflink.binding import libbpf
 from pytest_bpflink.selftests.conformance.network_stages import Sockets
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import AttachType, LinkType, MapType, ProgType
-from pytest_bpflink.vmlinux import vmlinux
+from pytest_bpflink.binding.kernel_btf import vmlinux
 
 if TYPE_CHECKING:
     from enum import IntEnum

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import BpfError, XdpFlags, XdpLinkInfo, libbpf
+from pytest_bpflink import BpfError, XdpFlags, XdpLinkInfo
+from pytest_bpflink.binding import libbpf
 from pytest_bpflink.selftests.conformance.network_stages import (
     DRV_MODE,
     SKB_MODE,

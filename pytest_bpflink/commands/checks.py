@@ -108,7 +108,7 @@ def vm_tools() -> Iterator[Check]:
 
 
 def _libbpf() -> Check:
-    from pytest_bpflink import libbpf
+    from pytest_bpflink.binding import libbpf
     from pytest_bpflink.errors import BpfError
 
     try:

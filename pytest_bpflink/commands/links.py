@@ -105,9 +105,10 @@ class _Programs:
 
 
 def _program(number: int) -> Row:
-    from pytest_bpflink import ids, libbpf
+    from pytest_bpflink import ids
+    from pytest_bpflink.binding import libbpf
+    from pytest_bpflink.binding.uapi import BpfProgInfo, ProgType
     from pytest_bpflink.errors import BpfError
-    from pytest_bpflink.uapi import BpfProgInfo, ProgType
 
     try:
         with ids.opened("program", number) as fd:

@@ -9,16 +9,21 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import libbpf
-from pytest_bpflink import options as opts
-from pytest_bpflink.btf import Kind
+from pytest_bpflink.binding import libbpf, opts
+from pytest_bpflink.binding.btf import Kind
+from pytest_bpflink.binding.kernel_btf import vmlinux
+from pytest_bpflink.binding.uapi import (
+    CGROUP_ATTACH_TYPES,
+    AttachFlags,
+    AttachType,
+    LinkType,
+    ProgType,
+)
 from pytest_bpflink.cgroup import Cgroup
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.probes.networks import datagram
 from pytest_bpflink.probes.program import linked, loaded, require_run, uncounted
 from pytest_bpflink.system.cgroup2 import cgroup2_mount
-from pytest_bpflink.uapi import CGROUP_ATTACH_TYPES, AttachFlags, AttachType, LinkType, ProgType
-from pytest_bpflink.vmlinux import vmlinux
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

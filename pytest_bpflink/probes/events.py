@@ -11,14 +11,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import libbpf
-from pytest_bpflink import options as opts
-from pytest_bpflink.btf import Kind
+from pytest_bpflink.binding import libbpf, opts
+from pytest_bpflink.binding.btf import Kind
+from pytest_bpflink.binding.kernel_btf import vmlinux
+from pytest_bpflink.binding.uapi import AttachType, LinkType, ProgType
 from pytest_bpflink.link import created
 from pytest_bpflink.perf import PerfEvent, SoftwareEvent
 from pytest_bpflink.probes.program import Loaded, linked, loaded, require_run
-from pytest_bpflink.uapi import AttachType, LinkType, ProgType
-from pytest_bpflink.vmlinux import vmlinux
 
 if TYPE_CHECKING:
     from collections.abc import Callable

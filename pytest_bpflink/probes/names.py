@@ -7,12 +7,12 @@ import errno
 import os
 from typing import TYPE_CHECKING, TypeVar
 
-from pytest_bpflink import libbpf
-from pytest_bpflink.btf import Kind
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.btf import Kind
+from pytest_bpflink.binding.kernel_btf import vmlinux
+from pytest_bpflink.binding.uapi import AttachType, KernelEnum, MapType, ProgType
 from pytest_bpflink.errors import BpfError, UnknownFeature
 from pytest_bpflink.probes import cgroups, events, networks, program, struct_ops
-from pytest_bpflink.uapi import AttachType, KernelEnum, MapType, ProgType
-from pytest_bpflink.vmlinux import vmlinux
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,12 +9,11 @@ import struct
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import libbpf
-from pytest_bpflink import options as opts
+from pytest_bpflink.binding import libbpf, opts
+from pytest_bpflink.binding.uapi import AttachType, LinkType, MapType, ProgType, XdpFlags
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.netns import NetNs
 from pytest_bpflink.probes.program import linked, loaded, new_map, require_run, uncounted
-from pytest_bpflink.uapi import AttachType, LinkType, MapType, ProgType, XdpFlags
 
 if TYPE_CHECKING:
     from collections.abc import Callable

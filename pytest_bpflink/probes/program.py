@@ -9,11 +9,10 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import libbpf
-from pytest_bpflink import options as opts
+from pytest_bpflink.binding import libbpf, opts
+from pytest_bpflink.binding.uapi import AttachType, BpfProgInfo, LinkType, MapType, ProgType
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.link import created
-from pytest_bpflink.uapi import AttachType, BpfProgInfo, LinkType, MapType, ProgType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

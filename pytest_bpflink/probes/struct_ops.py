@@ -10,12 +10,11 @@ import struct
 import sys
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import libbpf
-from pytest_bpflink import options as opts
-from pytest_bpflink.btf import Kind
+from pytest_bpflink.binding import libbpf, opts
+from pytest_bpflink.binding.btf import Kind
+from pytest_bpflink.binding.kernel_btf import vmlinux
+from pytest_bpflink.binding.uapi import AttachType, LinkType, MapType, ProgType
 from pytest_bpflink.probes.program import linked, loaded, new_map, require_run
-from pytest_bpflink.uapi import AttachType, LinkType, MapType, ProgType
-from pytest_bpflink.vmlinux import vmlinux
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import BpfError, DescriptorHolder, Link, Map, Program, libbpf
-from pytest_bpflink.options import LinkUpdateOptions
+from pytest_bpflink import BpfError, DescriptorHolder, Link, Map, Program
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.opts import LinkUpdateOptions
 from pytest_bpflink.selftests.conformance.outcomes import OK
 from pytest_bpflink.selftests.conformance.rows import ROWS
 

@@ -11,12 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink import NetNs, PerfEvent, SoftwareEvent, libbpf
-from pytest_bpflink.btf import Kind
+from pytest_bpflink import NetNs, PerfEvent, SoftwareEvent
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.btf import Kind
+from pytest_bpflink.binding.kernel_btf import vmlinux
 from pytest_bpflink.selftests.conformance.network_stages import send_frame
 from pytest_bpflink.selftests.conformance.programs import STEPPER
 from pytest_bpflink.selftests.conformance.stages import Stage
-from pytest_bpflink.vmlinux import vmlinux
 
 if TYPE_CHECKING:
     from collections.abc import Callable

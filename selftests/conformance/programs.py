@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
-from pytest_bpflink import BpfError, Object, ProgType, libbpf
+from pytest_bpflink import BpfError, Object, ProgType
+from pytest_bpflink.binding import libbpf
 from pytest_bpflink.selftests.witness import SyscallWitness
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import socket
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from pytest_bpflink import BpfError, Link, Map, Program, libbpf
+from pytest_bpflink import BpfError, Link, Map, Program
+from pytest_bpflink.binding import libbpf
 
 if TYPE_CHECKING:
     from collections.abc import Callable

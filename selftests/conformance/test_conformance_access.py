@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import Link, LinkType, libbpf
-from pytest_bpflink.options import ObjGetOptions
+from pytest_bpflink import Link, LinkType
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.opts import ObjGetOptions
 from pytest_bpflink.selftests.conformance.checks import FIRST, NONE, SECOND, full_row, update
 from pytest_bpflink.selftests.conformance.outcomes import OK
 from pytest_bpflink.selftests.stranger import as_stranger

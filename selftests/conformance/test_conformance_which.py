@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import features, libbpf
+from pytest_bpflink import features
+from pytest_bpflink.binding import libbpf
 from pytest_bpflink.selftests.conformance.rows import ROWS
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import libbpf, libbpf_build
+from pytest_bpflink import libbpf_build
+from pytest_bpflink.binding import libbpf
 from pytest_bpflink.libbpf_choice import choose
 from pytest_bpflink.libbpf_library import LibbpfError, check
 from pytest_bpflink.vm.kernels.apt import AptError
@@ -318,7 +319,9 @@ def test_library_that_is_no_libbpf(tmp_path: Path) -> None:
     library = tmp_path / "libbpf.so.1"
     command = ["cc", "-shared", "-fPIC", "-xc", "-", "-o", str(library)]
     subprocess.run(command, input=b"", check=True)
-    load = f"from pytest_bpflink import libbpf; libbpf.use({str(library)!r}); libbpf.version()"
+    load = (
+        f"from pytest_bpflink.binding import libbpf; libbpf.use({str(library)!r}); libbpf.version()"
+    )
 
     done = subprocess.run(
         [sys.executable, "-c", load], capture_output=True, text=True, check=False, timeout=20
@@ -366,7 +369,7 @@ def test_path_in_the_ini_file_reaches_workers(
     library = _copy_of_the_systems(pytester.mkdir("libs"))
     pytester.makepyfile(
         f"""
-        from pytest_bpflink import libbpf
+        from pytest_bpflink.binding import libbpf
 
         def test_libbpf(pytestconfig):
             assert libbpf.version()
@@ -390,9 +393,7 @@ def test_newest_is_built_from_the_distributions_source() -> None:
 
 def _copy_of_the_systems(directory: Path) -> Path:
     # In a process of its own: this one has loaded the libraries that other tests built, too.
-    show = (
-        "from pytest_bpflink import libbpf; libbpf.version(); print(open('/proc/self/maps').read())"
-    )
+    show = "from pytest_bpflink.binding import libbpf; libbpf.version(); print(open('/proc/self/maps').read())"
     maps = subprocess.check_output([sys.executable, "-c", show], text=True).splitlines()
     loaded = next(line.split()[-1] for line in maps if "libbpf.so" in line)
     return Path(shutil.copy(loaded, directory / "libbpf.so.1"))

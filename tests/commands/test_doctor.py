@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pytest_bpflink import libbpf
+from pytest_bpflink.binding import libbpf
 from pytest_bpflink.privileges import missing_privileges
 from pytest_bpflink.system.cgroup2 import cgroup2_mount
 from pytest_bpflink.vm.kernels import Store

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from pytest_bpflink import libbpf
+from pytest_bpflink.binding import libbpf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TEST = """
     from pathlib import Path
     import pytest
-    from pytest_bpflink import libbpf
+    from pytest_bpflink.binding import libbpf
 
     @pytest.mark.parametrize("name", ["pin"])
     def test_x(name, request):

@@ -9,14 +9,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest_bpflink
-from pytest_bpflink import btf, errors, features, libbpf, options, requirements, selftests, vmlinux
+from pytest_bpflink import errors, features, requirements, selftests
+from pytest_bpflink.binding import btf, kernel_btf, libbpf, opts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # selftests/__init__.py and docs/architecture.md say what for.
 INNER = {
-    module.__name__ for module in (btf, errors, features, libbpf, options, requirements, vmlinux)
+    module.__name__ for module in (btf, errors, features, libbpf, opts, requirements, kernel_btf)
 }
 
 

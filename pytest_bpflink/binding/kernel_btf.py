@@ -11,8 +11,8 @@ import ctypes
 from functools import cache
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import libbpf
-from pytest_bpflink.btf import Kind
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.btf import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
