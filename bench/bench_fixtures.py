@@ -23,7 +23,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink import BpfFs, Cgroup, Link, Object, links
-from pytest_bpflink.compile import object_of
+from pytest_bpflink.building.compilation import object_of
 from pytest_bpflink.leftovers import Estate
 from pytest_bpflink.privileges import missing_privileges
 

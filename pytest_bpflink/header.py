@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_bpflink.binding import libbpf
-from pytest_bpflink.compile import clang_version
+from pytest_bpflink.building.compilation import clang_version
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.privileges import missing_privileges
 from pytest_bpflink.probe import KernelInfo

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink import compile as bpf_compile
+from pytest_bpflink.building import compilation as bpf_compile
 from pytest_bpflink.vm import kernels
 from pytest_bpflink.vm.kernels import KernelError
 from pytest_bpflink.vm.machines import kvm

@@ -59,7 +59,10 @@ def find(
     kernels: Sequence[MatrixKernel], progress: Progress, *, directory: Path
 ) -> list[MatrixKernel]:
     """Find or build the libbpfs of pairs. Raises UsageError."""
-    from pytest_bpflink import libbpf_choice, libbpf_library  # with ctypes, for runs that choose
+    from pytest_bpflink.building import (  # with ctypes, for runs that choose
+        libbpf_choice,
+        libbpf_library,
+    )
 
     found: dict[str | None, tuple[str | None, str | None]] = {None: (None, None)}
     for spec in dict.fromkeys(kernel.libbpf_spec for kernel in kernels):

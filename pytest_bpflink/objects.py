@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.btf import Btf
-from pytest_bpflink.compile import object_of
+from pytest_bpflink.building.compilation import object_of
 from pytest_bpflink.errors import BpfError, by_name
 from pytest_bpflink.map import Map
 from pytest_bpflink.program import Program

@@ -218,8 +218,8 @@ def _choose_libbpf(config: pytest.Config) -> None:
     if spec == "system":
         return
     # After that test, for it costs what others don't owe.
-    from pytest_bpflink import libbpf_choice, libbpf_library
     from pytest_bpflink.binding import libbpf
+    from pytest_bpflink.building import libbpf_choice, libbpf_library
     from pytest_bpflink.terminal import Progress
 
     progress = Progress(config)

@@ -24,7 +24,7 @@ class ObjectsHook(BuildHookInterface[Any]):
         if version == "editable":
             return
         sys.path.insert(0, self.root)
-        from pytest_bpflink.clang import ClangRefusal  # needs nothing but Python
+        from pytest_bpflink.building.clang import ClangRefusal  # needs nothing but Python
 
         self._directory = tempfile.TemporaryDirectory(prefix="bpflink-objects-")
         made: dict[str, str] = {}
@@ -41,7 +41,7 @@ class ObjectsHook(BuildHookInterface[Any]):
 
     def _compile(self, directory: str) -> dict[str, str]:
         """Return each file that is built, and its place in the wheel."""
-        from pytest_bpflink import prebuilt  # needs nothing but Python
+        from pytest_bpflink.building import prebuilt  # needs nothing but Python
 
         into = Path(self._directory.name, directory)
         into.mkdir(parents=True)

@@ -44,7 +44,7 @@ class Check:
 
 def native() -> Iterator[Check]:
     """Look at what tests on the running kernel need."""
-    from pytest_bpflink import compile as bpf_compile
+    from pytest_bpflink.building import compilation as bpf_compile
     from pytest_bpflink.probe import KernelInfo
 
     kernel = KernelInfo()

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_bpflink import BpfError, CompileError, Object, prebuilt
-from pytest_bpflink import compile as compiling
+from pytest_bpflink import BpfError, CompileError, Object
+from pytest_bpflink.building import compilation as compiling
+from pytest_bpflink.building import prebuilt
 
 SOURCE = """
 #include <linux/bpf.h>
@@ -177,9 +178,7 @@ char LICENSE[] SEC("license") = "GPL";
 
 
 def test_processes_at_once_make_one_object(source: Path) -> None:
-    script = (
-        "import sys; from pytest_bpflink.compile import object_of; print(object_of(sys.argv[1]))"
-    )
+    script = "import sys; from pytest_bpflink.building.compilation import object_of; print(object_of(sys.argv[1]))"
     started = [
         subprocess.Popen([sys.executable, "-c", script, source], stdout=subprocess.PIPE, text=True)
         for _ in range(4)

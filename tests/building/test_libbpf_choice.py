@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import libbpf_build
 from pytest_bpflink.binding import libbpf
-from pytest_bpflink.libbpf_choice import choose
-from pytest_bpflink.libbpf_library import LibbpfError, check
+from pytest_bpflink.building import libbpf_build
+from pytest_bpflink.building.libbpf_choice import choose
+from pytest_bpflink.building.libbpf_library import LibbpfError, check
 from pytest_bpflink.vm.kernels.apt import AptError
 
 if TYPE_CHECKING:

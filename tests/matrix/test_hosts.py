@@ -93,7 +93,7 @@ def test_guests_run_on_another_host_and_are_replaced_there(
         from pathlib import Path
         import pytest
         from pytest_bpflink import CompileError
-        from pytest_bpflink.compile import object_of
+        from pytest_bpflink.building.compilation import object_of
 
         def test_does_not_compile(request, monkeypatch):
             # It was tried on each guest's host.

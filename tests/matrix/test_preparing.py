@@ -51,7 +51,7 @@ def test_the_error_of_a_source_is_that_of_the_test_that_asks_for_it(
     pytester.makepyfile(
         """
         import subprocess
-        from pytest_bpflink.compile import object_of
+        from pytest_bpflink.building.compilation import object_of
 
         def test_x(request):
             # In the guest it must not be run.

@@ -19,8 +19,8 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import prebuilt, vmlinux_h
-from pytest_bpflink.clang import ClangRefusal, clang, flags, memory_file, translate
+from pytest_bpflink.building import prebuilt, vmlinux_h
+from pytest_bpflink.building.clang import ClangRefusal, clang, flags, memory_file, translate
 from pytest_bpflink.errors import CompileError
 from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.scratch import Scratch

@@ -14,7 +14,7 @@ import json
 import platform
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.clang import clang, flags, translate
+from pytest_bpflink.building.clang import clang, flags, translate
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.binding import libbpf
-from pytest_bpflink.libbpf_library import NEWEST, OLDEST, SYSTEM, LibbpfError, check, is_version
+from pytest_bpflink.building.libbpf_library import (
+    NEWEST,
+    OLDEST,
+    SYSTEM,
+    LibbpfError,
+    check,
+    is_version,
+)
 
 if TYPE_CHECKING:
     from pytest_bpflink.system.progress import Progress
@@ -39,7 +46,7 @@ def choose(spec: str, progress: Progress, *, directory: Path) -> str:
 
 
 def _version(spec: str, progress: Progress) -> Path:
-    from pytest_bpflink import libbpf_build
+    from pytest_bpflink.building import libbpf_build
 
     if is_version(spec) and tuple(map(int, spec.split(".")[:2])) < OLDEST:
         raise LibbpfError("libbpf 1.0 is the first that will do")
@@ -47,6 +54,6 @@ def _version(spec: str, progress: Progress) -> Path:
 
 
 def _tree(tree: Path, progress: Progress) -> Path:
-    from pytest_bpflink import libbpf_build
+    from pytest_bpflink.building import libbpf_build
 
     return libbpf_build.tree(tree.resolve(), progress)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.libbpf_library import NEWEST, LibbpfError, check
+from pytest_bpflink.building.libbpf_library import NEWEST, LibbpfError, check
 from pytest_bpflink.vm.cache import cache_root, locked
 from pytest_bpflink.vm.kernels.apt import Apt, AptError, stanzas
 from pytest_bpflink.vm.kernels.releases import version_key
