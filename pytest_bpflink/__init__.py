@@ -22,36 +22,36 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpffs import BpfFs as BpfFs
     from pytest_bpflink.cgroup import Attached as Attached
     from pytest_bpflink.cgroup import Cgroup as Cgroup
-    from pytest_bpflink.entries import Entry as Entry
     from pytest_bpflink.errors import BpfError as BpfError
     from pytest_bpflink.errors import CompileError as CompileError
     from pytest_bpflink.errors import NotSupported as NotSupported
     from pytest_bpflink.errors import UnknownName as UnknownName
     from pytest_bpflink.errors import VerifierError as VerifierError
-    from pytest_bpflink.holders import CgroupHolder as CgroupHolder
-    from pytest_bpflink.holders import DescriptorHolder as DescriptorHolder
-    from pytest_bpflink.holders import Holder as Holder
-    from pytest_bpflink.holders import ObjectHolder as ObjectHolder
-    from pytest_bpflink.holders import PinHolder as PinHolder
+    from pytest_bpflink.introspection.entries import Entry as Entry
+    from pytest_bpflink.introspection.holders import CgroupHolder as CgroupHolder
+    from pytest_bpflink.introspection.holders import DescriptorHolder as DescriptorHolder
+    from pytest_bpflink.introspection.holders import Holder as Holder
+    from pytest_bpflink.introspection.holders import ObjectHolder as ObjectHolder
+    from pytest_bpflink.introspection.holders import PinHolder as PinHolder
+    from pytest_bpflink.introspection.linkinfo import CgroupLinkInfo as CgroupLinkInfo
+    from pytest_bpflink.introspection.linkinfo import IterLinkInfo as IterLinkInfo
+    from pytest_bpflink.introspection.linkinfo import KprobeMultiLinkInfo as KprobeMultiLinkInfo
+    from pytest_bpflink.introspection.linkinfo import LinkInfo as LinkInfo
+    from pytest_bpflink.introspection.linkinfo import NetfilterLinkInfo as NetfilterLinkInfo
+    from pytest_bpflink.introspection.linkinfo import NetkitLinkInfo as NetkitLinkInfo
+    from pytest_bpflink.introspection.linkinfo import NetnsLinkInfo as NetnsLinkInfo
+    from pytest_bpflink.introspection.linkinfo import PerfEventLinkInfo as PerfEventLinkInfo
+    from pytest_bpflink.introspection.linkinfo import RawTracepointLinkInfo as RawTracepointLinkInfo
+    from pytest_bpflink.introspection.linkinfo import SockmapLinkInfo as SockmapLinkInfo
+    from pytest_bpflink.introspection.linkinfo import StructOpsLinkInfo as StructOpsLinkInfo
+    from pytest_bpflink.introspection.linkinfo import TcxLinkInfo as TcxLinkInfo
+    from pytest_bpflink.introspection.linkinfo import TracingLinkInfo as TracingLinkInfo
+    from pytest_bpflink.introspection.linkinfo import TracingMultiLinkInfo as TracingMultiLinkInfo
+    from pytest_bpflink.introspection.linkinfo import UprobeMultiLinkInfo as UprobeMultiLinkInfo
+    from pytest_bpflink.introspection.linkinfo import XdpLinkInfo as XdpLinkInfo
     from pytest_bpflink.link import Link as Link
     from pytest_bpflink.link import link_ids as link_ids
     from pytest_bpflink.link import links as links
-    from pytest_bpflink.linkinfo import CgroupLinkInfo as CgroupLinkInfo
-    from pytest_bpflink.linkinfo import IterLinkInfo as IterLinkInfo
-    from pytest_bpflink.linkinfo import KprobeMultiLinkInfo as KprobeMultiLinkInfo
-    from pytest_bpflink.linkinfo import LinkInfo as LinkInfo
-    from pytest_bpflink.linkinfo import NetfilterLinkInfo as NetfilterLinkInfo
-    from pytest_bpflink.linkinfo import NetkitLinkInfo as NetkitLinkInfo
-    from pytest_bpflink.linkinfo import NetnsLinkInfo as NetnsLinkInfo
-    from pytest_bpflink.linkinfo import PerfEventLinkInfo as PerfEventLinkInfo
-    from pytest_bpflink.linkinfo import RawTracepointLinkInfo as RawTracepointLinkInfo
-    from pytest_bpflink.linkinfo import SockmapLinkInfo as SockmapLinkInfo
-    from pytest_bpflink.linkinfo import StructOpsLinkInfo as StructOpsLinkInfo
-    from pytest_bpflink.linkinfo import TcxLinkInfo as TcxLinkInfo
-    from pytest_bpflink.linkinfo import TracingLinkInfo as TracingLinkInfo
-    from pytest_bpflink.linkinfo import TracingMultiLinkInfo as TracingMultiLinkInfo
-    from pytest_bpflink.linkinfo import UprobeMultiLinkInfo as UprobeMultiLinkInfo
-    from pytest_bpflink.linkinfo import XdpLinkInfo as XdpLinkInfo
     from pytest_bpflink.map import Map as Map
     from pytest_bpflink.netns import Device as Device
     from pytest_bpflink.netns import NetNs as NetNs
@@ -66,11 +66,17 @@ _MODULES = {
     "audit": ("BpfLedger", "Watch"),
     "bpffs": ("BpfFs",),
     "cgroup": ("Attached", "Cgroup"),
-    "entries": ("Entry",),
+    "introspection.entries": ("Entry",),
     "errors": ("BpfError", "CompileError", "NotSupported", "UnknownName", "VerifierError"),
-    "holders": ("CgroupHolder", "DescriptorHolder", "Holder", "ObjectHolder", "PinHolder"),
+    "introspection.holders": (
+        "CgroupHolder",
+        "DescriptorHolder",
+        "Holder",
+        "ObjectHolder",
+        "PinHolder",
+    ),
     "link": ("Link", "link_ids", "links"),
-    "linkinfo": (
+    "introspection.linkinfo": (
         "CgroupLinkInfo",
         "IterLinkInfo",
         "KprobeMultiLinkInfo",

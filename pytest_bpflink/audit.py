@@ -9,10 +9,10 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import ids
-from pytest_bpflink.descriptors import held_by
-from pytest_bpflink.entries import entry_of
-from pytest_bpflink.holders import (
+from pytest_bpflink.introspection import ids
+from pytest_bpflink.introspection.descriptors import held_by
+from pytest_bpflink.introspection.entries import entry_of
+from pytest_bpflink.introspection.holders import (
     CgroupHolder,
     DescriptorHolder,
     ObjectHolder,
@@ -25,9 +25,9 @@ from pytest_bpflink.system.processes import family
 if TYPE_CHECKING:
     from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 
-    from pytest_bpflink.entries import Entry
-    from pytest_bpflink.holders import Holder
-    from pytest_bpflink.ids import Key, Kind
+    from pytest_bpflink.introspection.entries import Entry
+    from pytest_bpflink.introspection.holders import Holder
+    from pytest_bpflink.introspection.ids import Key, Kind
 
 
 class BpfLedger:

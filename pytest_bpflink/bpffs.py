@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.pins import pins_below
+from pytest_bpflink.introspection.pins import pins_below
 from pytest_bpflink.system.libc import libc
 
 if TYPE_CHECKING:

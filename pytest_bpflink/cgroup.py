@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from pytest_bpflink import ids, linkinfo
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.uapi import (
     CGROUP_ATTACH_TYPES,
@@ -24,7 +23,8 @@ from pytest_bpflink.binding.uapi import (
     AttachType,
 )
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.prog_query import USUAL_PROGRAMS, prog_query
+from pytest_bpflink.introspection import ids, linkinfo
+from pytest_bpflink.introspection.prog_query import USUAL_PROGRAMS, prog_query
 from pytest_bpflink.system.cgroup2 import own_cgroup
 from pytest_bpflink.wait import eventually
 

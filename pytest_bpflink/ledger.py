@@ -16,15 +16,10 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink import ids, pins
-from pytest_bpflink.descriptors import held_by
-from pytest_bpflink.entries import entry_of
-from pytest_bpflink.holders import (
-    DescriptorHolder,
-    ObjectHolder,
-    cgroups,
-    holders_of,
-)
+from pytest_bpflink.introspection import ids, pins
+from pytest_bpflink.introspection.descriptors import held_by
+from pytest_bpflink.introspection.entries import entry_of
+from pytest_bpflink.introspection.holders import DescriptorHolder, ObjectHolder, cgroups, holders_of
 from pytest_bpflink.system import estates
 from pytest_bpflink.system.processes import family
 
@@ -32,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
     from pathlib import Path
 
-    from pytest_bpflink.entries import Entry
-    from pytest_bpflink.holders import Holder
-    from pytest_bpflink.ids import Key
+    from pytest_bpflink.introspection.entries import Entry
+    from pytest_bpflink.introspection.holders import Holder
+    from pytest_bpflink.introspection.ids import Key
 
 _GRACE = 0.1  # seconds, for what ends a moment after its holder: a child that was just killed
 

@@ -131,7 +131,7 @@ def _dead() -> Iterator[Path]:
 
 
 def _named_by(directory: Path) -> Iterator[str]:
-    from pytest_bpflink import pins
+    from pytest_bpflink.introspection import pins
 
     for mount in pins.mounts():
         if mount.is_relative_to(directory):
@@ -156,7 +156,8 @@ def _undo(directory: Path) -> None:
     What can't be removed doesn't keep the rest, but it keeps the record of it. Raises
     `ExceptionGroup`.
     """
-    from pytest_bpflink import bpffs, pins
+    from pytest_bpflink import bpffs
+    from pytest_bpflink.introspection import pins
 
     records, cgroup = directory / _PINS, directory / _CGROUP
     steps: list[Callable[[], object]] = []

@@ -15,20 +15,20 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
-from pytest_bpflink import ids
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.opts import LinkUpdateOptions
 from pytest_bpflink.binding.uapi import AttachFlags, BpfNumber
-from pytest_bpflink.descriptors import kind_of_descriptor
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.linkinfo import LinkInfo, read_link_info
-from pytest_bpflink.pins import is_on_bpffs
+from pytest_bpflink.introspection import ids
+from pytest_bpflink.introspection.descriptors import kind_of_descriptor
+from pytest_bpflink.introspection.linkinfo import LinkInfo, read_link_info
+from pytest_bpflink.introspection.pins import is_on_bpffs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pytest_bpflink.handles import MapHandle, ProgramHandle
-    from pytest_bpflink.holders import Holder
+    from pytest_bpflink.introspection.holders import Holder
 
 
 class Link:
@@ -219,7 +219,7 @@ class Link:
         `/proc/PID/root`. Pins are opened for a moment to see whose they are; those in the private
         mounts of other sessions are let be.
         """
-        from pytest_bpflink.holders import holders  # rarely asked, and it reads /proc
+        from pytest_bpflink.introspection.holders import holders  # rarely asked, and it reads /proc
 
         return holders("link", self.id)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.uapi import BpfMapInfo
 from pytest_bpflink.errors import BpfError, NotSupported
-from pytest_bpflink.ids import note_made
+from pytest_bpflink.introspection.ids import note_made
 from pytest_bpflink.link import attached
 
 if TYPE_CHECKING:

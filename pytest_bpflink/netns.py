@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.ids import note_made
-from pytest_bpflink.prog_query import prog_query
+from pytest_bpflink.introspection.ids import note_made
+from pytest_bpflink.introspection.prog_query import prog_query
 from pytest_bpflink.system.libc import libc
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.uapi import AttachType, BpfProgInfo, ProgType
 from pytest_bpflink.cgroup import Cgroup
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.ids import note_made
+from pytest_bpflink.introspection.ids import note_made
 from pytest_bpflink.map import Map
 from pytest_bpflink.netns import Device, NetNs
 from pytest_bpflink.perf import PerfEvent

@@ -11,15 +11,15 @@ import ctypes
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import ids
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.kernel_btf import types_of, vmlinux
 from pytest_bpflink.binding.uapi import AttachType, BpfBtfInfo, BpfProgInfo, PerfEventType
 from pytest_bpflink.errors import BpfError
+from pytest_bpflink.introspection import ids
 from pytest_bpflink.perf import SoftwareEvent
 
 if TYPE_CHECKING:
-    from pytest_bpflink import linkinfo
+    from pytest_bpflink.introspection import linkinfo
 
 _MOST_NAMED = 3
 

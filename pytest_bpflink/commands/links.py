@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 def rows() -> list[Row]:
     """Describe all links, in the order of their ids. Raises `BpfError`, EPERM without privilege."""
     from pytest_bpflink.commands.targets import Places
-    from pytest_bpflink.holders import DescriptorHolder, PinHolder, holders_of
+    from pytest_bpflink.introspection.holders import DescriptorHolder, PinHolder, holders_of
     from pytest_bpflink.link import links
 
     places, programs = Places(), _Programs()
@@ -105,10 +105,10 @@ class _Programs:
 
 
 def _program(number: int) -> Row:
-    from pytest_bpflink import ids
     from pytest_bpflink.binding import libbpf
     from pytest_bpflink.binding.uapi import BpfProgInfo, ProgType
     from pytest_bpflink.errors import BpfError
+    from pytest_bpflink.introspection import ids
 
     try:
         with ids.opened("program", number) as fd:

@@ -17,20 +17,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import ids, linkinfo
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.uapi import BpfMapInfo, XdpFlags
 from pytest_bpflink.commands.functions import Functions, event, places
 from pytest_bpflink.errors import BpfError
+from pytest_bpflink.introspection import ids, linkinfo
+from pytest_bpflink.introspection.prog_query import prog_query
 from pytest_bpflink.netns import NetNs
-from pytest_bpflink.prog_query import prog_query
 from pytest_bpflink.system.cgroup2 import cgroup2_mount
 from pytest_bpflink.system.mountinfo import mounted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_bpflink.linkinfo import LinkInfo
+    from pytest_bpflink.introspection.linkinfo import LinkInfo
 
 DETACHED = "detached"
 

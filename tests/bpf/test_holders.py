@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import Link, Object, ObjectHolder, eventually
-from pytest_bpflink.entries import entry_of
-from pytest_bpflink.holders import holders
+from pytest_bpflink.introspection.entries import entry_of
+from pytest_bpflink.introspection.holders import holders
 from pytest_bpflink.system import procfs
 from pytest_bpflink.system.processes import Family, parent_of
 from pytest_bpflink.system.procfs import processes

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink import pins
+from pytest_bpflink.introspection import pins
 from pytest_bpflink.privileges import missing_privileges
 from tests.support.command import bpflink
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.binding import libbpf
-from pytest_bpflink.descriptors import key_of
 from pytest_bpflink.errors import BpfError
+from pytest_bpflink.introspection.descriptors import key_of
 from pytest_bpflink.system import estates, procfs
 from pytest_bpflink.system.libc import libc
 from pytest_bpflink.system.mountinfo import mounted
@@ -18,7 +18,7 @@ from pytest_bpflink.system.mountinfo import mounted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_bpflink.ids import Key
+    from pytest_bpflink.introspection.ids import Key
 
 MAGIC = 0xCAFE4A11
 """`BPF_FS_MAGIC`, the type that statfs(2) gives."""

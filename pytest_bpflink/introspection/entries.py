@@ -6,15 +6,15 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import ids
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.uapi import BpfMapInfo, BpfProgInfo, LinkType, MapType, ProgType
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.linkinfo import LinkInfo, read_link_info
+from pytest_bpflink.introspection import ids
+from pytest_bpflink.introspection.linkinfo import LinkInfo, read_link_info
 
 if TYPE_CHECKING:
-    from pytest_bpflink.holders import Holder
-    from pytest_bpflink.ids import Key, Kind
+    from pytest_bpflink.introspection.holders import Holder
+    from pytest_bpflink.introspection.ids import Key, Kind
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Entry:
 
     def holders(self) -> tuple[Holder, ...]:
         """Who holds it, as `Link.holders()`; nobody, of what is gone or only the kernel holds."""
-        from pytest_bpflink.holders import holders  # rarely asked
+        from pytest_bpflink.introspection.holders import holders  # rarely asked
 
         return holders(self.kind, self.id)
 

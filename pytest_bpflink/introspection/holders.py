@@ -15,19 +15,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import ids, linkinfo, pins
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.uapi import CGROUP_ATTACH_TYPES, AttachType, BpfProgInfo
-from pytest_bpflink.descriptors import held_by
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.prog_query import prog_query
+from pytest_bpflink.introspection import ids, linkinfo, pins
+from pytest_bpflink.introspection.descriptors import held_by
+from pytest_bpflink.introspection.prog_query import prog_query
 from pytest_bpflink.system import procfs
 from pytest_bpflink.system.cgroup2 import cgroup2_mount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
-    from pytest_bpflink.ids import Key, Kind
+    from pytest_bpflink.introspection.ids import Key, Kind
 
 
 @dataclass(frozen=True)

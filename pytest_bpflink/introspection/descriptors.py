@@ -29,7 +29,7 @@ from pytest_bpflink.system.libc import libc
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from pytest_bpflink.ids import Key, Kind
+    from pytest_bpflink.introspection.ids import Key, Kind
 
 # By what `kind_of_descriptor` says.
 _KINDS: dict[str, Kind] = {"link": "link", "prog": "program", "map": "map"}

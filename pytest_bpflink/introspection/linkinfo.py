@@ -11,10 +11,10 @@ import errno
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink import ids
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.uapi import AttachType, BpfLinkInfo, LinkType, PerfEventType
 from pytest_bpflink.errors import BpfError
+from pytest_bpflink.introspection import ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
