@@ -19,9 +19,20 @@ if TYPE_CHECKING:
     from pytest_bpflink.binding.uapi import PerfEventType as PerfEventType
     from pytest_bpflink.binding.uapi import ProgType as ProgType
     from pytest_bpflink.binding.uapi import XdpFlags as XdpFlags
-    from pytest_bpflink.bpffs import BpfFs as BpfFs
-    from pytest_bpflink.cgroup import Attached as Attached
-    from pytest_bpflink.cgroup import Cgroup as Cgroup
+    from pytest_bpflink.bpf.bpffs import BpfFs as BpfFs
+    from pytest_bpflink.bpf.cgroup import Attached as Attached
+    from pytest_bpflink.bpf.cgroup import Cgroup as Cgroup
+    from pytest_bpflink.bpf.link import Link as Link
+    from pytest_bpflink.bpf.link import link_ids as link_ids
+    from pytest_bpflink.bpf.link import links as links
+    from pytest_bpflink.bpf.map import Map as Map
+    from pytest_bpflink.bpf.netns import Device as Device
+    from pytest_bpflink.bpf.netns import NetNs as NetNs
+    from pytest_bpflink.bpf.objects import Object as Object
+    from pytest_bpflink.bpf.perf_event import PerfEvent as PerfEvent
+    from pytest_bpflink.bpf.perf_event import SoftwareEvent as SoftwareEvent
+    from pytest_bpflink.bpf.program import Program as Program
+    from pytest_bpflink.bpf.wait import eventually as eventually
     from pytest_bpflink.errors import BpfError as BpfError
     from pytest_bpflink.errors import CompileError as CompileError
     from pytest_bpflink.errors import NotSupported as NotSupported
@@ -49,23 +60,12 @@ if TYPE_CHECKING:
     from pytest_bpflink.introspection.linkinfo import TracingMultiLinkInfo as TracingMultiLinkInfo
     from pytest_bpflink.introspection.linkinfo import UprobeMultiLinkInfo as UprobeMultiLinkInfo
     from pytest_bpflink.introspection.linkinfo import XdpLinkInfo as XdpLinkInfo
-    from pytest_bpflink.link import Link as Link
-    from pytest_bpflink.link import link_ids as link_ids
-    from pytest_bpflink.link import links as links
-    from pytest_bpflink.map import Map as Map
-    from pytest_bpflink.netns import Device as Device
-    from pytest_bpflink.netns import NetNs as NetNs
-    from pytest_bpflink.objects import Object as Object
-    from pytest_bpflink.perf import PerfEvent as PerfEvent
-    from pytest_bpflink.perf import SoftwareEvent as SoftwareEvent
     from pytest_bpflink.probe import KernelInfo as KernelInfo
-    from pytest_bpflink.program import Program as Program
-    from pytest_bpflink.wait import eventually as eventually
 
 _MODULES = {
     "audit": ("BpfLedger", "Watch"),
-    "bpffs": ("BpfFs",),
-    "cgroup": ("Attached", "Cgroup"),
+    "bpf.bpffs": ("BpfFs",),
+    "bpf.cgroup": ("Attached", "Cgroup"),
     "introspection.entries": ("Entry",),
     "errors": ("BpfError", "CompileError", "NotSupported", "UnknownName", "VerifierError"),
     "introspection.holders": (
@@ -75,7 +75,7 @@ _MODULES = {
         "ObjectHolder",
         "PinHolder",
     ),
-    "link": ("Link", "link_ids", "links"),
+    "bpf.link": ("Link", "link_ids", "links"),
     "introspection.linkinfo": (
         "CgroupLinkInfo",
         "IterLinkInfo",
@@ -94,12 +94,12 @@ _MODULES = {
         "UprobeMultiLinkInfo",
         "XdpLinkInfo",
     ),
-    "map": ("Map",),
-    "netns": ("Device", "NetNs"),
-    "objects": ("Object",),
-    "perf": ("PerfEvent", "SoftwareEvent"),
+    "bpf.map": ("Map",),
+    "bpf.netns": ("Device", "NetNs"),
+    "bpf.objects": ("Object",),
+    "bpf.perf_event": ("PerfEvent", "SoftwareEvent"),
     "probe": ("KernelInfo",),
-    "program": ("Program",),
+    "bpf.program": ("Program",),
     "binding.uapi": (
         "AttachFlags",
         "AttachType",
@@ -109,7 +109,7 @@ _MODULES = {
         "ProgType",
         "XdpFlags",
     ),
-    "wait": ("eventually",),
+    "bpf.wait": ("eventually",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pytest_bpflink.audit import BpfLedger
-    from pytest_bpflink.bpffs import BpfFs
-    from pytest_bpflink.cgroup import Cgroup
+    from pytest_bpflink.bpf.bpffs import BpfFs
+    from pytest_bpflink.bpf.cgroup import Cgroup
+    from pytest_bpflink.bpf.link import Link
+    from pytest_bpflink.bpf.map import Map
+    from pytest_bpflink.bpf.netns import NetNs
+    from pytest_bpflink.bpf.objects import Object
+    from pytest_bpflink.bpf.program import Program
     from pytest_bpflink.leftovers import Estate
-    from pytest_bpflink.link import Link
-    from pytest_bpflink.map import Map
-    from pytest_bpflink.netns import NetNs
-    from pytest_bpflink.objects import Object
     from pytest_bpflink.probe import KernelInfo
-    from pytest_bpflink.program import Program
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,7 @@ def bpf_kernel(request: pytest.FixtureRequest) -> KernelInfo:
 @pytest.fixture(scope="session")
 def cgroup_factory(_bpf_estate: Estate) -> Iterator[Callable[[], Cgroup]]:
     """Make cgroups: each call gives a fresh one, removed with all below it at the session's end."""
-    from pytest_bpflink.cgroup import Cgroup
+    from pytest_bpflink.bpf.cgroup import Cgroup
 
     parent = Cgroup(_bpf_estate.make_cgroup())
     numbers = count(1)
@@ -81,7 +81,7 @@ def bpffs_factory(_bpf_estate: Estate) -> Callable[..., BpfFs]:
 
     Keyword arguments are mount options: `bpffs_factory(mode=0o700)`.
     """
-    from pytest_bpflink.bpffs import BpfFs
+    from pytest_bpflink.bpf.bpffs import BpfFs
 
     numbers = count(1)
 
@@ -109,7 +109,7 @@ def netns(_bpf_privileges: None) -> Iterator[NetNs]:
 
     Nothing names it, so it goes with this process at the latest. Devices need pyroute2.
     """
-    from pytest_bpflink.netns import NetNs
+    from pytest_bpflink.bpf.netns import NetNs
 
     with NetNs.create() as netns:
         yield netns
@@ -123,7 +123,7 @@ def bpf_object(
 
     A `.bpf.c` is compiled with clang first. `rodata={"name": value}` sets constants before loading.
     """
-    from pytest_bpflink.objects import Object
+    from pytest_bpflink.bpf.objects import Object
 
     with contextlib.ExitStack() as undo:
 

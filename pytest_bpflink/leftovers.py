@@ -156,7 +156,7 @@ def _undo(directory: Path) -> None:
     What can't be removed doesn't keep the rest, but it keeps the record of it. Raises
     `ExceptionGroup`.
     """
-    from pytest_bpflink import bpffs
+    from pytest_bpflink.bpf import bpffs
     from pytest_bpflink.introspection import pins
 
     records, cgroup = directory / _PINS, directory / _CGROUP
@@ -178,13 +178,13 @@ def _undo(directory: Path) -> None:
 
 
 def _remove_pin(record: Path) -> None:
-    from pytest_bpflink.link import remove_pin
+    from pytest_bpflink.bpf.link import remove_pin
 
     remove_pin(record.readlink(), int(record.name.partition("-")[0]))
 
 
 def _remove_cgroup(path: Path) -> None:
-    from pytest_bpflink.cgroup import Cgroup
+    from pytest_bpflink.bpf.cgroup import Cgroup
 
     cgroup = Cgroup(path)
     # Those of a dead session; this process may be inside itself, having been left there by a test.

@@ -66,9 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def rows() -> list[Row]:
     """Describe all links, in the order of their ids. Raises `BpfError`, EPERM without privilege."""
+    from pytest_bpflink.bpf.link import links
     from pytest_bpflink.commands.targets import Places
     from pytest_bpflink.introspection.holders import DescriptorHolder, PinHolder, holders_of
-    from pytest_bpflink.link import links
 
     places, programs = Places(), _Programs()
     infos = {link.id: link.info for link in links()}

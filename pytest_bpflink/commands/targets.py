@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.uapi import BpfMapInfo, XdpFlags
+from pytest_bpflink.bpf.netns import NetNs
 from pytest_bpflink.commands.functions import Functions, event, places
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.introspection import ids, linkinfo
 from pytest_bpflink.introspection.prog_query import prog_query
-from pytest_bpflink.netns import NetNs
 from pytest_bpflink.system.cgroup2 import cgroup2_mount
 from pytest_bpflink.system.mountinfo import mounted
 

@@ -15,14 +15,14 @@ from pytest_bpflink.binding import libbpf, opts
 from pytest_bpflink.binding.btf import Kind
 from pytest_bpflink.binding.kernel_btf import vmlinux
 from pytest_bpflink.binding.uapi import AttachType, LinkType, ProgType
-from pytest_bpflink.link import created
-from pytest_bpflink.perf import PerfEvent, SoftwareEvent
+from pytest_bpflink.bpf.link import created
+from pytest_bpflink.bpf.perf_event import PerfEvent, SoftwareEvent
 from pytest_bpflink.probes.program import Loaded, linked, loaded, require_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_bpflink.link import Link
+    from pytest_bpflink.bpf.link import Link
 
 _FUNCTION = "security_task_getpgid"
 

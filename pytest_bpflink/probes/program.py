@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from pytest_bpflink.binding import libbpf, opts
 from pytest_bpflink.binding.uapi import AttachType, BpfProgInfo, LinkType, MapType, ProgType
+from pytest_bpflink.bpf.link import created
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.link import created
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_bpflink.link import Link
+    from pytest_bpflink.bpf.link import Link
 
 _INSTRUCTION = struct.Struct("=BBhi")
 _SLEEPABLE = 1 << 4  # BPF_F_SLEEPABLE

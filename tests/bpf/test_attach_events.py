@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink import BpfError, Object, attach_events
+from pytest_bpflink import BpfError, Object
+from pytest_bpflink.bpf import attach_events
 from tests.support import ROOT
 
 if TYPE_CHECKING:

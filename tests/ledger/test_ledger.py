@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import Link, Object, bpffs, eventually
+from pytest_bpflink import Link, Object, eventually
+from pytest_bpflink.bpf import bpffs
 from pytest_bpflink.introspection import pins
 from tests.support import ROOT
 

@@ -201,5 +201,5 @@ def test_api_needs_no_pytest() -> None:
             knows[module] = {name for name in imported if name.partition(".")[0] in PYTEST}
             waiting |= {name for name in imported if name.startswith("pytest_bpflink.")} - reached
 
-    assert knows["pytest_bpflink.link"] == set()
+    assert knows["pytest_bpflink.bpf.link"] == set()
     assert {module: names for module, names in knows.items() if names} == {}

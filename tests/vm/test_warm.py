@@ -382,8 +382,8 @@ machine.wait_ready()
 guest = execnet.makegateway(f"popen//python={{machine.gateway_python}}")
 source = '''
 import sys
-there = "pytest_bpflink.wait" in sys.modules
-from pytest_bpflink import wait
+there = "pytest_bpflink.bpf.wait" in sys.modules
+from pytest_bpflink.bpf import wait
 channel.send((there, getattr(wait, "EDITED", False)))
 '''
 print(*guest.remote_exec(source).receive(60))

@@ -112,7 +112,7 @@ _MODULES = (
 
 # What a worker imports of the plugin, and most tests of BPF.
 _PLUGIN = (
-    "attach",
+    "bpf.attach",
     "audit",
     "features",
     "fixtures",

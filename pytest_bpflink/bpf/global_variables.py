@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_bpflink.binding.btf import Btf, Variable
-    from pytest_bpflink.handles import MapHandle
+    from pytest_bpflink.bpf.handles import MapHandle
 
 
 class Globals(MutableMapping[str, Any]):

@@ -22,16 +22,16 @@ from pytest_bpflink.binding.uapi import (
     AttachFlags,
     AttachType,
 )
+from pytest_bpflink.bpf.wait import eventually
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.introspection import ids, linkinfo
 from pytest_bpflink.introspection.prog_query import USUAL_PROGRAMS, prog_query
 from pytest_bpflink.system.cgroup2 import own_cgroup
-from pytest_bpflink.wait import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_bpflink.handles import ProgramHandle
+    from pytest_bpflink.bpf.handles import ProgramHandle
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.uapi import BpfMapInfo
+from pytest_bpflink.bpf.link import attached
 from pytest_bpflink.errors import BpfError, NotSupported
 from pytest_bpflink.introspection.ids import note_made
-from pytest_bpflink.link import attached
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_bpflink.binding.btf import Btf
-    from pytest_bpflink.handles import ObjectHandle
-    from pytest_bpflink.link import Link
+    from pytest_bpflink.bpf.handles import ObjectHandle
+    from pytest_bpflink.bpf.link import Link
 
 # PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH and PERCPU_CGROUP_STORAGE of enum bpf_map_type.
 _PER_CPU_MAPS = frozenset({5, 6, 10, 21})

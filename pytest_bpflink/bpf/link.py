@@ -27,7 +27,7 @@ from pytest_bpflink.introspection.pins import is_on_bpffs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_bpflink.handles import MapHandle, ProgramHandle
+    from pytest_bpflink.bpf.handles import MapHandle, ProgramHandle
     from pytest_bpflink.introspection.holders import Holder
 
 

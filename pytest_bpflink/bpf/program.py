@@ -10,21 +10,21 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink import attach, attach_events
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.uapi import AttachType, BpfProgInfo, ProgType
-from pytest_bpflink.cgroup import Cgroup
+from pytest_bpflink.bpf import attach, attach_events
+from pytest_bpflink.bpf.cgroup import Cgroup
+from pytest_bpflink.bpf.map import Map
+from pytest_bpflink.bpf.netns import Device, NetNs
+from pytest_bpflink.bpf.perf_event import PerfEvent
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.introspection.ids import note_made
-from pytest_bpflink.map import Map
-from pytest_bpflink.netns import Device, NetNs
-from pytest_bpflink.perf import PerfEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_bpflink.handles import ObjectHandle
-    from pytest_bpflink.link import Link
+    from pytest_bpflink.bpf.handles import ObjectHandle
+    from pytest_bpflink.bpf.link import Link
 
 
 class Program:

@@ -15,15 +15,15 @@ from pytest_bpflink.binding import libbpf, opts
 from pytest_bpflink.binding.btf import Kind
 from pytest_bpflink.binding.kernel_btf import vmlinux
 from pytest_bpflink.binding.uapi import AttachType
+from pytest_bpflink.bpf.link import attached, created
 from pytest_bpflink.errors import BpfError, NotSupported
-from pytest_bpflink.link import attached, created
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_bpflink.handles import ProgramHandle
-    from pytest_bpflink.link import Link
-    from pytest_bpflink.perf import PerfEvent
+    from pytest_bpflink.bpf.handles import ProgramHandle
+    from pytest_bpflink.bpf.link import Link
+    from pytest_bpflink.bpf.perf_event import PerfEvent
 
 
 def as_section_says(program: ProgramHandle, _target: None = None) -> Link:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pytest_bpflink.binding.uapi import AttachType
-    from pytest_bpflink.handles import ProgramHandle
+    from pytest_bpflink.bpf.handles import ProgramHandle
 
 _CLONE_NEWNET = 0x40000000
 _OWN = "/proc/thread-self/ns/net"  # namespaces are a thread's, not a process's

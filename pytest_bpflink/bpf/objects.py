@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Self
 
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.btf import Btf
+from pytest_bpflink.bpf.global_variables import Globals
+from pytest_bpflink.bpf.map import Map
+from pytest_bpflink.bpf.program import Program
 from pytest_bpflink.building.compilation import object_of
 from pytest_bpflink.errors import BpfError, by_name
-from pytest_bpflink.map import Map
-from pytest_bpflink.program import Program
-from pytest_bpflink.variables import Globals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
