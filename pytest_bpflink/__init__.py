@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.errors import NotSupported as NotSupported
     from pytest_bpflink.errors import UnknownName as UnknownName
     from pytest_bpflink.errors import VerifierError as VerifierError
+    from pytest_bpflink.features.kernel_info import KernelInfo as KernelInfo
     from pytest_bpflink.introspection.entries import Entry as Entry
     from pytest_bpflink.introspection.holders import CgroupHolder as CgroupHolder
     from pytest_bpflink.introspection.holders import DescriptorHolder as DescriptorHolder
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
     from pytest_bpflink.introspection.linkinfo import TracingMultiLinkInfo as TracingMultiLinkInfo
     from pytest_bpflink.introspection.linkinfo import UprobeMultiLinkInfo as UprobeMultiLinkInfo
     from pytest_bpflink.introspection.linkinfo import XdpLinkInfo as XdpLinkInfo
-    from pytest_bpflink.probe import KernelInfo as KernelInfo
 
 _MODULES = {
     "audit": ("BpfLedger", "Watch"),
@@ -98,7 +98,7 @@ _MODULES = {
     "bpf.netns": ("Device", "NetNs"),
     "bpf.objects": ("Object",),
     "bpf.perf_event": ("PerfEvent", "SoftwareEvent"),
-    "probe": ("KernelInfo",),
+    "features.kernel_info": ("KernelInfo",),
     "bpf.program": ("Program",),
     "binding.uapi": (
         "AttachFlags",

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.netns import NetNs
     from pytest_bpflink.bpf.objects import Object
     from pytest_bpflink.bpf.program import Program
+    from pytest_bpflink.features.kernel_info import KernelInfo
     from pytest_bpflink.leftovers import Estate
-    from pytest_bpflink.probe import KernelInfo
 
 
 @pytest.fixture(scope="session")
 def _bpf_privileges() -> None:
     """Skip where this process can't use BPF natively, and name the way out."""
-    from pytest_bpflink.privileges import missing_privileges
+    from pytest_bpflink.features.privileges import missing_privileges
 
     reason = missing_privileges()
     if reason:
@@ -47,8 +47,8 @@ def _bpf_estate(_bpf_privileges: None) -> Iterator[Estate]:
 @pytest.fixture(scope="session")
 def bpf_kernel(request: pytest.FixtureRequest) -> KernelInfo:
     """The kernel that the tests run on: release, version, config, BTF, and where it runs."""
+    from pytest_bpflink.features.kernel_info import KernelInfo
     from pytest_bpflink.kernel import running_kernel
-    from pytest_bpflink.probe import KernelInfo
 
     kernel = running_kernel(request.config)
     return KernelInfo(where=kernel.where or "native", spec=kernel.spec)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.building.compilation import clang_version
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.privileges import missing_privileges
-from pytest_bpflink.probe import KernelInfo
+from pytest_bpflink.features.kernel_info import KernelInfo
+from pytest_bpflink.features.privileges import missing_privileges
 from pytest_bpflink.system import kernel_log
 from pytest_bpflink.system.cgroup2 import cgroup2_mount
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink import features
 from pytest_bpflink.errors import NotSupported, UnknownFeature
+from pytest_bpflink.features import probing
+from pytest_bpflink.features.kernel_info import KernelInfo
+from pytest_bpflink.features.privileges import missing_privileges
 from pytest_bpflink.kernel import running_kernel
-from pytest_bpflink.privileges import missing_privileges
-from pytest_bpflink.probe import KernelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,7 +77,7 @@ def absent(
 
     With `--bpf-strict` it fails in any case.
     """
-    excuse = features.excuse(error, kernel_of(config), since=since, config=options)
+    excuse = probing.excuse(error, kernel_of(config), since=since, config=options)
     if not excuse:
         pytest.fail(f"{feature} is absent, and nothing explains it: {error}", pytrace=False)
     if config.option.bpf_strict:
@@ -97,7 +97,7 @@ def _compare(version: tuple[int, ...], wanted: str) -> bool:
     found = re.fullmatch(r"(>=|<=|==|!=|>|<)\s*(\d+(?:\.\d+)*)", wanted)
     if not found:
         raise pytest.UsageError(f'kernel({wanted!r}): write it as kernel(">=6.6")')
-    bound = features.version_tuple(found[2])
+    bound = probing.version_tuple(found[2])
     return _COMPARISONS[found[1]](version[: len(bound)], bound)
 
 
@@ -122,8 +122,8 @@ def _require(config: pytest.Config, kernel: KernelInfo, mark: pytest.Mark) -> No
     for feature in mark.args:
         try:
             if mark.kwargs.get("libbpf"):
-                features.require_libbpf(mark.kwargs["libbpf"], what=feature)
-            error = features.absence(feature)
+                probing.require_libbpf(mark.kwargs["libbpf"], what=feature)
+            error = probing.absence(feature)
         except NotSupported as unsupported:
             error = unsupported
         except UnknownFeature as unknown:

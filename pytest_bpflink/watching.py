@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from pytest_bpflink.dmesg import DmesgCheck
 from pytest_bpflink.errors import BpfError
+from pytest_bpflink.features.privileges import missing_privileges
 from pytest_bpflink.leaks import LeakCheck
-from pytest_bpflink.privileges import missing_privileges
 
 if TYPE_CHECKING:
     import pytest

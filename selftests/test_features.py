@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import AttachFlags, AttachType, BpfError, LinkType, features
+from pytest_bpflink import AttachFlags, AttachType, BpfError, LinkType
+from pytest_bpflink.features import probing
 from pytest_bpflink.selftests.numbered import Hook, datagram_from, numbered
 
 if TYPE_CHECKING:
@@ -87,11 +88,11 @@ def test_probe_of_attach_type(attach_type: str, bpf_kernel: KernelInfo) -> None:
 
 
 def _require_as_since(feature: str, since: str, bpf_kernel: KernelInfo) -> None:
-    absence = features.absence(feature)
+    absence = probing.absence(feature)
     if absence is not None and absence.hint.startswith("needs libbpf"):
         pytest.skip(str(absence))
     option = next((one for name, one in _OPTIONS.items() if name in feature), "CONFIG_BPF")
-    is_there = bpf_kernel.version >= features.version_tuple(since) and option in bpf_kernel.config
+    is_there = bpf_kernel.version >= probing.version_tuple(since) and option in bpf_kernel.config
     assert (absence is None) is is_there, absence
 
 
@@ -128,7 +129,7 @@ def test_revision(hook: Hook, cgroup: Cgroup) -> None:
     else:
         honoured = False
         assert hook.order() == "1"
-    assert (features.absence("cgroup:revision") is None) is honoured
+    assert (probing.absence("cgroup:revision") is None) is honoured
 
 
 @pytest.mark.bpf_requires("link:cgroup", libbpf="1.6")
@@ -142,4 +143,4 @@ def test_preorder(hook: Hook, cgroup: Cgroup, child: Cgroup) -> None:
     else:
         refusal = 0
     assert refusal in {0, errno.EINVAL}
-    assert (features.absence("cgroup:preorder") is None) is (hook.order() == "21")
+    assert (probing.absence("cgroup:preorder") is None) is (hook.order() == "21")

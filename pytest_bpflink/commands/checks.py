@@ -45,7 +45,7 @@ class Check:
 def native() -> Iterator[Check]:
     """Look at what tests on the running kernel need."""
     from pytest_bpflink.building import compilation as bpf_compile
-    from pytest_bpflink.probe import KernelInfo
+    from pytest_bpflink.features.kernel_info import KernelInfo
 
     kernel = KernelInfo()
     if kernel.btf:
@@ -119,7 +119,7 @@ def _libbpf() -> Check:
 
 def _privileges() -> Check:
     from pytest_bpflink.errors import BpfError
-    from pytest_bpflink.privileges import missing_privileges
+    from pytest_bpflink.features.privileges import missing_privileges
 
     try:
         missing = missing_privileges()

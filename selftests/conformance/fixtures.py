@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink import BpfError, features, requirements
+from pytest_bpflink import BpfError, requirements
+from pytest_bpflink.features import probing
 from pytest_bpflink.selftests.conformance.event_stages import copy_libc
 from pytest_bpflink.selftests.conformance.network_stages import Sockets
 from pytest_bpflink.selftests.conformance.outcomes import Outcomes
@@ -121,7 +122,7 @@ def _or_absent(row: Row, request: pytest.FixtureRequest, make: Callable[[], Any]
 
 def _make_stage(row: Row, request: pytest.FixtureRequest) -> Stage:
     if row.libbpf:
-        features.require_libbpf(row.libbpf, what=f"link row {row.id}")
+        probing.require_libbpf(row.libbpf, what=f"link row {row.id}")
     return row.make_stage(request)
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import features
 from pytest_bpflink.binding import libbpf
+from pytest_bpflink.features import probing
 from pytest_bpflink.selftests.conformance.rows import ROWS
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def test_rows_are_there(found: tuple[set[str], set[str]], bpf_kernel: KernelInfo
 
 def _is_expected(row: Row, kernel: KernelInfo) -> bool:
     return (
-        kernel.version >= features.version_tuple(row.since)
+        kernel.version >= probing.version_tuple(row.since)
         and all(option in kernel.config for option in row.config)
-        and features.version_tuple(libbpf.version()) >= features.version_tuple(row.libbpf or "1.0")
+        and probing.version_tuple(libbpf.version()) >= probing.version_tuple(row.libbpf or "1.0")
     )

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_bpflink.features.privileges import missing_privileges
 from pytest_bpflink.introspection import pins
-from pytest_bpflink.privileges import missing_privileges
 from tests.support.command import bpflink
 
 if TYPE_CHECKING:

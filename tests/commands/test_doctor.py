@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pytest_bpflink.binding import libbpf
-from pytest_bpflink.privileges import missing_privileges
+from pytest_bpflink.features.privileges import missing_privileges
 from pytest_bpflink.system.cgroup2 import cgroup2_mount
 from pytest_bpflink.vm.kernels import Store
 from tests.support.command import BPFLINK, bpflink

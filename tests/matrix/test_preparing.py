@@ -108,7 +108,7 @@ def test_guests_need_not_rewrite_tests_nor_the_plugin(
         import builtins
         builtins.rewritten = False
         rewrite._rewrite_test = count
-        import pytest_bpflink.features
+        import pytest_bpflink.features.probing
         """
     )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import pytest_bpflink
-from pytest_bpflink.privileges import missing_privileges
+from pytest_bpflink.features.privileges import missing_privileges
 from pytest_bpflink.vm import kernels
 from tests.support import ROOT
 from tests.support.installed import build, run_build, run_pytest

@@ -9,15 +9,16 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest_bpflink
-from pytest_bpflink import errors, features, requirements, selftests
+from pytest_bpflink import errors, requirements, selftests
 from pytest_bpflink.binding import btf, kernel_btf, libbpf, opts
+from pytest_bpflink.features import probing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # selftests/__init__.py and docs/architecture.md say what for.
 INNER = {
-    module.__name__ for module in (btf, errors, features, libbpf, opts, requirements, kernel_btf)
+    module.__name__ for module in (btf, errors, probing, libbpf, opts, requirements, kernel_btf)
 }
 
 

@@ -114,7 +114,7 @@ _MODULES = (
 _PLUGIN = (
     "bpf.attach",
     "audit",
-    "features",
+    "features.probing",
     "fixtures",
     "matrix_worker",
     "plugin",

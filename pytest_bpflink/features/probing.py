@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.uapi import AttachType
 from pytest_bpflink.errors import BpfError, NotSupported, UnknownFeature
-from pytest_bpflink.privileges import missing_privileges
-from pytest_bpflink.probes import cgroups, events, names, networks, struct_ops
+from pytest_bpflink.features.privileges import missing_privileges
+from pytest_bpflink.features.probes import cgroups, events, names, networks, struct_ops
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pytest_bpflink.probe import KernelInfo
+    from pytest_bpflink.features.kernel_info import KernelInfo
 
 
 @cache

@@ -12,7 +12,7 @@ from pytest_bpflink.binding.btf import Kind
 from pytest_bpflink.binding.kernel_btf import vmlinux
 from pytest_bpflink.binding.uapi import AttachType, KernelEnum, MapType, ProgType
 from pytest_bpflink.errors import BpfError, UnknownFeature
-from pytest_bpflink.probes import cgroups, events, networks, program, struct_ops
+from pytest_bpflink.features.probes import cgroups, events, networks, program, struct_ops
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,12 +14,12 @@ from pytest_bpflink.binding import libbpf, opts
 from pytest_bpflink.binding.btf import Kind
 from pytest_bpflink.binding.kernel_btf import vmlinux
 from pytest_bpflink.binding.uapi import AttachType, LinkType, MapType, ProgType
-from pytest_bpflink.probes.program import linked, loaded, new_map, require_run
+from pytest_bpflink.features.probes.program import linked, loaded, new_map, require_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_bpflink.probes.program import Loaded
+    from pytest_bpflink.features.probes.program import Loaded
 
 _STRUCT = "tcp_congestion_ops"
 _VALUE = f"bpf_struct_ops_{_STRUCT}"  # around it, with how it is used

@@ -17,7 +17,7 @@ from pytest_bpflink.binding.kernel_btf import vmlinux
 from pytest_bpflink.binding.uapi import AttachType, LinkType, ProgType
 from pytest_bpflink.bpf.link import created
 from pytest_bpflink.bpf.perf_event import PerfEvent, SoftwareEvent
-from pytest_bpflink.probes.program import Loaded, linked, loaded, require_run
+from pytest_bpflink.features.probes.program import Loaded, linked, loaded, require_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

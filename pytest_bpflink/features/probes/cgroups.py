@@ -21,14 +21,14 @@ from pytest_bpflink.binding.uapi import (
 )
 from pytest_bpflink.bpf.cgroup import Cgroup
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.probes.networks import datagram
-from pytest_bpflink.probes.program import linked, loaded, require_run, uncounted
+from pytest_bpflink.features.probes.networks import datagram
+from pytest_bpflink.features.probes.program import linked, loaded, require_run, uncounted
 from pytest_bpflink.system.cgroup2 import cgroup2_mount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_bpflink.probes.program import Loaded
+    from pytest_bpflink.features.probes.program import Loaded
 
 _EGRESS = AttachType.CGROUP_INET_EGRESS
 _egress = partial(uncounted, ProgType.CGROUP_SKB, _EGRESS)

@@ -13,7 +13,7 @@ from pytest_bpflink.binding import libbpf, opts
 from pytest_bpflink.binding.uapi import AttachType, LinkType, MapType, ProgType, XdpFlags
 from pytest_bpflink.bpf.netns import NetNs
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.probes.program import linked, loaded, new_map, require_run, uncounted
+from pytest_bpflink.features.probes.program import linked, loaded, new_map, require_run, uncounted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
