@@ -10,8 +10,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_bpflink.audit import BpfLedger as BpfLedger
-    from pytest_bpflink.audit import Watch as Watch
     from pytest_bpflink.binding.uapi import AttachFlags as AttachFlags
     from pytest_bpflink.binding.uapi import AttachType as AttachType
     from pytest_bpflink.binding.uapi import LinkType as LinkType
@@ -61,9 +59,11 @@ if TYPE_CHECKING:
     from pytest_bpflink.introspection.linkinfo import TracingMultiLinkInfo as TracingMultiLinkInfo
     from pytest_bpflink.introspection.linkinfo import UprobeMultiLinkInfo as UprobeMultiLinkInfo
     from pytest_bpflink.introspection.linkinfo import XdpLinkInfo as XdpLinkInfo
+    from pytest_bpflink.ledger.bpf_ledger import BpfLedger as BpfLedger
+    from pytest_bpflink.ledger.bpf_ledger import Watch as Watch
 
 _MODULES = {
-    "audit": ("BpfLedger", "Watch"),
+    "ledger.bpf_ledger": ("BpfLedger", "Watch"),
     "bpf.bpffs": ("BpfFs",),
     "bpf.cgroup": ("Attached", "Cgroup"),
     "introspection.entries": ("Entry",),

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
 
-    from pytest_bpflink.audit import BpfLedger
     from pytest_bpflink.bpf.bpffs import BpfFs
     from pytest_bpflink.bpf.cgroup import Cgroup
     from pytest_bpflink.bpf.link import Link
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.objects import Object
     from pytest_bpflink.bpf.program import Program
     from pytest_bpflink.features.kernel_info import KernelInfo
-    from pytest_bpflink.leftovers import Estate
+    from pytest_bpflink.ledger.bpf_ledger import BpfLedger
+    from pytest_bpflink.ledger.estate import Estate
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ def _bpf_privileges() -> None:
 @pytest.fixture(scope="session")
 def _bpf_estate(_bpf_privileges: None) -> Iterator[Estate]:
     """What this process makes on the system, for the next session to find should it be killed."""
-    from pytest_bpflink.leftovers import Estate
+    from pytest_bpflink.ledger.estate import Estate
 
     estate = Estate.found()
     yield estate
@@ -161,7 +161,7 @@ def bpf_link(_bpf_estate: Estate) -> Iterator[Callable[..., Link]]:
 @pytest.fixture
 def bpf_ledger(request: pytest.FixtureRequest, _bpf_privileges: None) -> BpfLedger:
     """What programs under test leave: `with bpf_ledger.watch() as watch`, who holds what."""
-    from pytest_bpflink.audit import BpfLedger
     from pytest_bpflink.kernel import running_kernel
+    from pytest_bpflink.ledger.bpf_ledger import BpfLedger
 
     return BpfLedger(alone=not running_kernel(request.config).is_native)

@@ -9,13 +9,13 @@ import pytest
 
 from pytest_bpflink import extra_errors
 from pytest_bpflink.kernel import running_kernel
-from pytest_bpflink.ledger import LeakWarning, Ledger, Owner
+from pytest_bpflink.ledger.ledger import LeakWarning, Ledger, Owner
 from pytest_bpflink.pytest_internals import temporary_directory
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
-    from pytest_bpflink.ledger import Leak
+    from pytest_bpflink.ledger.ledger import Leak
 
 _WAY_OUT = (
     "Destroy, unpin or detach it before the test ends, have a fixture do so (bpf_link, bpffs,"

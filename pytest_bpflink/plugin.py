@@ -193,10 +193,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if is_in_guest(session.config):
         return
 
-    from pytest_bpflink import leftovers
+    from pytest_bpflink.ledger import estate
     from pytest_bpflink.vm import scratch
 
-    leftovers.sweep(partial(_complain, session.config))
+    estate.sweep(partial(_complain, session.config))
     if not hasattr(session.config, "workerinput"):
         # A guest sees the directories of its host, but not that they are locked there.
         scratch.sweep()

@@ -24,7 +24,7 @@ RUN = """
 import sys, time
 from pathlib import Path
 from pytest_bpflink import BpfFs
-from pytest_bpflink.leftovers import Estate
+from pytest_bpflink.ledger.estate import Estate
 from pytest_bpflink.vm.scratch import Scratch
 
 estate, scratch = Estate.found(), Scratch()

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import Link, eventually, leftovers, link_ids
+from pytest_bpflink import Link, eventually, link_ids
 from pytest_bpflink.introspection import pins
+from pytest_bpflink.ledger import estate as leftovers
 from pytest_bpflink.system import estates
 from tests.support import ROOT
 

@@ -113,7 +113,7 @@ _MODULES = (
 # What a worker imports of the plugin, and most tests of BPF.
 _PLUGIN = (
     "bpf.attach",
-    "audit",
+    "ledger.bpf_ledger",
     "features.probing",
     "fixtures",
     "matrix_worker",
