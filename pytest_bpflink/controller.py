@@ -27,7 +27,7 @@ from pytest_bpflink.replacements import Replacements
 from pytest_bpflink.report import KernelReport
 from pytest_bpflink.reports.results import RunKernel
 from pytest_bpflink.scheduling import KernelScheduling
-from pytest_bpflink.terminal import Progress
+from pytest_bpflink.session.terminal import Progress
 from pytest_bpflink.vm.machines.errors import MachineError
 from pytest_bpflink.wanted_kernels import WantedKernels
 from pytest_bpflink.watchdog import LIMITS, Limits, Watchdog
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from execnet import XSpec
     from xdist.workermanage import WorkerController
 
-    from pytest_bpflink.kernel import MatrixKernel
+    from pytest_bpflink.session.kernel import MatrixKernel
 
 
 class LostItems(Exception):  # noqa: N818 - named for what happened, as KeyboardInterrupt is

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.pytest_internals import add_to_junit
+from pytest_bpflink.session.pytest_internals import add_to_junit
 from pytest_bpflink.vm.machines import console
 from pytest_bpflink.xdist_loop import MissingWorker
 

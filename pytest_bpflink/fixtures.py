@@ -48,7 +48,7 @@ def _bpf_estate(_bpf_privileges: None) -> Iterator[Estate]:
 def bpf_kernel(request: pytest.FixtureRequest) -> KernelInfo:
     """The kernel that the tests run on: release, version, config, BTF, and where it runs."""
     from pytest_bpflink.features.kernel_info import KernelInfo
-    from pytest_bpflink.kernel import running_kernel
+    from pytest_bpflink.session.kernel import running_kernel
 
     kernel = running_kernel(request.config)
     return KernelInfo(where=kernel.where or "native", spec=kernel.spec)
@@ -161,7 +161,7 @@ def bpf_link(_bpf_estate: Estate) -> Iterator[Callable[..., Link]]:
 @pytest.fixture
 def bpf_ledger(request: pytest.FixtureRequest, _bpf_privileges: None) -> BpfLedger:
     """What programs under test leave: `with bpf_ledger.watch() as watch`, who holds what."""
-    from pytest_bpflink.kernel import running_kernel
     from pytest_bpflink.ledger.bpf_ledger import BpfLedger
+    from pytest_bpflink.session.kernel import running_kernel
 
     return BpfLedger(alone=not running_kernel(request.config).is_native)

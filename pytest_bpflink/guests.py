@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_bpflink.hosts import Connect
-    from pytest_bpflink.kernel import MatrixKernel
     from pytest_bpflink.machines import Machine, Machines
     from pytest_bpflink.messages import FreshItem
+    from pytest_bpflink.session.kernel import MatrixKernel
     from pytest_bpflink.vm.kernels import Kernel
 
 # Under KVM; a machine that emulates takes it several times. Guests that boot together share cores.

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.kernel import NATIVE, MatrixKernel, native
-from pytest_bpflink.kernel_options import INI, INI_OPTION
+from pytest_bpflink.session.kernel import NATIVE, MatrixKernel, native
+from pytest_bpflink.session.options import INI, INI_OPTION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

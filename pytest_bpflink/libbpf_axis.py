@@ -17,7 +17,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pytest_bpflink.kernel import MatrixKernel
+    from pytest_bpflink.session.kernel import MatrixKernel
     from pytest_bpflink.system.progress import Progress
 
 

@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from pytest_bpflink.kernel import MatrixKernel
+    from pytest_bpflink.session.kernel import MatrixKernel
 
 
 PARAMETER = "_bpflink_kernel"

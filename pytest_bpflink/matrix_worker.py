@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from pytest_bpflink import matrix, pytest_internals, xdist_worker
+from pytest_bpflink import matrix
 from pytest_bpflink.matrix import is_parametrized, register, without_kernel
 from pytest_bpflink.messages import ItemFacts
 from pytest_bpflink.only_item import OnlyItem, fresh_item, known_bug
 from pytest_bpflink.packing import Packing
+from pytest_bpflink.session import pytest_internals, xdist_worker
 from pytest_bpflink.taint import TaintWatch
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from execnet import Channel
 
     from pytest_bpflink.messages import Assignment
-    from pytest_bpflink.xdist_worker import SendEvent
+    from pytest_bpflink.session.xdist_worker import SendEvent
 
 
 # They are on the stack while an item runs, below the item.
@@ -92,7 +93,9 @@ class MatrixWorker:
         )
 
     def _is_skipped(self, item: pytest.Item) -> bool:
-        from pytest_bpflink import requirements  # costs what runs without such items don't owe
+        from pytest_bpflink.session import (
+            requirements,  # costs what runs without such items don't owe
+        )
 
         return requirements.is_skipped(item)
 

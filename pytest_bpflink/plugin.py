@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import kernel_options, libbpf_axis
-from pytest_bpflink.kernel import is_in_guest
+from pytest_bpflink import libbpf_axis
+from pytest_bpflink.session import options
+from pytest_bpflink.session.kernel import is_in_guest
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -84,7 +85,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         " of the test that ran then (default), a warning, or nothing",
     )
     parser.addini("bpflink_dmesg", "The default of --bpf-dmesg", default="error")
-    kernel_options.add(parser)
+    options.add(parser)
 
 
 # A wrapper, so that it is before all others.
@@ -92,7 +93,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
     """Tell plugins that look this early, as pytest-cov does, that there will be workers."""
     if "BPFLINK_PYCACHE" in os.environ:
-        from pytest_bpflink import pytest_internals
+        from pytest_bpflink.session import pytest_internals
 
         # Before conftest files import most of the API.
         pytest_internals.use_pycache()
@@ -152,7 +153,7 @@ def _configure_watching(config: pytest.Config) -> None:
             )
         setattr(config.option, f"bpf_{name}", value)
     if config.getoption("tx", None) and config.option.bpf_dmesg != "off":
-        from pytest_bpflink.dmesg import SplatSummary  # the workers watch
+        from pytest_bpflink.session.kernel_log_check import SplatSummary  # the workers watch
 
         config.pluginmanager.register(SplatSummary(), "bpflink-splats")
 
@@ -171,7 +172,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Watch what tests leave behind and what the kernel logs, in sessions with tests of BPF."""
     if is_in_guest(session.config) or _use_bpf(session.items):
-        from pytest_bpflink import watching  # costs what other sessions don't owe
+        from pytest_bpflink.session import watching  # costs what other sessions don't owe
 
         watching.start(session.config)
 
@@ -181,7 +182,7 @@ def _use_bpf(items: list[pytest.Item]) -> bool:
 
 
 def _stands_on() -> list[str]:
-    from pytest_bpflink import header
+    from pytest_bpflink.session import header
 
     return header.lines()
 
@@ -220,7 +221,7 @@ def _choose_libbpf(config: pytest.Config) -> None:
     # After that test, for it costs what others don't owe.
     from pytest_bpflink.binding import libbpf
     from pytest_bpflink.building import libbpf_choice, libbpf_library
-    from pytest_bpflink.terminal import Progress
+    from pytest_bpflink.session.terminal import Progress
 
     progress = Progress(config)
     try:
@@ -238,7 +239,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip or fail a test that this kernel lacks something for, before its fixtures."""
     needs = ("bpf_requires", "kernel") if is_in_guest(item.config) else _REQUIREMENTS.values()
     if any(item.get_closest_marker(name) for name in needs):
-        from pytest_bpflink import requirements  # costs what tests without such marks don't owe
+        from pytest_bpflink.session import (
+            requirements,  # costs what tests without such marks don't owe
+        )
 
         requirements.check(item)
 

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import pytest_internals
 from pytest_bpflink.building import compilation as bpf_compile
+from pytest_bpflink.session import pytest_internals
 from pytest_bpflink.vm.cache import cache_root
 
 if TYPE_CHECKING:

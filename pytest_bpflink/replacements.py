@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent import futures
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.terminal import Progress
+from pytest_bpflink.session.terminal import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from pytest_bpflink.kernel import MatrixKernel
     from pytest_bpflink.reports.results import Run
+    from pytest_bpflink.session.kernel import MatrixKernel
 
 # Kernels differ in what they have, so a suite may have hundreds; files have them all.
 _MOST_DIFFERENCES: Final = 40

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import kernel_specs, libbpf_axis
-from pytest_bpflink.kernel import RUNNING, native
 from pytest_bpflink.matrix import KernelItems, register
 from pytest_bpflink.messages import Assignment
+from pytest_bpflink.session.kernel import RUNNING, native
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_bpflink.kernel import MatrixKernel
+    from pytest_bpflink.session.kernel import MatrixKernel
 
 # The machines that one worker may use up beyond its first, where --max-worker-restart says nothing.
 _RESTARTS = 3

@@ -6,7 +6,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.terminal import Progress
+from pytest_bpflink.session.terminal import Progress
 from pytest_bpflink.vm import kernels
 from pytest_bpflink.vm.machines import kvm, machine
 from pytest_bpflink.vm.warm import cold, warm

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pytest_bpflink.guests import Guest, GuestFactory
-    from pytest_bpflink.kernel import MatrixKernel
     from pytest_bpflink.messages import FreshItem
-    from pytest_bpflink.terminal import Progress
+    from pytest_bpflink.session.kernel import MatrixKernel
+    from pytest_bpflink.session.terminal import Progress
     from pytest_bpflink.vm.kernels import Kernel
     from pytest_bpflink.vm.machines.acceleration import Acceleration
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from xdist.workermanage import WorkerController
 
-    from pytest_bpflink.kernel import MatrixKernel
+    from pytest_bpflink.session.kernel import MatrixKernel
 
 # As much as `vm.machines` gives an emulated guest to boot.
 _TCG_FACTOR = 5

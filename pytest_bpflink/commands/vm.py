@@ -31,9 +31,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.arguments import writable_directory
 from pytest_bpflink.commands.output import CommandError, say
 from pytest_bpflink.commands.specs import stored_specs
+from pytest_bpflink.session.arguments import writable_directory
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink import BpfError, requirements
+from pytest_bpflink import BpfError
 from pytest_bpflink.features import probing
 from pytest_bpflink.selftests.conformance.event_stages import copy_libc
 from pytest_bpflink.selftests.conformance.network_stages import Sockets
 from pytest_bpflink.selftests.conformance.outcomes import Outcomes
 from pytest_bpflink.selftests.conformance.programs import STEPPER, Programs, session_fixtures
 from pytest_bpflink.selftests.conformance.rows import ROWS
+from pytest_bpflink.session import requirements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -280,7 +280,7 @@ def test_a_test_can_ask_which_kernel_it_runs_on(pytester: pytest.Pytester, with_
     pytester.makepyfile(
         """
         import os
-        from pytest_bpflink.kernel import running_kernel
+        from pytest_bpflink.session.kernel import running_kernel
 
         def test_x(request):
             kernel = running_kernel(request.config)

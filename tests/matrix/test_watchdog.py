@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink.kernel import MatrixKernel
+from pytest_bpflink.session.kernel import MatrixKernel
 from pytest_bpflink.watchdog import Limits, Watchdog
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest_bpflink
-from pytest_bpflink import errors, requirements, selftests
+from pytest_bpflink import errors, selftests
 from pytest_bpflink.binding import btf, kernel_btf, libbpf, opts
 from pytest_bpflink.features import probing
+from pytest_bpflink.session import requirements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

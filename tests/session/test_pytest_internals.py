@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from _pytest import fixtures, python
 
-from pytest_bpflink import pytest_internals
+from pytest_bpflink.session import pytest_internals
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,8 +6,9 @@ import errno
 
 import pytest
 
-from pytest_bpflink import BpfError, KernelInfo, NotSupported, requirements
+from pytest_bpflink import BpfError, KernelInfo, NotSupported
 from pytest_bpflink.features import probing
+from pytest_bpflink.session import requirements
 
 _OLD = KernelInfo(release="6.1.0-50-amd64", where="tcg", spec="6.1")
 _ABSENT = BpfError(errno.EINVAL, "make a link")

@@ -119,9 +119,9 @@ _PLUGIN = (
     "matrix_worker",
     "plugin",
     "relay",
-    "requirements",
+    "session.requirements",
     "taint",
-    "watching",
+    "session.watching",
 )
 
 # Plugins of pytest whose names pytest looks through; its default plugins come on top.

@@ -16,7 +16,7 @@ from pytest_bpflink.errors import NotSupported, UnknownFeature
 from pytest_bpflink.features import probing
 from pytest_bpflink.features.kernel_info import KernelInfo
 from pytest_bpflink.features.privileges import missing_privileges
-from pytest_bpflink.kernel import running_kernel
+from pytest_bpflink.session.kernel import running_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.xdist_worker import reporting_another
+from pytest_bpflink.session.xdist_worker import reporting_another
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.dmesg import DmesgCheck
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.features.privileges import missing_privileges
-from pytest_bpflink.leaks import LeakCheck
+from pytest_bpflink.session.kernel_log_check import DmesgCheck
+from pytest_bpflink.session.leak_check import LeakCheck
 
 if TYPE_CHECKING:
     import pytest

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import extra_errors
-from pytest_bpflink.kernel import running_kernel
+from pytest_bpflink.session import extra_errors
+from pytest_bpflink.session.kernel import running_kernel
 from pytest_bpflink.system.kernel_log import KernelLog, SplatWarning, splats
 from pytest_bpflink.system.processes import parent_of
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.arguments import writable_directory
+from pytest_bpflink.session.arguments import writable_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable

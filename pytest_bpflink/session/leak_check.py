@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink import extra_errors
-from pytest_bpflink.kernel import running_kernel
 from pytest_bpflink.ledger.ledger import LeakWarning, Ledger, Owner
-from pytest_bpflink.pytest_internals import temporary_directory
+from pytest_bpflink.session import extra_errors
+from pytest_bpflink.session.kernel import running_kernel
+from pytest_bpflink.session.pytest_internals import temporary_directory
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
