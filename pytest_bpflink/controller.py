@@ -24,7 +24,7 @@ from pytest_bpflink.messages import Assignment, ItemFacts, said
 from pytest_bpflink.packing import unpacking
 from pytest_bpflink.plain_values import DamagedError
 from pytest_bpflink.replacements import Replacements
-from pytest_bpflink.report import KernelReport
+from pytest_bpflink.reports.kernel_report import KernelReport
 from pytest_bpflink.reports.results import RunKernel
 from pytest_bpflink.scheduling import KernelScheduling
 from pytest_bpflink.session.terminal import Progress

@@ -56,9 +56,9 @@ def configure_report(config: pytest.Config) -> None:
     """Register the plugin that writes `--kernel-report`, unless the controller has done so."""
     if _runs_no_test(config) or config.pluginmanager.hasplugin("bpflink-report"):
         return
-    from pytest_bpflink import report
+    from pytest_bpflink.reports import kernel_report
 
-    config.pluginmanager.register(report.NativeReport(config, native()), "bpflink-report")
+    config.pluginmanager.register(kernel_report.NativeReport(config, native()), "bpflink-report")
 
 
 def _runs_no_test(config: pytest.Config) -> bool:
