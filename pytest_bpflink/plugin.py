@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import libbpf_axis
+from pytest_bpflink.matrix import libbpfs
 from pytest_bpflink.session import options
 from pytest_bpflink.session.kernel import is_in_guest
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-pytest_plugins = ["pytest_bpflink.fixtures", "pytest_bpflink.relay"]
+pytest_plugins = ["pytest_bpflink.fixtures", "pytest_bpflink.matrix.port_relay"]
 
 
 _REQUIREMENTS = {
@@ -113,12 +113,12 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     for marker in (*_REQUIREMENTS, *_ALLOWANCES):
         config.addinivalue_line("markers", marker)
-    if config.option.kernel or len(libbpf_axis.asked_for(config)[0]) > 1:
-        from pytest_bpflink import setup
+    if config.option.kernel or len(libbpfs.asked_for(config)[0]) > 1:
+        from pytest_bpflink.matrix import setup
 
         setup.configure(config)
     if config.option.kernel_report and not hasattr(config, "workerinput"):
-        from pytest_bpflink import setup
+        from pytest_bpflink.matrix import setup
 
         setup.configure_report(config)
     if getattr(config.option, "basetemp", "") is None and _usual_basetemp_is_anothers():
@@ -210,7 +210,7 @@ def _complain(config: pytest.Config, what: str) -> None:
 
 
 def _choose_libbpf(config: pytest.Config) -> None:
-    specs, directory = libbpf_axis.asked_for(config)
+    specs, directory = libbpfs.asked_for(config)
     if len(specs) > 1:
         # Each worker has one of them.
         return

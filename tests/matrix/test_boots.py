@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import capacity
+from pytest_bpflink.matrix.guests import capacity
 
 if TYPE_CHECKING:
     from collections.abc import Callable

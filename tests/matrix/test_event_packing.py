@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink.packing import Packing, unpacking
-from pytest_bpflink.plain_values import dumps, sealed
+from pytest_bpflink.matrix.event_packing import Packing, unpacking
+from pytest_bpflink.matrix.plain_values import dumps, sealed
 
 if TYPE_CHECKING:
     from tests.conftest import RunWithFakes

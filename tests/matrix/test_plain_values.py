@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_bpflink.plain_values import DamagedError, dumps, loads, sealed, unsealed
+from pytest_bpflink.matrix.plain_values import DamagedError, dumps, loads, sealed, unsealed
 
 VALUES: list[Any] = [
     None,

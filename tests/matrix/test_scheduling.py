@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pytest_bpflink.fresh_items import FreshItems
-from pytest_bpflink.item_log import ItemLog
-from pytest_bpflink.messages import FreshItem
-from pytest_bpflink.scheduling import KernelScheduling
+from pytest_bpflink.matrix.controller.fresh_items import FreshItems
+from pytest_bpflink.matrix.controller.item_log import ItemLog
+from pytest_bpflink.matrix.controller.scheduling import KernelScheduling
+from pytest_bpflink.matrix.messages import FreshItem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_bpflink.matrix.controller.watchdog import Limits, Watchdog
 from pytest_bpflink.session.kernel import MatrixKernel
-from pytest_bpflink.watchdog import Limits, Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable

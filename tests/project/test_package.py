@@ -149,7 +149,11 @@ def test_importing_the_plugin_is_cheap() -> None:
     loaded = subprocess.check_output([sys.executable, "-c", f"import pytest; {show}"], text=True)
 
     ours = {name for name in loaded.split() if name.startswith(("pytest_bpflink", "ctypes"))}
-    assert not ours & {"ctypes", "pytest_bpflink.binding.libbpf", "pytest_bpflink.controller"}
+    assert not ours & {
+        "ctypes",
+        "pytest_bpflink.binding.libbpf",
+        "pytest_bpflink.matrix.controller.controller",
+    }
     assert not {name for name in loaded.split() if name.startswith(("xdist", "pyroute2"))}
 
 

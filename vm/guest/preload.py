@@ -116,11 +116,11 @@ _PLUGIN = (
     "ledger.bpf_ledger",
     "features.probing",
     "fixtures",
-    "matrix_worker",
+    "matrix.worker.worker",
     "plugin",
-    "relay",
+    "matrix.port_relay",
     "session.requirements",
-    "taint",
+    "matrix.worker.taint",
     "session.watching",
 )
 

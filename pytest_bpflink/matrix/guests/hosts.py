@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
     from execnet import Channel
 
-    from pytest_bpflink.machines import Machine
+    from pytest_bpflink.matrix.guests.machines import Machine
 
 # A host that answers nothing for so long is taken for gone; booting has its own limit.
 _PATIENCE = 60.0
-_SERVER = "from pytest_bpflink import host_server; host_server.serve(channel)"
+_SERVER = "from pytest_bpflink.matrix.items.guests import host_server; host_server.serve(channel)"
 
 
 def proxies(values: Sequence[str]) -> list[str]:

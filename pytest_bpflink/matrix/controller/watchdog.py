@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from pytest_bpflink.xdist_loop import listen
+from pytest_bpflink.matrix.controller.xdist_loop import listen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

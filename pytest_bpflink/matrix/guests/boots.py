@@ -8,13 +8,13 @@ from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import capacity
+from pytest_bpflink.matrix.guests import capacity
 from pytest_bpflink.vm.machines.errors import MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from pytest_bpflink.guests import Guest
+    from pytest_bpflink.matrix.guests.guests import Guest
     from pytest_bpflink.system.progress import Progress
 
 

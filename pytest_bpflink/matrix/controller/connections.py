@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from execnet import XSpec
     from xdist.workermanage import WorkerController
 
-    from pytest_bpflink.guests import Guest
-    from pytest_bpflink.replacements import Replacements
-    from pytest_bpflink.watchdog import Watchdog
-    from pytest_bpflink.xdist_loop import XdistLoop
+    from pytest_bpflink.matrix.controller.replacements import Replacements
+    from pytest_bpflink.matrix.controller.watchdog import Watchdog
+    from pytest_bpflink.matrix.controller.xdist_loop import XdistLoop
+    from pytest_bpflink.matrix.guests.guests import Guest
 
 
 class Connections:

@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     workerinput = getattr(config, "workerinput", {})
     if _PORT not in workerinput:
         return
-    from pytest_bpflink.messages import Assignment
+    from pytest_bpflink.matrix.messages import Assignment
 
     assignment = Assignment.received(config)
     if assignment and assignment.relay:

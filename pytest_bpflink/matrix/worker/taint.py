@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import messages
+from pytest_bpflink.matrix import messages
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from pytest_bpflink.machines import Machine
+    from pytest_bpflink.matrix.guests.machines import Machine
     from pytest_bpflink.vm.kernels import Kernel
     from pytest_bpflink.vm.machines.acceleration import Acceleration
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import kernel_specs, libbpf_axis
-from pytest_bpflink.matrix import KernelItems, register
-from pytest_bpflink.messages import Assignment
+from pytest_bpflink.matrix import libbpfs
+from pytest_bpflink.matrix import specs as kernel_specs
+from pytest_bpflink.matrix.items import KernelItems, register
+from pytest_bpflink.matrix.messages import Assignment
 from pytest_bpflink.session.kernel import RUNNING, native
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ def configure(config: pytest.Config) -> None:
     if assignment:
         _configure_worker(config, assignment)
         return
-    specs, _ = libbpf_axis.asked_for(config)
+    specs, _ = libbpfs.asked_for(config)
     asked_for = kernel_specs.requested(kernel_specs.asked_for(config))
-    kernels = libbpf_axis.pairs(asked_for or [native()], specs)
+    kernels = libbpfs.pairs(asked_for or [native()], specs)
     if _runs_no_test(config):
         register(config, KernelItems(kernels, here=None))
     elif len(kernels) == 1 and kernels[0].is_native:
@@ -68,7 +69,7 @@ def _runs_no_test(config: pytest.Config) -> bool:
 
 
 def _configure_worker(config: pytest.Config, assignment: Assignment) -> None:
-    from pytest_bpflink.matrix_worker import MatrixWorker
+    from pytest_bpflink.matrix.worker.worker import MatrixWorker
 
     config.stash[RUNNING] = assignment.kernel
     register(config, KernelItems(assignment.kernels, here=assignment.kernel))
@@ -80,7 +81,8 @@ def _configure_controller(config: pytest.Config, kernels: Sequence[MatrixKernel]
 
     Raises UsageError for options that can't work with guests.
     """
-    from pytest_bpflink import capacity, controller
+    from pytest_bpflink.matrix.controller import controller
+    from pytest_bpflink.matrix.guests import capacity
 
     option = config.option
     if option.usepdb:
@@ -103,7 +105,7 @@ def _configure_controller(config: pytest.Config, kernels: Sequence[MatrixKernel]
         for worker in _worker_ids(kernel, native_workers if kernel.is_native else guests)
     ]
     if option.kernel_host:
-        from pytest_bpflink import hosts
+        from pytest_bpflink.matrix.guests import hosts
 
         if option.kernel_rw:
             raise pytest.UsageError("--kernel-rw: guests on a --kernel-host can't reach this host")

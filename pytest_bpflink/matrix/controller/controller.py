@@ -13,31 +13,33 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink import boots, messages, preparing, relay
-from pytest_bpflink.connections import Connections
-from pytest_bpflink.crashes import Crashes
-from pytest_bpflink.fresh_guests import FreshGuests
-from pytest_bpflink.fresh_items import FreshItems
-from pytest_bpflink.guests import Guest, GuestFactory
-from pytest_bpflink.item_log import ItemLog, Location
-from pytest_bpflink.messages import Assignment, ItemFacts, said
-from pytest_bpflink.packing import unpacking
-from pytest_bpflink.plain_values import DamagedError
-from pytest_bpflink.replacements import Replacements
-from pytest_bpflink.reports.kernel_report import KernelReport
-from pytest_bpflink.reports.results import RunKernel
-from pytest_bpflink.scheduling import KernelScheduling
-from pytest_bpflink.session.terminal import Progress
-from pytest_bpflink.vm.machines.errors import MachineError
-from pytest_bpflink.wanted_kernels import WantedKernels
-from pytest_bpflink.watchdog import LIMITS, Limits, Watchdog
-from pytest_bpflink.xdist_loop import (
+from pytest_bpflink.matrix import messages, port_relay
+from pytest_bpflink.matrix.controller import preparing
+from pytest_bpflink.matrix.controller.connections import Connections
+from pytest_bpflink.matrix.controller.crashes import Crashes
+from pytest_bpflink.matrix.controller.fresh_guests import FreshGuests
+from pytest_bpflink.matrix.controller.fresh_items import FreshItems
+from pytest_bpflink.matrix.controller.item_log import ItemLog, Location
+from pytest_bpflink.matrix.controller.replacements import Replacements
+from pytest_bpflink.matrix.controller.scheduling import KernelScheduling
+from pytest_bpflink.matrix.controller.wanted_kernels import WantedKernels
+from pytest_bpflink.matrix.controller.watchdog import LIMITS, Limits, Watchdog
+from pytest_bpflink.matrix.controller.xdist_loop import (
     HostConnection,
     XdistLoop,
     count_collected,
     declare_dead,
     receive_by,
 )
+from pytest_bpflink.matrix.event_packing import unpacking
+from pytest_bpflink.matrix.guests import boots
+from pytest_bpflink.matrix.guests.guests import Guest, GuestFactory
+from pytest_bpflink.matrix.messages import Assignment, ItemFacts, said
+from pytest_bpflink.matrix.plain_values import DamagedError
+from pytest_bpflink.reports.kernel_report import KernelReport
+from pytest_bpflink.reports.results import RunKernel
+from pytest_bpflink.session.terminal import Progress
+from pytest_bpflink.vm.machines.errors import MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -166,7 +168,7 @@ class MatrixController:
             stand_in=guest.stand_in,
             item=guest.item,
             channel=channel,
-            relay=relay.connect(node) if guest.is_machine else None,
+            relay=port_relay.connect(node) if guest.is_machine else None,
         )
         assignment.give(node)
         if guest.stand_in is None:

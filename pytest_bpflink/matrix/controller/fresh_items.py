@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from pytest_bpflink.messages import FreshItem
+    from pytest_bpflink.matrix.messages import FreshItem
 
 
 class FreshItems:

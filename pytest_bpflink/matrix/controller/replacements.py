@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import pytest
     from xdist.workermanage import WorkerController
 
-    from pytest_bpflink.guests import Guest
-    from pytest_bpflink.xdist_loop import XdistLoop
+    from pytest_bpflink.matrix.controller.xdist_loop import XdistLoop
+    from pytest_bpflink.matrix.guests.guests import Guest
 
 
 # Two for each guest that boots at the same time.

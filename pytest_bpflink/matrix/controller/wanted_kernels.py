@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import libbpf_axis
+from pytest_bpflink.matrix import libbpfs
 from pytest_bpflink.vm.kernels import KernelError
 from pytest_bpflink.vm.machines.errors import MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_bpflink.guests import Guest, GuestFactory
-    from pytest_bpflink.messages import FreshItem
+    from pytest_bpflink.matrix.guests.guests import Guest, GuestFactory
+    from pytest_bpflink.matrix.messages import FreshItem
     from pytest_bpflink.session.kernel import MatrixKernel
     from pytest_bpflink.session.terminal import Progress
     from pytest_bpflink.vm.kernels import Kernel
@@ -49,8 +49,8 @@ class WantedKernels:
         if all(kernel.spec in self._unusable for kernel in self._all):
             reasons = [f"--kernel {spec}: {reason}" for spec, reason in self._unusable.items()]
             raise pytest.UsageError("\n".join(reasons))
-        _, directory = libbpf_axis.asked_for(config)
-        self._all = libbpf_axis.find(self._all, progress, directory=directory)
+        _, directory = libbpfs.asked_for(config)
+        self._all = libbpfs.find(self._all, progress, directory=directory)
         progress.done()
 
     def guest(self, kernel_id: str, name: str, item: FreshItem | None = None) -> Guest:

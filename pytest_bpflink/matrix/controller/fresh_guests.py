@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.capacity import fresh_at_once
+from pytest_bpflink.matrix.controller.xdist_loop import end_worker, worker_spec
+from pytest_bpflink.matrix.guests.capacity import fresh_at_once
 from pytest_bpflink.vm.machines.errors import MachineError
-from pytest_bpflink.xdist_loop import end_worker, worker_spec
 
 if TYPE_CHECKING:
     import subprocess
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from execnet import XSpec
     from xdist.workermanage import WorkerController
 
-    from pytest_bpflink.fresh_items import FreshItems
-    from pytest_bpflink.guests import Guest
-    from pytest_bpflink.messages import FreshItem
-    from pytest_bpflink.xdist_loop import XdistLoop
+    from pytest_bpflink.matrix.controller.fresh_items import FreshItems
+    from pytest_bpflink.matrix.controller.xdist_loop import XdistLoop
+    from pytest_bpflink.matrix.guests.guests import Guest
+    from pytest_bpflink.matrix.messages import FreshItem
 
     Others = Callable[[str], Iterable[str]]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.plain_values import DamagedError, dumps, loads, sealed, unsealed
+from pytest_bpflink.matrix.plain_values import DamagedError, dumps, loads, sealed, unsealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

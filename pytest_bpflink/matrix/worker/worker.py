@@ -15,25 +15,25 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from pytest_bpflink import matrix
-from pytest_bpflink.matrix import is_parametrized, register, without_kernel
-from pytest_bpflink.messages import ItemFacts
-from pytest_bpflink.only_item import OnlyItem, fresh_item, known_bug
-from pytest_bpflink.packing import Packing
+from pytest_bpflink.matrix import items
+from pytest_bpflink.matrix.event_packing import Packing
+from pytest_bpflink.matrix.items import is_parametrized, register, without_kernel
+from pytest_bpflink.matrix.messages import ItemFacts
+from pytest_bpflink.matrix.worker.only_item import OnlyItem, fresh_item, known_bug
+from pytest_bpflink.matrix.worker.taint import TaintWatch
 from pytest_bpflink.session import pytest_internals, xdist_worker
-from pytest_bpflink.taint import TaintWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from execnet import Channel
 
-    from pytest_bpflink.messages import Assignment
+    from pytest_bpflink.matrix.messages import Assignment
     from pytest_bpflink.session.xdist_worker import SendEvent
 
 
 # They are on the stack while an item runs, below the item.
-_OWN_FILES = frozenset({__file__, matrix.__file__})
+_OWN_FILES = frozenset({__file__, items.__file__})
 
 
 class MatrixWorker:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_bpflink.matrix.controller.xdist_loop import MissingWorker
 from pytest_bpflink.session.pytest_internals import add_to_junit
 from pytest_bpflink.vm.machines import console
-from pytest_bpflink.xdist_loop import MissingWorker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from execnet import XSpec
     from xdist.workermanage import WorkerController
 
-    from pytest_bpflink.guests import Guest
-    from pytest_bpflink.item_log import ItemLog
-    from pytest_bpflink.scheduling import KernelScheduling
-    from pytest_bpflink.xdist_loop import XdistLoop
+    from pytest_bpflink.matrix.controller.item_log import ItemLog
+    from pytest_bpflink.matrix.controller.scheduling import KernelScheduling
+    from pytest_bpflink.matrix.controller.xdist_loop import XdistLoop
+    from pytest_bpflink.matrix.guests.guests import Guest
 
 
 class Crashes:

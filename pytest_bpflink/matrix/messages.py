@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from pytest_bpflink.plain_values import DamagedError
+from pytest_bpflink.matrix.plain_values import DamagedError
 from pytest_bpflink.session.kernel import MatrixKernel
 
 if TYPE_CHECKING:

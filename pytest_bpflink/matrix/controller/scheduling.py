@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.xdist_loop import difference
+from pytest_bpflink.matrix.controller.xdist_loop import difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from xdist.workermanage import WorkerController
 
-    from pytest_bpflink.fresh_items import FreshItems
-    from pytest_bpflink.item_log import ItemLog
+    from pytest_bpflink.matrix.controller.fresh_items import FreshItems
+    from pytest_bpflink.matrix.controller.item_log import ItemLog
 
 
 # What the only guest of a kernel holds at most; it is given more when it has half of that.

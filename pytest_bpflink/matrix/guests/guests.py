@@ -10,8 +10,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import machines
-from pytest_bpflink.virtual_machines import VirtualMachines
+from pytest_bpflink.matrix.guests import machines
+from pytest_bpflink.matrix.guests.virtual_machines import VirtualMachines
 from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
 from pytest_bpflink.vm.scratch import Scratch
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from pytest_bpflink.hosts import Connect
-    from pytest_bpflink.machines import Machine, Machines
-    from pytest_bpflink.messages import FreshItem
+    from pytest_bpflink.matrix.guests.hosts import Connect
+    from pytest_bpflink.matrix.guests.machines import Machine, Machines
+    from pytest_bpflink.matrix.messages import FreshItem
     from pytest_bpflink.session.kernel import MatrixKernel
     from pytest_bpflink.vm.kernels import Kernel
 
@@ -237,6 +237,6 @@ def _machines_of(config: pytest.Config, connect: Connect) -> Machines:
         return config.stash[machines.MACHINES]
     if not config.option.kernel_host:
         return VirtualMachines(config)
-    from pytest_bpflink import hosts  # it imports execnet's connections
+    from pytest_bpflink.matrix.guests import hosts  # it imports execnet's connections
 
     return hosts.HostedMachines(config, connect)

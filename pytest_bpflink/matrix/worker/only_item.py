@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.messages import FreshItem
+from pytest_bpflink.matrix.messages import FreshItem
 
 if TYPE_CHECKING:
     from collections.abc import Generator
