@@ -29,9 +29,9 @@ _PER_CPU_MAPS = frozenset({5, 6, 10, 21})
 class Map(MutableMapping[Any, Any]):
     """A map of an `Object`, borrowed from it: a mapping from keys to values.
 
-    Keys and values are typed through BTF (see `pytest_bpflink.binding.btf`), so an array's key is an
-    `int`; what has no BTF type is `bytes`. A per-CPU map, which has a value for each processor,
-    raises `BpfError` with EOPNOTSUPP.
+    Keys and values are typed through BTF (see `binding.btf`), so an array's key is an `int`;
+    keys and values without a BTF type are `bytes`. A per-CPU map has a value for each processor,
+    and raises `BpfError` with EOPNOTSUPP.
     """
 
     def __init__(self, owner: ObjectHandle, pointer: int) -> None:

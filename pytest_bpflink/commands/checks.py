@@ -44,7 +44,7 @@ class Check:
 
 def native() -> Iterator[Check]:
     """Look at what tests on the running kernel need."""
-    from pytest_bpflink.building import compilation as bpf_compile
+    from pytest_bpflink.building import compilation
     from pytest_bpflink.features.kernel_info import KernelInfo
 
     kernel = KernelInfo()
@@ -60,7 +60,7 @@ def native() -> Iterator[Check]:
     yield _privileges()
     yield _cgroup2()
     yield _bpf_fs()
-    clang = bpf_compile.clang_version()
+    clang = compilation.clang_version()
     if clang:
         yield Check("clang", "native", "ok", clang)
     else:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.matrix import libbpfs
-from pytest_bpflink.matrix import specs as kernel_specs
+from pytest_bpflink.matrix import libbpfs, specs
 from pytest_bpflink.matrix.items import KernelItems, register
 from pytest_bpflink.matrix.messages import Assignment
 from pytest_bpflink.session.kernel import RUNNING, native
@@ -36,16 +35,17 @@ def configure(config: pytest.Config) -> None:
     if assignment:
         _configure_worker(config, assignment)
         return
-    specs, _ = libbpfs.asked_for(config)
-    asked_for = kernel_specs.requested(kernel_specs.asked_for(config))
-    kernels = libbpfs.pairs(asked_for or [native()], specs)
+    wanted_libbpfs, _ = libbpfs.asked_for(config)
+    asked_for = specs.requested(specs.asked_for(config))
+    kernels = libbpfs.pairs(asked_for or [native()], wanted_libbpfs)
     if _runs_no_test(config):
         register(config, KernelItems(kernels, here=None))
     elif len(kernels) == 1 and kernels[0].is_native:
         register(config, KernelItems(kernels, here=kernels[0]))
     elif not config.pluginmanager.hasplugin("xdist"):
+        one = len(wanted_libbpfs) == 1
         raise pytest.UsageError(
-            f"{'--kernel: other kernels than native' if len(specs) == 1 else 'several libbpfs'}"
+            f"{'--kernel: other kernels than native' if one else 'several libbpfs'}"
             " need pytest-xdist and virtme-ng:"
             " pip install 'pytest-bpflink[vm]' (and no -p no:xdist)"
         )

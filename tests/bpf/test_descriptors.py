@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import Link, Object
 from pytest_bpflink.introspection import descriptors
 from tests.support import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_bpflink import Cgroup, Map, Program
+    from pytest_bpflink import Cgroup, Link, Map, Object, Program
 
 _EGRESS = ROOT / "selftests/progs/cgroup_egress.bpf.c"
 
@@ -104,7 +103,10 @@ def test_where_duplicating_is_refused(holder: int, link: Link) -> None:
 
 def test_refusal_is_seen() -> None:
     """The filter of the test above does refuse it."""
-    duplicate = "from pytest_bpflink.introspection.descriptors import _duplicate\n_duplicate(os.getpid(), 0)"
+    duplicate = (
+        "from pytest_bpflink.introspection.descriptors import _duplicate\n"
+        "_duplicate(os.getpid(), 0)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", f"{_REFUSE}\nimport os\n{duplicate}"],
         capture_output=True,

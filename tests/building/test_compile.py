@@ -178,7 +178,10 @@ char LICENSE[] SEC("license") = "GPL";
 
 
 def test_processes_at_once_make_one_object(source: Path) -> None:
-    script = "import sys; from pytest_bpflink.building.compilation import object_of; print(object_of(sys.argv[1]))"
+    script = (
+        "import sys; from pytest_bpflink.building.compilation import object_of;"
+        " print(object_of(sys.argv[1]))"
+    )
     started = [
         subprocess.Popen([sys.executable, "-c", script, source], stdout=subprocess.PIPE, text=True)
         for _ in range(4)

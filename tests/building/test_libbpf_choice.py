@@ -393,7 +393,10 @@ def test_newest_is_built_from_the_distributions_source() -> None:
 
 def _copy_of_the_systems(directory: Path) -> Path:
     # In a process of its own: this one has loaded the libraries that other tests built, too.
-    show = "from pytest_bpflink.binding import libbpf; libbpf.version(); print(open('/proc/self/maps').read())"
+    show = (
+        "from pytest_bpflink.binding import libbpf; libbpf.version();"
+        " print(open('/proc/self/maps').read())"
+    )
     maps = subprocess.check_output([sys.executable, "-c", show], text=True).splitlines()
     loaded = next(line.split()[-1] for line in maps if "libbpf.so" in line)
     return Path(shutil.copy(loaded, directory / "libbpf.so.1"))

@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.building import compilation as bpf_compile
+import pytest_bpflink
+from pytest_bpflink.building import compilation
 from pytest_bpflink.session import pytest_internals
 from pytest_bpflink.vm.cache import cache_root
 
@@ -39,7 +40,7 @@ def prepare(files: Iterable[Path], progress: Callable[[str], None]) -> list[Path
         os.environ[pytest_internals.PYCACHE] = str(cache_root() / "pycache")
         pytest_internals.use_pycache()
     sources = [file for file in files if file.name.endswith(".bpf.c")]
-    bpf_compile.prepare(sources, before_each=lambda source: progress(f"compiling {source.name}"))
+    compilation.prepare(sources, before_each=lambda source: progress(f"compiling {source.name}"))
     return sources
 
 
@@ -69,7 +70,7 @@ def _files(config: pytest.Config) -> Iterator[Path]:
 
 def _own_modules() -> Iterator[Path]:
     """Yield those of this plugin, which pytest rewrites as it does every plugin's."""
-    for parent, _, names in os.walk(Path(__file__).parent, followlinks=True):
+    for parent, _, names in os.walk(Path(pytest_bpflink.__file__).parent, followlinks=True):
         yield from (Path(parent, name) for name in names if name.endswith(".py"))
 
 

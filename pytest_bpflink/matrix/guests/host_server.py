@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.building import compilation as bpf_compile
+from pytest_bpflink.building import compilation
 from pytest_bpflink.vm import kernels
 from pytest_bpflink.vm.kernels import KernelError
 from pytest_bpflink.vm.machines import kvm
@@ -90,7 +90,7 @@ class _Server:
 
     def do_compile(self, sources: list[str]) -> None:
         """Compile BPF programs for the guests of this host."""
-        bpf_compile.prepare(map(Path, sources), before_each=lambda _: None)
+        compilation.prepare(map(Path, sources), before_each=lambda _: None)
 
     def do_start(self, machine: int, spec: str, environment: dict[str, str], **options: Any) -> str:
         """Start a guest, and return the command that reaches its Python."""

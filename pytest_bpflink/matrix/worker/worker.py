@@ -11,11 +11,11 @@ import sys
 import tempfile
 import threading
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from pytest_bpflink.matrix import items
 from pytest_bpflink.matrix.event_packing import Packing
 from pytest_bpflink.matrix.items import is_parametrized, register, without_kernel
 from pytest_bpflink.matrix.messages import ItemFacts
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 # They are on the stack while an item runs, below the item.
-_OWN_FILES = frozenset({__file__, items.__file__})
+_OWN_FILES = f"{Path(__file__).parents[1]}/"
 
 
 class MatrixWorker:
@@ -179,12 +179,12 @@ def _where_the_test_is() -> str:
     """Return the stack of the main thread, less what runs tests."""
     frame = sys._current_frames()[threading.main_thread().ident or 0]  # noqa: SLF001
     stack = traceback.extract_stack(frame)
-    tests = [
-        entry
-        for entry in stack
-        if not pytest_internals.is_runner(entry.filename) and entry.filename not in _OWN_FILES
-    ]
+    tests = [entry for entry in stack if not _runs_tests(entry.filename)]
     return "".join(traceback.format_list(tests or stack)).rstrip()
+
+
+def _runs_tests(filename: str) -> bool:
+    return filename.startswith(_OWN_FILES) or pytest_internals.is_runner(filename)
 
 
 def _group(item: pytest.Item) -> str | None:
