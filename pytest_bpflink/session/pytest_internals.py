@@ -141,6 +141,9 @@ _RUNNERS = re.compile(r"/(_pytest|pluggy|xdist|execnet)/|^<")
 
 # For guests, which import pytest before they are saved.
 
+#: The top-level packages of pytest and of its own libraries.
+PACKAGES = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging")
+
 #: The modules that a session imports before its first item.
 MODULES = (
     "pytest",
@@ -148,9 +151,7 @@ MODULES = (
     "_pytest.assertion.rewrite",
     "_pytest.assertion.truncate",
     "_pytest.assertion.util",
-    "_pytest.fixtures",
     "_pytest.pathlib",
-    "_pytest.python",
     *(f"_pytest.{plugin}" for plugin in default_plugins),
 )
 

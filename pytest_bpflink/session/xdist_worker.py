@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     Send = Callable[[object], None]
     SendEvent = Callable[..., None]
 
+#: The top-level packages of xdist and execnet.
+PACKAGES = ("xdist", "execnet")
+
 #: The modules that a worker's process imports before it runs its first item.
 MODULES = (
     "execnet.gateway",

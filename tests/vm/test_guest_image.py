@@ -19,9 +19,10 @@ from importlib import machinery
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import _pytest.fixtures
+import execnet
 import pytest
 
+from pytest_bpflink.session import pytest_internals, xdist_worker
 from pytest_bpflink.vm.guest import preload
 from pytest_bpflink.vm.image import guest_image, inventory, unpack_kernel
 from pytest_bpflink.vm.image.cpio import Archive
@@ -99,7 +100,7 @@ def test_code_is_compiled_as_it_is_when_the_image_s_python_looks_for_it(tmp_path
     guest_image.build(tmp_path / "archive", needed, modules=None)
     root = unpack(tmp_path / "archive", tmp_path / "root")
 
-    for module in (contextlib, _pytest.fixtures):
+    for module in (contextlib, execnet):
         source = Path(str(module.__file__))
         copy = root / str(source).lstrip("/")
         # With another time than the source's, and with nothing that can be compiled.
@@ -113,7 +114,13 @@ def test_plugin_that_this_python_finds_is_the_one_that_runs_here(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "name", [*preload._MODULES, *(f"pytest_bpflink.{name}" for name in preload._PLUGIN)]
+    "name",
+    [
+        *preload._MODULES,
+        *pytest_internals.MODULES,
+        *xdist_worker.MODULES,
+        *(f"pytest_bpflink.{name}" for name in preload._PLUGIN),
+    ],
 )
 def test_name_that_is_preloaded_is_a_module(name: str) -> None:
     """A guest imports a module that was not found when it is needed, which takes it longer."""
@@ -127,13 +134,15 @@ def test_search_of_each_plugin_that_is_preloaded_is_shortened() -> None:
     """A name that is not imported has no effect there."""
     imported = {f"pytest_bpflink.{name}" for name in preload._PLUGIN} | {*preload._MODULES}
 
-    assert {*preload._SEARCHED, *preload._SEARCHED_OF_PLUGIN} <= imported
+    assert {*preload._PLUGINS, *preload._OWN_PLUGINS} <= imported
+    assert {*pytest_internals.PLUGINS} <= {*pytest_internals.MODULES}
+    assert {*xdist_worker.PLUGINS} <= {*xdist_worker.MODULES}
 
 
 def test_inventory_is_remembered_until_a_file_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = tmp_path / "_pytest" / "__init__.py"
+    package = tmp_path / "pytest" / "__init__.py"
     package.parent.mkdir()
     package.write_text("one = 1")
     asked = []

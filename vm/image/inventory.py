@@ -163,7 +163,7 @@ def _describe(python: str, environment: Mapping[str, str], code: Path) -> dict[s
             last = next(iter(done.stderr.strip().splitlines()[-1:]), "it said nothing")
             raise ImageError(f"{python} can't tell what a guest needs of it: {last}")
         described: dict[str, Any] = json.loads(done.stdout)
-    if not any(path.endswith("/_pytest/__init__.py") for path in described["files"]):
+    if not any(path.endswith("/pytest/__init__.py") for path in described["files"]):
         raise ImageError(f"{python} has no pytest of its own (in a zip file, perhaps)")
     return {**described, "stats": _stats(described), "digests": _digests(described)}
 
