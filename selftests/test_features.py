@@ -1,4 +1,4 @@
-"""The probes against kernels whose features are known: what is there, and what is only accepted."""
+"""The probes on kernels whose features are known: they find what works, not what is accepted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_bpflink import Cgroup, KernelInfo, Link
 
-# In guests the kernels are a distribution's own; on a host anything can be refused or backported.
+# Guests run a distribution's own kernels; a host may refuse or backport anything.
 pytestmark = pytest.mark.guest_only
 
 
@@ -80,7 +80,7 @@ def test_probe(feature: str, since: str, bpf_kernel: KernelInfo) -> None:
 
 @pytest.mark.parametrize("attach_type", [each.name.lower() for each in AttachType])
 def test_probe_of_attach_type(attach_type: str, bpf_kernel: KernelInfo) -> None:
-    """So does the probe of each attach type."""
+    """The probe of an attach type finds it on the kernels that have it, and on no other."""
     found = [name for name in _ATTACH_TYPES_SINCE if attach_type.startswith(name)]
     since = _ATTACH_TYPES_SINCE[max(found, key=len)] if found else "5.10"
     _require_as_since(f"attach:{attach_type}", since, bpf_kernel)
@@ -96,7 +96,7 @@ def _require_as_since(feature: str, since: str, bpf_kernel: KernelInfo) -> None:
 
 
 def test_each_link_type_has_a_probe() -> None:
-    """Each that is known has one, and it is known from which release on that succeeds."""
+    """Each link type has a probe, and `_SINCE` the release from which on the probe succeeds."""
     known = {f"link:{kind.name.lower()}" for kind in LinkType if kind is not LinkType.UNSPEC}
     assert known == {feature for feature in _SINCE if feature.startswith("link:")}
 
@@ -108,13 +108,14 @@ def child(cgroup: Cgroup) -> Cgroup:
 
 @pytest.fixture
 def hook(child: Cgroup, bpf_link: Callable[..., Link]) -> Iterator[Hook]:
-    """Egress of the child."""
+    """The child's hook for egress."""
     with numbered("cgroup") as loaded:
         yield Hook(loaded, "cgroup", bpf_link, partial(datagram_from, child))
 
 
-# Releases say nothing here: of Debian's 6.12 kernels 6.12.107 ignores a wrong revision, and takes
-# PREORDER without a link only; 6.12.117 has both, which came with 6.17 and 6.15.
+# Releases say nothing here. Revisions came with 6.17 and PREORDER with 6.15; but of Debian's 6.12
+# kernels, 6.12.107 ignores a wrong revision and takes PREORDER only without a link, while 6.12.117
+# has both.
 
 
 @pytest.mark.bpf_requires("link:cgroup", libbpf="1.6")

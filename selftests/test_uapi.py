@@ -1,4 +1,4 @@
-"""The numbers that the project has of the kernel's enums, against those that kernels have."""
+"""The project's copies of the kernel's enums, compared with the kernel's own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     ],
 )
 def test_numbers(ours: type[IntEnum], name: str, prefix: str) -> None:
-    """What both name is the same number, and up to the last of ours the kernel has no others."""
+    """Each name has the same number in both, and the kernel has no other numbers up to our last."""
     kernels = {
         one.removeprefix(prefix): value
         for one, value in vmlinux().enumerators(name).items()

@@ -1,7 +1,7 @@
-"""A build hook of hatchling: the selftests' objects, so that running them needs no clang.
+"""A build hook of hatchling that adds the selftests' BPF objects: to run them needs no clang then.
 
-Where they can't be compiled the wheel is made without, and says so: it is complete but for needing
-clang then. The tests of the package insist on them.
+If the objects can't be compiled, the build says so, and the wheel lacks nothing else. The tests of
+the package insist on the objects.
 """
 
 from __future__ import annotations

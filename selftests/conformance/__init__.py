@@ -1,1 +1,1 @@
-"""The conformance suite: the same questions to links of every type."""
+"""The conformance suite, which asks the same of links of every type."""

@@ -1,4 +1,4 @@
-"""What a process does for a cgroup's hook to run: one action per attach type."""
+"""Actions that make the hooks of a cgroup run: one for each attach type."""
 
 from __future__ import annotations
 

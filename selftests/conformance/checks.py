@@ -1,4 +1,4 @@
-"""What is asked of links of any type: of which rows, what is done to a link, what is seen then."""
+"""Parts of the tests: choosing rows, doing something to a link, and asserting what came of it."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from pytest_bpflink.selftests.conformance.stages import Stage
 
 FIRST, SECOND, NONE = (True, False), (False, True), (False, False)
-"""What `Stage.ran()` says: which of its two programs ran."""
+"""Answers of `Stage.ran()`: which of the stage's two programs ran."""
 
 _REPLACE = 1 << 2  # BPF_F_REPLACE
 
-# Linked statically, where there is one: to load a C library takes a guest longer than the test.
+# busybox, if there is one, is linked statically: loading libc takes a guest longer than the test.
 _SLEEP = [*(["busybox"] if shutil.which("busybox") else []), "sleep", "60"]
 
 
 def each(condition: Callable[[Row], object]) -> pytest.MarkDecorator:
-    """Ask it of the rows that fulfil a condition."""
+    """Parametrize a test with the rows that fulfil a condition."""
     rows = [pytest.param(row, id=row.id) for row in ROWS if condition(row)]
     return pytest.mark.parametrize("row", rows)
 
@@ -46,7 +46,7 @@ not_detachable = each(lambda row: row.detach != OK)
 
 
 def update(link: Link, new: Program | Map) -> None:
-    """Put another program, or another struct_ops map, in place of the present one."""
+    """Replace the program of a link, or its struct_ops map."""
     if isinstance(new, Map):
         link.update_map(new)
     else:
@@ -54,25 +54,25 @@ def update(link: Link, new: Program | Map) -> None:
 
 
 def update_wrongly(link: Link, fd: int, *, flags: int = 0, old: int = 0) -> None:
-    """Ask the kernel for an update as libbpf would not: descriptors and flags as they are given."""
+    """Ask the kernel for an update with any descriptors and flags, right or wrong."""
     options = LinkUpdateOptions(flags=flags, old_prog_fd=old)
     libbpf.call("bpf_link_update", link.fd, fd, ctypes.byref(options), doing="update")
 
 
 def exchange(link: Link, new: Program | Map, *, old: Program | Map) -> None:
-    """Update it if the present program is the one that is said to be."""
+    """Update a link only if its present program is `old`."""
     update_wrongly(link, new.fd, flags=_REPLACE, old=old.fd)
 
 
 def require_detached(link: Link, stage: Stage, row: Row) -> None:
-    """Assert that a link has lost its target, and answers still."""
+    """Assert that a link has lost its target, and that its info can still be read."""
     info = link.info
     assert (info.id, info.prog_id) == (link.id, stage.prog_id)
     assert {name: getattr(info, name) for name in row.detached} == row.detached
 
 
 def own_holders(link: Link) -> set[int]:
-    """Descriptors of this process that hold a link; anybody else's would be a failure."""
+    """Return the descriptors that hold a link, and assert that all of them are this process's."""
     holders = link.holders()
     assert all(getattr(each, "pid", None) == os.getpid() for each in holders)
     return {each.fd for each in holders if isinstance(each, DescriptorHolder)}
@@ -90,7 +90,7 @@ def exists(kind: str, number: int) -> bool:
 
 @contextlib.contextmanager
 def holding_process(link: Link) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a process that has a link's descriptor, and kill it in the end."""
+    """Start a process that inherits a link's descriptor, and kill it at the end."""
     with subprocess.Popen(_SLEEP, pass_fds=[link.fd]) as process:
         try:
             yield process

@@ -1,4 +1,4 @@
-"""Events that programs run at: functions of the kernel, of libraries, of other programs."""
+"""Stages whose target is an event: a function of the kernel, of a library, of another program."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Syscalls(Stage):
     """getpgid(2): a system call, and the functions of the kernel that it calls."""
 
     source = "events"
-    tries = 5  # on 7.2 a live program was seen to miss one while a child was just starting
+    tries = 5  # on 7.2 a program was seen to miss a call while a child process started
 
     def trigger(self) -> None:
         """Ask for the process group."""
@@ -38,10 +38,10 @@ class Syscalls(Stage):
 
 
 class Trampoline(Syscalls):
-    """A function whose call goes through the program, by what the program's section says."""
+    """A function that the program's section names, and that calls the program by a trampoline."""
 
     def load(self, source: str, *programs: str) -> Object:
-        """Load them for each test anew before 5.11, where they can be attached only once."""
+        """Load programs anew for each test before 5.11, where a program attaches only once."""
         kernel: KernelInfo = self.request.getfixturevalue("bpf_kernel")
         if kernel.version >= (5, 11):
             return super().load(source, *programs)
@@ -59,7 +59,7 @@ class Kprobe(Syscalls):
 
     @cached_property
     def target(self) -> object:
-        """What the system call calls."""
+        """The name of the function that the system call calls."""
         return f"security_task_{self.call.__name__}"
 
     def trigger(self) -> None:
@@ -78,18 +78,18 @@ class Functions(Kprobe):
     """Functions of the kernel, by their names."""
 
     def __init__(self, request: pytest.FixtureRequest, program: str, **options: Any) -> None:
-        # Without cookies who reads the link's fdinfo is a NULL pointer dereference on 6.18.
+        # On 6.18 reading the fdinfo of a link without cookies dereferences a NULL pointer.
         super().__init__(request, program, cookies=[1, 2], **options)
 
     @cached_property
     def target(self) -> list[str]:
-        """Two functions, of which the system call calls the first; none of them is a twin's."""
+        """Two functions, the first of which the system call calls; a twin has two others."""
         uncalled = {os.getpgid: "getscheduler", os.getsid: "getioprio"}
         return [str(super().target), f"security_task_{uncalled[self.call]}"]
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """Their numbers in the kernel's BTF."""
+        """The numbers of the functions in the kernel's BTF."""
         return tuple(vmlinux().find(name, Kind.FUNC) for name in self.target)
 
 
@@ -103,7 +103,7 @@ class Uprobe(Syscalls):
         self.trace("labs")
 
     def trace(self, function: str) -> None:
-        """Choose the function."""
+        """Choose the function to trace."""
         self._function = getattr(self._library, function)
         offset = _file_offset(self._function, self._file)
         self.options |= {"offsets": [offset]} if "multi" in self.name else {"offset": offset}
@@ -117,7 +117,7 @@ class Uprobe(Syscalls):
 
     @cached_property
     def target(self) -> object:
-        """The library's file."""
+        """The copy's file."""
         return self._file
 
     def trigger(self) -> None:
@@ -130,7 +130,7 @@ class PageFaults(Syscalls):
 
     @cached_property
     def target(self) -> object:
-        """The event, of this process."""
+        """The event, counted for this process."""
         return self._undo.enter_context(PerfEvent.software(SoftwareEvent.PAGE_FAULTS))
 
     def trigger(self) -> None:
@@ -141,7 +141,7 @@ class PageFaults(Syscalls):
 
 
 class Replacement(Syscalls):
-    """A function of another program, which runs at system calls."""
+    """A function of another program, the stepper, which runs at system calls."""
 
     source = "freplace"
 
@@ -151,28 +151,28 @@ class Replacement(Syscalls):
 
     @cached_property
     def target(self) -> object:
-        """The program, running."""
+        """The stepper, attached so that it runs."""
         self._undo.enter_context(self._stepper.attach())
         return self._stepper
 
 
 class OfModule(Syscalls):
-    """A function of a module: what a dummy device sends a frame by."""
+    """A function of a module, which runs when a dummy device sends a frame."""
 
     module, function = "dummy", "dummy_xmit"
 
     @cached_property
     def device(self) -> Device:
-        """A device, whose making loads the module."""
+        """A dummy device; to make one loads the module."""
         return self._undo.enter_context(NetNs.create()).dummy()
 
     def load(self, source: str, *programs: str) -> Object:
-        """Load for this test alone, since the function may go and come again."""
-        assert self.device.ifindex  # libbpf looks for the function among those that are there
+        """Load programs for this test alone, since the module may be unloaded and loaded again."""
+        assert self.device.ifindex  # libbpf finds a function only if its module is loaded
         return self._undo.enter_context(self.load_anew(source, *programs))
 
     def before_load(self, opened: Object) -> None:
-        """Name the function, where the kernel wants to know when a program is loaded."""
+        """Name the function of fentry programs, since the kernel checks it when it loads them."""
         for name in {"on_fentry", "on_fentry_alt"} & opened.programs.keys():
             libbpf.call(
                 "bpf_program__set_attach_target",
@@ -184,7 +184,7 @@ class OfModule(Syscalls):
 
     @cached_property
     def target(self) -> object | None:
-        """The function, where it is named at attaching."""
+        """The function, for programs to which it is named when they are attached."""
         named = {"on_kprobe": self.function, "on_kprobe_multi": [self.function]}
         return named.get(self.name)
 
@@ -193,7 +193,7 @@ class OfModule(Syscalls):
         send_frame(self.device)
 
     def unload(self) -> str:
-        """Ask for the module's end, and return what is in its way."""
+        """Unload the module, and return why that is refused; empty if it is not."""
         done = subprocess.run(["rmmod", self.module], capture_output=True, text=True, check=False)
         return done.stderr.strip()
 
@@ -206,7 +206,7 @@ def copy_libc(directory: Path) -> Path:
 
 
 def _file_offset(function: Any, file: Path) -> int:
-    """Where in its file a function of this process is."""
+    """Return the offset in its file of a function of this process."""
     address = ctypes.cast(function, ctypes.c_void_p).value or 0
     with open("/proc/self/maps", encoding="utf-8") as lines:
         for line in lines:

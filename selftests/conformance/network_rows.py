@@ -1,4 +1,4 @@
-"""Rows of `conformance`: network namespaces, devices, netfilter, maps of sockets."""
+"""Rows for network namespaces, devices, netfilter and maps of sockets."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _device(name: str, link_type: LinkType, since: str, program: str, **more: An
         stage,
         since,
         program=program,
-        # A netkit peer's program is attached through the primary, and is on the peer.
+        # A netkit peer's program is attached through the primary, and the info names the peer.
         info=lambda stage: {"ifindex": getattr(stage, holder).ifindex} | extra,
         update=OK,
         detach=OK,
@@ -95,7 +95,7 @@ NETWORK = [
     _netns("sk_lookup", network.InNetNs, AttachType.SK_LOOKUP, since="5.9"),
     _xdp("xdp-native", options={"sender": 1} | network.DRV_MODE),
     _xdp("xdp-generic", options={"sender": 1} | network.SKB_MODE),
-    # It has no native mode, so that the kernel takes the generic one.
+    # A dummy device has no native mode, so the kernel takes the generic one.
     _xdp("xdp-dummy", stage=network.OnDummy, config=("CONFIG_DUMMY", "CONFIG_MACVLAN")),
     row_of(
         "netfilter",

@@ -1,4 +1,4 @@
-"""Network namespaces, devices and sockets, and the packets that make their programs run."""
+"""Stages on namespaces, devices and maps of sockets, and packets that make their programs run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _ALL = b"\xff" * 6
 _SENDER = b"\2" * 6
-_REST = b"\x88\xb5" + bytes(46)  # the programs' own EtherType
+_REST = b"\x88\xb5" + bytes(46)  # the EtherType that the programs count, and padding
 
 SKB_MODE = {"flags": XdpFlags.SKB_MODE}
 DRV_MODE = {"flags": XdpFlags.DRV_MODE}
@@ -37,7 +37,7 @@ class InNetNs(Stage):
 
     @cached_property
     def netns(self) -> NetNs:
-        """One for all tests, or the stage's own."""
+        """A namespace for all tests, or the stage's own."""
         return self.place("netns", lambda undo: undo.enter_context(NetNs.create()))
 
     @cached_property
@@ -46,7 +46,10 @@ class InNetNs(Stage):
         return self.netns
 
     def sending(self) -> contextlib.AbstractContextManager[Callable[[], object]]:
-        """Send datagrams to oneself: an ICMP message about a closed port is seen as well."""
+        """Give a function that sends a datagram.
+
+        To its own socket: an ICMP message about a closed port would be counted as well.
+        """
         return datagram_sender(self.netns)
 
     @cached_property
@@ -62,16 +65,16 @@ class InNetNs(Stage):
         self._send()
 
     def end_target(self) -> None:
-        """Let go of the namespace, which nobody else holds."""
+        """Close the namespace, which nothing else holds."""
         self._sockets.close()
         self.netns.close()
 
 
 class Dissected(InNetNs):
-    """A network namespace, and a raw packet, whose headers the kernel looks for."""
+    """A network namespace, and a raw packet, whose headers the kernel dissects."""
 
     def sending(self) -> contextlib.AbstractContextManager[Callable[[], object]]:
-        """Send raw packets over the loopback."""
+        """Give a function that sends a raw packet over the loopback."""
         return frame_sender(self.netns.lo)
 
 
@@ -98,7 +101,7 @@ class OnDevice(InNetNs):
         return self.device
 
     def sending(self) -> contextlib.AbstractContextManager[Callable[[], object]]:
-        """Send frames."""
+        """Give a function that sends a frame."""
         return frame_sender(self.sender)
 
     def end_target(self) -> None:
@@ -122,17 +125,17 @@ class OnDummy(InNetNs):
         return self.device
 
     def sending(self) -> contextlib.AbstractContextManager[Callable[[], object]]:
-        """Send frames from the one to the other."""
+        """Give a function that sends a frame from one macvlan to the other."""
         near, far = self._macvlans
         return frame_sender(near, to=far)
 
     def end_target(self) -> None:
-        """Remove the dummy, and with it what is on it."""
+        """Remove the dummy, and with it the macvlans on it."""
         self.device.remove()
 
 
 class Sockets(Stage):
-    """A map of sockets, and a connection of which one end is put into it."""
+    """A map of sockets, and a connection, one end of which is put into the map."""
 
     source = "sockmap"
 
@@ -152,7 +155,7 @@ class Sockets(Stage):
         return other
 
     def trigger(self) -> None:
-        """Put a new socket into the map, since one takes the programs of that moment along."""
+        """Send through a new socket: the map applies its programs to a socket when it is added."""
         with (
             socket.create_server((LOCAL, 0)) as server,
             socket.create_connection(server.getsockname()) as near,
@@ -164,12 +167,12 @@ class Sockets(Stage):
             sender.sendall(b"bpflink")
             receiver.settimeout(1)
             receiver.recv(16)
-            del self.target[bytes(4)]  # or what is sent at closing is seen as well
+            del self.target[bytes(4)]  # lest the program run for what closing sends
 
 
 @contextlib.contextmanager
 def datagram_sender(netns: NetNs) -> Iterator[Callable[[], object]]:
-    """Give what sends datagrams to itself."""
+    """Give a function that sends a datagram from a socket to itself."""
     with netns.entered():
         own = datagram_socket()
     with own:
@@ -178,20 +181,20 @@ def datagram_sender(netns: NetNs) -> Iterator[Callable[[], object]]:
 
         def send() -> None:
             own.sendto(b"bpflink", address)
-            own.recv(16)  # on a busy machine it may come later than sendto() returns
+            own.recv(16)  # on a busy machine the datagram may come after sendto() returns
 
         yield send
 
 
 def send_frame(device: Device) -> None:
-    """Send a frame of the programs' own EtherType to all."""
+    """Broadcast a frame of the EtherType that the programs count."""
     with frame_sender(device) as send:
         send()
 
 
 @contextlib.contextmanager
 def frame_sender(device: Device, *, to: Device | None = None) -> Iterator[Callable[[], object]]:
-    """Give what sends frames of the programs' own EtherType, to another's address or to all."""
+    """Give a function that sends such a frame, to another device's address or to all."""
     with device.netns.entered():
         sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     with sender:

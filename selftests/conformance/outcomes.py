@@ -1,6 +1,6 @@
-"""What operations on links gave, written down for the page on link types.
+"""Results of operations on links, written down for the page on link types.
 
-Each goes to the test's report as a property, and from there to JUnit files; `link_types` reads it.
+A result becomes a property of the test's report, and so of the JUnit file that `page` reads.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 _Arguments = ParamSpec("_Arguments")
 
 OK = 0
-"""Where an errno is expected: none, it works."""
+"""In place of an errno: the operation succeeds."""
 
 PREFIX = "link-type:"
-"""What the names of properties start with that are meant for the page."""
+"""The prefix of the properties that the page is made from."""
 
 WINDOW = "window: "
-"""What the names of times go on with: how long the kernel took, in milliseconds."""
+"""After `PREFIX`, the prefix of windows: how late a link ended, in milliseconds or in runs."""
 
 
 class Outcomes:
-    """What came of the operations of one test on one row."""
+    """Does the operations of one test on one row, and writes down their results."""
 
     def __init__(self, properties: list[tuple[str, object]]) -> None:
-        # Those of the item: the fixture record_property warns of JUnit's default family.
+        # The item's: the fixture record_property warns about JUnit's default family.
         self._properties = properties
 
     def __call__(
@@ -40,7 +40,7 @@ class Outcomes:
         *arguments: _Arguments.args,
         **options: _Arguments.kwargs,
     ) -> int:
-        """Do something, and return `OK` or the errno that it gave."""
+        """Do an operation, and return `OK` or the errno that it raised."""
         try:
             do(*arguments, **options)
         except BpfError as error:
@@ -51,5 +51,5 @@ class Outcomes:
         return number
 
     def write(self, name: str, value: object) -> None:
-        """Write down what was seen otherwise."""
+        """Write down a value that is no operation's result."""
         self._properties.append((f"{PREFIX}{name}", value))

@@ -1,10 +1,10 @@
-"""Makes docs/link-types.md of a run: what links of each type answered, on each kernel.
+"""Makes docs/link-types.md from a run: what links of each type answered on each kernel.
 
     pytest selftests --kernel 5.10,6.1,6.12,6.18,7.2 --bpf-libbpf newest --junitxml run.xml
     python -m pytest_bpflink.selftests.conformance.page run.xml > docs/link-types.md
 
-Knows the properties that `outcomes` and the kernel matrix write, and how reasons of skips begin;
-what they mean is the tests' business.
+It knows the properties that `outcomes` and the kernel matrix write, and parts of skip reasons. It
+does not know what the operations are.
 """
 
 from __future__ import annotations
@@ -49,28 +49,28 @@ _TOPICS = {
 }
 _NOTHING = "-"
 _WINS = "Which error of an update wins"
-_MISTAKES = r"E[A-Z]+( \+ E[A-Z]+)+"  # how the test of that calls what it asks
+_MISTAKES = r"E[A-Z]+( \+ E[A-Z]+)+"  # names that test_which_error_wins gives its operations
 _MOST_OTHERS = 2
 
 _INTRODUCTION = """\
 # Link types
 
-What `bpf_link`s answer, as seen by `selftests/`. This page was made by `make link-types`, and is
-not to be edited, of a run with libbpf {libbpfs} on
+What links of each type answer to the conformance suite in `selftests/`. Don't edit this page:
+`make link-types` made it from a run with libbpf {libbpfs} on
 
 {kernels}
 
-A cell holds what the newest of these kernels answered: `OK`, an errno, or `{nothing}` where it was
-not asked or is not there. An answer in **bold** is not the same on all kernels: see
-[where kernels differ](#where-kernels-differ). "All" of a type are those that were asked.
+A cell holds the answer of the newest of these kernels that was asked: `OK` or an errno; `{nothing}`
+if none was asked, or none has the link. An answer in **bold** is not the same on all kernels: see
+[where kernels differ](#where-kernels-differ). "All" of a type means all links that were asked.
 """
 _WINDOWS = """
-How late it ends when its last pin is unlinked, or the pin's BPF FS unmounted, in milliseconds as
-one run saw it; and how often the program still ran in another thread after the last close.
+How many milliseconds a link still lived after its last pin was unlinked, or the pin's BPF FS
+unmounted; and how often its program still ran in another thread after the last close. From one run.
 """
 
-# What a skip's reason begins with or has in it, and what the page says of it: nothing of what is
-# newer than the kernel, since the release stands beside it.
+# Patterns of skip reasons, and the page's words for them: none for a link that is newer than the
+# kernel, since the table has the link's release.
 _REASONS = {
     r"came with Linux": "",
     r"built without (CONFIG_\w+(?:, CONFIG_\w+)*)": "without {0}",
@@ -80,7 +80,7 @@ _REASONS = {
 
 @dataclass
 class Seen:
-    """What one run saw: answers and windows by row and operation, then by kernel release."""
+    """What one run saw: answers and windows, by row and operation and then by kernel release."""
 
     answers: dict[tuple[str, str], dict[str, set[str]]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(set))
@@ -88,22 +88,24 @@ class Seen:
     absent: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     """Why all tests of a row were skipped, by row and release."""
     releases: dict[str, str] = field(default_factory=dict)
-    """Oldest first, and what the distribution calls each."""
+    """The version of each kernel release, the oldest first."""
     libbpfs: list[str] = field(default_factory=list)
 
 
 def read(junit: Path) -> Seen:
-    """Collect what a run's tests wrote down. Raises ValueError for a file of another run."""
+    """Read what the tests of a run wrote down. Raises ValueError if no selftest wrote anything."""
     seen = Seen()
     libbpfs: set[str] = set()
     versions: dict[str, str] = {}
     there: set[tuple[str, str]] = set()
     for case in ET.parse(junit).iter("testcase"):  # noqa: S314 - pytest's own file
         properties = [(one.get("name", ""), one.get("value", "")) for one in case.iter("property")]
-        told = [(name.removeprefix(PREFIX), value) for name, value in properties if PREFIX in name]
-        if not told:
+        written = [
+            (name.removeprefix(PREFIX), value) for name, value in properties if PREFIX in name
+        ]
+        if not written:
             continue
-        (_, where), *answers = told
+        (_, where), *answers = written
         row, release, libbpf = where.split()
         versions[release] = dict(properties).get("kernel_version", release)
         libbpfs.add(libbpf)
@@ -115,17 +117,17 @@ def read(junit: Path) -> Seen:
         else:
             seen.absent[row][release] = skipped.get("message", "")
     if not versions:
-        raise ValueError(f"{junit} is not of a run of selftests/ with --junitxml")
+        raise ValueError(f"{junit} has no results of selftests/")
     for row, release in there:
-        # One of its tests may be skipped for a reason of its own.
+        # A single test of a row that is there may be skipped for another reason.
         seen.absent[row].pop(release, None)
     seen.releases = {release: versions[release] for release in sorted(versions, key=_version)}
     seen.libbpfs = sorted(libbpfs)
     return seen
 
 
-def page(seen: Seen) -> str:
-    """Write the page."""
+def text(seen: Seen) -> str:
+    """Return the page's text."""
     kernels = "\n".join(f"- Linux {_full(*each)}" for each in seen.releases.items())
     parts = [
         _INTRODUCTION.format(nothing=_NOTHING, kernels=kernels, libbpfs=", ".join(seen.libbpfs))
@@ -134,11 +136,11 @@ def page(seen: Seen) -> str:
     operations = [
         operation
         for operation in dict.fromkeys(operation for _, operation in seen.answers)
-        if not re.fullmatch("E[A-Z]+", operation)  # one mistake alone
+        if not re.fullmatch("E[A-Z]+", operation)  # an update with one mistake
     ]
     same = dict(_same_for_all(seen, operations))
     bullets = [f"- {_asked(operation)}: {answer}" for operation, answer in same.items()]
-    parts.append("\n".join(["\n## The same for all that were asked\n", *bullets, ""]))
+    parts.append("\n".join(["\n## The same for all links that were asked\n", *bullets, ""]))
     wins = tuple(one for one in operations if re.fullmatch(_MISTAKES, one))
     for topic, asked in (*_TOPICS.items(), (_WINS, wins)):
         shown = [one for one in asked if one in operations and one not in same]
@@ -157,8 +159,8 @@ def _types(seen: Seen) -> Iterator[tuple[str, ...]]:
         for release in seen.releases:
             if release in absent:
                 missing[_because(absent[release])].append(_short(release))
-        told = ", ".join(f"{', '.join(ones)}{reason}" for reason, ones in missing.items())
-        yield row.id, row.link_type.name, row.since, told
+        missing_on = ", ".join(f"{', '.join(ones)}{reason}" for reason, ones in missing.items())
+        yield row.id, row.link_type.name, row.since, missing_on
 
 
 def _because(reason: str) -> str:
@@ -198,7 +200,7 @@ def _answers(seen: Seen, operations: list[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _names(rows: list[Row], asked: list[Row]) -> str:
-    """Name links, or their type where all of it that were asked are among them, or nearly all."""
+    """Name links; by their type where these are all links of it that were asked, or nearly all."""
     names = []
     for link_type in dict.fromkeys(row.link_type for row in rows):
         of_type = [row.id for row in rows if row.link_type is link_type]
@@ -221,7 +223,7 @@ def _cell(seen: Seen, kernels: dict[str, set[str]]) -> str:
 
 
 def _differences(seen: Seen) -> Iterator[tuple[str, ...]]:
-    """Yield what is not the same on all kernels, links that answer the same together."""
+    """Yield the answers that differ between kernels, in one line for links that answer alike."""
     found: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     asked: dict[str, list[Row]] = defaultdict(list)
     for (row, operation), kernels in _in_order(seen):
@@ -283,4 +285,4 @@ def _version(release: str) -> tuple[int, ...]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page(read(Path(sys.argv[1]))))
+    sys.stdout.write(text(read(Path(sys.argv[1]))))

@@ -1,4 +1,4 @@
-"""What a row of `conformance` says of a link type, and what rows are written with."""
+"""The columns of the table in `rows`, and functions to write rows with."""
 
 from __future__ import annotations
 
@@ -19,52 +19,54 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """A link type or a flavour of it, and what is special about it."""
+    """A link type, or a variant of one, and how its links differ from others."""
 
     id: str
     link_type: LinkType
     make_stage: Callable[[pytest.FixtureRequest], stages.Stage]
     since: str
-    """The release that has it; on an older one it may be missing."""
+    """The release that brought it; an older kernel may lack it."""
     programs: tuple[str, ...]
-    """The source and the programs of it that are loaded once for all tests, or the source."""
+    """A source, and its programs that all tests share; a source alone stands for all of them."""
     config: tuple[str, ...] = ()
-    """Options without which a kernel may lack it."""
+    """Options of the kernel without which it may be absent."""
     libbpf: str = ""
-    """The libbpf that knows its section, where 1.0 does not."""
+    """The release of libbpf that brought its section; empty if 1.0 has it."""
     info: Callable[[Any], dict[str, Any]] = field(default=lambda _stage: {})
-    """What its info holds beyond id, program and type."""
+    """The fields of its info beyond id, program and type."""
     info_since: tuple[int, ...] = ()
-    """The release from which on it does, where that is later."""
+    """The release that brought these fields, if later than `since`."""
     update: int = errno.EINVAL
+    """`OK`, or the errno of an update."""
     detach: int = errno.EOPNOTSUPP
+    """`OK`, or the errno of a detach."""
     detached: dict[str, int] = field(default_factory=dict)
-    """What its info holds once it has lost its target."""
+    """The fields of its info that show that it has lost its target."""
     precedence: tuple[int, ...] = ()
-    """Which error of an update wins: ENOLINK without a target, EPERM for a wrong old program,
-    EINVAL for a wrong new one."""
+    """The order in which an update finds mistakes: ENOLINK for a lost target, EPERM for a wrong old
+    program, EINVAL for a wrong new one."""
     sibling: tuple[str, ...] = ()
     """Source and name of a program of the same type for another hook."""
     takes_sibling: Callable[[KernelInfo], int] = field(default=lambda _kernel: errno.EINVAL)
-    """What an update to that gives."""
+    """`OK`, or the errno of an update to the sibling."""
     many_targets: bool = False
     """Whether a program can be attached to several targets, since its section names none."""
     keeps_module: Callable[[KernelInfo], bool] = field(default=lambda _kernel: True)
-    """Whether a module stays loaded while its function is the target."""
+    """Whether a link to a function of a module keeps the module loaded."""
     target_ends: bool = False
-    """Whether its target can go away while it is held."""
+    """Whether its target can go away while the link is held."""
     again: Callable[[KernelInfo], int] = field(default=lambda _kernel: OK)
-    """What attaching the same program to the same target a second time gives."""
+    """`OK`, or the errno of attaching the same program to the same target a second time."""
     again_later: Callable[[KernelInfo], int] = field(default=lambda _kernel: OK)
-    """What attaching it anew gives when the first link is gone."""
+    """`OK`, or the errno of attaching the program anew when its links are gone."""
     counts_packets: bool = False
     """Whether a trigger makes its program run exactly once, for one packet."""
     brief: bool = False
-    """Whether most checks would but repeat those of another row, which runs the same code."""
+    """Whether most checks are left out, since the kernel runs the same code for another row."""
 
 
 def before(release: tuple[int, ...], old: int, new: int) -> Callable[[KernelInfo], int]:
-    """Give one errno on kernels before a release, another from then on."""
+    """Give `old` on kernels before a release, and `new` from then on."""
     return lambda kernel: old if kernel.version < release else new
 
 
@@ -74,25 +76,25 @@ def always(number: int) -> Callable[[KernelInfo], int]:
 
 
 def programs_of(stage: type[stages.Stage], name: str) -> tuple[str, ...]:
-    """Say what a stage of a kind loads."""
+    """Return the source and the programs that a stage of a kind loads."""
     return stage.source, *stage.programs(f"on_{name}")
 
 
 def program_of(stage: type[stages.Stage], name: str, **options: Any) -> Any:
-    """Make a stage of a kind for the program of a name."""
+    """Return a function that makes a stage of a kind for the program of a name."""
     return lambda request: stage(request, f"on_{name}", **options)
 
 
 def row_of(
     name: str, link_type: LinkType, stage: type[stages.Stage], since: str, **more: Any
 ) -> Row:
-    """Make a row. `program` is its program's name if not its own, `options` are its stage's."""
+    """Make a row. `program` is by default the row's name, `options` are for its stage."""
     options = more.pop("options", {})
     program = more.pop("program", name)
     make_stage = program_of(stage, program, **options)
     return Row(name, link_type, make_stage, since, programs_of(stage, program), **more)
 
 
-# `Row.precedence` of most.
+# `Row.precedence` of most types.
 TARGET_FIRST = (errno.ENOLINK, errno.EPERM, errno.EINVAL)
 TARGET_LAST = (errno.EPERM, errno.EINVAL, errno.ENOLINK)

@@ -1,7 +1,7 @@
-"""Every link type in a table: since when, how to see it run, what it can do, and what it answers.
+"""The table of all link types: since when, how to see one run, what it can do, what it answers.
 
-A row is a type, or a flavour of one that the kernel treats apart. Stages know how to attach it and
-to make it run; the `test_conformance_` files ask the same of every row.
+A row is a type, or a variant of one that the kernel treats differently. Its stage can attach it and
+make its program run; the `test_conformance_` files ask the same of every row.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pytest
 
 
-# What is on a trampoline holds one program; before 5.11 a detached one can't be attached again.
+# A trampoline takes a program once at a time; before 5.11 a program can't be attached again.
 _TRAMPOLINE: dict[str, Any] = {
     "again": before((5, 11), errno.ENOENT, errno.EBUSY),
     "again_later": before((5, 11), errno.ENOENT, OK),
@@ -215,7 +215,7 @@ def _iter_objects(name: str, since: str) -> Row:
     return _iter(name, stages.Iterator, since, lambda _stage: {"target_name": name})
 
 
-# Iterators that differ in what they walk over, and in nothing that is the link's.
+# Iterators that differ in the objects that they walk over, while their links are alike.
 _KERNEL_OBJECTS = {
     "task_file": "5.8",
     "bpf_map": "5.8",

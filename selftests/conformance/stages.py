@@ -1,8 +1,8 @@
-"""What each kind of link is attached to, what makes its program run, and what ends its target.
+"""Stages: the target of a link, what makes the link's program run, and what ends the target.
 
-A stage holds a target of a link type: a cgroup that the process has entered, a device, an event.
-`trigger()` does what the hooked program sees, from the test's own thread. Here are what all stages
-share and those of cgroups, iterators and struct_ops; events and networks have files of their own.
+A target is a cgroup that the process has entered, a device, an event. `trigger()` does what the
+program sees, from the test's own thread. Here are the base class and the stages for cgroups,
+iterators and struct_ops; the others are in `event_stages` and `network_stages`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Row(Protocol):
 
 
 class Stage:
-    """A target, two programs for it that count apart, and another program of another type."""
+    """A target, two programs for it with a counter each, and a program of another type."""
 
     source: str
     tries = 1
@@ -53,7 +53,7 @@ class Stage:
 
     @staticmethod
     def programs(program: str) -> tuple[str, ...]:
-        """Name what is loaded: a program and the one that it is updated to."""
+        """Name the programs to load: a program, and the program that a link is updated to."""
         return program, f"{program}_alt"
 
     def load(self, source: str, *programs: str) -> Object:
@@ -68,7 +68,7 @@ class Stage:
         """Change an object between opening and loading."""
 
     def renew(self) -> Object:
-        """Go on with an object of this test's own, which it may close."""
+        """Replace the shared object by one of this test's own, which the test may close."""
         self.object = self._undo.enter_context(self.load_anew(*self._wanted))
         for name in ("first", "second", "target"):
             if isinstance(self.__dict__.get(name), Program | Map):
@@ -81,7 +81,7 @@ class Stage:
         return row.make_stage(self.request)
 
     def place(self, name: str, make: Callable[[contextlib.ExitStack], _Place]) -> _Place:
-        """Make something for all tests that ask for its name, or for one that asks for its own."""
+        """Make a place for all tests that ask for its name, or with `own_target` for this stage."""
         if "own_target" in self.request.fixturenames:
             return make(self._undo)
         places: dict[str, Any] = self.request.getfixturevalue("places")
@@ -91,7 +91,7 @@ class Stage:
         return made
 
     def make_cgroup(self, undo: contextlib.ExitStack) -> Cgroup:
-        """Make a cgroup, which is removed when undone; whoever is in it must have left."""
+        """Make a cgroup. `undo` removes it, when every process must have left it."""
         cgroup: Cgroup = self.request.getfixturevalue("cgroup_factory")()
 
         def remove() -> None:
@@ -103,27 +103,27 @@ class Stage:
         return cgroup
 
     def of_other_type(self) -> Program | Map:
-        """Return a program that nothing of this stage's type takes."""
+        """Return a program that no link of this stage can be updated to."""
         return self.load("cgroup", "on_egress", "on_egress_alt").program("on_egress")
 
     @cached_property
     def first(self) -> Program | Map:
-        """What the suite attaches."""
+        """The program or the struct_ops map that the suite attaches."""
         return self.object.program(self.name)
 
     @cached_property
     def second(self) -> Program | Map:
-        """What it updates to."""
+        """The program or the map that the suite updates a link to."""
         return self.object.program(f"{self.name}_alt")
 
     @property
     def prog_id(self) -> int:
-        """What a link of the first has in its info."""
+        """The program id in the info of a link to `first`."""
         return self.first.id
 
     @cached_property
     def target(self) -> object | None:
-        """What it attaches to; None where the section says it."""
+        """What programs are attached to; None if their section says it."""
         return None
 
     def attach(self, program: Program | Map | None = None) -> Link:
@@ -147,17 +147,17 @@ class Stage:
         raise NotImplementedError
 
     def end_target(self) -> None:
-        """Let the target go away while a link to it is held."""
+        """End the target while a link to it is held."""
         raise NotImplementedError
 
     def counts(self) -> tuple[int, int]:
-        """How often each of the two has run."""
+        """Return how often each of the two programs has run."""
         bss = self.object.bss
         return bss[f"{self.name}_calls"], bss[f"{self.name}_alt_calls"]
 
 
 class InCgroup(Stage):
-    """A cgroup that the process is in. `action` is what the hook sees."""
+    """A cgroup that the process is in. `action` makes the hook run."""
 
     source = "cgroup"
 
@@ -172,7 +172,7 @@ class InCgroup(Stage):
 
     @cached_property
     def target(self) -> Cgroup:
-        """A cgroup for these programs: making one takes longer than to attach."""
+        """A cgroup that tests of the same programs share: making one takes longer than a test."""
         return self.place(f"cgroup {self.name}", self.make_cgroup)
 
     def of_other_type(self) -> Program | Map:
@@ -180,7 +180,7 @@ class InCgroup(Stage):
         return self.load("net", "on_xdp", "on_xdp_alt").program("on_xdp")
 
     def trigger(self) -> None:
-        """Do what the hook sees."""
+        """Make the hook run."""
         self._action()
 
     def end_target(self) -> None:
@@ -200,13 +200,13 @@ class Iterator(Stage):
         self._ids: list[int] = []
 
     def attach(self, program: Program | Map | None = None) -> Link:
-        """Attach, and remember which link to read through."""
+        """Attach, and remember the link for `trigger`."""
         link = super().attach(program)
         self._ids.append(link.id)
         return link
 
     def trigger(self) -> None:
-        """Read through each link, by its id, that is still there."""
+        """Make and read a file of each link that is still alive."""
         for link_id in self._ids:
             try:
                 link = Link.by_id(link_id)
@@ -223,7 +223,7 @@ class MapIterator(Iterator):
 
     @cached_property
     def target(self) -> object:
-        """An array of two."""
+        """An array of two elements."""
         return self.object.map("elements")
 
     def twin(self) -> Stage:
@@ -238,7 +238,7 @@ class CgroupIterator(Iterator):
 
     @cached_property
     def target(self) -> object:
-        """A cgroup for these programs."""
+        """A cgroup that tests of the same programs share."""
         return self.place(f"cgroup {self.name}", self.make_cgroup)
 
 
@@ -249,7 +249,7 @@ class Congestion(Stage):
 
     @staticmethod
     def programs(_program: str) -> tuple[str, ...]:
-        """Name none, so that all are loaded: the two maps share most."""
+        """Name no program, so that all are loaded: the two maps share most of them."""
         return ()
 
     def of_other_type(self) -> Program | Map:
@@ -268,11 +268,11 @@ class Congestion(Stage):
 
     @property
     def prog_id(self) -> int:
-        """A link of this type has none."""
+        """0, since a link of this type has a map."""
         return 0
 
     def trigger(self) -> None:
-        """Connect, and choose the congestion control, if it is there."""
+        """Connect, and choose the congestion control if it is registered."""
         with (
             socket.create_server((LOCAL, 0)) as server,
             socket.create_connection(server.getsockname()) as connection,

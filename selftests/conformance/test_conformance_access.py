@@ -1,4 +1,4 @@
-"""What holds for a link of any type: who may open it, and what is left to whoever inherits it."""
+"""Links of any type: who may open one, and what its descriptor allows without privilege."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ _READ_ONLY = 1 << 3  # BPF_F_RDONLY
 
 @full_row
 def test_refused(link: Link, stage: Stage, row: Row, pin: Path, outcome: Outcomes) -> None:
-    """A pin can't be opened read-only, nor can a stranger open it; only iterators can be read."""
+    """Opening a pin read-only is refused, and so is opening an id without privilege.
+
+    Only a link to an iterator makes a file to read.
+    """
     link.pin(pin)
     options = ObjGetOptions(file_flags=_READ_ONLY)
     opened = outcome("open a pin read-only", _open, pin, options)
@@ -45,10 +48,10 @@ def test_refused(link: Link, stage: Stage, row: Row, pin: Path, outcome: Outcome
 def test_inheritor(
     link: Link, stage: Stage, row: Row, outcome: Outcomes, bpf_kernel: KernelInfo
 ) -> None:
-    """Without privilege a descriptor is enough to ask, to update and to detach.
+    """A descriptor is enough to read a link's info, to update and to detach it, without privilege.
 
-    Before 5.19 `kernel.unprivileged_bpf_disabled` refuses all of bpf(2); since then it spares what
-    works on a descriptor (c8644cd0efe7).
+    Before 5.19 `kernel.unprivileged_bpf_disabled` refuses all of bpf(2); since then it allows the
+    commands that take a descriptor (c8644cd0efe7).
     """
     refused = bpf_kernel.version < (5, 19)
 

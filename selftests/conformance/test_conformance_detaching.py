@@ -1,4 +1,4 @@
-"""What holds for a link of any type: detaching it, and losing its target."""
+"""Links of any type: detaching one, and the end of its target."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.guest_only
 
 @detachable
 def test_detach(link: Link, stage: Stage, row: Row, outcome: Outcomes) -> None:
-    """Detached it stops at once, its handle answers, and once more does nothing."""
+    """A detached link's program stops at once, its info remains, a second detach does nothing."""
     assert stage.ran() == FIRST
     assert outcome("detach", link.detach) == OK
     assert stage.ran() == NONE
@@ -43,7 +43,7 @@ def test_detach(link: Link, stage: Stage, row: Row, outcome: Outcomes) -> None:
 
 @each(lambda row: row.detach == OK and not row.brief)
 def test_attach_after_detach(link: Link, stage: Stage) -> None:
-    """Its program attaches anew while the detached link is held, and is not that link's."""
+    """A program attaches anew while its detached link is held; that link's end changes nothing."""
     link.detach()
     again = stage.attach()
     assert stage.ran() == FIRST
@@ -55,7 +55,7 @@ def test_attach_after_detach(link: Link, stage: Stage) -> None:
 
 @not_detachable
 def test_detach_refused(link: Link, stage: Stage, row: Row, outcome: Outcomes) -> None:
-    """A type that can't be detached says so, and goes on as before."""
+    """A link that can't be detached returns the row's errno, and its program runs on."""
     assert outcome("detach", link.detach) == row.detach
     assert stage.ran() == FIRST
 
@@ -63,7 +63,7 @@ def test_detach_refused(link: Link, stage: Stage, row: Row, outcome: Outcomes) -
 @each(lambda row: row.target_ends)
 @pytest.mark.usefixtures("own_target")
 def test_target_ends(link: Link, stage: Stage, row: Row, outcome: Outcomes) -> None:
-    """When its target goes away it is as if detached."""
+    """A link whose target goes away is as if it were detached."""
     assert stage.ran() == FIRST
     stage.end_target()
     eventually(

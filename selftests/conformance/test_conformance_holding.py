@@ -1,7 +1,7 @@
-"""What holds for a link of any type, asked of every row of `conformance`: who keeps it attached.
+"""Links of any type: what keeps one attached.
 
-Whether a program runs is seen from what it counts when the test triggers it; that the kernel
-accepted something is never taken for its effect.
+That a program runs is seen from its counter when the test triggers it. That the kernel accepts an
+operation is never taken for the operation's effect.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ pytestmark = pytest.mark.guest_only
 
 @every_row
 def test_runs_while_held(link: Link, stage: Stage, row: Row, bpf_kernel: KernelInfo) -> None:
-    """It runs while a descriptor is held; with the last it stops, and its id is gone.
+    """A program runs while a descriptor of its link is held; the last close ends program and id.
 
-    Its info names its type, its program and its target.
+    The link's info names its type, its program and its target.
     """
     assert stage.ran() == FIRST
     info = link.info
@@ -62,7 +62,7 @@ def test_runs_while_held(link: Link, stage: Stage, row: Row, bpf_kernel: KernelI
 def test_attach_again(
     stage: Stage, link: Link, row: Row, outcome: Outcomes, bpf_kernel: KernelInfo
 ) -> None:
-    """The same program attaches twice, and anew once its links are gone, as the row says."""
+    """A program is attached a second time, and anew when its links are gone, if the row says so."""
     links = [link]
 
     def attach() -> None:
@@ -80,7 +80,7 @@ def test_attach_again(
 @each(lambda row: row.many_targets and not row.brief)
 @pytest.mark.usefixtures("own_target")
 def test_two_targets(stage: Stage, link: Link, outcome: Outcomes) -> None:
-    """A program in two links to different targets runs for each, as long as that link is held."""
+    """A program with links to two targets runs for each target while the link to it is held."""
     assert stage.ran() == FIRST
     other = stage.twin()
     assert outcome("attach to another target too", other.attach) == OK
@@ -91,7 +91,7 @@ def test_two_targets(stage: Stage, link: Link, outcome: Outcomes) -> None:
 
 @every_row
 def test_pin(link: Link, stage: Stage, pin: Path) -> None:
-    """Pinned it outlives its descriptor, and opens from the pin as what it was."""
+    """A pinned link outlives its descriptor, and opening the pin gives the same link."""
     before = link.info
     link.pin(pin)
     link.destroy()
@@ -110,7 +110,7 @@ def test_pin(link: Link, stage: Stage, pin: Path) -> None:
 
 @full_row
 def test_two_pins(link: Link, stage: Stage, pin: Path, bpffs_factory: Callable[..., BpfFs]) -> None:
-    """Pins in two BPF file systems keep it, each without the other."""
+    """Either of two pins in two BPF file systems keeps a link without the other."""
     with bpffs_factory() as other:
         link.pin(pin)
         with Link.from_fd(link.fd) as again:
@@ -125,7 +125,7 @@ def test_two_pins(link: Link, stage: Stage, pin: Path, bpffs_factory: Callable[.
 
 @full_row
 def test_handed_on(link: Link, stage: Stage, outcome: Outcomes) -> None:
-    """Each descriptor keeps it without the others: a duplicate, one in flight, one by its id."""
+    """Each descriptor keeps a link without the others: a duplicate, one in flight, one by id."""
     before = link.info
     near, far = socket.socketpair()
     with near, far, Link.from_fd(link.fd) as duplicate:
@@ -153,7 +153,7 @@ def test_handed_on(link: Link, stage: Stage, outcome: Outcomes) -> None:
 
 @full_row
 def test_killed_holder(link: Link, stage: Stage) -> None:
-    """A process that holds the last descriptor takes it along when it is killed."""
+    """A link ends when the process that holds its last descriptor is killed."""
     with holding_process(link) as holder:
         link.destroy()
         assert stage.ran() == FIRST
@@ -167,7 +167,7 @@ def test_killed_holder(link: Link, stage: Stage) -> None:
 
 @full_row
 def test_killed_holder_of_pinned(link: Link, stage: Stage, pin: Path) -> None:
-    """A pin keeps it when the last process that holds it is killed."""
+    """A pin keeps a link when the last process that holds a descriptor is killed."""
     link.pin(pin)
     with holding_process(link):
         link.destroy()
@@ -177,7 +177,7 @@ def test_killed_holder_of_pinned(link: Link, stage: Stage, pin: Path) -> None:
 
 @full_row
 def test_disconnect(link: Link, stage: Stage) -> None:
-    """Destroyed after disconnect it stays attached, until its descriptor is closed."""
+    """A disconnected link that is destroyed stays attached until its descriptor is closed."""
     link.disconnect()
     link.destroy()
     assert stage.ran() == FIRST
@@ -187,12 +187,12 @@ def test_disconnect(link: Link, stage: Stage) -> None:
 
 @full_row
 def test_object_closed(stage: Stage) -> None:
-    """It keeps its program, or its map, when nothing else does: then what it is on goes last."""
+    """A link keeps its program and its maps when their object is closed; they end after it."""
     loaded = stage.renew()
     link = stage.attach()
     info = link.info
     kept = [("prog", info.prog_id)] if info.prog_id else []
-    # A map that it is attached to is its target's end in no case.
+    # If the target is a map, the link keeps it as well: closing it does not end the target.
     targets = (stage.target, stage.first)
     kept += [("map", target.id) for target in targets if isinstance(target, Map)]
     assert kept

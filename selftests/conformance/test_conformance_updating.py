@@ -1,4 +1,4 @@
-"""What holds for a link of any type: which updates it takes, and which errors win."""
+"""Links of any type: which updates one takes, and which mistake an update returns first."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ _PACKETS, _UPDATES = 100, 30  # at least
 
 @updatable
 def test_update(link: Link, stage: Stage, outcome: Outcomes) -> None:
-    """Updated it is the same link, and the other program runs in place of the first.
+    """After an update the link is the same, and the second program runs instead of the first.
 
-    By compare-exchange only if the old program is the present one: EPERM otherwise.
+    A compare-exchange whose old program is not the present one is EPERM.
     """
     assert outcome("update", update, link, stage.second) == OK
     assert stage.ran() == SECOND
@@ -64,14 +64,14 @@ def test_update(link: Link, stage: Stage, outcome: Outcomes) -> None:
 
 @not_updatable
 def test_update_refused(link: Link, stage: Stage, row: Row, outcome: Outcomes) -> None:
-    """A type that can't be updated says so, and goes on as before."""
+    """A link that can't be updated returns the row's errno, and its program runs on."""
     assert outcome("update", update, link, stage.second) == row.update
     assert stage.ran() == FIRST
 
 
 @each(lambda row: row.counts_packets)
 def test_no_packet_missed(link: Link, stage: Stage) -> None:
-    """While it is updated over and over, each packet is seen by one of the two, and once."""
+    """While a link is updated over and over, exactly one of the two programs sees each packet."""
     packets, updates = 0, 0
     before, done = stage.counts(), threading.Event()
 
@@ -89,7 +89,7 @@ def test_no_packet_missed(link: Link, stage: Stage) -> None:
         while (packets < _PACKETS or updates < _UPDATES) and swapping.is_alive():
             stage.trigger()
             packets += 1
-            time.sleep(0.001)  # for the thread that updates, and the grace periods it waits for
+            time.sleep(0.001)  # lets the other thread update, which waits for grace periods
     finally:
         done.set()
         swapping.join()
@@ -109,7 +109,7 @@ def test_update_to_other_attach_type(
         result = outcome("update to another attach type", update, link, sibling)
         assert result == row.takes_sibling(bpf_kernel)
         assert link.info.prog_id == (stage.prog_id if result else sibling.id)
-        assert stage.ran() == (FIRST if result else NONE)  # it counts in another object
+        assert stage.ran() == (FIRST if result else NONE)  # the sibling counts in another object
         if not result:
             stage.trigger()
             assert others.bss[f"{sibling.name}_calls"] > 0
@@ -118,10 +118,10 @@ def test_update_to_other_attach_type(
 
 @full_row
 def test_wrong_updates(link: Link, stage: Stage, row: Row, outcome: Outcomes) -> None:
-    """A program of another type is refused, and the present one goes on.
+    """A program of another type is refused, and the present program runs on.
 
-    An unknown flag is EINVAL for every type, a bad descriptor of the new program EBADF, detached or
-    not: no type is asked before.
+    For every type an unknown flag is EINVAL and a bad descriptor of the new program EBADF, detached
+    or not: the kernel checks both before it calls the type's own code.
     """
     other = stage.of_other_type()
     result = outcome("update to another program type", update_wrongly, link, other.fd)
@@ -143,7 +143,7 @@ def test_wrong_updates(link: Link, stage: Stage, row: Row, outcome: Outcomes) ->
 
 @each(lambda row: row.precedence)
 def test_which_error_wins(link: Link, stage: Stage, row: Row, outcome: Outcomes) -> None:
-    """Of a wrong old program, a wrong new one and a target that is gone the row says who wins."""
+    """An update with several mistakes returns the one that is first in the row's `precedence`."""
     mistaken, other = stage.second, stage.of_other_type()
     ways = {
         frozenset({errno.EPERM}): (stage.second.fd, mistaken.fd),

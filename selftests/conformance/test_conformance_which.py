@@ -1,7 +1,7 @@
-"""Which rows of `conformance` are there: all that the kernel and libbpf have, and no other.
+"""Which rows are there: all rows that the kernel and libbpf have, and no others.
 
-A row that is skipped without a reason fails by itself. Here it is seen that the reasons are right:
-that nothing is called newer than it is.
+A test of a row that is absent without a reason fails. Here the reasons are tested: no row may name
+a later release than the one that brought its link type.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from pytest_bpflink import KernelInfo
     from pytest_bpflink.selftests.conformance.row import Row
 
-# In guests the kernels are a distribution's own; on a host anything can be refused or backported.
+# Guests run a distribution's own kernels; a host may refuse or backport anything.
 pytestmark = pytest.mark.guest_only
 
 
-# After all files that attach them.
+# Collected after the files that attach all rows.
 def test_rows_are_there(found: tuple[set[str], set[str]], bpf_kernel: KernelInfo) -> None:
-    """Attached were those that the kernel is new enough and built for, and libbpf too."""
+    """The rows that were attached are those that the kernel's release, config and libbpf allow."""
     there, absent = found
     tried = [row for row in ROWS if row.id in there | absent]
     if not tried:
-        pytest.skip("no test of theirs ran before this one")
+        pytest.skip("no test of a row ran before this one")
     assert {row.id for row in tried if _is_expected(row, bpf_kernel)} == there
     assert not there & absent
 

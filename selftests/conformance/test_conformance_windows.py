@@ -1,8 +1,8 @@
-"""What holds for a link of any type: how late it ends, and whose module it keeps.
+"""Links of any type: how late one ends, and whether it keeps a module loaded.
 
-A descriptor's close and a detach end it for the thread that asked. Other threads' runs that had
-started may end later, and unlinking or unmounting the last pin may be late too: how late is written
-down for each kernel.
+The last close of a descriptor, and a detach, end a link at once for the calling thread. Runs that
+had started in other threads may end later, and so may a link whose last pin is unlinked or
+unmounted: how late is written down for each kernel.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.guest_only
 
-# One of each way a kernel calls programs.
+# One row for each way in which the kernel calls programs.
 _MEASURED = frozenset(
     ("raw_tp", "tp_btf", "fentry", "kprobe", "uprobe", "cgroup-egress", "sk_lookup")
 ) | {"xdp-native", "netfilter", "tcx_ingress", "netkit_primary", "sk_msg"}
@@ -49,7 +49,7 @@ def test_pin_goes(
     outcome: Outcomes,
     bpf_kernel: KernelInfo,
 ) -> None:
-    """After the last pin is unlinked, or its BPF FS unmounted, it ends within a second."""
+    """A link ends within a second after its last pin is unlinked, or the pin's BPF FS unmounted."""
     link.pin(pin)
     link.destroy()
     _measure("unlink", pin.unlink, link, outcome)
@@ -64,7 +64,7 @@ def test_pin_goes(
 
 
 def _assert_ends(stage: Stage) -> None:
-    # Its id goes before its attachment does.
+    # The link's id is gone before the program is detached.
     eventually(lambda: stage.ran() == NONE, what="the program ends")
 
 
@@ -84,20 +84,20 @@ def _measure(name: str, end: Callable[[], object], link: Link, outcome: Outcomes
 
 @pytest.fixture
 def short_turns() -> Iterator[None]:
-    """Let threads take turns more often: who makes system calls in a loop gives up none before."""
+    """Shorten the turns of threads: a thread that makes system calls in a loop uses up its turn."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(0.0002)
     yield
     sys.setswitchinterval(usual)
 
 
-# Two threads would put their sockets into one place of a sockmap.
+# Two threads would put their sockets into the same place of a sockmap.
 @pytest.mark.usefixtures("short_turns")
 @each(lambda row: row.id in _MEASURED and row.link_type is not LinkType.SOCKMAP)
 def test_other_thread(
     stage: Stage, link: Link, row: Row, outcome: Outcomes, bpf_kernel: KernelInfo
 ) -> None:
-    """After the last close no run starts in this thread; those of another thread come to an end."""
+    """After the last close no run starts in this thread, and runs in another thread end."""
     late = 0
     for _ in range(_REPEATS):
         late += _runs_after_close(stage, link)
@@ -135,7 +135,7 @@ def _runs_after_close(stage: Stage, link: Link) -> int:
 def test_module_unloaded(
     link: Link, row: Row, request: pytest.FixtureRequest, outcome: Outcomes, bpf_kernel: KernelInfo
 ) -> None:
-    """On a module's function it keeps the module loaded, or lets it go and stays without."""
+    """A link to a module's function keeps the module loaded, or outlives the module."""
     if bpf_kernel.version < (5, 11):
         pytest.skip(f"functions of modules came with Linux 5.11, this is {bpf_kernel.release}")
     assert link.id  # the row is there
@@ -152,4 +152,4 @@ def test_module_unloaded(
     held.destroy()
     if refusal:
         stage.object.close()  # fentry's program keeps the module even without a link
-        eventually(lambda: not stage.unload(), what="the module goes after link and program")
+        eventually(lambda: not stage.unload(), what="the module is unloaded after link and program")

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What the programs of the conformance suite share: each comes twice and counts in a variable that
- * is called after it, so that after an update one sees which of them ran. */
+/* Macros for the programs of the conformance suite. Each program comes twice, and each of the two
+ * counts in a variable named after it, which shows after an update which of them ran. */
 #pragma once
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -9,7 +9,7 @@
 	__u64 name##_calls; \
 	__u64 name##_alt_calls;
 
-/* An own prefix, since a program may not be called what its section is. */
+/* Names have a prefix, since a program may not have the name of its section. */
 #define TWICE(name, section, context, count, result) \
 	COUNTERS(on_##name) \
 	SEC(section) \
@@ -25,5 +25,5 @@
 		return result; \
 	}
 
-/* Everything that its hook sees is the test's own: its cgroup, its network namespace. */
+/* For hooks that see only what the test does, in its own cgroup or network namespace. */
 #define EVERY(ctx, counter) __sync_fetch_and_add(counter, 1)

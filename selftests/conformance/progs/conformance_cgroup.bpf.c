@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* A program for each hook of a cgroup; all of them let pass what they see. */
+/* Programs for each hook of a cgroup; all of them allow what they see. */
 #include "conformance.h"
 
 TWICE(ingress, "cgroup_skb/ingress", struct __sk_buff, EVERY, 1)

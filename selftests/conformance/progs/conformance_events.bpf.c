@@ -15,7 +15,7 @@ static __always_inline void of_process(void *ctx, __u64 *counter)
 		__sync_fetch_and_add(counter, 1);
 }
 
-/* getpgid(2) of a process asks security_task_getpgid(): one call triggers all of these. */
+/* getpgid(2) calls security_task_getpgid(): one call triggers most of these programs. */
 TWICE(raw_tp, "raw_tp/sys_enter", void, of_process, 0)
 TWICE(tp_btf, "tp_btf/sys_enter", void, of_process, 0)
 TWICE(fentry, "fentry/security_task_getpgid", void, of_process, 0)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Replacements for the function of another program. */
+/* Replacements for a function of another program. */
 #include "conformance.h"
 
 COUNTERS(on_freplace)

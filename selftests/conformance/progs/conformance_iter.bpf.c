@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Iterators, which run when a file of theirs is read. */
+/* Iterators, which run when a file made from their link is read. */
 #include "conformance.h"
 
 struct {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-/* Programs on packets: those of a network namespace, and of a device's frames the test's own. */
+/* Programs on packets: on all of a network namespace, but on a device only on the test's own. */
 #include "conformance.h"
 #include <linux/if_ether.h>
 #include <bpf/bpf_endian.h>
 
-/* "Local Experimental EtherType 1": the kernel itself sends none, while it does send others
- * whenever a device comes up. */
+/* "Local Experimental EtherType 1": the kernel sends no such frames by itself, but it sends frames
+ * of other types whenever a device comes up. */
 #define OURS 0x88B5
 
 static __always_inline void our_frame(struct xdp_md *ctx, __u64 *counter)

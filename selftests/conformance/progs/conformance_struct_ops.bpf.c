@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-/* A congestion control for TCP, twice under one name, so that one can take the other's place. */
+/* Two congestion controls for TCP with one name, so that a link can be updated to the other. */
 #include "conformance.h"
 #include <bpf/bpf_tracing.h>
 
 struct sock;
 
-/* What libbpf finds in the kernel's structure by the same names. */
+/* The members that are used; libbpf finds the kernel's by their names. */
 struct tcp_congestion_ops {
 	__u32 (*ssthresh)(struct sock *sk);
 	void (*cong_avoid)(struct sock *sk, __u32 ack, __u32 acked);
