@@ -100,10 +100,12 @@ def read(junit: Path) -> Seen:
     there: set[tuple[str, str]] = set()
     for case in ET.parse(junit).iter("testcase"):  # noqa: S314 - pytest's own file
         properties = [(one.get("name", ""), one.get("value", "")) for one in case.iter("property")]
-        told = [(name.removeprefix(PREFIX), value) for name, value in properties if PREFIX in name]
-        if not told:
+        written = [
+            (name.removeprefix(PREFIX), value) for name, value in properties if PREFIX in name
+        ]
+        if not written:
             continue
-        (_, where), *answers = told
+        (_, where), *answers = written
         row, release, libbpf = where.split()
         versions[release] = dict(properties).get("kernel_version", release)
         libbpfs.add(libbpf)
@@ -157,8 +159,8 @@ def _types(seen: Seen) -> Iterator[tuple[str, ...]]:
         for release in seen.releases:
             if release in absent:
                 missing[_because(absent[release])].append(_short(release))
-        told = ", ".join(f"{', '.join(ones)}{reason}" for reason, ones in missing.items())
-        yield row.id, row.link_type.name, row.since, told
+        missing_on = ", ".join(f"{', '.join(ones)}{reason}" for reason, ones in missing.items())
+        yield row.id, row.link_type.name, row.since, missing_on
 
 
 def _because(reason: str) -> str:
