@@ -29,10 +29,10 @@ conformance: prepare ## Run all selftests, every link type, on KERNELS with the 
 	@tools/python -m pytest selftests --kernel $(KERNELS) --bpf-libbpf $(LIBBPF)
 
 link-types: KERNELS = 5.10,6.1,6.12,6.18,7.2
-link-types: prepare ## Run them, and write docs/link-types.md of what each kernel answered
+link-types: prepare ## Run all selftests, and write docs/link-types.md from what each kernel answered
 	@run=$$(mktemp) && page=$$(mktemp) && \
 	tools/python -m pytest selftests --kernel $(KERNELS) --bpf-libbpf $(LIBBPF) --junitxml=$$run && \
-	tools/python -m pytest_bpflink.selftests.link_types $$run > $$page && \
+	tools/python -m pytest_bpflink.selftests.conformance.page $$run > $$page && \
 	cat $$page > docs/link-types.md; status=$$?; rm -f $$run $$page; exit $$status
 
 lint: prepare ## Check the code without running it

@@ -23,9 +23,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink import BpfFs, Cgroup, Link, Object, links
-from pytest_bpflink.compile import object_of
-from pytest_bpflink.leftovers import Estate
-from pytest_bpflink.probe import missing_privileges
+from pytest_bpflink.building.compilation import object_of
+from pytest_bpflink.features.privileges import missing_privileges
+from pytest_bpflink.ledger.estate import Estate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -26,18 +26,19 @@ from typing import TYPE_CHECKING
 
 import execnet
 
-from pytest_bpflink.vm import accel, guest_image, inventory
-from pytest_bpflink.vm.blueprint import Blueprint
+from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink.vm.image import guest_image, inventory
 from pytest_bpflink.vm.kernels import find
-from pytest_bpflink.vm.snapshot import Saves
-from pytest_bpflink.vm.store import cache_root
-from pytest_bpflink.vm.warm import WarmMachine
+from pytest_bpflink.vm.machines import kvm
+from pytest_bpflink.vm.warm.blueprint import Blueprint
+from pytest_bpflink.vm.warm.saves import Saves
+from pytest_bpflink.vm.warm.warm import WarmMachine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pytest_bpflink.vm.kernels import Kernel
-    from pytest_bpflink.vm.machine import Machine
+    from pytest_bpflink.vm.machines.machine import Machine
 
 KERNELS = ["6.1", "5.10", "6.12", "7.2"]
 TESTS = """
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     kernel = find(options.kernels[0])
-    acceleration = accel.detect(kernel)
+    acceleration = kvm.detect(kernel)
     print(f"Linux {kernel.release}, {acceleration.reason}, {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory(prefix="bpflink-bench-") as directory:
         bench = Bench(kernel, Path(directory))
@@ -142,7 +143,7 @@ class Bench:
 
     def __init__(self, kernel: Kernel, directory: Path) -> None:
         self.kernel = kernel
-        self._acceleration = accel.detect(kernel)
+        self._acceleration = kvm.detect(kernel)
         self._directory = directory
         self._project = directory / "project"
         self._made = 0

@@ -31,7 +31,8 @@ IMPORTS = {
     "and its fixtures": "import pytest, pytest_bpflink.plugin, pytest_bpflink.fixtures",
     "pytest_bpflink": "import pytest_bpflink",
     "from it Link": "from pytest_bpflink import Link",
-    "and load libbpf": "from pytest_bpflink import libbpf, Link; libbpf.version()",
+    "and load libbpf": "from pytest_bpflink import Link; from pytest_bpflink.binding import libbpf;"
+    " libbpf.version()",
 }
 
 

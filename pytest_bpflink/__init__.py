@@ -10,67 +10,73 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_bpflink.audit import BpfLedger as BpfLedger
-    from pytest_bpflink.audit import Watch as Watch
-    from pytest_bpflink.bpffs import BpfFs as BpfFs
-    from pytest_bpflink.cgroup import Attached as Attached
-    from pytest_bpflink.cgroup import Cgroup as Cgroup
-    from pytest_bpflink.entries import Entry as Entry
+    from pytest_bpflink.binding.uapi import AttachFlags as AttachFlags
+    from pytest_bpflink.binding.uapi import AttachType as AttachType
+    from pytest_bpflink.binding.uapi import LinkType as LinkType
+    from pytest_bpflink.binding.uapi import MapType as MapType
+    from pytest_bpflink.binding.uapi import PerfEventType as PerfEventType
+    from pytest_bpflink.binding.uapi import ProgType as ProgType
+    from pytest_bpflink.binding.uapi import XdpFlags as XdpFlags
+    from pytest_bpflink.bpf.bpffs import BpfFs as BpfFs
+    from pytest_bpflink.bpf.cgroup import Attached as Attached
+    from pytest_bpflink.bpf.cgroup import Cgroup as Cgroup
+    from pytest_bpflink.bpf.link import Link as Link
+    from pytest_bpflink.bpf.link import link_ids as link_ids
+    from pytest_bpflink.bpf.link import links as links
+    from pytest_bpflink.bpf.map import Map as Map
+    from pytest_bpflink.bpf.netns import Device as Device
+    from pytest_bpflink.bpf.netns import NetNs as NetNs
+    from pytest_bpflink.bpf.objects import Object as Object
+    from pytest_bpflink.bpf.perf_event import PerfEvent as PerfEvent
+    from pytest_bpflink.bpf.perf_event import SoftwareEvent as SoftwareEvent
+    from pytest_bpflink.bpf.program import Program as Program
+    from pytest_bpflink.bpf.wait import eventually as eventually
     from pytest_bpflink.errors import BpfError as BpfError
     from pytest_bpflink.errors import CompileError as CompileError
     from pytest_bpflink.errors import NotSupported as NotSupported
     from pytest_bpflink.errors import UnknownName as UnknownName
     from pytest_bpflink.errors import VerifierError as VerifierError
-    from pytest_bpflink.holders import CgroupHolder as CgroupHolder
-    from pytest_bpflink.holders import DescriptorHolder as DescriptorHolder
-    from pytest_bpflink.holders import Holder as Holder
-    from pytest_bpflink.holders import ObjectHolder as ObjectHolder
-    from pytest_bpflink.holders import PinHolder as PinHolder
-    from pytest_bpflink.link import Link as Link
-    from pytest_bpflink.link import link_ids as link_ids
-    from pytest_bpflink.link import links as links
-    from pytest_bpflink.linkinfo import CgroupLinkInfo as CgroupLinkInfo
-    from pytest_bpflink.linkinfo import IterLinkInfo as IterLinkInfo
-    from pytest_bpflink.linkinfo import KprobeMultiLinkInfo as KprobeMultiLinkInfo
-    from pytest_bpflink.linkinfo import LinkInfo as LinkInfo
-    from pytest_bpflink.linkinfo import NetfilterLinkInfo as NetfilterLinkInfo
-    from pytest_bpflink.linkinfo import NetkitLinkInfo as NetkitLinkInfo
-    from pytest_bpflink.linkinfo import NetnsLinkInfo as NetnsLinkInfo
-    from pytest_bpflink.linkinfo import PerfEventLinkInfo as PerfEventLinkInfo
-    from pytest_bpflink.linkinfo import RawTracepointLinkInfo as RawTracepointLinkInfo
-    from pytest_bpflink.linkinfo import SockmapLinkInfo as SockmapLinkInfo
-    from pytest_bpflink.linkinfo import StructOpsLinkInfo as StructOpsLinkInfo
-    from pytest_bpflink.linkinfo import TcxLinkInfo as TcxLinkInfo
-    from pytest_bpflink.linkinfo import TracingLinkInfo as TracingLinkInfo
-    from pytest_bpflink.linkinfo import TracingMultiLinkInfo as TracingMultiLinkInfo
-    from pytest_bpflink.linkinfo import UprobeMultiLinkInfo as UprobeMultiLinkInfo
-    from pytest_bpflink.linkinfo import XdpLinkInfo as XdpLinkInfo
-    from pytest_bpflink.netns import Device as Device
-    from pytest_bpflink.netns import NetNs as NetNs
-    from pytest_bpflink.objects import Map as Map
-    from pytest_bpflink.objects import Object as Object
-    from pytest_bpflink.objects import Program as Program
-    from pytest_bpflink.perf import PerfEvent as PerfEvent
-    from pytest_bpflink.perf import SoftwareEvent as SoftwareEvent
-    from pytest_bpflink.probe import KernelInfo as KernelInfo
-    from pytest_bpflink.uapi import AttachFlags as AttachFlags
-    from pytest_bpflink.uapi import AttachType as AttachType
-    from pytest_bpflink.uapi import LinkType as LinkType
-    from pytest_bpflink.uapi import MapType as MapType
-    from pytest_bpflink.uapi import PerfEventType as PerfEventType
-    from pytest_bpflink.uapi import ProgType as ProgType
-    from pytest_bpflink.uapi import XdpFlags as XdpFlags
-    from pytest_bpflink.wait import eventually as eventually
+    from pytest_bpflink.features.kernel_info import KernelInfo as KernelInfo
+    from pytest_bpflink.introspection.entries import Entry as Entry
+    from pytest_bpflink.introspection.holders import CgroupHolder as CgroupHolder
+    from pytest_bpflink.introspection.holders import DescriptorHolder as DescriptorHolder
+    from pytest_bpflink.introspection.holders import Holder as Holder
+    from pytest_bpflink.introspection.holders import ObjectHolder as ObjectHolder
+    from pytest_bpflink.introspection.holders import PinHolder as PinHolder
+    from pytest_bpflink.introspection.linkinfo import CgroupLinkInfo as CgroupLinkInfo
+    from pytest_bpflink.introspection.linkinfo import IterLinkInfo as IterLinkInfo
+    from pytest_bpflink.introspection.linkinfo import KprobeMultiLinkInfo as KprobeMultiLinkInfo
+    from pytest_bpflink.introspection.linkinfo import LinkInfo as LinkInfo
+    from pytest_bpflink.introspection.linkinfo import NetfilterLinkInfo as NetfilterLinkInfo
+    from pytest_bpflink.introspection.linkinfo import NetkitLinkInfo as NetkitLinkInfo
+    from pytest_bpflink.introspection.linkinfo import NetnsLinkInfo as NetnsLinkInfo
+    from pytest_bpflink.introspection.linkinfo import PerfEventLinkInfo as PerfEventLinkInfo
+    from pytest_bpflink.introspection.linkinfo import RawTracepointLinkInfo as RawTracepointLinkInfo
+    from pytest_bpflink.introspection.linkinfo import SockmapLinkInfo as SockmapLinkInfo
+    from pytest_bpflink.introspection.linkinfo import StructOpsLinkInfo as StructOpsLinkInfo
+    from pytest_bpflink.introspection.linkinfo import TcxLinkInfo as TcxLinkInfo
+    from pytest_bpflink.introspection.linkinfo import TracingLinkInfo as TracingLinkInfo
+    from pytest_bpflink.introspection.linkinfo import TracingMultiLinkInfo as TracingMultiLinkInfo
+    from pytest_bpflink.introspection.linkinfo import UprobeMultiLinkInfo as UprobeMultiLinkInfo
+    from pytest_bpflink.introspection.linkinfo import XdpLinkInfo as XdpLinkInfo
+    from pytest_bpflink.ledger.bpf_ledger import BpfLedger as BpfLedger
+    from pytest_bpflink.ledger.bpf_ledger import Watch as Watch
 
 _MODULES = {
-    "audit": ("BpfLedger", "Watch"),
-    "bpffs": ("BpfFs",),
-    "cgroup": ("Attached", "Cgroup"),
-    "entries": ("Entry",),
+    "ledger.bpf_ledger": ("BpfLedger", "Watch"),
+    "bpf.bpffs": ("BpfFs",),
+    "bpf.cgroup": ("Attached", "Cgroup"),
+    "introspection.entries": ("Entry",),
     "errors": ("BpfError", "CompileError", "NotSupported", "UnknownName", "VerifierError"),
-    "holders": ("CgroupHolder", "DescriptorHolder", "Holder", "ObjectHolder", "PinHolder"),
-    "link": ("Link", "link_ids", "links"),
-    "linkinfo": (
+    "introspection.holders": (
+        "CgroupHolder",
+        "DescriptorHolder",
+        "Holder",
+        "ObjectHolder",
+        "PinHolder",
+    ),
+    "bpf.link": ("Link", "link_ids", "links"),
+    "introspection.linkinfo": (
         "CgroupLinkInfo",
         "IterLinkInfo",
         "KprobeMultiLinkInfo",
@@ -88,11 +94,13 @@ _MODULES = {
         "UprobeMultiLinkInfo",
         "XdpLinkInfo",
     ),
-    "netns": ("Device", "NetNs"),
-    "objects": ("Map", "Object", "Program"),
-    "perf": ("PerfEvent", "SoftwareEvent"),
-    "probe": ("KernelInfo",),
-    "uapi": (
+    "bpf.map": ("Map",),
+    "bpf.netns": ("Device", "NetNs"),
+    "bpf.objects": ("Object",),
+    "bpf.perf_event": ("PerfEvent", "SoftwareEvent"),
+    "features.kernel_info": ("KernelInfo",),
+    "bpf.program": ("Program",),
+    "binding.uapi": (
         "AttachFlags",
         "AttachType",
         "LinkType",
@@ -101,7 +109,7 @@ _MODULES = {
         "ProgType",
         "XdpFlags",
     ),
-    "wait": ("eventually",),
+    "bpf.wait": ("eventually",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

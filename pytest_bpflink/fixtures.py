@@ -12,20 +12,22 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
 
-    from pytest_bpflink.audit import BpfLedger
-    from pytest_bpflink.bpffs import BpfFs
-    from pytest_bpflink.cgroup import Cgroup
-    from pytest_bpflink.leftovers import Estate
-    from pytest_bpflink.link import Link
-    from pytest_bpflink.netns import NetNs
-    from pytest_bpflink.objects import Map, Object, Program
-    from pytest_bpflink.probe import KernelInfo
+    from pytest_bpflink.bpf.bpffs import BpfFs
+    from pytest_bpflink.bpf.cgroup import Cgroup
+    from pytest_bpflink.bpf.link import Link
+    from pytest_bpflink.bpf.map import Map
+    from pytest_bpflink.bpf.netns import NetNs
+    from pytest_bpflink.bpf.objects import Object
+    from pytest_bpflink.bpf.program import Program
+    from pytest_bpflink.features.kernel_info import KernelInfo
+    from pytest_bpflink.ledger.bpf_ledger import BpfLedger
+    from pytest_bpflink.ledger.estate import Estate
 
 
 @pytest.fixture(scope="session")
 def _bpf_privileges() -> None:
     """Skip where this process can't use BPF natively, and name the way out."""
-    from pytest_bpflink.probe import missing_privileges
+    from pytest_bpflink.features.privileges import missing_privileges
 
     reason = missing_privileges()
     if reason:
@@ -35,7 +37,7 @@ def _bpf_privileges() -> None:
 @pytest.fixture(scope="session")
 def _bpf_estate(_bpf_privileges: None) -> Iterator[Estate]:
     """What this process makes on the system, for the next session to find should it be killed."""
-    from pytest_bpflink.leftovers import Estate
+    from pytest_bpflink.ledger.estate import Estate
 
     estate = Estate.found()
     yield estate
@@ -45,8 +47,8 @@ def _bpf_estate(_bpf_privileges: None) -> Iterator[Estate]:
 @pytest.fixture(scope="session")
 def bpf_kernel(request: pytest.FixtureRequest) -> KernelInfo:
     """The kernel that the tests run on: release, version, config, BTF, and where it runs."""
-    from pytest_bpflink.kernel import running_kernel
-    from pytest_bpflink.probe import KernelInfo
+    from pytest_bpflink.features.kernel_info import KernelInfo
+    from pytest_bpflink.session.kernel import running_kernel
 
     kernel = running_kernel(request.config)
     return KernelInfo(where=kernel.where or "native", spec=kernel.spec)
@@ -55,7 +57,7 @@ def bpf_kernel(request: pytest.FixtureRequest) -> KernelInfo:
 @pytest.fixture(scope="session")
 def cgroup_factory(_bpf_estate: Estate) -> Iterator[Callable[[], Cgroup]]:
     """Make cgroups: each call gives a fresh one, removed with all below it at the session's end."""
-    from pytest_bpflink.cgroup import Cgroup
+    from pytest_bpflink.bpf.cgroup import Cgroup
 
     parent = Cgroup(_bpf_estate.make_cgroup())
     numbers = count(1)
@@ -79,7 +81,7 @@ def bpffs_factory(_bpf_estate: Estate) -> Callable[..., BpfFs]:
 
     Keyword arguments are mount options: `bpffs_factory(mode=0o700)`.
     """
-    from pytest_bpflink.bpffs import BpfFs
+    from pytest_bpflink.bpf.bpffs import BpfFs
 
     numbers = count(1)
 
@@ -107,7 +109,7 @@ def netns(_bpf_privileges: None) -> Iterator[NetNs]:
 
     Nothing names it, so it goes with this process at the latest. Devices need pyroute2.
     """
-    from pytest_bpflink.netns import NetNs
+    from pytest_bpflink.bpf.netns import NetNs
 
     with NetNs.create() as netns:
         yield netns
@@ -121,7 +123,7 @@ def bpf_object(
 
     A `.bpf.c` is compiled with clang first. `rodata={"name": value}` sets constants before loading.
     """
-    from pytest_bpflink.objects import Object
+    from pytest_bpflink.bpf.objects import Object
 
     with contextlib.ExitStack() as undo:
 
@@ -159,7 +161,7 @@ def bpf_link(_bpf_estate: Estate) -> Iterator[Callable[..., Link]]:
 @pytest.fixture
 def bpf_ledger(request: pytest.FixtureRequest, _bpf_privileges: None) -> BpfLedger:
     """What programs under test leave: `with bpf_ledger.watch() as watch`, who holds what."""
-    from pytest_bpflink.audit import BpfLedger
-    from pytest_bpflink.kernel import running_kernel
+    from pytest_bpflink.ledger.bpf_ledger import BpfLedger
+    from pytest_bpflink.session.kernel import running_kernel
 
     return BpfLedger(alone=not running_kernel(request.config).is_native)

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import kernel_options, libbpf_axis, pycache
-from pytest_bpflink.kernel import is_in_guest
+from pytest_bpflink.matrix import libbpfs
+from pytest_bpflink.session import options
+from pytest_bpflink.session.kernel import is_in_guest
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-pytest_plugins = ["pytest_bpflink.fixtures", "pytest_bpflink.relay"]
+pytest_plugins = ["pytest_bpflink.fixtures", "pytest_bpflink.matrix.port_relay"]
 
 
 _REQUIREMENTS = {
@@ -84,14 +85,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         " of the test that ran then (default), a warning, or nothing",
     )
     parser.addini("bpflink_dmesg", "The default of --bpf-dmesg", default="error")
-    kernel_options.add(parser)
+    options.add(parser)
 
 
 # A wrapper, so that it is before all others.
 @pytest.hookimpl(wrapper=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
     """Tell plugins that look this early, as pytest-cov does, that there will be workers."""
-    pycache.use()  # before conftest files import most of the API
+    if "BPFLINK_PYCACHE" in os.environ:
+        from pytest_bpflink.session import pytest_internals
+
+        # Before conftest files import most of the API.
+        pytest_internals.use_pycache()
     known = early_config.known_args_namespace
     several_libbpfs = "," in (known.bpf_libbpf or "")
     if hasattr(known, "dist") and (known.kernel not in ([], ["native"]) or several_libbpfs):
@@ -108,12 +113,12 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     for marker in (*_REQUIREMENTS, *_ALLOWANCES):
         config.addinivalue_line("markers", marker)
-    if config.option.kernel or len(libbpf_axis.asked_for(config)[0]) > 1:
-        from pytest_bpflink import setup
+    if config.option.kernel or len(libbpfs.asked_for(config)[0]) > 1:
+        from pytest_bpflink.matrix import setup
 
         setup.configure(config)
     if config.option.kernel_report and not hasattr(config, "workerinput"):
-        from pytest_bpflink import setup
+        from pytest_bpflink.matrix import setup
 
         setup.configure_report(config)
     if getattr(config.option, "basetemp", "") is None and _usual_basetemp_is_anothers():
@@ -148,7 +153,7 @@ def _configure_watching(config: pytest.Config) -> None:
             )
         setattr(config.option, f"bpf_{name}", value)
     if config.getoption("tx", None) and config.option.bpf_dmesg != "off":
-        from pytest_bpflink.dmesg import SplatSummary  # the workers watch
+        from pytest_bpflink.session.kernel_log_check import SplatSummary  # the workers watch
 
         config.pluginmanager.register(SplatSummary(), "bpflink-splats")
 
@@ -167,7 +172,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Watch what tests leave behind and what the kernel logs, in sessions with tests of BPF."""
     if is_in_guest(session.config) or _use_bpf(session.items):
-        from pytest_bpflink import watching  # costs what other sessions don't owe
+        from pytest_bpflink.session import watching  # costs what other sessions don't owe
 
         watching.start(session.config)
 
@@ -177,7 +182,7 @@ def _use_bpf(items: list[pytest.Item]) -> bool:
 
 
 def _stands_on() -> list[str]:
-    from pytest_bpflink import header
+    from pytest_bpflink.session import header
 
     return header.lines()
 
@@ -189,10 +194,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if is_in_guest(session.config):
         return
 
-    from pytest_bpflink import leftovers
+    from pytest_bpflink.ledger import estate
     from pytest_bpflink.vm import scratch
 
-    leftovers.sweep(partial(_complain, session.config))
+    estate.sweep(partial(_complain, session.config))
     if not hasattr(session.config, "workerinput"):
         # A guest sees the directories of its host, but not that they are locked there.
         scratch.sweep()
@@ -205,7 +210,7 @@ def _complain(config: pytest.Config, what: str) -> None:
 
 
 def _choose_libbpf(config: pytest.Config) -> None:
-    specs, directory = libbpf_axis.asked_for(config)
+    specs, directory = libbpfs.asked_for(config)
     if len(specs) > 1:
         # Each worker has one of them.
         return
@@ -214,14 +219,15 @@ def _choose_libbpf(config: pytest.Config) -> None:
     if spec == "system":
         return
     # After that test, for it costs what others don't owe.
-    from pytest_bpflink import libbpf, libbpf_choice
-    from pytest_bpflink.terminal import Progress
+    from pytest_bpflink.binding import libbpf
+    from pytest_bpflink.building import libbpf_choice, libbpf_library
+    from pytest_bpflink.session.terminal import Progress
 
     progress = Progress(config)
     try:
         chosen = libbpf_choice.choose(spec, progress, directory=directory)
         libbpf.use(chosen)
-    except (libbpf_choice.LibbpfError, RuntimeError) as error:
+    except (libbpf_library.LibbpfError, RuntimeError) as error:
         raise pytest.UsageError(f"--bpf-libbpf {spec}: {error}") from None
     finally:
         progress.done()
@@ -233,7 +239,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip or fail a test that this kernel lacks something for, before its fixtures."""
     needs = ("bpf_requires", "kernel") if is_in_guest(item.config) else _REQUIREMENTS.values()
     if any(item.get_closest_marker(name) for name in needs):
-        from pytest_bpflink import requirements  # costs what tests without such marks don't owe
+        from pytest_bpflink.session import (
+            requirements,  # costs what tests without such marks don't owe
+        )
 
         requirements.check(item)
 

@@ -1,4 +1,4 @@
-"""Programs that write down their number: seeing in which order those of one hook ran."""
+"""Programs that write down their numbers, to see in which order the programs of a hook ran."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SOURCE = Path(__file__).parent / "progs" / "order.bpf.c"
 
 
 class Hook:
-    """A hook that holds several links, and what makes their programs run."""
+    """A hook that takes several links, and a function that makes their programs run."""
 
     def __init__(
         self,

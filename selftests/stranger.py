@@ -1,4 +1,4 @@
-"""Running a function as somebody else: without privilege, and not the owner of any file."""
+"""Calling a function as a stranger: without capabilities, and as a user who owns no file."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def as_stranger(
 ) -> _Result:
     """Call a function without any capability, and as the user nobody to file systems.
 
-    Descriptors are this process's: what the function is given, it has inherited. Its exceptions go
-    through.
+    The function can use all descriptors of this process, as if it had inherited them. Its
+    exceptions are raised here.
     """
     return with_capabilities((), function, *arguments, **options)
 
@@ -61,8 +61,8 @@ def with_capabilities(
 
 
 def _drop_privileges_of_thread(*, keep: Collection[int]) -> None:
-    # To the kernel credentials are a thread's. glibc spreads setuid() over all threads of the
-    # process, but neither setfsuid() nor capset(), so that this thread alone gives them up.
+    # For the kernel, credentials belong to a thread. glibc applies setuid() to all threads of the
+    # process, but neither setfsuid() nor capset(): only this thread loses its privileges.
     libc = ctypes.CDLL(None, use_errno=True)
     libc.setfsgid(_NOBODY)
     libc.setfsuid(_NOBODY)

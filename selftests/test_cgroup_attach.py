@@ -1,7 +1,7 @@
-"""Links to cgroups beside and below programs attached without one, and how many fit.
+"""Links to cgroups beside and below programs attached without a link, and how many fit.
 
 Behaviour of tools/testing/selftests/bpf/prog_tests/{cgroup_attach_multi,cgroup_attach_override}.c,
-with links where upstream has none. Programs are numbered 1 to 4; what runs is written as in "132".
+with links where upstream has none. Programs are numbered 1 to 4; "132" is the order they ran in.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def child(cgroup: Cgroup) -> Cgroup:
 
 @pytest.fixture
 def hook(child: Cgroup, bpf_link: Callable[..., Link]) -> Iterator[Hook]:
-    """Egress of the child."""
+    """The child's hook for egress."""
     with numbered("cgroup") as loaded:
         yield Hook(loaded, "cgroup", bpf_link, partial(datagram_from, child))
 
@@ -58,7 +58,7 @@ def test_link_below_overridable(hook: Hook, cgroup: Cgroup, child: Cgroup) -> No
 
 
 def test_link_beside_overridable(hook: Hook, child: Cgroup) -> None:
-    """A link beside a program with ALLOW_OVERRIDE is EPERM, and so the other way round."""
+    """A link beside a program with ALLOW_OVERRIDE is EPERM, and so is the program beside a link."""
     child.attach(hook.program(1), AttachFlags.ALLOW_OVERRIDE)
     with pytest.raises(BpfError) as refused:
         hook.attach(2, target=child)
@@ -74,7 +74,7 @@ def test_link_beside_overridable(hook: Hook, child: Cgroup) -> None:
 
 
 def test_link_below_exclusive(hook: Hook, cgroup: Cgroup, child: Cgroup) -> None:
-    """Below a program without flags no link can be: EPERM."""
+    """A link below a program without flags is EPERM."""
     cgroup.attach(hook.program(1))
     with pytest.raises(BpfError) as refused:
         hook.attach(2, target=child)
@@ -84,7 +84,7 @@ def test_link_below_exclusive(hook: Hook, cgroup: Cgroup, child: Cgroup) -> None
 
 
 def test_links_among_multi(hook: Hook, cgroup: Cgroup, child: Cgroup) -> None:
-    """Links and programs with ALLOW_MULTI stand in the order of attaching."""
+    """Links and programs with ALLOW_MULTI run in the order of attaching, the child's first."""
     cgroup.attach(hook.program(1), AttachFlags.ALLOW_MULTI)
     hook.attach(2, target=child)
     child.attach(hook.program(3), AttachFlags.ALLOW_MULTI)

@@ -1,11 +1,12 @@
-"""The kernel's `cgroup_link`: links at every level of a hierarchy, beside and against legacy ones.
+"""The kernel's `cgroup_link`: links at every level, beside and against programs without a link.
 
 Ported from tools/testing/selftests/bpf/prog_tests/cgroup_link.c (Linux 5.7), whose sixteen steps
-the docstrings name. Beyond it: each refusal is EPERM and nothing else, and auto-detach is proven
-(upstream's last step can't fail, since by then nobody sends a packet): a socket that was made
-inside goes on being counted after rmdir, and once it is closed the links lose their cgroup.
+the docstrings name. Beyond upstream, each refusal is EPERM and nothing else, and auto-detach is
+proven: the programs still count the packets of a socket that was made inside after rmdir, and when
+it is closed the links lose their cgroup. (Upstream's last step can't fail: it sends no packet.)
 
-"(calls, alternative calls)" below is what one datagram from the lowest cgroup makes run.
+Below, "(4, 0)" means that one datagram from the lowest cgroup makes `egress` run four times, and
+`egress_alt` not at all.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def levels(cgroup: Cgroup) -> list[Cgroup]:
 
 @pytest.fixture
 def attached(levels: list[Cgroup], egress: Program, bpf_link: Callable[..., Link]) -> list[Link]:
-    """A link of `egress` at each level, the highest first."""
+    """A link to `egress` at each level, the highest first."""
     return [bpf_link(egress, level) for level in levels]
 
 
@@ -206,7 +207,7 @@ def test_info(attached: list[Link], levels: list[Cgroup], egress: Program) -> No
 def test_detach(
     attached: list[Link], levels: list[Cgroup], witness: PacketWitness, egress: Program
 ) -> None:
-    """Step 15: detach takes it off the hook, and its handle still answers."""
+    """Step 15: a detached link's program stops, and its info can still be read."""
     attached[0].detach()
 
     assert witness.of_datagram_from(levels[-1]) == (3, 0)
@@ -237,8 +238,8 @@ def test_auto_detach(
             level.path.rmdir()
         empty.path.rmdir()
 
-        # By the time that a cgroup without a socket has let go of its link, the others would have
-        # too. The socket holds its dead cgroup, and that its ancestors: all four still run.
+        # When the empty cgroup has let go of its link, the others would have too, were there no
+        # socket. It holds its dead cgroup, and a cgroup its ancestors: all four programs still run.
         eventually(partial(_has_no_cgroup, to_empty), what="a link loses its empty cgroup")
         assert witness.of_datagram_through(inside) == (4, 0)
         attached[0].update(egress)

@@ -1,4 +1,4 @@
-"""The probes against kernels whose features are known: what is there, and what is only accepted."""
+"""The probes on kernels whose features are known: they find what works, not what is accepted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import AttachFlags, AttachType, BpfError, LinkType, features
+from pytest_bpflink import AttachFlags, AttachType, BpfError, LinkType
+from pytest_bpflink.features import probing
 from pytest_bpflink.selftests.numbered import Hook, datagram_from, numbered
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from pytest_bpflink import Cgroup, KernelInfo, Link
 
-# In guests the kernels are a distribution's own; on a host anything can be refused or backported.
+# Guests run a distribution's own kernels; a host may refuse or backport anything.
 pytestmark = pytest.mark.guest_only
 
 
@@ -80,23 +81,23 @@ def test_probe(feature: str, since: str, bpf_kernel: KernelInfo) -> None:
 
 @pytest.mark.parametrize("attach_type", [each.name.lower() for each in AttachType])
 def test_probe_of_attach_type(attach_type: str, bpf_kernel: KernelInfo) -> None:
-    """So does the probe of each attach type."""
+    """The probe of an attach type finds it on the kernels that have it, and on no other."""
     found = [name for name in _ATTACH_TYPES_SINCE if attach_type.startswith(name)]
     since = _ATTACH_TYPES_SINCE[max(found, key=len)] if found else "5.10"
     _require_as_since(f"attach:{attach_type}", since, bpf_kernel)
 
 
 def _require_as_since(feature: str, since: str, bpf_kernel: KernelInfo) -> None:
-    absence = features.absence(feature)
+    absence = probing.absence(feature)
     if absence is not None and absence.hint.startswith("needs libbpf"):
         pytest.skip(str(absence))
     option = next((one for name, one in _OPTIONS.items() if name in feature), "CONFIG_BPF")
-    is_there = bpf_kernel.version >= features.version_tuple(since) and option in bpf_kernel.config
+    is_there = bpf_kernel.version >= probing.version_tuple(since) and option in bpf_kernel.config
     assert (absence is None) is is_there, absence
 
 
 def test_each_link_type_has_a_probe() -> None:
-    """Each that is known has one, and it is known from which release on that succeeds."""
+    """Each link type has a probe, and `_SINCE` the release from which on the probe succeeds."""
     known = {f"link:{kind.name.lower()}" for kind in LinkType if kind is not LinkType.UNSPEC}
     assert known == {feature for feature in _SINCE if feature.startswith("link:")}
 
@@ -108,13 +109,14 @@ def child(cgroup: Cgroup) -> Cgroup:
 
 @pytest.fixture
 def hook(child: Cgroup, bpf_link: Callable[..., Link]) -> Iterator[Hook]:
-    """Egress of the child."""
+    """The child's hook for egress."""
     with numbered("cgroup") as loaded:
         yield Hook(loaded, "cgroup", bpf_link, partial(datagram_from, child))
 
 
-# Releases say nothing here: of Debian's 6.12 kernels 6.12.107 ignores a wrong revision, and takes
-# PREORDER without a link only; 6.12.117 has both, which came with 6.17 and 6.15.
+# Releases say nothing here. Revisions came with 6.17 and PREORDER with 6.15; but of Debian's 6.12
+# kernels, 6.12.107 ignores a wrong revision and takes PREORDER only without a link, while 6.12.117
+# has both.
 
 
 @pytest.mark.bpf_requires("link:cgroup", libbpf="1.6")
@@ -127,7 +129,7 @@ def test_revision(hook: Hook, cgroup: Cgroup) -> None:
     else:
         honoured = False
         assert hook.order() == "1"
-    assert (features.absence("cgroup:revision") is None) is honoured
+    assert (probing.absence("cgroup:revision") is None) is honoured
 
 
 @pytest.mark.bpf_requires("link:cgroup", libbpf="1.6")
@@ -141,4 +143,4 @@ def test_preorder(hook: Hook, cgroup: Cgroup, child: Cgroup) -> None:
     else:
         refusal = 0
     assert refusal in {0, errno.EINVAL}
-    assert (features.absence("cgroup:preorder") is None) is (hook.order() == "21")
+    assert (probing.absence("cgroup:preorder") is None) is (hook.order() == "21")

@@ -1,29 +1,28 @@
 """The kernel's `flow_dissector_reattach`: one flow dissector per namespace, however attached.
 
-Ported from tools/testing/selftests/bpf/prog_tests/flow_dissector_reattach.c (Linux 5.8), whose
-subtests' names these are. Beyond it: each refusal's errno, that the refused program does not run,
-and that a dissector in the initial namespace excludes those of all others, both ways (5.5,
-a11c397c43d5). Upstream's "link create, link create" checks the wrong variable.
+Ported from tools/testing/selftests/bpf/prog_tests/flow_dissector_reattach.c (Linux 5.8), with the
+names of its subtests. Beyond upstream, tests assert each refusal's errno, that the refused program
+does not run, and that a dissector in the initial namespace and dissectors in others exclude each
+other (5.5, a11c397c43d5). Upstream's "link create, link create" checks the wrong variable.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import AttachType, BpfError, NetNs, NetnsLinkInfo, eventually, libbpf
-from pytest_bpflink.options import LinkUpdateOptions
-from pytest_bpflink.selftests.network_stages import Dissected
+from pytest_bpflink import AttachType, BpfError, NetNs, NetnsLinkInfo, eventually
+from pytest_bpflink.selftests.conformance.checks import update_wrongly
+from pytest_bpflink.selftests.conformance.network_stages import Dissected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pytest_bpflink import Link, Object, Program
 
-# It may be the initial namespace, which is the machine's.
+# The target may be the initial namespace, which is the whole machine's.
 pytestmark = [pytest.mark.guest_only, pytest.mark.xdist_group("flow_dissector")]
 
 _DISSECTOR = AttachType.FLOW_DISSECTOR
@@ -31,9 +30,7 @@ _FIRST, _SECOND, _NONE = (True, False), (False, True), (False, False)
 
 
 class _Stage(Dissected):
-    """The namespace that the test is about."""
-
-    initial = False
+    """The stage in the namespace that `target` gives."""
 
     @property
     def netns(self) -> NetNs:
@@ -84,7 +81,7 @@ def link(stage: _Stage, first: Program) -> Link:
 def test_prog_attach_prog_attach(
     attached: Program, second: Program, target: NetNs, stage: _Stage
 ) -> None:
-    """A program takes the place of another without a link; the one that is there is EINVAL."""
+    """Without links a program replaces another; to attach the present program is EINVAL."""
     assert stage.ran() == _FIRST
     target.attach(second)
     assert stage.ran() == _SECOND
@@ -105,7 +102,7 @@ def test_prog_attach_prog_attach(
 def test_link_create_link_create(
     link: Link, first: Program, second: Program, target: NetNs, stage: _Stage
 ) -> None:
-    """A second link is E2BIG, with the same program as with another."""
+    """A second link is E2BIG, to the same program and to another."""
     for program in (first, second):
         with pytest.raises(BpfError) as refused:
             stage.attach(program)
@@ -130,7 +127,7 @@ def test_prog_attach_link_create(
 def test_link_create_prog_attach(
     link: Link, first: Program, second: Program, target: NetNs, stage: _Stage
 ) -> None:
-    """A program without a link beside one is EEXIST, and can't detach what a link holds."""
+    """To attach without a link beside a link is EEXIST; to detach the link's program so, EINVAL."""
     for program in (first, second):
         with pytest.raises(BpfError) as refused:
             target.attach(program)
@@ -143,7 +140,7 @@ def test_link_create_prog_attach(
 
 
 def test_link_update_no_old_prog(link: Link, second: Program, stage: _Stage) -> None:
-    """An update without naming the present program replaces it."""
+    """An update that does not name the present program replaces it."""
     link.update(second)
     assert stage.ran() == _SECOND
     assert link.info.prog_id == second.id
@@ -169,7 +166,7 @@ def test_link_update_replace_old_prog(
 def test_link_update_same_prog_replace(
     link: Link, first: Program, second: Program, stage: _Stage, naming: str
 ) -> None:
-    """An update to the present program succeeds if it names it, and is EPERM if another."""
+    """An update to the present program succeeds if its `old` is that program; otherwise EPERM."""
     if naming == "first":
         link.update(first, old=first)
     else:
@@ -197,15 +194,8 @@ def test_link_update_invalid_opts(
     """Flags and the old program must fit each other."""
     no_program = 10**6 if flags == _REPLACE else 0
     fds = {"first": stage.first.fd, "second": stage.second.fd, None: no_program}
-    options = LinkUpdateOptions(flags=flags, old_prog_fd=fds[old])
     with pytest.raises(BpfError) as refused:
-        libbpf.call(
-            "bpf_link_update",
-            link.fd,
-            stage.second.fd,
-            ctypes.byref(options),
-            doing="update wrongly",
-        )
+        update_wrongly(link, stage.second.fd, flags=flags, old=fds[old])
     assert refused.value.errno == expected
     assert stage.ran() == _FIRST
 
@@ -217,7 +207,7 @@ def test_link_update_invalid_prog(
     other = bpf_object("progs/cgroup_egress.bpf.c").program("egress")
     for fd, expected in ((10**6, errno.EBADF), (other.fd, errno.EINVAL)):
         with pytest.raises(BpfError) as refused:
-            libbpf.call("bpf_link_update", link.fd, fd, None, doing="update wrongly")
+            update_wrongly(link, fd)
         assert refused.value.errno == expected
     assert stage.ran() == _FIRST
 
@@ -233,7 +223,7 @@ def test_link_update_netns_gone(link: Link, second: Program, target: NetNs) -> N
 
 
 def test_link_get_info(link: Link, first: Program, second: Program, target: NetNs) -> None:
-    """Its info names the program and the namespace, also after an update."""
+    """The link's info names the program and the namespace, also after an update."""
     assert link.info == NetnsLinkInfo(link.id, first.id, target.ino, _DISSECTOR)
     link.update(second)
     assert link.info == NetnsLinkInfo(link.id, second.id, target.ino, _DISSECTOR)
@@ -242,7 +232,7 @@ def test_link_get_info(link: Link, first: Program, second: Program, target: NetN
 
 
 def test_initial_excludes_others(link: Link, second: Program, target: NetNs) -> None:
-    """The initial namespace's dissector is everybody's: EEXIST elsewhere, and the other way."""
+    """A dissector in the initial namespace is for all: one elsewhere is EEXIST, and vice versa."""
     with NetNs.current() as initial, NetNs.create() as fresh:
         is_initial = target.ino == initial.ino
         for attach in (lambda netns: netns.attach(second), second.attach):

@@ -1,4 +1,4 @@
-"""What is known to crash kernels, each on a kernel of its own: it fails until that is mended."""
+"""Operations that crash kernels, each on a kernel of its own: a test fails until that is fixed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import BpfError
-from pytest_bpflink.selftests.event_stages import Functions
-from pytest_bpflink.selftests.stages import Congestion
+from pytest_bpflink.selftests.conformance.event_stages import Functions
+from pytest_bpflink.selftests.conformance.stages import Congestion
 
 if TYPE_CHECKING:
     from pytest_bpflink import KernelInfo
 
 
-# Seen on 6.12.107, 6.18 and 7.2.13: tcp_update_congestion_control() adds what it is given to its
-# list before it removes what was there, which is the same here.
-@pytest.mark.kernel_bug("tcp_update_congestion_control adds what is in its list")
+# Seen on 6.12.107, 6.18 and 7.2.13: tcp_update_congestion_control() adds the new congestion control
+# to its list before it removes the old one, and here both are the same.
+@pytest.mark.kernel_bug("tcp_update_congestion_control adds what is in its list already")
 @pytest.mark.bpf_requires("link:struct_ops", since="6.4", libbpf="1.2")
 def test_update_to_the_map_that_a_struct_ops_link_has(
     request: pytest.FixtureRequest, bpf_kernel: KernelInfo
@@ -28,15 +28,15 @@ def test_update_to_the_map_that_a_struct_ops_link_has(
     stage = Congestion(request, "congestion")
     link = stage.attach()
 
-    # Refused or done, the link is as it was.
+    # Whether the update is refused or done, the link must be as it was.
     with contextlib.suppress(BpfError):
         link.update_map(stage.object.map("congestion"))
 
     assert stage.ran() == (True, False)
 
 
-# Seen on 6.18.15: bpf_kprobe_multi_show_fdinfo() tells each function's cookie, also where there are
-# none.
+# Seen on 6.18.15: bpf_kprobe_multi_show_fdinfo() shows each function's cookie, also if the link has
+# no cookies.
 @pytest.mark.kernel_bug("bpf_kprobe_multi_show_fdinfo reads cookies that are not there")
 @pytest.mark.bpf_requires("link:kprobe_multi", since="5.18", config="CONFIG_FPROBE")
 def test_fdinfo_of_a_kprobe_multi_link_without_cookies(
@@ -48,7 +48,7 @@ def test_fdinfo_of_a_kprobe_multi_link_without_cookies(
     del stage.options["cookies"]
     link = stage.attach()
 
-    told = Path(f"/proc/self/fdinfo/{link.fd}").read_text()
+    fdinfo = Path(f"/proc/self/fdinfo/{link.fd}").read_text()
 
-    assert f"link_id:\t{link.id}\n" in told
+    assert f"link_id:\t{link.id}\n" in fdinfo
     assert stage.ran() == (True, False)

@@ -62,7 +62,7 @@ def egress_alt(packets: PacketWitness) -> Program:
 
 
 def test_destroy_ends_it(link: Link, witness: SyscallWitness) -> None:
-    """The program stops with the last descriptor, at once, and the id with it."""
+    """The close of the last descriptor ends the program and the link's id at once."""
     assert witness.runs()
 
     link.destroy()
@@ -72,7 +72,7 @@ def test_destroy_ends_it(link: Link, witness: SyscallWitness) -> None:
 
 
 def test_destroy_twice(link: Link, witness: SyscallWitness) -> None:
-    """A second destroy does nothing, not even to a descriptor that has the number since."""
+    """A second destroy does nothing, not even to a descriptor that got the same number since."""
     number = link.fd
     link.destroy()
     other = os.open(os.devnull, os.O_RDONLY)
@@ -86,7 +86,7 @@ def test_destroy_twice(link: Link, witness: SyscallWitness) -> None:
 
 @pytest.mark.parametrize("end", ["exit", "sigkill"])
 def test_ends_with_its_process(link: Link, witness: SyscallWitness, end: str) -> None:
-    """A process that holds the last descriptor takes the link along, however it ends."""
+    """A link ends with the process that holds its last descriptor, however the process ends."""
     with _holding_process(link) as holder:
         link.destroy()
         assert witness.runs()
@@ -103,7 +103,7 @@ def test_ends_with_its_process(link: Link, witness: SyscallWitness, end: str) ->
 def test_pinned_survives_its_process(
     link: Link, witness: SyscallWitness, bpffs: BpfFs, end: str
 ) -> None:
-    """The end of its last process does nothing to a link that is pinned."""
+    """A pinned link outlives the last process that holds a descriptor."""
     link.pin(bpffs / "link")
     with _holding_process(link) as holder:
         link.destroy()
@@ -115,7 +115,7 @@ def test_pinned_survives_its_process(
 
 
 def test_unlinking_the_pin_ends_it(link: Link, witness: SyscallWitness, bpffs: BpfFs) -> None:
-    """Without the file, which is all that held it, the program stops; the kernel may defer it."""
+    """When the pin, the only holder, is unlinked, the program stops; the kernel may defer that."""
     link.pin(bpffs / "link")
     link.destroy()
     assert witness.runs()
@@ -127,7 +127,7 @@ def test_unlinking_the_pin_ends_it(link: Link, witness: SyscallWitness, bpffs: B
 
 
 def test_unmounting_ends_it(link: Link, witness: SyscallWitness, bpffs: BpfFs) -> None:
-    """The pins of a BPF FS end with it; the kernel may defer that."""
+    """When the BPF FS of the pin is unmounted, the program stops; the kernel may defer that."""
     link.pin(bpffs / "link")
     link.destroy()
     assert witness.runs()
@@ -138,12 +138,12 @@ def test_unmounting_ends_it(link: Link, witness: SyscallWitness, bpffs: BpfFs) -
     eventually(lambda: link.id not in link_ids(), what="the link's id is gone")
 
 
-# What keeps it.
+# What keeps a link.
 
 
 @pytest.mark.parametrize("first_to_go", ["original", "duplicate"])
 def test_second_descriptor_keeps_it(link: Link, witness: SyscallWitness, first_to_go: str) -> None:
-    """Either of two descriptors is as good as the other."""
+    """Either of two descriptors keeps a link without the other."""
     with Link.from_fd(link.fd) as duplicate:
         gone, kept = (link, duplicate) if first_to_go == "original" else (duplicate, link)
         gone.destroy()
@@ -155,7 +155,7 @@ def test_second_descriptor_keeps_it(link: Link, witness: SyscallWitness, first_t
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_forked_child_keeps_it(link: Link, witness: SyscallWitness) -> None:
-    """A descriptor that a child has by fork alone is as good as the first."""
+    """A descriptor that a child has inherited by fork keeps a link."""
     waiting, ending = os.pipe()
     child = os.fork()
     if not child:
@@ -175,7 +175,7 @@ def test_forked_child_keeps_it(link: Link, witness: SyscallWitness) -> None:
 
 
 def test_descriptor_in_flight_keeps_it(link: Link, witness: SyscallWitness) -> None:
-    """A descriptor sent over a socket keeps it while nobody has received it, and then after."""
+    """A descriptor that is sent over a socket keeps a link, before and after it is received."""
     near, far = socket.socketpair()
     with near, far:
         socket.send_fds(near, [b"link"], [link.fd])
@@ -253,7 +253,7 @@ def test_attach_again_after_detach(
     assert packets.of_datagram_from(cgroup) == (1, 0)
 
 
-# Who may change it.
+# Who may change a link.
 
 
 @pytest.fixture
@@ -265,7 +265,7 @@ def owned(egress: Program, cgroup: Cgroup, bpf_link: Callable[..., Link]) -> Lin
 def test_owner_may_change(
     owned: Link, cgroup: Cgroup, packets: PacketWitness, egress_alt: Program
 ) -> None:
-    """Who attached it may update and detach it."""
+    """The process that attached a link may update and detach it."""
     owned.update(egress_alt)
     assert packets.of_datagram_from(cgroup) == (0, 1)
     owned.detach()
@@ -275,10 +275,10 @@ def test_owner_may_change(
 def test_inheritor_may_change(
     owned: Link, cgroup: Cgroup, packets: PacketWitness, egress_alt: Program
 ) -> None:
-    """Who merely has the descriptor may do the same without privilege, if bpf(2) is open to it.
+    """A process that only has a descriptor may do the same, if bpf(2) is open without privilege.
 
-    Before 5.19 `kernel.unprivileged_bpf_disabled` closed all of bpf(2), since then it closes
-    loading programs and making maps (c8644cd0efe7).
+    Before 5.19 `kernel.unprivileged_bpf_disabled` closed all of bpf(2) to such a process; since
+    then it closes only loading programs and making maps (c8644cd0efe7).
     """
     if _bpf_is_closed(egress_alt):
         for change in (owned.detach, lambda: owned.update(egress_alt), lambda: owned.info):
@@ -300,7 +300,7 @@ def test_inheritor_may_change(
 def test_by_id_needs_privilege(
     owned: Link, cgroup: Cgroup, packets: PacketWitness, egress_alt: Program
 ) -> None:
-    """By its id it opens to CAP_SYS_ADMIN, who may change it, and to nobody else."""
+    """Only a process with CAP_SYS_ADMIN can open a link by its id, and it may change the link."""
     for too_little in ((), (CAP_BPF,)):
         with pytest.raises(BpfError) as refused:
             with_capabilities(too_little, Link.by_id, owned.id)
@@ -321,7 +321,7 @@ def test_pin_opens_by_its_mode(
     egress_alt: Program,
     bpffs_factory: Callable[..., BpfFs],
 ) -> None:
-    """A pin opens to whom its mode allows both reading and writing, and to nobody else."""
+    """Only a user whom the pin's mode allows both reading and writing can open the link."""
     with bpffs_factory(mode=0o755) as bpffs, _directory(bpffs) as directory:
         owned.pin(bpffs / "link")
         # Through the descriptor the stranger needs no right to the directories above the mount.
@@ -354,7 +354,7 @@ def _descriptors(link: Link) -> list[DescriptorHolder]:
 
 @contextlib.contextmanager
 def _holding_process(link: Link) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a process that has a link's descriptor, until its input ends or it is killed."""
+    """Start a process that inherits a link's descriptor, until its input ends or it is killed."""
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[link.fd]) as process:
         try:
             yield process
@@ -372,7 +372,7 @@ def _end(process: subprocess.Popen[bytes], end: str) -> None:
 
 
 def _bpf_is_closed(program: Program) -> bool:
-    """Whether bpf(2) refuses a stranger even what every owner of a descriptor may ask."""
+    """Whether bpf(2) refuses a stranger even the info of a program whose descriptor it has."""
     try:
         as_stranger(lambda: program.id)
     except BpfError as error:

@@ -1,8 +1,8 @@
-"""Several links on one hook: the order they run in, and who keeps whom out.
+"""Several links on one hook: the order that their programs run in, and which links are refused.
 
 Behaviour of tools/testing/selftests/bpf/prog_tests/{tc_links,tc_netkit,cgroup_mprog_opts,
-cgroup_preorder,netfilter_link_attach}.c, seen from what ran and not from what a query answers.
-Programs are numbered 1 to 4; the order is written as in "132".
+cgroup_preorder,netfilter_link_attach}.c, seen from the programs that ran and not from a query.
+Programs are numbered 1 to 4; "132" is the order they ran in.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import AttachFlags, BpfError
-from pytest_bpflink.selftests.network_stages import send_frame
+from pytest_bpflink.selftests.conformance.network_stages import send_frame
 from pytest_bpflink.selftests.numbered import Hook, datagram_from, numbered
 from pytest_bpflink.selftests.witness import datagram_socket
 
@@ -72,7 +72,7 @@ ordered = pytest.mark.parametrize(
 
 @ordered
 def test_appends(hook: Hook) -> None:
-    """Without flags each link is appended; one that goes leaves the others in their order."""
+    """Without flags each link is appended; a link that goes leaves the others in their order."""
     _first, second, third = (hook.attach(number) for number in (1, 2, 3))
     assert hook.order() == "123"
     second.destroy()
@@ -95,7 +95,7 @@ def test_before_and_after(hook: Hook) -> None:
 
 @ordered
 def test_after_a_link(hook: Hook) -> None:
-    """After the first of two is between them."""
+    """A link after the first of two links runs between them."""
     first = hook.attach(1)
     hook.attach(2)
     hook.attach(3, flags=AFTER, relative=first)
@@ -114,7 +114,7 @@ def test_update_keeps_the_place(hook: Hook) -> None:
 
 @ordered
 def test_revision(hook: Hook) -> None:
-    """A link that expects another revision than the present one is ESTALE; it starts at 1."""
+    """A link that expects another revision than the present one is ESTALE; the first one is 1."""
     hook.attach(1, expected_revision=1)
     for wrong in (1, 3):
         with pytest.raises(BpfError) as refused:
@@ -127,7 +127,7 @@ def test_revision(hook: Hook) -> None:
 
 @ordered
 def test_update_is_a_revision(hook: Hook) -> None:
-    """An update counts: who expects the revision from before it is refused."""
+    """An update makes a revision: a link that expects the one before is ESTALE."""
     first = hook.attach(1)
     first.update(hook.program(2))
     with pytest.raises(BpfError) as refused:
@@ -148,7 +148,7 @@ def test_update_is_a_revision(hook: Hook) -> None:
     ],
 )
 def test_device_goes(kind: str, netns: NetNs, bpf_link: Callable[..., Link]) -> None:
-    """When a device with several links goes, each of them loses it, and answers as detached."""
+    """When a device with several links goes, each of them is as if it were detached."""
     pair = netns.netkit() if kind.startswith("netkit") else netns.veth()
     with numbered(kind) as loaded:
         links = [bpf_link(loaded.program(f"{kind}_{number}"), pair[0]) for number in (1, 2, 3)]
@@ -163,7 +163,7 @@ def test_device_goes(kind: str, netns: NetNs, bpf_link: Callable[..., Link]) -> 
 
 @ordered
 def test_relative_to_what_is_not_there(hook: Hook) -> None:
-    """Before a link that is gone from the hook is refused, and nothing is attached."""
+    """To attach before a link that has left the hook is ENOENT."""
     first = hook.attach(1)
     gone = hook.attach(2)
     gone.detach()
@@ -200,7 +200,7 @@ def programs() -> Iterator[Object]:
 
 @pytest.mark.bpf_requires("cgroup:preorder", since="6.15", libbpf="1.6")
 def test_preorder(programs: Object, cgroup: Cgroup, bpf_link: Callable[..., Link]) -> None:
-    """Links with PREORDER run first, the parent's before the child's; then as ever."""
+    """Links with PREORDER run first, the parent's before the child's; then the others as usual."""
     child = cgroup.create("child")
     hook = Hook(programs, "cgroup", bpf_link, partial(datagram_from, child))
     hook.attach(1, target=child)
@@ -215,7 +215,7 @@ def test_preorder(programs: Object, cgroup: Cgroup, bpf_link: Callable[..., Link
 def test_update_beside_preorder(
     programs: Object, cgroup: Cgroup, bpf_link: Callable[..., Link], bpf_kernel: KernelInfo
 ) -> None:
-    """An update hits its own link's place, not that of the PREORDER link beside it."""
+    """An update replaces the program of its link, not that of the PREORDER link beside it."""
     hook = Hook(programs, "cgroup", bpf_link, partial(datagram_from, cgroup))
     plain = hook.attach(1, target=cgroup)
     preordered = hook.attach(2, target=cgroup, flags=AttachFlags.PREORDER)
@@ -271,7 +271,7 @@ def test_netfilter_priorities(netns: NetNs, bpf_link: Callable[..., Link]) -> No
 def test_netfilter_refuses(
     netns: NetNs, bpf_link: Callable[..., Link], options: dict[str, int], expected: int
 ) -> None:
-    """Each field of the attachment has its own errno."""
+    """Wrong values in an attachment are refused, each with an errno that tells the mistake."""
     where = {"pf": _AF_INET, "hooknum": _LOCAL_OUT} | options
     with numbered("netfilter") as loaded:
         with pytest.raises(BpfError) as refused:
@@ -280,7 +280,7 @@ def test_netfilter_refuses(
 
 
 def _datagram_in(netns: NetNs) -> None:
-    # To itself, since an ICMP message about a closed port would leave through the hook too.
+    # The socket sends to itself: an ICMP message about a closed port would pass the hook, too.
     with netns.entered(), datagram_socket() as own:
         own.bind(("127.0.0.1", 0))
         own.sendto(b"bpflink", own.getsockname())

@@ -1,8 +1,8 @@
-"""The kernel's `link_pinning`: a pin keeps a link, and a descriptor does, each without the other.
+"""The kernel's `link_pinning`: a pin keeps a link, and so does a descriptor, without the other.
 
 Ported from tools/testing/selftests/bpf/prog_tests/link_pinning.c (Linux 5.7), in its six steps.
-Beyond it: the pin's file is gone after unpin, the holders at each step are exactly those meant, and
-the link's id is gone at the end.
+Beyond upstream, tests assert that the pin's file is gone after unpin, who exactly holds the link at
+each step, and that the link's id is gone at the end.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def link(witness: SyscallWitness, bpf_link: Callable[..., Link], program: str) -
 
 
 def test_attach(link: Link, witness: SyscallWitness) -> None:
-    """Step 1: it runs while the descriptor is held, and that is all that holds it."""
+    """Step 1: the program runs while the descriptor is held, which is the link's only holder."""
     assert witness.runs()
     assert _holders(link) == {_own(link.fd)}
 
 
 def test_pin(link: Link, witness: SyscallWitness, bpffs: BpfFs) -> None:
-    """Steps 2 and 3: pinned it runs, and when the handle is destroyed the pin alone keeps it."""
+    """Steps 2 and 3: a pinned program runs, and after `destroy()` the pin alone keeps the link."""
     pin = bpffs / "link"
     link.pin(pin)
 
@@ -70,7 +70,7 @@ def test_open_pinned(link: Link, witness: SyscallWitness, bpffs: BpfFs) -> None:
 
 
 def test_unpin(link: Link, witness: SyscallWitness, bpffs: BpfFs) -> None:
-    """Steps 5 and 6: unpinned the descriptor alone keeps it, and closing that ends it."""
+    """Steps 5 and 6: after unpin only the descriptor keeps the link, whose close ends it."""
     pin = bpffs / "link"
     link.pin(pin)
     link.destroy()

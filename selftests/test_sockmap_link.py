@@ -1,7 +1,7 @@
-"""Links to maps of sockets beside programs attached without one.
+"""Links to maps of sockets beside programs attached without a link.
 
-Behaviour of tools/testing/selftests/bpf/prog_tests/sockmap_basic.c (Linux 6.10), seen from what
-ran.
+Behaviour of tools/testing/selftests/bpf/prog_tests/sockmap_basic.c (Linux 6.10), seen from the
+programs that ran.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import AttachType, BpfError, libbpf
-from pytest_bpflink.selftests.network_stages import Sockets
+from pytest_bpflink import AttachType, BpfError
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.selftests.conformance.network_stages import Sockets
 
 if TYPE_CHECKING:
     from pytest_bpflink import Program
@@ -29,12 +30,12 @@ _FIRST, _SECOND, _NONE = (True, False), (False, True), (False, False)
 
 @pytest.fixture
 def stage(request: pytest.FixtureRequest) -> Sockets:
-    """A map of sockets, and what is sent through one of them."""
+    """A map of sockets, and a message through a socket in it."""
     return Sockets(request, "on_sk_msg", sends=True)
 
 
 def test_link_replaces_program(stage: Sockets) -> None:
-    """A link takes the place of a program without one, which is gone for good."""
+    """A link replaces a program without a link, which does not come back when the link ends."""
     _attach(stage, stage.object.program("on_sk_msg"))
     assert stage.ran() == _FIRST
     link = stage.attach(stage.object.program("on_sk_msg_alt"))
@@ -44,7 +45,7 @@ def test_link_replaces_program(stage: Sockets) -> None:
 
 
 def test_program_beside_link(stage: Sockets) -> None:
-    """A program without a link is EBUSY beside one, and can't be detached in its place."""
+    """To attach without a link beside a link is EBUSY, and so is to detach the link's program."""
     stage.attach()
     with pytest.raises(BpfError) as refused:
         _attach(stage, stage.object.program("on_sk_msg_alt"))

@@ -1,4 +1,4 @@
-"""One link from a program to many functions, by trampolines: fentry.multi and its like."""
+"""One link from a program to many functions, by trampolines: fentry.multi and the like."""
 
 from __future__ import annotations
 
@@ -7,25 +7,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import BpfError, TracingMultiLinkInfo, features, requirements
-from pytest_bpflink.selftests.event_stages import Functions
+from pytest_bpflink import BpfError, TracingMultiLinkInfo
+from pytest_bpflink.selftests.conformance.event_stages import Functions
 
 if TYPE_CHECKING:
     from pytest_bpflink import KernelInfo, Link, Program
 
-pytestmark = pytest.mark.guest_only
+pytestmark = [
+    pytest.mark.guest_only,
+    pytest.mark.bpf_requires("link:tracing_multi", since="7.2", libbpf="1.8"),
+]
 
 _FIRST, _SECOND = (True, False), (False, True)
 
 
 @pytest.fixture
 def stage(request: pytest.FixtureRequest) -> Functions:
-    try:
-        features.require_libbpf("1.8", what="fentry.multi")
-        return Functions(request, "on_fentry_multi")
-    except BpfError as absence:
-        requirements.absent(request.config, "fentry.multi", absence, since="7.2")
-        raise
+    return Functions(request, "on_fentry_multi")
 
 
 @pytest.fixture
@@ -44,7 +42,7 @@ def second(stage: Functions) -> Program:
 
 
 def test_cookies(stage: Functions, link: Link, bpf_kernel: KernelInfo) -> None:
-    """Each function has the cookie that stood beside its name, in whatever order (7.3)."""
+    """The info has each function's cookie, in whatever order the kernel lists functions (7.3)."""
     info = link.info
     assert isinstance(info, TracingMultiLinkInfo)
     if bpf_kernel.version < (7, 3):
@@ -56,7 +54,7 @@ def test_cookies(stage: Functions, link: Link, bpf_kernel: KernelInfo) -> None:
 
 
 def test_pattern(stage: Functions, first: Program, bpf_kernel: KernelInfo) -> None:
-    """A pattern is all functions that match, and takes no cookies."""
+    """A pattern attaches to all functions that match it, and takes no cookies."""
     with pytest.raises(BpfError, match="2 cookies for 0") as refused:
         first.attach("security_task_get*", **stage.options)
     assert refused.value.errno == errno.EINVAL
@@ -71,7 +69,7 @@ def test_pattern(stage: Functions, first: Program, bpf_kernel: KernelInfo) -> No
 
 
 def test_same_function_again(stage: Functions, link: Link, first: Program, second: Program) -> None:
-    """A function that the program is on already is EBUSY among others, of which none is traced."""
+    """A list with a function that the program is on already is EBUSY, and attaches to none."""
     with pytest.raises(BpfError) as refused:
         first.attach(["security_task_getsid", *stage.target])
     assert refused.value.errno == errno.EBUSY

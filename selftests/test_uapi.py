@@ -1,4 +1,4 @@
-"""The numbers that the project has of the kernel's enums, against those that kernels have."""
+"""The project's copies of the kernel's enums, compared with the kernel's own."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import AttachType, LinkType, MapType, ProgType
-from pytest_bpflink.vmlinux import vmlinux
+from pytest_bpflink.binding.kernel_btf import vmlinux
 
 if TYPE_CHECKING:
-    from pytest_bpflink.uapi import KernelEnum
+    from enum import IntEnum
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
         (AttachType, "bpf_attach_type", "BPF_"),
     ],
 )
-def test_numbers(ours: type[KernelEnum], name: str, prefix: str) -> None:
-    """What both name is the same number, and up to the last of ours the kernel has no others."""
+def test_numbers(ours: type[IntEnum], name: str, prefix: str) -> None:
+    """Each name has the same number in both, and the kernel has no other numbers up to our last."""
     kernels = {
         one.removeprefix(prefix): value
         for one, value in vmlinux().enumerators(name).items()

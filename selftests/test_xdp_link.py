@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import BpfError, XdpFlags, XdpLinkInfo, libbpf
-from pytest_bpflink.selftests.network_stages import (
+from pytest_bpflink import BpfError, XdpFlags, XdpLinkInfo
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.selftests.conformance.network_stages import (
     DRV_MODE,
     SKB_MODE,
     OnDevice,
@@ -63,7 +64,7 @@ def legacy(device: Device, first: Program) -> Iterator[Program]:
 def test_netlink_refuses_link(
     legacy: Program, second: Program, device: Device, stage: OnDevice
 ) -> None:
-    """A link beside a program attached over netlink is EBUSY, whichever program it is of."""
+    """A link beside a program attached over netlink is EBUSY, to this program and to another."""
     for program in (legacy, second):
         with pytest.raises(BpfError) as refused:
             program.attach(device)
@@ -72,7 +73,7 @@ def test_netlink_refuses_link(
 
 
 def test_link_refuses_netlink(stage: OnDevice, device: Device, second: Program) -> None:
-    """Netlink can neither replace nor detach what a link holds: EBUSY."""
+    """Netlink can neither replace nor detach the program of a link: EBUSY."""
     link = stage.attach()
     for change in (partial(_attach, device, second.fd), partial(_detach, device)):
         with pytest.raises(BpfError) as refused:
@@ -110,9 +111,9 @@ def test_other_mode(
 
 @pytest.mark.usefixtures("own_target")
 def test_device_without_native_mode(request: pytest.FixtureRequest) -> None:
-    """A dummy device refuses the native mode: EOPNOTSUPP; left to the kernel it is generic.
+    """A dummy device refuses the native mode, EOPNOTSUPP; by default it has the generic mode.
 
-    So the program sees what the device receives, and nothing of what it sends.
+    In the generic mode the program sees what the device receives, and nothing that it sends.
     """
     stage = OnDummy(request, "on_xdp")
     with pytest.raises(BpfError) as refused:
@@ -127,7 +128,7 @@ def test_device_without_native_mode(request: pytest.FixtureRequest) -> None:
 
     with pytest.raises(BpfError) as refused:
         stage.object.program("on_xdp_alt").attach(stage.device, **SKB_MODE)
-    assert refused.value.errno == errno.EBUSY  # EEXIST, were it in another mode
+    assert refused.value.errno == errno.EBUSY  # EEXIST if the present link were in another mode
 
 
 def test_impossible_flags(device: Device, first: Program) -> None:
@@ -140,7 +141,7 @@ def test_impossible_flags(device: Device, first: Program) -> None:
 
 @pytest.mark.usefixtures("own_target")
 def test_device_gone(stage: OnDevice, device: Device, second: Program) -> None:
-    """With its device it loses its index at once, and an update is ENOLINK."""
+    """When its device goes a link loses the device's index at once, and an update is ENOLINK."""
     link = stage.attach()
     device.remove()
     assert link.info == XdpLinkInfo(link.id, stage.prog_id, 0)

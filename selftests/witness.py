@@ -1,4 +1,4 @@
-"""Seeing that a program ran: what triggers it, and what it leaves behind."""
+"""Seeing that a program ran: witnesses trigger it, and read the variables that it changes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 _DISCARD_PORT = 9
 
-# One alone may go unseen: since 6.13 the tracepoints of system calls can be preempted, and while
-# another process is preempted within the program, the kernel's guard against recursion leaves out
-# runs on the same processor. Yielding lets it go on.
+# A program may miss one: since 6.13 the tracepoints of system calls can be preempted, and while
+# another process is preempted within the program, the kernel's guard against recursion skips the
+# program on the same processor. Yielding lets that process go on.
 _SYSTEM_CALLS = 50
 
 
@@ -26,7 +26,7 @@ class SyscallWitness:
 
     @staticmethod
     def rodata() -> dict[str, int]:
-        """What the programs need to know this process by."""
+        """Return the values by which the programs recognise this process."""
         namespace = os.stat("/proc/self/ns/pid")
         return {
             "target_pid": os.getpid(),
@@ -56,12 +56,12 @@ class PacketWitness:
         self.object = loaded
 
     def of_datagram_from(self, cgroup: Cgroup) -> tuple[int, int]:
-        """Send a datagram from inside a cgroup; runs of `egress` and of `egress_alt` for it."""
+        """Send a datagram from inside a cgroup; return how often `egress` and `egress_alt` ran."""
         with cgroup.entered(), datagram_socket() as sender:
             return self.of_datagram_through(sender)
 
     def of_datagram_through(self, sender: socket.socket) -> tuple[int, int]:
-        """Send a datagram through a socket, which belongs to the cgroup that it was made in."""
+        """The same through a socket, which belongs to the cgroup that it was made in."""
         before = self._counts()
         sender.sendto(b"bpflink", ("127.0.0.1", _DISCARD_PORT))
         after = self._counts()
@@ -77,5 +77,5 @@ def datagram_socket() -> socket.socket:
 
 
 def _kernel_device(device: int) -> int:
-    """Return the kernel's own dev_t, which it keeps as major and minor in 12 and 20 bits."""
+    """Return a dev_t as the kernel keeps it: a major number of 12 bits, a minor number of 20."""
     return os.major(device) << 20 | os.minor(device)

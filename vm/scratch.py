@@ -1,13 +1,12 @@
 """Temporary directories that do not outlive their process for long.
 
-A process that is killed removes nothing. Each directory has an owner file, which is locked as long
-as its process lives; `sweep` removes the directories whose owner is unlocked.
+A process that is killed removes nothing. Each directory has an owner lock; `sweep` removes the
+directories whose owner is dead.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import stat
@@ -15,16 +14,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_bpflink.vm.owner_lock import OwnerLock, is_owned
+
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
 _PREFIX = "bpflink-"
-_OWNER = "owner"
-
-# Those of this very process. Looking at their locks would lose them: a POSIX lock goes with the
-# first descriptor of its file that is closed.
-_own: set[str] = set()
 
 
 class Scratch:
@@ -35,13 +31,8 @@ class Scratch:
 
     def __init__(self) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix=_PREFIX)
-        _own.add(self._temporary.name)
         top = Path(self._temporary.name)
-        # Locked before it has the name that sweepers look for. A POSIX lock ends with the process,
-        # and children made by fork don't have it.
-        self._lock = os.open(top / "new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        (top / "new").rename(top / _OWNER)
+        self._lock: OwnerLock | None = OwnerLock(top)
         # Apart from the owner file: whoever uses it may name files as they like.
         self.path = top / "files"
         """Absolute."""
@@ -49,10 +40,10 @@ class Scratch:
 
     def close(self) -> None:
         """Remove it with all that is in it; again is nothing."""
-        if self._temporary.name in _own:
+        if self._lock:
             self._temporary.cleanup()
-            _own.discard(self._temporary.name)
-            os.close(self._lock)
+            self._lock.release()
+            self._lock = None
 
     def __enter__(self) -> Self:
         return self
@@ -78,9 +69,7 @@ def dead() -> list[Path]:
     """Return the directories that dead processes of this user left."""
     with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
         named = [entry for entry in entries if entry.name.startswith(_PREFIX)]
-        return sorted(
-            Path(entry.path) for entry in named if entry.path not in _own and _is_dead(entry)
-        )
+        return sorted(Path(entry.path) for entry in named if _is_dead(entry))
     return []
 
 
@@ -90,14 +79,7 @@ def _is_dead(entry: os.DirEntry[str]) -> bool:
         # Others' are theirs to remove, and anyone may take any name in a directory for all.
         if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():
             return False
-        # What has no owner file is not one of these.
-        owner = os.open(Path(entry.path, _OWNER), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # A directory without an owner file is not a Scratch.
+        return not is_owned(Path(entry.path))
     except OSError:
         return False
-    try:
-        fcntl.lockf(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(owner)
-    return True

@@ -112,7 +112,7 @@ def _require_tools() -> None:
 
 def _specs(arguments: argparse.Namespace) -> list[str]:
     from pytest_bpflink.commands.candidates import between
-    from pytest_bpflink.vm.image import KernelError
+    from pytest_bpflink.vm.kernels import KernelError
 
     first, last = arguments.kernel
     with progress() as told:

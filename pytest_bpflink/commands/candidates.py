@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.vm import releases
-from pytest_bpflink.vm.image import KernelError, KernelNotFound
-from pytest_bpflink.vm.releases import version_key
-from pytest_bpflink.vm.store import Store
+from pytest_bpflink.vm.kernels import KernelError, KernelNotFound, Store, releases
+from pytest_bpflink.vm.kernels.releases import version_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pytest_bpflink.vm.releases import Known
+    from pytest_bpflink.vm.kernels.releases import Known
 
 
 def between(first: str, last: str, *, stored: bool, progress: Callable[[str], None]) -> list[str]:

@@ -20,7 +20,7 @@ from pytest_bpflink.commands.output import progress, size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_bpflink.vm.store import Store
+    from pytest_bpflink.vm.kernels import Store
 
 State = Literal["ok", "missing", "note"]
 
@@ -44,8 +44,8 @@ class Check:
 
 def native() -> Iterator[Check]:
     """Look at what tests on the running kernel need."""
-    from pytest_bpflink import compile as bpf_compile
-    from pytest_bpflink.probe import KernelInfo
+    from pytest_bpflink.building import compilation
+    from pytest_bpflink.features.kernel_info import KernelInfo
 
     kernel = KernelInfo()
     if kernel.btf:
@@ -60,7 +60,7 @@ def native() -> Iterator[Check]:
     yield _privileges()
     yield _cgroup2()
     yield _bpf_fs()
-    clang = bpf_compile.clang_version()
+    clang = compilation.clang_version()
     if clang:
         yield Check("clang", "native", "ok", clang)
     else:
@@ -71,7 +71,7 @@ def native() -> Iterator[Check]:
 
 def vm() -> Iterator[Check]:
     """Look at what tests in virtual machines need, beside libbpf and clang."""
-    from pytest_bpflink.vm.store import Store
+    from pytest_bpflink.vm.kernels import Store
 
     tools = list(vm_tools())
     yield from tools
@@ -88,15 +88,16 @@ def vm() -> Iterator[Check]:
 
 def vm_tools() -> Iterator[Check]:
     """Look at what must be installed for tests in virtual machines. No kernel is needed."""
-    from pytest_bpflink.vm import virtme
+    from pytest_bpflink.vm.machines import qemu, virtme
+    from pytest_bpflink.vm.machines.errors import ComposeError
 
     try:
         yield Check("virtme-ng", "vm", "ok", virtme.virtme_run())
-    except virtme.ComposeError as error:
+    except ComposeError as error:
         what, _, advice = str(error).partition(": ")
         yield Check("virtme-ng", "vm", "missing", what, advice)
     yield _package("xdist", "vm", "missing", "pytest can't run tests in guests", "vm")
-    yield _program("QEMU", f"qemu-system-{platform.machine()}", virtme.qemu_package())
+    yield _program("QEMU", qemu.NAME, qemu.package())
     for program, package in (
         ("busybox", "busybox-static"),
         ("file", "file"),
@@ -107,7 +108,7 @@ def vm_tools() -> Iterator[Check]:
 
 
 def _libbpf() -> Check:
-    from pytest_bpflink import libbpf
+    from pytest_bpflink.binding import libbpf
     from pytest_bpflink.errors import BpfError
 
     try:
@@ -118,7 +119,7 @@ def _libbpf() -> Check:
 
 def _privileges() -> Check:
     from pytest_bpflink.errors import BpfError
-    from pytest_bpflink.probe import missing_privileges
+    from pytest_bpflink.features.privileges import missing_privileges
 
     try:
         missing = missing_privileges()
@@ -131,8 +132,8 @@ def _privileges() -> Check:
 
 
 def _cgroup2() -> Check:
-    from pytest_bpflink.cgroup import cgroup2_mount
     from pytest_bpflink.errors import BpfError
+    from pytest_bpflink.system.cgroup2 import cgroup2_mount
 
     try:
         return Check("cgroup2", "native", "ok", f"at {cgroup2_mount()}")
@@ -185,10 +186,11 @@ def _kernels(store: Store) -> Iterator[Check]:
 
 
 def _acceleration(store: Store) -> Check:
-    from pytest_bpflink.vm import accel, kernels
-    from pytest_bpflink.vm.machine import MachineError
+    from pytest_bpflink.vm import kernels
+    from pytest_bpflink.vm.machines import kvm
+    from pytest_bpflink.vm.machines.errors import MachineError
 
-    lacking = accel.absence()
+    lacking = kvm.absence()
     if lacking:
         advice = "add yourself to the group kvm: adduser NAME kvm" if "access" in lacking else ""
         found = f"{lacking}; guests are emulated, {_SLOWER}"
@@ -200,7 +202,7 @@ def _acceleration(store: Store) -> Check:
     try:
         with progress() as told:
             told("looking whether a kernel boots with KVM; the first time that takes up to 20 s")
-            tried = accel.detect(kernels.find(stored[-1].upstream))
+            tried = kvm.detect(kernels.find(stored[-1].upstream))
     except (kernels.KernelError, MachineError) as error:
         return Check("KVM", "vm", "note", f"not tried: {error}")
     if tried.kvm:
@@ -224,8 +226,8 @@ def _emulated_python() -> Check:
 
 
 def _guests() -> Check:
-    from pytest_bpflink.vm.snapshot import Saves
-    from pytest_bpflink.vm.store import cache_root
+    from pytest_bpflink.vm.cache import cache_root
+    from pytest_bpflink.vm.warm.saves import Saves
 
     kept = Saves(cache_root() / "guests").kept()
     taken = sum(taken for _, taken in kept.values())

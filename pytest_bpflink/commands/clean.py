@@ -58,10 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _found(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    from pytest_bpflink import leftovers
+    from pytest_bpflink.ledger import estate
     from pytest_bpflink.vm import scratch
 
-    for directory, names in leftovers.remains().items():
+    for directory, names in estate.remains().items():
         yield _row("run on this kernel", directory, holds=names)
     for directory in scratch.dead():
         yield _row("temporary files", directory)
@@ -75,17 +75,17 @@ def _row(kind: str, path: object, *, holds: object = (), taken: int = 0) -> dict
 
 
 def _remove(arguments: argparse.Namespace, complaints: list[str]) -> None:
-    from pytest_bpflink import leftovers
+    from pytest_bpflink.ledger import estate
     from pytest_bpflink.vm import scratch
 
-    leftovers.sweep(complaints.append)
+    estate.sweep(complaints.append)
     scratch.sweep()
     _saves().prune(days=arguments.unused_days, size=_ROOM)
 
 
 def _saves() -> Any:
-    from pytest_bpflink.vm.snapshot import Saves
-    from pytest_bpflink.vm.store import cache_root
+    from pytest_bpflink.vm.cache import cache_root
+    from pytest_bpflink.vm.warm.saves import Saves
 
     return Saves(cache_root() / "guests")
 

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from pytest_bpflink import libbpf
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.kernel_btf import types_of, vmlinux
+from pytest_bpflink.binding.uapi import AttachType, BpfBtfInfo, BpfProgInfo, PerfEventType
+from pytest_bpflink.bpf.perf_event import SoftwareEvent
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.perf import SoftwareEvent
-from pytest_bpflink.uapi import AttachType, BpfBtfInfo, BpfProgInfo, PerfEventType
-from pytest_bpflink.vmlinux import types_of, vmlinux
+from pytest_bpflink.introspection import ids
 
 if TYPE_CHECKING:
-    from pytest_bpflink import linkinfo
-
-_Info = TypeVar("_Info", bound=ctypes.Structure)
+    from pytest_bpflink.introspection import linkinfo
 
 _MOST_NAMED = 3
 
@@ -127,7 +125,8 @@ def _of_kernel(btf_id: int, type_id: int) -> str | None:
 
 def _of_program(program_id: int, type_id: int) -> str | None:
     with contextlib.suppress(BpfError):
-        program = _asked("prog", program_id, BpfProgInfo())
+        with ids.opened("program", program_id) as fd:
+            program = libbpf.read_info(fd, BpfProgInfo, doing=f"look at program {program_id}")
         with types_of(program.btf_id) as types:
             name = program.name.decode(errors="replace")
             return f"{types.name(type_id)} of program {program_id} {name}"
@@ -138,16 +137,7 @@ def _module(btf_id: int) -> str | None:
     """Return the module whose BTF this is, or "vmlinux"; None where it is a program's or gone."""
     name = ctypes.create_string_buffer(_NAME_BYTES)
     asked = BpfBtfInfo(name=ctypes.addressof(name), name_len=_NAME_BYTES)
-    with contextlib.suppress(BpfError):
-        if _asked("btf", btf_id, asked).kernel_btf:
+    with contextlib.suppress(BpfError), ids.opened("btf", btf_id) as fd:
+        if libbpf.refresh_info(fd, asked, doing=f"look at BTF {btf_id}").kernel_btf:
             return name.value.decode()
     return None
-
-
-def _asked(kind: str, number: int, info: _Info) -> _Info:
-    doing = f"look at {kind} {number}"
-    fd = libbpf.call(f"bpf_{kind}_get_fd_by_id", number, doing=doing)
-    try:
-        return libbpf.refresh_info(fd, info, doing=doing)
-    finally:
-        os.close(fd)

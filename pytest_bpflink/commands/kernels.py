@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from pytest_bpflink.vm.releases import Known
-    from pytest_bpflink.vm.stored import Stored
+    from pytest_bpflink.vm.kernels.releases import Known
+    from pytest_bpflink.vm.kernels.stored import Stored
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +72,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it; raises `CommandError`."""
-    from pytest_bpflink.vm.image import KernelError
+    from pytest_bpflink.vm.kernels import KernelError
 
     try:
         arguments.do(arguments)
@@ -87,7 +87,7 @@ def _finish(action: argparse.ArgumentParser, do: Any) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    from pytest_bpflink.vm.store import Store
+    from pytest_bpflink.vm.kernels import Store
 
     store = Store()
     stored = store.kernels()
@@ -128,9 +128,7 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 
 def _remove(arguments: argparse.Namespace) -> None:
-    from pytest_bpflink.vm import releases
-    from pytest_bpflink.vm.image import KernelError, KernelNotFound
-    from pytest_bpflink.vm.store import Store
+    from pytest_bpflink.vm.kernels import KernelError, KernelNotFound, Store, releases
 
     store, removed = Store(), []
     for spec in arguments.spec:
@@ -146,7 +144,7 @@ def _remove(arguments: argparse.Namespace) -> None:
 
 
 def _prune(arguments: argparse.Namespace) -> None:
-    from pytest_bpflink.vm.store import Store
+    from pytest_bpflink.vm.kernels import Store
 
     store = Store()
     sizes = {kernel.path: kernel.size for kernel in store.kernels()}
@@ -172,8 +170,8 @@ def _tell_removed(
 
 def _described(known: Iterable[Known], stored: Sequence[Stored]) -> Iterable[dict[str, Any]]:
     """Say of each kernel what it is, the oldest first; of those on offer the newest of a series."""
-    from pytest_bpflink.vm import releases
-    from pytest_bpflink.vm.releases import version_key
+    from pytest_bpflink.vm.kernels import releases
+    from pytest_bpflink.vm.kernels.releases import version_key
 
     here = {(kernel.release, kernel.version): kernel for kernel in stored}
     newest = {
@@ -214,7 +212,7 @@ def _total(kernels: Sequence[Stored]) -> str:
 
 def _spec_to_keep(text: str) -> str:
     """Refuse what can be no kernel in the store: a slip must not remove what it should keep."""
-    from pytest_bpflink.vm import releases
+    from pytest_bpflink.vm.kernels import releases
 
     if text in releases.WORDS or re.match(r"[\d*?[]", text):
         return text

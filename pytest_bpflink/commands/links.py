@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 import shlex
 import sys
 import time
@@ -67,9 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def rows() -> list[Row]:
     """Describe all links, in the order of their ids. Raises `BpfError`, EPERM without privilege."""
+    from pytest_bpflink.bpf.link import links
     from pytest_bpflink.commands.targets import Places
-    from pytest_bpflink.holders import DescriptorHolder, PinHolder, holders_of
-    from pytest_bpflink.link import links
+    from pytest_bpflink.introspection.holders import DescriptorHolder, PinHolder, holders_of
 
     places, programs = Places(), _Programs()
     infos = {link.id: link.info for link in links()}
@@ -106,19 +105,16 @@ class _Programs:
 
 
 def _program(number: int) -> Row:
-    from pytest_bpflink import libbpf
+    from pytest_bpflink.binding import libbpf
+    from pytest_bpflink.binding.uapi import BpfProgInfo, ProgType
     from pytest_bpflink.errors import BpfError
-    from pytest_bpflink.uapi import BpfProgInfo, ProgType
+    from pytest_bpflink.introspection import ids
 
-    doing = f"look at program {number}"
     try:
-        fd = libbpf.call("bpf_prog_get_fd_by_id", number, doing=doing)
+        with ids.opened("program", number) as fd:
+            info = libbpf.read_info(fd, BpfProgInfo, doing=f"look at program {number}")
     except BpfError:  # it went away with its link
         return {"id": number, "name": "", "type": ""}
-    try:
-        info = libbpf.read_info(fd, BpfProgInfo, doing=doing)
-    finally:
-        os.close(fd)
     name = info.name.decode(errors="replace")
     return {"id": number, "name": name, "type": ProgType(info.type).name.lower()}
 

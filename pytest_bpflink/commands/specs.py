@@ -7,8 +7,7 @@ SPECS = "a release (6.1, 6.1.176), lts, newest, oldest, a pattern (6.1*), host, 
 
 def stored_specs(**_: object) -> list[str]:
     """Return what a shell may offer: words, and the kernels that are here."""
-    from pytest_bpflink.vm import releases
-    from pytest_bpflink.vm.store import Store
+    from pytest_bpflink.vm.kernels import Store, releases
 
     stored = Store().kernels()
     names = [name for kernel in stored for name in (releases.series(kernel), kernel.upstream)]

@@ -17,26 +17,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink import libbpf, linkinfo
-from pytest_bpflink.cgroup import cgroup2_mount
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.uapi import BpfMapInfo, XdpFlags
+from pytest_bpflink.bpf.netns import NetNs
 from pytest_bpflink.commands.functions import Functions, event, places
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.mountinfo import mounted
-from pytest_bpflink.netns import NetNs
-from pytest_bpflink.uapi import BpfMapInfo, XdpFlags
+from pytest_bpflink.introspection import ids, linkinfo
+from pytest_bpflink.introspection.prog_query import prog_query
+from pytest_bpflink.system.cgroup2 import cgroup2_mount
+from pytest_bpflink.system.mountinfo import mounted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_bpflink.linkinfo import LinkInfo
+    from pytest_bpflink.introspection.linkinfo import LinkInfo
 
 DETACHED = "detached"
 
 # linux/netfilter.h
 _FAMILIES = {2: "ipv4", 3: "arp", 7: "bridge", 10: "ipv6"}
 _HOOKS = ("pre_routing", "local_in", "forward", "local_out", "post_routing")
-
-_MOST_PROGRAMS = 64
 
 Device = linkinfo.XdpLinkInfo | linkinfo.TcxLinkInfo | linkinfo.NetkitLinkInfo
 
@@ -165,15 +165,11 @@ class Places:
 
     def _map(self, map_id: int) -> str:
         try:
-            doing = f"look at map {map_id}"
-            fd = libbpf.call("bpf_map_get_fd_by_id", map_id, doing=doing)
+            with ids.opened("map", map_id) as fd:
+                info = libbpf.read_info(fd, BpfMapInfo, doing=f"look at map {map_id}")
         except BpfError:  # it is gone
             return f"map {map_id}"
-        try:
-            name = libbpf.read_info(fd, BpfMapInfo, doing=doing).name.decode(errors="replace")
-        finally:
-            os.close(fd)
-        return f"map {map_id} {name}".rstrip()
+        return f"map {map_id} {info.name.decode(errors='replace')}".rstrip()
 
     def _iterated(self, info: linkinfo.IterLinkInfo) -> str:
         of = [
@@ -205,11 +201,8 @@ def _programs_at(info: Device) -> list[int]:
             at = ctypes.byref(found, place * ctypes.sizeof(ctypes.c_uint32))
             libbpf.call("bpf_xdp_query_id", info.ifindex, mode, at, doing=doing)
         return list(found)
-    ids = (ctypes.c_uint32 * _MOST_PROGRAMS)()
-    count, flags = ctypes.c_uint32(_MOST_PROGRAMS), ctypes.c_uint32()
-    places = (ctypes.byref(flags), ids, ctypes.byref(count))
-    libbpf.call("bpf_prog_query", info.ifindex, info.attach_type, 0, *places, doing=doing)
-    return list(ids[: count.value])
+    where = f"device {info.ifindex}"
+    return list(prog_query(info.ifindex, info.attach_type, where=where).prog_ids)
 
 
 def _netfilter(info: linkinfo.NetfilterLinkInfo) -> str:

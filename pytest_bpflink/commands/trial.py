@@ -18,7 +18,7 @@ from xml.etree import ElementTree as ET
 
 from pytest_bpflink.commands.output import CommandError
 from pytest_bpflink.vm import kernels
-from pytest_bpflink.vm.image import KernelError
+from pytest_bpflink.vm.kernels import KernelError
 from pytest_bpflink.vm.scratch import Scratch
 
 if TYPE_CHECKING:

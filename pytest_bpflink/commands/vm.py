@@ -31,14 +31,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.arguments import writable_directory
 from pytest_bpflink.commands.output import CommandError, say
 from pytest_bpflink.commands.specs import stored_specs
+from pytest_bpflink.session.arguments import writable_directory
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from pytest_bpflink.vm.machine import Machine
+    from pytest_bpflink.vm.machines.machine import Machine
 
 # That `git bisect run` takes for bad and no shell for its own, and what it takes for "can't tell".
 _DIED, _NOT_RUN = 121, 125
@@ -80,8 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _exit)
-    from pytest_bpflink.vm import kernels, session
-    from pytest_bpflink.vm.machine import MachineError
+    from pytest_bpflink.vm import kernels
+    from pytest_bpflink.vm.machines import session
+    from pytest_bpflink.vm.machines.errors import MachineError
     from pytest_bpflink.vm.scratch import Scratch
 
     command = arguments.rest or [os.environ.get("SHELL") or "/bin/sh"]
@@ -100,13 +101,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _machine(arguments: argparse.Namespace, command: list[str], directory: Path) -> Machine:
-    from pytest_bpflink.vm import accel, kernels, session
-    from pytest_bpflink.vm.warm import WarmMachine
+    from pytest_bpflink.vm import kernels
+    from pytest_bpflink.vm.machines import kvm, session
+    from pytest_bpflink.vm.warm.warm import WarmMachine
 
     kernel = kernels.find(arguments.spec, progress=say)
     return WarmMachine(
         kernel,
-        acceleration=accel.detect(kernel),
+        acceleration=kvm.detect(kernel),
         directory=directory,
         cwd=Path.cwd(),
         environment=dict(os.environ),
@@ -121,7 +123,7 @@ def _machine(arguments: argparse.Namespace, command: list[str], directory: Path)
 
 
 def _obituary(machine: Machine) -> int:
-    from pytest_bpflink.vm import console
+    from pytest_bpflink.vm.machines import console
 
     tail = machine.console_tail()
     cause = console.cause(tail)

@@ -5,12 +5,12 @@ Knows paths and disks. What is in a file is the business of the module of its fo
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytest_bpflink.reports import as_html, as_json, as_markdown
+from pytest_bpflink.vm.whole_file import beside, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -51,18 +51,10 @@ def write(run: Run, path: Path) -> None:
             path.write_text(content, encoding="utf-8")
             return
         # A symbolic link stays one.
-        path = path.resolve()
-        new = _beside(path)
-        try:
-            with new.open("x", encoding="utf-8") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # also a disk that finds out later that it is full
-            new.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                new.unlink()
-            raise
+        with replacing(path.resolve()) as new, new.open("x", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # also a disk that finds out later that it is full
     except OSError as error:
         raise Unwritable(f"{path} was not written: {_why(path, error)}") from None
 
@@ -74,7 +66,7 @@ def _try(path: Path) -> None:
     if _is_written_through(path):
         with path.open("ab"):
             return
-    new = _beside(path.resolve())
+    new = beside(path.resolve())
     new.touch(exist_ok=False)
     new.unlink()
 
@@ -82,10 +74,6 @@ def _try(path: Path) -> None:
 def _is_written_through(path: Path) -> bool:
     """Whether it is there and no file that could be replaced, but a device or a pipe."""
     return path.exists() and not path.is_file()
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}")
 
 
 def _why(path: Path, error: OSError) -> str:

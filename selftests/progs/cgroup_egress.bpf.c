@@ -20,7 +20,7 @@ int egress_alt(struct __sk_buff *skb)
 	return 1;
 }
 
-/* Of another type, which a link of the two above can't be updated to. */
+/* A program of another type: a link to one of the above can't be updated to it. */
 SEC("cgroup/sock_create")
 int sock_create(struct bpf_sock *sk)
 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Programs that write down their number, so that one sees in which order they ran. */
+/* Programs that write down their numbers, which shows in which order they ran. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>

@@ -3,7 +3,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-/* The process, and the PID namespace that its pid means something in: a container has its own. */
+/* The process, and the PID namespace of its pid: a container has a namespace of its own. */
 const volatile __u64 pidns_dev;
 const volatile __u64 pidns_ino;
 const volatile __u32 target_pid;

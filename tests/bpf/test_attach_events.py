@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink import BpfError, Object, attach_events
+from pytest_bpflink import BpfError, Object
+from pytest_bpflink.bpf import attach_events
 from tests.support import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_EVENTS = ROOT / "selftests/progs/conformance_events.bpf.c"
+_EVENTS = ROOT / "selftests/conformance/progs/conformance_events.bpf.c"
 
 _FUNCTIONS = ["security_task_getpgid", "security_task_getsid"]
 _PLACES: dict[str, Any] = {"offsets": [16, 32, 48]}

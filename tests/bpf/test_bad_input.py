@@ -24,9 +24,9 @@ from pytest_bpflink import (
     UnknownName,
     VerifierError,
     eventually,
-    libbpf,
     link_ids,
 )
+from pytest_bpflink.binding import libbpf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import Link, Object, descriptors
+from pytest_bpflink.introspection import descriptors
 from tests.support import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_bpflink import Cgroup, Map, Program
+    from pytest_bpflink import Cgroup, Link, Map, Object, Program
 
 _EGRESS = ROOT / "selftests/progs/cgroup_egress.bpf.c"
 
@@ -33,7 +33,7 @@ assert libc.prctl(22, 2, filter) == 0  # PR_SET_SECCOMP
 """
 _LOOK = """
 import json
-from pytest_bpflink.descriptors import held_by
+from pytest_bpflink.introspection.descriptors import held_by
 print(json.dumps([[*key, fd] for key, fd in held_by(PID)]))
 """
 
@@ -103,7 +103,10 @@ def test_where_duplicating_is_refused(holder: int, link: Link) -> None:
 
 def test_refusal_is_seen() -> None:
     """The filter of the test above does refuse it."""
-    duplicate = "from pytest_bpflink.descriptors import _duplicate\n_duplicate(os.getpid(), 0)"
+    duplicate = (
+        "from pytest_bpflink.introspection.descriptors import _duplicate\n"
+        "_duplicate(os.getpid(), 0)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", f"{_REFUSE}\nimport os\n{duplicate}"],
         capture_output=True,

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import Link, Object, ObjectHolder, eventually, procfs
-from pytest_bpflink.entries import entry_of
-from pytest_bpflink.family import Family, parent_of
-from pytest_bpflink.holders import holders
-from pytest_bpflink.procfs import processes
+from pytest_bpflink import Link, Object, ObjectHolder, eventually
+from pytest_bpflink.introspection.entries import entry_of
+from pytest_bpflink.introspection.holders import holders
+from pytest_bpflink.system import procfs
+from pytest_bpflink.system.processes import Family, parent_of
+from pytest_bpflink.system.procfs import processes
 from tests.support import ROOT
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def test_family_looks_at_a_thread_of_the_kernels_once(monkeypatch: pytest.Monkey
 
     known = Family()
     with monkeypatch.context() as patched:
-        patched.setattr("pytest_bpflink.family.parent_of", note)
+        patched.setattr("pytest_bpflink.system.processes.parent_of", note)
         known.pids()
         threads = {pid for pid, parent in asked.items() if parent == 2}
         asked.clear()

@@ -21,7 +21,7 @@ from pytest_bpflink import (
     link_ids,
     links,
 )
-from pytest_bpflink.uapi import AttachFlags, ProgType
+from pytest_bpflink.binding.uapi import AttachFlags, ProgType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -151,7 +151,7 @@ def test_nothing_is_lost_where_the_kernel_refuses_info(
     }
     before, ids = len(os.listdir("/proc/self/fd")), set(link_ids())
     with monkeypatch.context() as patch:
-        patch.setattr("pytest_bpflink.libbpf.read_info", _refuse)
+        patch.setattr("pytest_bpflink.binding.libbpf.read_info", _refuse)
         with pytest.raises(BpfError, match=r"read the id of .*: EPERM"):
             ways[make]()
     assert len(os.listdir("/proc/self/fd")) == before

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_bpflink import BpfError, CompileError, Object, prebuilt
-from pytest_bpflink import compile as compiling
+from pytest_bpflink import BpfError, CompileError, Object
+from pytest_bpflink.building import compilation as compiling
+from pytest_bpflink.building import prebuilt
 
 SOURCE = """
 #include <linux/bpf.h>
@@ -118,9 +119,9 @@ def test_edited_source_is_compiled_anew(source: Path, built: Path) -> None:
 def test_object_of_another_machine_is_not_taken(
     source: Path, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert prebuilt.object_of(source) == built
+    assert prebuilt.find(source) == built
     monkeypatch.setattr(platform, "machine", lambda: "another")
-    assert prebuilt.object_of(source) is None
+    assert prebuilt.find(source) is None
 
 
 def test_object_that_merely_stands_beside_is_not_taken(source: Path) -> None:
@@ -178,7 +179,8 @@ char LICENSE[] SEC("license") = "GPL";
 
 def test_processes_at_once_make_one_object(source: Path) -> None:
     script = (
-        "import sys; from pytest_bpflink.compile import object_of; print(object_of(sys.argv[1]))"
+        "import sys; from pytest_bpflink.building.compilation import object_of;"
+        " print(object_of(sys.argv[1]))"
     )
     started = [
         subprocess.Popen([sys.executable, "-c", script, source], stdout=subprocess.PIPE, text=True)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import libbpf, libbpf_build
-from pytest_bpflink.libbpf_choice import LibbpfError, check, choose
-from pytest_bpflink.vm.apt import AptError
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.building import libbpf_build
+from pytest_bpflink.building.libbpf_choice import choose
+from pytest_bpflink.building.libbpf_library import LibbpfError, check
+from pytest_bpflink.vm.kernels.apt import AptError
 from tests.support.libbpfs import copy_system_libbpf
 
 if TYPE_CHECKING:
@@ -45,6 +47,9 @@ class Said:
 
     def line(self, text: str) -> None:
         self.lines.append(text)
+
+    def done(self) -> None:
+        pass
 
 
 class Workshop:
@@ -94,7 +99,7 @@ def compiled(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_system(workshop: Workshop) -> None:
-    assert workshop.choose("system") == Path(libbpf.SYSTEM)
+    assert workshop.choose("system") == Path(libbpf.SONAME)
 
 
 def test_shared_object(workshop: Workshop, compiled: Callable[..., Path]) -> None:
@@ -314,7 +319,9 @@ def test_library_that_is_no_libbpf(tmp_path: Path) -> None:
     library = tmp_path / "libbpf.so.1"
     command = ["cc", "-shared", "-fPIC", "-xc", "-", "-o", str(library)]
     subprocess.run(command, input=b"", check=True)
-    load = f"from pytest_bpflink import libbpf; libbpf.use({str(library)!r}); libbpf.version()"
+    load = (
+        f"from pytest_bpflink.binding import libbpf; libbpf.use({str(library)!r}); libbpf.version()"
+    )
 
     done = subprocess.run(
         [sys.executable, "-c", load], capture_output=True, text=True, check=False, timeout=20
@@ -362,7 +369,7 @@ def test_path_in_the_ini_file_reaches_workers(
     library = copy_system_libbpf(pytester.mkdir("libs") / "libbpf.so.1")
     pytester.makepyfile(
         f"""
-        from pytest_bpflink import libbpf
+        from pytest_bpflink.binding import libbpf
 
         def test_libbpf(pytestconfig):
             assert libbpf.version()

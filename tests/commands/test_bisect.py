@@ -17,9 +17,7 @@ from pytest_bpflink.commands.bisect import search
 from pytest_bpflink.commands.candidates import of
 from pytest_bpflink.commands.output import CommandError
 from pytest_bpflink.commands.trial import Outcome
-from pytest_bpflink.vm import releases
-from pytest_bpflink.vm.image import KernelError, KernelNotFound
-from pytest_bpflink.vm.store import Store
+from pytest_bpflink.vm.kernels import KernelError, KernelNotFound, Store, releases
 from tests.support import ROOT
 from tests.support.command import BPFLINK, bpflink
 from tests.support.kernel_trees import add_kernel, write

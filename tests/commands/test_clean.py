@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink import bpffs
-from pytest_bpflink.probe import missing_privileges
+from pytest_bpflink.features.privileges import missing_privileges
+from pytest_bpflink.introspection import pins
 from tests.support.command import bpflink
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ RUN = """
 import sys, time
 from pathlib import Path
 from pytest_bpflink import BpfFs
-from pytest_bpflink.leftovers import Estate
+from pytest_bpflink.ledger.estate import Estate
 from pytest_bpflink.vm.scratch import Scratch
 
 estate, scratch = Estate.found(), Scratch()
@@ -93,12 +93,12 @@ def test_what_a_killed_run_left_is_shown_and_removed(
             "removed": False,
         },
     ]
-    assert mount in set(bpffs.mounts())
+    assert mount in set(pins.mounts())
 
     assert clean() == [row | {"removed": True} for row in shown]
 
     assert not any(path.exists() for path in (estate, cgroup, temporary))
-    assert mount not in set(bpffs.mounts())
+    assert mount not in set(pins.mounts())
     assert bpflink("clean").stdout == "there is nothing to remove\n"
 
 
@@ -135,7 +135,7 @@ def test_what_stays_is_a_failure(left: tuple[subprocess.Popen[str], list[Path]])
     assert done.returncode == 1
     assert f"bpflink: what a killed session left stays in {estate}: " in done.stderr
     assert done.stdout.splitlines()[2].startswith("stays     run on this kernel")
-    assert mount not in set(bpffs.mounts())
+    assert mount not in set(pins.mounts())
     (estate / "cgroup").unlink()
     (estate / "cgroup").symlink_to(cgroup)
     assert bpflink("clean").returncode == 0

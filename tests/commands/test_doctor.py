@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from pytest_bpflink import libbpf
-from pytest_bpflink.cgroup import cgroup2_mount
-from pytest_bpflink.probe import missing_privileges
-from pytest_bpflink.vm.store import Store
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.features.privileges import missing_privileges
+from pytest_bpflink.system.cgroup2 import cgroup2_mount
+from pytest_bpflink.vm.kernels import Store
 from tests.support.command import BPFLINK, bpflink
 
 

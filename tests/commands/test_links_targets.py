@@ -13,21 +13,24 @@ import pytest
 
 from pytest_bpflink import LinkType
 from pytest_bpflink.commands.targets import Places
-from pytest_bpflink.selftests import conftest as selftests
-from pytest_bpflink.selftests.checks import full_row
-from pytest_bpflink.selftests.conformance import ROWS
-from pytest_bpflink.selftests.conftest import link, own_target, places, stage  # noqa: F401
-from pytest_bpflink.selftests.network_stages import InNetNs
+from pytest_bpflink.selftests.conformance.checks import full_row
+from pytest_bpflink.selftests.conformance.fixtures import (  # noqa: F401
+    libc_copy,
+    link,
+    own_target,
+    places,
+    programs,
+    stage,
+)
+from pytest_bpflink.selftests.conformance.network_stages import InNetNs
+from pytest_bpflink.selftests.conformance.rows import ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_bpflink import KernelInfo, Link, NetNs, Program
-    from pytest_bpflink.selftests.row import Row
-    from pytest_bpflink.selftests.stages import Stage
-
-# The fixtures that load the programs of all rows.
-globals().update({name: value for name, value in vars(selftests).items() if "_loaded_" in name})
+    from pytest_bpflink.selftests.conformance.row import Row
+    from pytest_bpflink.selftests.conformance.stages import Stage
 
 pytestmark = [pytest.mark.guest_only, pytest.mark.kernel(">=7.2")]
 

@@ -71,7 +71,7 @@ def test_in_a_plain_guest_too(tmp_path: Path) -> None:
     program = f"""
 import sys
 from pytest_bpflink import cli
-from pytest_bpflink.vm import inventory
+from pytest_bpflink.vm.image import inventory
 
 def take(*_, **__):
     raise inventory.ImageError("none shall be made")

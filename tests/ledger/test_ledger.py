@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import Link, Object, bpffs, eventually
+from pytest_bpflink import Link, Object, eventually
+from pytest_bpflink.bpf import bpffs
+from pytest_bpflink.introspection import pins
 from tests.support import ROOT
 from tests.support.sessions import run_session
 
@@ -61,7 +63,7 @@ def removed_afterwards(directory: Path) -> Iterator[Path]:
     """Unmount what is mounted below a directory, and end the processes that a file there lists."""
     pids = directory / "pids"
     yield pids
-    for mount in bpffs.mounts():
+    for mount in pins.mounts():
         if mount.is_relative_to(directory):
             bpffs.unmount(mount)
     if pids.exists():

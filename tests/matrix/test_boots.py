@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import capacity
+from pytest_bpflink.matrix.guests import capacity
 from tests.support.fake_guests import booted
 
 if TYPE_CHECKING:

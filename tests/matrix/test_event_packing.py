@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink.packing import Packing, unpacking
+from pytest_bpflink.matrix.event_packing import Packing, unpacking
+from pytest_bpflink.matrix.plain_values import dumps, sealed
 
 if TYPE_CHECKING:
     from tests.conftest import RunWithFakes
@@ -51,7 +52,7 @@ def sent(events: list[tuple[str, Any]], *, is_next_known: bool = False) -> list[
 def received(messages: list[Any]) -> list[Any]:
     """Return what the controller makes of messages."""
     events: list[Any] = []
-    take = unpacking(events.append)
+    take = unpacking(events.append, damaged=pytest.fail)
     for message in messages:
         take(message)
     return events
@@ -129,6 +130,99 @@ def test_what_reports_share_is_sent_once() -> None:
     assert all(type(message) is bytes for message in messages)
     assert b"".join(messages).count(b"test_it.py::test_it") == 1
     assert b"".join(messages).count(b"a mark") == 1
+
+
+def damage_of(messages: list[Any]) -> tuple[list[Any], list[str]]:
+    """Return the events that the controller makes of damaged messages, and what it says of them."""
+    events: list[Any] = []
+    reasons: list[str] = []
+    take = unpacking(events.append, damaged=reasons.append)
+    for message in messages:
+        take(message)
+    return events, reasons
+
+
+def test_no_event_comes_of_a_damaged_message_nor_of_those_after_it() -> None:
+    messages = sent([*ITEM, *ITEM])
+    after = len(received(messages[:3]))
+    for damaged in (messages[3][:-1], messages[2], b"\xff" * 100, b"", messages[4]):
+        events, reasons = damage_of([*messages[:3], damaged, *messages[3:], ("workerready", {})])
+        assert len(events) == after
+        assert len(reasons) == 1
+
+
+def test_the_end_of_a_worker_is_known_after_a_damaged_message() -> None:
+    end = object()
+    assert damage_of([b"", end])[0] == [end]
+
+
+@pytest.mark.parametrize(
+    "value", [None, [None], [dumps(("logstart", {}))], [dumps(("other", {}))], [dumps((1, 2))]]
+)
+def test_values_that_are_no_events_are_damaged(value: object) -> None:
+    events, (reason,) = damage_of([sealed(0, dumps(value))])
+    assert events == []
+    assert "event" in reason
+
+
+DAMAGE = """
+    import os, time, pytest
+
+    @pytest.mark.parametrize("number", range(6))
+    def test_x(number, request):
+        if number != 2 or "native" in request.node.name:
+            return
+        (worker,) = [
+            plugin
+            for plugin in request.config.pluginmanager.get_plugins()
+            if hasattr(plugin, "sendevent")
+        ]
+        send = worker.channel.send
+        {damage}
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param("send(os.urandom(500))", id="random"),
+        pytest.param("send(last[0][:-1])", id="cut"),
+        pytest.param("send(last[0])", id="repeated"),
+    ],
+)
+def test_an_item_whose_guest_sends_damaged_bytes_is_an_error_and_the_others_run(
+    pytester: pytest.Pytester, with_fakes: RunWithFakes, damage: str
+) -> None:
+    pytester.makepyfile(DAMAGE.format(damage=damage))
+    pytester.makeconftest(
+        """
+        import builtins, pytest
+
+        builtins.last = []
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_collection_finish(session):
+            for plugin in session.config.pluginmanager.get_plugins():
+                if hasattr(plugin, "sendevent"):
+                    packing = plugin.sendevent.__self__
+                    send = packing._send
+
+                    def remember(message, send=send):
+                        last[:] = [message]
+                        send(message)
+
+                    packing._send = remember
+        """
+    )
+
+    result = with_fakes("--kernel", "native,good")
+
+    result.assert_outcomes(passed=11, failed=1)
+    result.stdout.fnmatch_lines(
+        ["*kernel good: *died in the call of this test*", "*The worker's message is damaged: it*"]
+    )
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
 
 
 def test_reports_of_workers_are_as_without_them(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.vm.store import cache_root
+from pytest_bpflink.vm.cache import cache_root
 
 if TYPE_CHECKING:
     from pathlib import Path

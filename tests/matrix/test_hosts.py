@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import eventually
-from pytest_bpflink.vm.store import cache_root
+from pytest_bpflink.vm.cache import cache_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,16 +84,18 @@ def test_guests_run_on_another_host_and_are_replaced_there(
     pytester.makepyfile(
         """
         import os
+        import subprocess
         from pathlib import Path
         import pytest
-        from pytest_bpflink import compile
+        from pytest_bpflink import CompileError
+        from pytest_bpflink.building.compilation import object_of
 
         def test_does_not_compile(request, monkeypatch):
             # It was tried on each guest's host.
             if "6.1" in request.node.name:
-                monkeypatch.setattr(compile.subprocess, "run", None)
-            with pytest.raises(compile.CompileError, match="unknown type name"):
-                compile.object_of(request.path.with_name("broken.bpf.c"))
+                monkeypatch.setattr(subprocess, "run", None)
+            with pytest.raises(CompileError, match="unknown type name"):
+                object_of(request.path.with_name("broken.bpf.c"))
 
         @pytest.mark.parametrize("n", range(3))
         def test_x(n, request):

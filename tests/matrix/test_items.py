@@ -186,7 +186,7 @@ def test_native_alone_needs_no_xdist(pytester: pytest.Pytester, with_fakes: Run)
     result.stdout.fnmatch_lines(["*::test_x?native? PASSED*"])
 
 
-@pytest.mark.parametrize("module", ["pytest_bpflink.matrix", "xdist.dsession", "ctypes"])
+@pytest.mark.parametrize("module", ["pytest_bpflink.matrix.items", "xdist.dsession", "ctypes"])
 def test_a_session_that_uses_nothing_pays_nothing(module: str) -> None:
     program = f"import sys, pytest_bpflink.plugin; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
@@ -280,7 +280,7 @@ def test_a_test_can_ask_which_kernel_it_runs_on(pytester: pytest.Pytester, with_
     pytester.makepyfile(
         """
         import os
-        from pytest_bpflink.kernel import running_kernel
+        from pytest_bpflink.session.kernel import running_kernel
 
         def test_x(request):
             kernel = running_kernel(request.config)

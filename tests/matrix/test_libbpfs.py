@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from pytest_bpflink import libbpf
+from pytest_bpflink.binding import libbpf
 from tests.support.fake_guests import booted
 from tests.support.libbpfs import copy_system_libbpf
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TEST = """
     from pathlib import Path
     import pytest
-    from pytest_bpflink import libbpf
+    from pytest_bpflink.binding import libbpf
 
     @pytest.mark.parametrize("name", ["pin"])
     def test_x(name, request):

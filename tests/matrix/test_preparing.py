@@ -50,12 +50,13 @@ def test_the_error_of_a_source_is_that_of_the_test_that_asks_for_it(
     (pytester.path / "x.bpf.c").write_text("nonsense")
     pytester.makepyfile(
         """
-        from pytest_bpflink import compile
+        import subprocess
+        from pytest_bpflink.building.compilation import object_of
 
         def test_x(request):
             # In the guest it must not be run.
-            compile.subprocess.run = None
-            compile.object_of(request.path.with_name("x.bpf.c"))
+            subprocess.run = None
+            object_of(request.path.with_name("x.bpf.c"))
 
         def test_y(): pass
         """
@@ -107,7 +108,7 @@ def test_guests_need_not_rewrite_tests_nor_the_plugin(
         import builtins
         builtins.rewritten = False
         rewrite._rewrite_test = count
-        import pytest_bpflink.features
+        import pytest_bpflink.features.probing
         """
     )
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pytest_bpflink.fresh_items import FreshItems
-from pytest_bpflink.item_log import ItemLog
-from pytest_bpflink.messages import FreshItem
-from pytest_bpflink.scheduling import KernelScheduling
+from pytest_bpflink.matrix.controller.fresh_items import FreshItems
+from pytest_bpflink.matrix.controller.item_log import ItemLog
+from pytest_bpflink.matrix.controller.scheduling import KernelScheduling
+from pytest_bpflink.matrix.messages import FreshItem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 LOCATION = ("file.py", 1, "item")
 
@@ -64,8 +67,8 @@ class Run:
     def add_fresh(self, nodeid: str) -> None:
         self.fresh.add(FreshItem(nodeid, None, LOCATION))
 
-    def _give_guest(self) -> None:
-        taken = self.fresh.take(self.scheduling.left_beside_fresh, {})
+    def _give_guest(self, others: Callable[[str], Iterable[str]]) -> None:
+        taken = self.fresh.take(others, {})
         if taken:
             self.taken.append((taken[0], taken[1].nodeid))
 

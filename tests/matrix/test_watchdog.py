@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink.kernel import MatrixKernel
-from pytest_bpflink.watchdog import Limits, Watchdog
+from pytest_bpflink.matrix.controller.watchdog import Limits, Watchdog
+from pytest_bpflink.session.kernel import MatrixKernel
 from tests.support.fake_guests import booted
 
 if TYPE_CHECKING:

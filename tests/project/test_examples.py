@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.probe import missing_privileges
+from pytest_bpflink.features.privileges import missing_privileges
 from tests.support import ROOT
 from tests.support.installed import run_pytest
 

@@ -8,13 +8,18 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import pytest_bpflink
-from pytest_bpflink.probe import missing_privileges
+from pytest_bpflink.features.privileges import missing_privileges
+from pytest_bpflink.vm import kernels
 from tests.support import ROOT
 from tests.support.installed import build, run_build, run_pytest
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 PACKAGES = {"pytest_bpflink": "pytest_bpflink", "vm": "pytest_bpflink/vm"}
 PACKAGES["selftests"] = "pytest_bpflink/selftests"
@@ -43,7 +48,7 @@ def objects() -> set[str]:
     """Return what is installed beside the sources of the selftests' programs."""
     programs = {name for name in sources() if name.endswith(".bpf.c")}
     made = {name.removesuffix("c") + "o" for name in programs}
-    return made | {"pytest_bpflink/selftests/progs/prebuilt.json"}
+    return made | {str(Path(name).parent / "prebuilt.json") for name in programs}
 
 
 def test_wheel_holds_every_source(wheel: Path) -> None:
@@ -65,7 +70,7 @@ def test_wheel_without_clang_lacks_the_objects_and_says_so(tmp_path: Path) -> No
         "pytest_bpflink/selftests/progs/cgroup_egress.bpf.c",
         "pytest_bpflink/selftests/test_link_pinning.py",
         "pytest_bpflink/vm/guest/plain.sh",
-        "pytest_bpflink/vm/machine.py",
+        "pytest_bpflink/vm/machines/machine.py",
     ],
 )
 def test_wheel_holds_what_is_no_module_of_the_plugin(wheel: Path, name: str) -> None:
@@ -122,18 +127,19 @@ def test_public_name(name: str) -> None:
         assert inspect.getdoc(value)
 
 
-def test_type_checkers_see_the_same_names() -> None:
-    """Names are looked up when asked for; what mypy reads must not fall behind."""
-    tree = ast.parse(Path(pytest_bpflink.__file__).read_text())
+@pytest.mark.parametrize("package", [pytest_bpflink, kernels], ids=lambda each: each.__name__)
+def test_type_checkers_see_the_same_names(package: ModuleType) -> None:
+    """Names are looked up when asked for; mypy reads imports, which must name the same."""
+    tree = ast.parse(Path(str(package.__file__)).read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     seen = {
-        alias.asname: str(node.module).removeprefix("pytest_bpflink.")
+        alias.asname: str(node.module).removeprefix(f"{package.__name__}.")
         for node in block.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
 
-    assert seen == pytest_bpflink._HOME
+    assert seen == package._HOME
 
 
 def test_importing_the_plugin_is_cheap() -> None:
@@ -143,17 +149,23 @@ def test_importing_the_plugin_is_cheap() -> None:
     loaded = subprocess.check_output([sys.executable, "-c", f"import pytest; {show}"], text=True)
 
     ours = {name for name in loaded.split() if name.startswith(("pytest_bpflink", "ctypes"))}
-    assert not ours & {"ctypes", "pytest_bpflink.libbpf", "pytest_bpflink.controller"}
+    assert not ours & {
+        "ctypes",
+        "pytest_bpflink.binding.libbpf",
+        "pytest_bpflink.matrix.controller.controller",
+    }
     assert not {name for name in loaded.split() if name.startswith(("xdist", "pyroute2"))}
 
 
 def test_finding_a_saved_guest_is_cheap() -> None:
     """`bpflink vm` takes half a second, of which importing what fetches and locks was a tenth."""
-    show = "import sys; from pytest_bpflink.vm import accel, kernels, warm; print(*sys.modules)"
+    used = "from pytest_bpflink.vm import warm; from pytest_bpflink.vm.kernels import find;"
+    used += "from pytest_bpflink.vm.machines import kvm"
+    show = f"import sys; {used}; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", show], text=True).split()
 
-    assert "pytest_bpflink.vm.store" in loaded
-    assert not {"filelock", "logging", "pytest_bpflink.vm.debian"} & {*loaded}
+    assert "pytest_bpflink.vm.kernels.store" in loaded
+    assert not {"filelock", "logging", "pytest_bpflink.vm.kernels.debian"} & {*loaded}
 
 
 def imports(file: Path) -> set[str]:
@@ -193,5 +205,5 @@ def test_api_needs_no_pytest() -> None:
             knows[module] = {name for name in imported if name.partition(".")[0] in PYTEST}
             waiting |= {name for name in imported if name.startswith("pytest_bpflink.")} - reached
 
-    assert knows["pytest_bpflink.link"] == set()
+    assert knows["pytest_bpflink.bpf.link"] == set()
     assert {module: names for module, names in knows.items() if names} == {}

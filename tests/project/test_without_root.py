@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink.vm import kernels
-from pytest_bpflink.vm.store import Store
+from pytest_bpflink.vm.kernels import Store
 from tests.support.installed import install
 from tests.support.nobody import NOBODY, run_as_nobody
 from tests.support.pages import README, read

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import eventually, link_ids
-from pytest_bpflink.cgroup import cgroup2_mount
-from pytest_bpflink.leftovers import ROOT
+from pytest_bpflink.system.cgroup2 import cgroup2_mount
+from pytest_bpflink.system.estates import ROOT
 from tests.support import ROOT as PROJECT
 
 if TYPE_CHECKING:

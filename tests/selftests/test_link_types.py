@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.selftests import link_types
-from pytest_bpflink.selftests.conformance import ROWS
-from pytest_bpflink.selftests.outcomes import PREFIX, WINDOW
+from pytest_bpflink.selftests.conformance import page
+from pytest_bpflink.selftests.conformance.outcomes import PREFIX, WINDOW
+from pytest_bpflink.selftests.conformance.rows import ROWS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ def junit(tmp_path: Path, pytester: pytest.Pytester) -> Path:
     pytester.makepyfile(
         f"""
         import pytest
-        from pytest_bpflink.selftests.outcomes import Outcomes
+        from pytest_bpflink.selftests.conformance.outcomes import Outcomes
 
         LACKS = "this kernel ({OLD}) is built without CONFIG_FPROBE"
 
@@ -56,11 +56,11 @@ def junit(tmp_path: Path, pytester: pytest.Pytester) -> Path:
 
 
 def test_page(junit: Path) -> None:
-    page = link_types.page(link_types.read(junit))
-    lines = page.splitlines()
+    text = page.text(page.read(junit))
+    lines = text.splitlines()
     assert f"- Linux 5.10.223 (`{OLD}`)" in lines
     assert f"- Linux 7.2.13 (`{NEW}`)" in lines
-    assert "of a run with libbpf 1.7 on" in page
+    assert "from a run with libbpf 1.7 on" in text
     assert "- open a pin read-only: EINVAL" in lines
     assert lines.count("| all RAW_TRACEPOINT | **OK** |") == 1
     assert lines.count("| fentry | EBUSY |") == 1
@@ -81,14 +81,14 @@ def test_page(junit: Path) -> None:
 )
 def test_where_a_link_is_missing(junit: Path, line: str) -> None:
     """Where all of its tests were skipped, for what they say."""
-    assert line in link_types.page(link_types.read(junit)).splitlines()
+    assert line in page.text(page.read(junit)).splitlines()
 
 
 def test_file_of_another_run(tmp_path: Path) -> None:
     file = tmp_path / "run.xml"
     file.write_text("<testsuites/>")
-    with pytest.raises(ValueError, match="not of a run of selftests"):
-        link_types.read(file)
+    with pytest.raises(ValueError, match="has no results of selftests"):
+        page.read(file)
 
 
 def test_page_has_the_rows_of_the_table(request: pytest.FixtureRequest) -> None:

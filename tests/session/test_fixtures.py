@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import Link, bpffs, eventually, leftovers, link_ids
+from pytest_bpflink import Link, eventually, link_ids
+from pytest_bpflink.introspection import pins
+from pytest_bpflink.ledger import estate as leftovers
+from pytest_bpflink.system import estates
 from tests.support import ROOT
 from tests.support.processes import is_running
 
@@ -94,7 +97,7 @@ class Session:
 
     def left(self) -> list[object]:
         """Return what is still there of all that was made."""
-        mounts, links = set(bpffs.mounts()), set(link_ids())
+        mounts, links = set(pins.mounts()), set(link_ids())
         left: list[object] = []
         for pid, cgroup, mount, link_id in self.made():
             left += [path for path in (cgroup, cgroup.parent, mount.parent) if path.exists()]
@@ -234,7 +237,7 @@ def test_living_session_is_left_alone(
     session: Session, outer_pin: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sweep does nothing to a session that lives, nor to pins that are somebody else's now."""
-    monkeypatch.setattr(leftovers, "ROOT", session.root)
+    monkeypatch.setattr(estates, "ROOT", session.root)
     tests = f"""
 def test_it(everything, bpf_link, bpf_object, cgroup):
     other = bpf_link(bpf_object({str(OBJECT)!r}).program("egress"), cgroup)
@@ -264,7 +267,7 @@ def test_what_can_not_be_swept_is_not_forgotten(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sweep that fails says so, goes on with the rest, and the next one tries again."""
-    monkeypatch.setattr(leftovers, "ROOT", session.root)
+    monkeypatch.setattr(estates, "ROOT", session.root)
     with _running(session, READY) as (process, _):
         process.kill()
         process.wait()
@@ -275,7 +278,7 @@ def test_what_can_not_be_swept_is_not_forgotten(
         broken.setattr(leftovers, "_remove_cgroup", _refuse)
         assert leftovers.sweep(complaints.append) == []
     assert cgroup.exists()
-    assert mount not in set(bpffs.mounts())
+    assert mount not in set(pins.mounts())
     (complaint,) = complaints
     assert complaint.startswith(f"what a killed session left stays in {mount.parent}: ")
     assert "busy" in complaint
@@ -288,7 +291,7 @@ def test_sweep_leaves_other_users_to_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where root has tested, another user's session starts all the same."""
-    monkeypatch.setattr(leftovers, "ROOT", tmp_path / "run")
+    monkeypatch.setattr(estates, "ROOT", tmp_path / "run")
     estate = leftovers.Estate.found()
     child = os.fork()
     if not child:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import kmsg
+from pytest_bpflink.system import kernel_log
 from tests.support.sessions import run_session
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # `say(text)` makes the kernel log a line; "splat" in it is what these sessions take for one.
 CONFTEST = """
 import ctypes, re
-from pytest_bpflink.vm import console
+from pytest_bpflink.vm.machines import console
 
 console._SPLAT = re.compile(r"{word}-splat")
 
@@ -333,7 +333,7 @@ def test_lost_lines_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         b"12,13,2500000,-,caller=T7;a process: WARNING: no\n",
         BlockingIOError(errno.EAGAIN, "no more"),
     ]
-    log = kmsg.KernelLog()
+    log = kernel_log.KernelLog()
 
     def answer(_fd: int, _size: int) -> bytes:
         following = answers.pop(0)
@@ -352,7 +352,7 @@ def test_lost_lines_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         "[    2.500000] a process: WARNING: no",
     ]
     assert lines[0].text == "(lines were lost here: the kernel's log was full)"
-    (splat,) = kmsg.splats(lines)
+    (splat,) = kernel_log.splats(lines)
     assert (splat.number, splat.head, splat.pid) == (12, "WARNING: one", None)
 
 

@@ -6,7 +6,9 @@ import errno
 
 import pytest
 
-from pytest_bpflink import BpfError, KernelInfo, NotSupported, features, requirements
+from pytest_bpflink import BpfError, KernelInfo, NotSupported
+from pytest_bpflink.features import probing
+from pytest_bpflink.session import requirements
 
 _OLD = KernelInfo(release="6.1.0-50-amd64", where="tcg", spec="6.1")
 _ABSENT = BpfError(errno.EINVAL, "make a link")
@@ -14,41 +16,41 @@ _ABSENT = BpfError(errno.EINVAL, "make a link")
 
 def test_older_kernel_is_an_excuse() -> None:
     """A kernel from before the feature need not have it; one of its release must."""
-    assert features.excuse(_ABSENT, _OLD, since="6.6") == (
+    assert probing.excuse(_ABSENT, _OLD, since="6.6") == (
         "came with Linux 6.6, this is 6.1.0-50-amd64"
     )
-    assert features.excuse(_ABSENT, _OLD, since="6.1") == ""
-    assert features.excuse(_ABSENT, _OLD) == ""
+    assert probing.excuse(_ABSENT, _OLD, since="6.1") == ""
+    assert probing.excuse(_ABSENT, _OLD) == ""
 
 
 def test_config_is_an_excuse() -> None:
     """Only a config that is known and lacks the option explains anything."""
     kernel = KernelInfo(release="6.6.1", where="tcg")
     kernel.__dict__["config"] = {"CONFIG_BPF": "y"}
-    lacking = features.excuse(_ABSENT, kernel, config=("CONFIG_BPF", "CONFIG_FPROBE"))
+    lacking = probing.excuse(_ABSENT, kernel, config=("CONFIG_BPF", "CONFIG_FPROBE"))
     assert lacking == "this kernel (6.6.1) is built without CONFIG_FPROBE"
-    assert features.excuse(_ABSENT, kernel, config=("CONFIG_BPF",)) == ""
+    assert probing.excuse(_ABSENT, kernel, config=("CONFIG_BPF",)) == ""
     kernel.__dict__["config"] = {}
-    assert features.excuse(_ABSENT, kernel, config=("CONFIG_FPROBE",)) == ""
+    assert probing.excuse(_ABSENT, kernel, config=("CONFIG_FPROBE",)) == ""
 
 
 def test_libbpf_is_an_excuse() -> None:
     """What the loaded libbpf lacks is not the kernel's fault."""
     missing = NotSupported("call f", since="libbpf 1.3", here="libbpf 1.1.2")
-    assert "needs libbpf 1.3 or later, this is libbpf 1.1.2" in features.excuse(missing, _OLD)
+    assert "needs libbpf 1.3 or later, this is libbpf 1.1.2" in probing.excuse(missing, _OLD)
     made = NotSupported("attach", since="Linux 5.15", here="an older kernel")
-    assert features.excuse(made, _OLD, since="5.15") == ""
+    assert probing.excuse(made, _OLD, since="5.15") == ""
 
 
 def test_refusal_is_an_excuse_of_hosts_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """EPERM in spite of every capability is a host's policy; a guest has none."""
     refused = BpfError(errno.EPERM, "attach")
-    monkeypatch.setattr(features, "missing_privileges", lambda: "")
-    assert "policy" in features.excuse(refused, KernelInfo(release="6.18.1"))
-    assert features.excuse(refused, KernelInfo(release="6.18.1", where="tcg")) == ""
-    assert features.excuse(_ABSENT, KernelInfo(release="6.18.1")) == ""
-    monkeypatch.setattr(features, "missing_privileges", lambda: "needs CAP_BPF")
-    assert features.excuse(refused, KernelInfo(release="6.18.1")) == ""
+    monkeypatch.setattr(probing, "missing_privileges", lambda: "")
+    assert "policy" in probing.excuse(refused, KernelInfo(release="6.18.1"))
+    assert probing.excuse(refused, KernelInfo(release="6.18.1", where="tcg")) == ""
+    assert probing.excuse(_ABSENT, KernelInfo(release="6.18.1")) == ""
+    monkeypatch.setattr(probing, "missing_privileges", lambda: "needs CAP_BPF")
+    assert probing.excuse(refused, KernelInfo(release="6.18.1")) == ""
 
 
 @pytest.mark.parametrize(

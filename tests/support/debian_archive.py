@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from pytest_bpflink.vm import apt, debian
-from pytest_bpflink.vm.kernels import Store
+from pytest_bpflink.vm.kernels import Store, apt, debian
 from tests.support.kernel_trees import CONFIG, write
 
 if TYPE_CHECKING:
@@ -146,7 +145,7 @@ def feed(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
 FETCH = """
 import sys
 from pathlib import Path
-from pytest_bpflink.vm import apt
+from pytest_bpflink.vm.kernels import apt
 from pytest_bpflink.vm.kernels import KernelError, Store, find
 source = {"Component": "main", "Release": "bookworm", "Repo-URI": sys.argv[1]}
 apt.host_sources = lambda: [source]

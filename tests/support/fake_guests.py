@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from pytest_bpflink.vm.accel import Acceleration
 from pytest_bpflink.vm.kernels import Kernel, KernelError
-from pytest_bpflink.vm.machine import BootFailed, MachineError
+from pytest_bpflink.vm.machines.acceleration import Acceleration
+from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ def _tainted() -> Path:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     if _CONSOLE in os.environ:
-        from pytest_bpflink import taint
+        from pytest_bpflink.matrix.worker import taint
 
         taint.TAINTED = _tainted()
         taint.TAINTED.write_text("0")
@@ -62,8 +62,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.bpf_dmesg = config.option.bpf_dmesg or "off"
     if config.getoption("kernel") and not hasattr(config, "workerinput"):
         # Not before --kernel asks: importing it takes xdist.
-        from pytest_bpflink.machines import MACHINES
-        from pytest_bpflink.watchdog import LIMITS, Limits
+        from pytest_bpflink.matrix.controller.watchdog import LIMITS, Limits
+        from pytest_bpflink.matrix.guests.machines import MACHINES
 
         config.stash[MACHINES] = FakeMachines()
         limits = Limits.of(config.getoption("kernel_timeout"))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from jsonschema import Draft202012Validator
 
-from pytest_bpflink.kernel import MatrixKernel
 from pytest_bpflink.reports.results import Result, Run, RunKernel, Section
+from pytest_bpflink.session.kernel import MatrixKernel
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-_SHOW_MAPS = (
-    "from pytest_bpflink import libbpf; libbpf.version(); print(open('/proc/self/maps').read())"
-)
+_SHOW_MAPS = """
+from pytest_bpflink.binding import libbpf
+libbpf.version()
+print(open("/proc/self/maps").read())
+"""
 
 
 def copy_system_libbpf(destination: Path) -> Path:

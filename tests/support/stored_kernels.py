@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_bpflink.vm.store import cache_root
+from pytest_bpflink.vm.cache import cache_root
 
 # Read at import: in a test that uses pytester, HOME is already pytester's.
 CACHE = cache_root()

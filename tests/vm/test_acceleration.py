@@ -9,10 +9,11 @@ from typing import Any, Self
 
 import pytest
 
-from pytest_bpflink.vm import accel
-from pytest_bpflink.vm.accel import Acceleration, detect
 from pytest_bpflink.vm.kernels import Kernel
-from pytest_bpflink.vm.machine import BootFailed
+from pytest_bpflink.vm.machines import kvm
+from pytest_bpflink.vm.machines.acceleration import Acceleration
+from pytest_bpflink.vm.machines.errors import BootFailed
+from pytest_bpflink.vm.machines.kvm import detect
 
 KERNEL = Kernel("6.1", "6.1", "6.1.0", Path("/vmlinuz"), None, {})
 
@@ -49,9 +50,9 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[PretendedMa
 
     device = tmp_path / "kvm"
     device.touch()
-    monkeypatch.setattr(accel, "_DEVICE", device)
-    monkeypatch.setattr(accel, "_qemu", lambda: "QEMU 7.2")
-    monkeypatch.setattr(accel, "Machine", Machine)
+    monkeypatch.setattr(kvm, "_DEVICE", device)
+    monkeypatch.setattr(kvm, "_qemu", lambda: "QEMU 7.2")
+    monkeypatch.setattr(kvm, "Machine", Machine)
     monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "cache"))
     return Machine
 
@@ -87,7 +88,7 @@ def test_kvm_is_tried_again_with_another_qemu(
     machine: type[PretendedMachine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detect(KERNEL)
-    monkeypatch.setattr(accel, "_qemu", lambda: "QEMU 9.0")
+    monkeypatch.setattr(kvm, "_qemu", lambda: "QEMU 9.0")
     detect(KERNEL)
     assert machine.started == 2
 
@@ -103,7 +104,7 @@ def test_damaged_cache_is_no_answer(
 
 
 def test_no_device(machine: type[PretendedMachine], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accel, "_DEVICE", Path("/dev/none"))
+    monkeypatch.setattr(kvm, "_DEVICE", Path("/dev/none"))
     assert detect(KERNEL) == Acceleration(kvm=False, reason="TCG: there is no /dev/none")
     assert machine.started == 0
 

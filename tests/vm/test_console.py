@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.vm import console
+from pytest_bpflink.vm.machines import console
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,22 +36,6 @@ def test_tail_goes_back_to_the_oops(tmp_path: Path) -> None:
     assert console.tail(log, count=2).startswith("[    2.0] BUG: kernel NULL pointer")
 
 
-def test_fatal_lines_in_order(tmp_path: Path) -> None:
-    log = tmp_path / "console.log"
-    log.write_bytes(PANIC)
-    assert [line.partition("] ")[2].partition(":")[0] for line in console.fatal(log)] == [
-        "BUG",
-        "Oops",
-        "Kernel panic - not syncing",
-    ]
-
-
-def test_quiet_console_has_nothing_fatal(tmp_path: Path) -> None:
-    log = tmp_path / "console.log"
-    log.write_bytes(b"[    1.0] debugging BUGs is fun\n")
-    assert console.fatal(log) == []
-
-
 def test_long_log_is_read_from_its_end(tmp_path: Path) -> None:
     log = tmp_path / "console.log"
     log.write_bytes(b"noise\n" * 1_000_000 + b"the end\n")
@@ -67,7 +51,7 @@ def test_the_cause_is_the_first_fatal_line_without_its_time() -> None:
     assert console.cause(
         "[    1.0] fine\n[    2.0][  T1] Oops: 0002\n[    2.1] Kernel panic\n"
     ) == ("Oops: 0002")
-    assert console.cause("nothing\n") == ""
+    assert console.cause("[    1.0] debugging BUGs is fun\n") == ""
 
 
 WARN = """\

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import eventually
-from pytest_bpflink.vm import debian
-from pytest_bpflink.vm.kernels import KernelFetchError, KernelNotFound, Store, expand, find
+from pytest_bpflink.vm.kernels import KernelFetchError, KernelNotFound, Store, debian, expand, find
 from tests.support.debian_archive import FETCH, contents, feed, kernel_deb, make_archive, needs_apt
 from tests.support.processes import is_running
 

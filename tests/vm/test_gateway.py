@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import execnet
 import pytest
 
-from pytest_bpflink.vm import gateway
+from pytest_bpflink.vm.machines import gateway
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
-import importlib
+import importlib.util
 import json
 import lzma
 import os
@@ -19,13 +19,15 @@ from importlib import machinery
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import _pytest.fixtures
+import execnet
 import pytest
 
-from pytest_bpflink.vm import guest_image, inventory, vmlinux
-from pytest_bpflink.vm.cpio import Archive
+from pytest_bpflink.session import pytest_internals, xdist_worker
 from pytest_bpflink.vm.guest import preload
-from pytest_bpflink.vm.inventory import ImageError
+from pytest_bpflink.vm.image import guest_image, inventory, unpack_kernel
+from pytest_bpflink.vm.image.cpio import Archive
+from pytest_bpflink.vm.image.inventory import ImageError
+from pytest_bpflink.vm.machines import console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +90,7 @@ def test_image_has_python_pytest_and_the_agent(tmp_path: Path) -> None:
     assert json.loads((root / "bpflink/settings.json").read_text())["modules"] == []
     assert not in_image(__file__).exists()
     assert not [path for path in needed.files if "/pytest_bpflink/" in path]
-    assert in_image(inventory.__file__).with_name("console.py").is_file()
+    assert in_image(console.__file__).is_file()
     assert not in_image(inventory.__file__).exists()
 
 
@@ -98,7 +100,7 @@ def test_code_is_compiled_as_it_is_when_the_image_s_python_looks_for_it(tmp_path
     guest_image.build(tmp_path / "archive", needed, modules=None)
     root = unpack(tmp_path / "archive", tmp_path / "root")
 
-    for module in (contextlib, _pytest.fixtures):
+    for module in (contextlib, execnet):
         source = Path(str(module.__file__))
         copy = root / str(source).lstrip("/")
         # With another time than the source's, and with nothing that can be compiled.
@@ -106,10 +108,41 @@ def test_code_is_compiled_as_it_is_when_the_image_s_python_looks_for_it(tmp_path
         assert machinery.SourceFileLoader(module.__name__, str(copy)).get_code(module.__name__)
 
 
+def test_plugin_that_this_python_finds_is_the_one_that_runs_here(tmp_path: Path) -> None:
+    """Guests of any other plugin forget what they had imported of it, and are slower."""
+    assert inventory.take(sys.executable, os.environ, cache=tmp_path).has_this_plugin
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *preload._MODULES,
+        *pytest_internals.MODULES,
+        *xdist_worker.MODULES,
+        *(f"pytest_bpflink.{name}" for name in preload._PLUGIN),
+    ],
+)
+def test_name_that_is_preloaded_is_a_module(name: str) -> None:
+    """A guest imports a module that was not found when it is needed, which takes it longer."""
+    if importlib.util.find_spec(name.partition(".")[0]) is None:
+        pytest.skip("not installed")
+
+    assert importlib.util.find_spec(name)
+
+
+def test_search_of_each_plugin_that_is_preloaded_is_shortened() -> None:
+    """A name that is not imported has no effect there."""
+    imported = {f"pytest_bpflink.{name}" for name in preload._PLUGIN} | {*preload._MODULES}
+
+    assert {*preload._PLUGINS, *preload._OWN_PLUGINS} <= imported
+    assert {*pytest_internals.PLUGINS} <= {*pytest_internals.MODULES}
+    assert {*xdist_worker.PLUGINS} <= {*xdist_worker.MODULES}
+
+
 def test_inventory_is_remembered_until_a_file_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = tmp_path / "_pytest" / "__init__.py"
+    package = tmp_path / "pytest" / "__init__.py"
     package.parent.mkdir()
     package.write_text("one = 1")
     asked = []
@@ -219,7 +252,7 @@ def test_kernel_is_unpacked(compress: Callable[[bytes], bytes], tmp_path: Path) 
     image = tmp_path / "image"
     # The kernel's build appends the size.
     image.write_bytes(bz_image(compress(KERNEL) + struct.pack("<I", len(KERNEL))))
-    assert vmlinux.unpack(image, tmp_path / "vmlinux")
+    assert unpack_kernel.unpack(image, tmp_path / "vmlinux")
     assert (tmp_path / "vmlinux").read_bytes() == KERNEL
 
 
@@ -236,7 +269,7 @@ def test_kernel_is_unpacked(compress: Callable[[bytes], bytes], tmp_path: Path) 
 def test_image_that_qemu_must_boot_itself(content: bytes, tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(content)
-    assert not vmlinux.unpack(image, tmp_path / "vmlinux")
+    assert not unpack_kernel.unpack(image, tmp_path / "vmlinux")
     assert not (tmp_path / "vmlinux").exists()
 
 

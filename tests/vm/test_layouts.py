@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.kernels import Kernel, find
-from pytest_bpflink.vm.store import cache_root
 
 if TYPE_CHECKING:
     from pathlib import Path

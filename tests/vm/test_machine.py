@@ -15,15 +15,18 @@ import execnet
 import pytest
 
 from pytest_bpflink import eventually
-from pytest_bpflink.vm import console
-from pytest_bpflink.vm.accel import Acceleration, detect
-from pytest_bpflink.vm.cold import ColdMachine
 from pytest_bpflink.vm.kernels import Kernel, find
-from pytest_bpflink.vm.machine import BootFailed, Machine
-from pytest_bpflink.vm.warm import WarmMachine
+from pytest_bpflink.vm.machines import console
+from pytest_bpflink.vm.machines.errors import BootFailed
+from pytest_bpflink.vm.machines.kvm import detect
+from pytest_bpflink.vm.machines.machine import Machine
+from pytest_bpflink.vm.warm.cold import ColdMachine
+from pytest_bpflink.vm.warm.warm import WarmMachine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from pytest_bpflink.vm.machines.acceleration import Acceleration
 
 # A guest that is emulated beside others needs this long for what takes one line.
 DEADLINE = 60.0
@@ -224,8 +227,8 @@ def test_panic_ends_the_guest_and_is_on_its_console(
     machine = pair[1]
     eventually(lambda: not machine.alive, within=DEADLINE)
     assert machine.returncode == 0
-    assert "Kernel panic - not syncing: sysrq triggered crash" in machine.console_tail()
-    assert len(console.fatal(machine.console_log)) == 1
+    cause = console.cause(machine.console_tail())
+    assert cause == "Kernel panic - not syncing: sysrq triggered crash"
 
 
 def test_machine_whose_kernel_panics_at_boot(make_machine: Callable[..., Machine]) -> None:
@@ -266,9 +269,9 @@ def test_no_qemu_survives_the_process_that_started_it(kernel: Kernel, tmp_path: 
     program = f"""
 import sys, time
 from pathlib import Path
-from pytest_bpflink.vm.accel import Acceleration
+from pytest_bpflink.vm.machines.acceleration import Acceleration
 from pytest_bpflink.vm.kernels import find
-from pytest_bpflink.vm.machine import Machine
+from pytest_bpflink.vm.machines.machine import Machine
 machine = Machine(find({str(kernel.image)!r}), acceleration=Acceleration(kvm=False, reason="TCG"),
                   directory=Path(sys.argv[1]), cwd=Path("/"), environment={{}})
 machine.start()

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.vm import plain, virtme
-from pytest_bpflink.vm.accel import Acceleration
 from pytest_bpflink.vm.kernels import Kernel, find
-from pytest_bpflink.vm.machine import Machine, MachineError
+from pytest_bpflink.vm.machines import plain
+from pytest_bpflink.vm.machines.acceleration import Acceleration
+from pytest_bpflink.vm.machines.errors import ComposeError, MachineError
+from pytest_bpflink.vm.machines.machine import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -205,5 +206,5 @@ def test_virtme_ng_is_missing(
 ) -> None:
     hide("virtme-run")
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
-    with pytest.raises(virtme.ComposeError, match=r"pip install 'pytest-bpflink\[vm\]'"):
+    with pytest.raises(ComposeError, match=r"pip install 'pytest-bpflink\[vm\]'"):
         compose()

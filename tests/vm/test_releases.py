@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_bpflink.vm import releases
+from pytest_bpflink.vm.kernels import releases
 
 
 @dataclass(frozen=True)

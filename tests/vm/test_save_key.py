@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.vm import contents, guest_image, save_key, virtme
-from pytest_bpflink.vm.accel import Acceleration
-from pytest_bpflink.vm.contents import Contents
-from pytest_bpflink.vm.image import Kernel
-from pytest_bpflink.vm.inventory import Inventory
+from pytest_bpflink.vm.image import digests, guest_image
+from pytest_bpflink.vm.image.digests import Contents
+from pytest_bpflink.vm.image.inventory import Inventory
+from pytest_bpflink.vm.kernels import Kernel
+from pytest_bpflink.vm.machines import virtme
+from pytest_bpflink.vm.machines.acceleration import Acceleration
+from pytest_bpflink.vm.warm import save_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +91,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
 @pytest.fixture
 def aged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have what was written just now be remembered."""
-    monkeypatch.setattr(contents, "_SETTLED_NS", -1)
+    monkeypatch.setattr(digests, "_SETTLED_NS", -1)
 
 
 def change_the_kernel(host: Host) -> None:

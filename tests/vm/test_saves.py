@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.vm import snapshot
-from pytest_bpflink.vm.blueprint import Blueprint
-from pytest_bpflink.vm.snapshot import Save, SaveError, Saves
+from pytest_bpflink.vm.warm.blueprint import Blueprint
+from pytest_bpflink.vm.warm.saves import Save, SaveError, Saves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,7 +135,7 @@ def test_save_that_came_in_an_archive_is_used_and_has_its_holes_again(archived: 
 def test_save_that_came_in_an_archive_is_used_where_no_holes_can_be_dug(
     archived: Saves, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "_dig_holes", lambda _: None)
+    monkeypatch.setattr("pytest_bpflink.vm.warm.saves._dig_holes", lambda _: None)
     assert archived.find(KEY) is not None
 
 

@@ -7,8 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm import gateway, session
 from pytest_bpflink.vm.guest.session import FRAME, NUMBER, STARTED, STATUS
+from pytest_bpflink.vm.machines import gateway, session
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.vm.image import check, parse_config
 from pytest_bpflink.vm.kernels import KernelNotFound, KernelUnusable, Store, find
+from pytest_bpflink.vm.kernels.config import parse_config
+from pytest_bpflink.vm.kernels.kernel import check_kernel
 from tests.support.kernel_trees import CONFIG, write
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def test_modular_kernel_without_its_modules(package: Path) -> None:
 def test_kernel_without_btf_is_usable_and_says_so(package: Path) -> None:
     lean = CONFIG.replace("CONFIG_DEBUG_INFO_BTF=y\n", "")
     write(package / "boot/config-6.1.0-9-amd64", lean)
-    assert check(find(str(package))) == ["CONFIG_DEBUG_INFO_BTF"]
+    assert check_kernel(find(str(package))) == ["CONFIG_DEBUG_INFO_BTF"]
 
 
 def test_config_keeps_strings_without_their_quotes() -> None:

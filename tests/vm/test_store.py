@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import eventually
-from pytest_bpflink.vm import apt, debian, releases
 from pytest_bpflink.vm.kernels import (
     KernelFetchError,
     KernelNotFound,
     KernelUnusable,
     Store,
+    apt,
+    debian,
     find,
+    releases,
 )
 from tests.support.debian_archive import FETCH, contents, needs_apt
 from tests.support.kernel_trees import write

@@ -22,17 +22,19 @@ import pytest
 
 import pytest_bpflink
 from pytest_bpflink import eventually
-from pytest_bpflink.vm import guest_image, inventory, snapshot, warm
-from pytest_bpflink.vm.accel import Acceleration, detect
-from pytest_bpflink.vm.inventory import ImageError
+from pytest_bpflink.vm.image import guest_image, inventory
+from pytest_bpflink.vm.image.inventory import ImageError
 from pytest_bpflink.vm.kernels import Kernel, find
-from pytest_bpflink.vm.snapshot import Save, Saves
-from pytest_bpflink.vm.warm import WarmMachine
+from pytest_bpflink.vm.machines.kvm import detect
+from pytest_bpflink.vm.warm import warm
+from pytest_bpflink.vm.warm.saves import Save, Saves, _digest
+from pytest_bpflink.vm.warm.warm import WarmMachine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_bpflink.vm.cold import ColdMachine
+    from pytest_bpflink.vm.machines.acceleration import Acceleration
+    from pytest_bpflink.vm.warm.cold import ColdMachine
 
 # A guest that is emulated beside others needs this long for what takes one line.
 DEADLINE = 60.0
@@ -368,10 +370,12 @@ import os, sys
 from pathlib import Path
 import execnet
 import pytest_bpflink
-from pytest_bpflink.vm import accel, kernels, warm
+from pytest_bpflink.vm import kernels
+from pytest_bpflink.vm.warm import warm
+from pytest_bpflink.vm.machines.acceleration import Acceleration
 assert pytest_bpflink.__file__ == {str(package / "__init__.py")!r}
 kernel = kernels.find({str(kernel.image)!r})
-machine = warm.WarmMachine(kernel, acceleration=accel.Acceleration({detect(kernel).kvm}, ""),
+machine = warm.WarmMachine(kernel, acceleration=Acceleration({detect(kernel).kvm}, ""),
                            directory=Path(sys.argv[1]), cwd=Path("home").absolute(),
                            environment=dict(os.environ), say=lambda text: print("said", text))
 machine.start()
@@ -379,8 +383,8 @@ machine.wait_ready()
 guest = execnet.makegateway(f"popen//python={{machine.gateway_python}}")
 source = '''
 import sys
-there = "pytest_bpflink.wait" in sys.modules
-from pytest_bpflink import wait
+there = "pytest_bpflink.bpf.wait" in sys.modules
+from pytest_bpflink.bpf import wait
 channel.send((there, getattr(wait, "EDITED", False)))
 '''
 print(*guest.remote_exec(source).receive(60))
@@ -540,7 +544,7 @@ def spoil(save: Save) -> None:
     save.state.write_bytes(b"no QEMU")
     description = save.directory / "save.json"
     described = json.loads(description.read_text())
-    described["state"] = snapshot._digest(save.state)
+    described["state"] = _digest(save.state)
     description.write_text(json.dumps(described))
 
 
@@ -601,10 +605,10 @@ def test_run_that_is_killed_while_saving_leaves_no_save(
     program = f"""
 import os, sys, time
 from pathlib import Path
-from pytest_bpflink.vm.accel import Acceleration
-from pytest_bpflink.vm.guest_image import ImageError
+from pytest_bpflink.vm.machines.acceleration import Acceleration
+from pytest_bpflink.vm.image.guest_image import ImageError
 from pytest_bpflink.vm.kernels import find
-from pytest_bpflink.vm.warm import WarmMachine
+from pytest_bpflink.vm.warm.warm import WarmMachine
 machine = WarmMachine(find({str(kernel.image)!r}), acceleration=Acceleration(False, "TCG"),
                       directory=Path(sys.argv[1]), cwd=Path("/"), environment=dict(os.environ),
                       memory_mib=501)

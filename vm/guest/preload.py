@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import inspect
 import json
 import marshal
 import platform
@@ -18,10 +17,10 @@ import sys
 import sysconfig
 from importlib import machinery, metadata, util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Collection, Iterable
     from types import CodeType
 
 # platformdirs is a plugin of pytest, too, and comes with this project. pyroute2, where it is
@@ -39,20 +38,6 @@ _MODULES = (
     "site",
     "termios",
     "types",
-    "pytest",
-    "_pytest._argcomplete",
-    "_pytest.assertion.rewrite",
-    "_pytest.assertion.truncate",
-    "_pytest.assertion.util",
-    "_pytest.fixtures",
-    "_pytest.pathlib",
-    "_pytest.python",
-    "execnet.gateway",
-    "execnet.gateway_base",
-    "xdist.looponfail",
-    "xdist.newhooks",
-    "xdist.plugin",
-    "xdist.remote",
     "platformdirs.pytest_plugin",
     "platformdirs.unix",
     # A .pth file of setuptools imports it whenever a Python starts.
@@ -112,39 +97,39 @@ _MODULES = (
 
 # What a worker imports of the plugin, and most tests of BPF.
 _PLUGIN = (
-    "attach",
-    "audit",
-    "features",
+    "bpf.attach",
+    "ledger.bpf_ledger",
+    "features.probing",
     "fixtures",
-    "matrix_worker",
+    "matrix.worker.worker",
     "plugin",
-    "relay",
-    "requirements",
-    "taint",
-    "watching",
+    "matrix.port_relay",
+    "session.requirements",
+    "matrix.worker.taint",
+    "session.watching",
 )
+
+# The modules of the plugin that know pytest's and xdist's insides. Each has MODULES to import,
+# PLUGINS among them, and the top-level PACKAGES that they are in.
+_PYTEST = "pytest_bpflink.session.pytest_internals"
+_XDIST = "pytest_bpflink.session.xdist_worker"
+
+# Further plugins of pytest, and those of this project.
+_PLUGINS = ("platformdirs.pytest_plugin",)
+_OWN_PLUGINS = ("pytest_bpflink.fixtures", "pytest_bpflink.plugin")
 
 # pytest warns of plugins that were imported before it, since it can't rewrite their assertions any
 # more: which is the end of a worker whose warnings are errors.
 _DONT_REWRITE = "PYTEST_DONT_REWRITE"
 
-# The type of a fixture, as pytest names it.
-_FIXTURE = "FixtureFunctionDefinition"
-
 
 def preload() -> None:
-    """Import it all; what is not there is left to the time when it is needed."""
-    for name in _MODULES:
+    """Import it all; a module that is missing here is left to the time when it is needed."""
+    insides = _insides()
+    for name in (*_MODULES, *(name for each in insides for name in each.MODULES)):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    with contextlib.suppress(ImportError, AttributeError):
-        from _pytest import config
-
-        for plugin in config.default_plugins:
-            with contextlib.suppress(ImportError):
-                importlib.import_module(f"_pytest.{plugin}")
-        _shorten_search(f"_pytest.{plugin}" for plugin in config.default_plugins)
-    _shorten_search(("platformdirs.pytest_plugin", "xdist.looponfail", "xdist.plugin"))
+    _shorten_search((*_PLUGINS, *(name for each in insides for name in each.PLUGINS)))
     # Each worker of xdist tells it, and finding it out runs a program. What else is found out with
     # it is of this guest and no other: its name.
     platform.platform()
@@ -154,38 +139,24 @@ def preload() -> None:
             sys.modules[name].__doc__ = _DONT_REWRITE
 
 
+def _insides() -> list[Any]:
+    """Return the modules that know pytest and xdist, or what of them can be imported."""
+    found = []
+    for name in (_PYTEST, _XDIST):
+        # One may be in the midst of being edited; whoever imports it again will tell.
+        with contextlib.suppress(Exception):
+            found.append(importlib.import_module(name))
+    return found
+
+
 def _shorten_search(plugins: Iterable[str]) -> None:
-    """Have these plugins of pytest name just what it looks for: hooks and fixtures.
-
-    It goes through all names of a module twice, when the plugin is registered and when its fixtures
-    are found, which takes a tenth of the time up to the first test.
-    """
-    for plugin in plugins:
-        module = sys.modules.get(plugin)
-        if module and "__dir__" not in vars(module):
-            names = [
-                name
-                for name, value in vars(module).items()
-                if name.startswith("pytest_") or type(value).__name__ == _FIXTURE
-            ]
-            vars(module)["__dir__"] = _answering_twice(vars(module), names)
-
-
-def _answering_twice(namespace: dict[str, object], names: list[str]) -> Callable[[], list[str]]:
-    """Return what dir() asks; whoever asks for the third time is told all, as of any module."""
-    answers = [names, names]
-
-    def answer() -> list[str]:
-        if len(answers) == 1:
-            del namespace["__dir__"]
-        return answers.pop()
-
-    return answer
+    if _PYTEST in sys.modules:
+        sys.modules[_PYTEST].shorten_search(plugins)
 
 
 def preload_plugin() -> set[str]:
     """Import the plugin, and return the names of all modules that this has brought."""
-    before = set(sys.modules)
+    before = {name for name in sys.modules if name.partition(".")[0] != "pytest_bpflink"}
     for name in _PLUGIN:
         # It may be in the midst of being edited; whoever imports it again will tell.
         with contextlib.suppress(Exception):
@@ -194,7 +165,7 @@ def preload_plugin() -> set[str]:
     for name in brought:
         if name.startswith("pytest_bpflink"):
             sys.modules[name].__doc__ = _DONT_REWRITE
-    _shorten_search(("pytest_bpflink.fixtures", "pytest_bpflink.plugin"))
+    _shorten_search(_OWN_PLUGINS)
     return brought
 
 
@@ -204,16 +175,8 @@ def compile_what_is_sent() -> dict[tuple[str, str], CodeType]:
     To compile them takes a fifth of the time that a worker takes up to its first test.
     """
     compiled = {}
-    with contextlib.suppress(ImportError, OSError):
-        from execnet import gateway_base
-        from xdist import remote
-
-        # As execnet 2.1 has them: gateway_bootstrap.bootstrap_exec, gateway_base.executetask.
-        sent = [
-            (inspect.getsource(gateway_base), "<string>"),
-            (inspect.getsource(remote) + "\n", str(remote.__file__)),
-        ]
-        for text, name in sent:
+    with contextlib.suppress(KeyError, OSError):
+        for text, name in sys.modules[_XDIST].sent_programs():
             compiled[text, name] = compile(text, name, "exec", dont_inherit=True)
     return compiled
 
@@ -306,7 +269,7 @@ def _packages() -> set[str]:
             if file.suffix in {".py", ".so"} and not top.startswith("."):
                 names.add(top.removesuffix(".py").partition(".")[0])
     # Where pytest lies in a checkout, its distribution lists no files.
-    names |= {"pytest", "_pytest", "pluggy", "iniconfig", "packaging", "xdist", "execnet"}
+    names.update(*(module.PACKAGES for module in _insides()))
     return names | {"platformdirs", "_distutils_hack"}
 
 

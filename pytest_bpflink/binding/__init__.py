@@ -1,0 +1,1 @@
+"""The C library and the kernel's numbers, as they are."""

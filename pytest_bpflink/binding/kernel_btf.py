@@ -1,0 +1,116 @@
+"""The types that the running kernel describes itself by: its functions, and the names in its enums.
+
+Through libbpf, since there are 150,000 of them. Those of modules and of programs are asked for by
+number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from functools import cache
+from typing import TYPE_CHECKING
+
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.btf import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@cache
+def vmlinux() -> Vmlinux:
+    """Return the kernel's types, read once per process. Raises `BpfError` where it has none."""
+    return Vmlinux(libbpf.call("btf__load_vmlinux_btf", doing="read the kernel's BTF"))
+
+
+@contextlib.contextmanager
+def types_of(btf_id: int, *, after: Vmlinux | None = None) -> Iterator[Vmlinux]:
+    """Read the types of a program, or of a module, whose numbers go on after the kernel's.
+
+    Raises `BpfError` for one that is gone.
+    """
+    base = after and after.pointer
+    doing = f"read BTF {btf_id}"
+    pointer = libbpf.call("btf__load_from_kernel_by_id_split", btf_id, base, doing=doing)
+    try:
+        yield Vmlinux(pointer)
+    finally:
+        libbpf.call("btf__free", pointer, doing="free BTF")
+
+
+class _Type(ctypes.Structure):
+    """`struct btf_type`, behind which its members are."""
+
+    _fields_ = (
+        ("name_off", ctypes.c_uint32),
+        ("info", ctypes.c_uint32),
+        ("size", ctypes.c_uint32),
+    )
+
+
+class _Enumerator(ctypes.Structure):
+    """`struct btf_enum`."""
+
+    _fields_ = (("name_off", ctypes.c_uint32), ("value", ctypes.c_int32))
+
+
+class _Member(ctypes.Structure):
+    """`struct btf_member`; of the offset 24 are bits, the others the size of a bit field."""
+
+    _fields_ = (
+        ("name_off", ctypes.c_uint32),
+        ("type", ctypes.c_uint32),
+        ("offset", ctypes.c_uint32),
+    )
+
+
+_MEMBERS = _BITS = 0xFFFFFF
+
+
+class Vmlinux:
+    """The kernel's types; `vmlinux()` returns them, and `types_of()` a module's or a program's."""
+
+    def __init__(self, pointer: int) -> None:
+        self.pointer = pointer
+
+    def find(self, name: str, kind: Kind) -> int:
+        """Return the number of a type or a function. Raises `BpfError`, ENOENT for none."""
+        doing = f"find {kind.name.lower()} {name} in the kernel's BTF"
+        return libbpf.call("btf__find_by_name_kind", self.pointer, name.encode(), kind, doing=doing)
+
+    def name(self, type_id: int) -> str | None:
+        """Return the name of a type or a function. Raises `BpfError` for a number of none."""
+        return self._text(self._type(type_id).name_off)
+
+    def members(self, name: str) -> dict[str, tuple[int, int]]:
+        """Return the members of a struct: how many are before each, and where it is, in bytes."""
+        found = self._type(self.find(name, Kind.STRUCT))
+        array = (_Member * (found.info & _MEMBERS)).from_address(_behind(found))
+        return {
+            self._text(each.name_off) or "": (index, (each.offset & _BITS) // 8)
+            for index, each in enumerate(array)
+        }
+
+    def size(self, name: str) -> int:
+        """Return how many bytes a struct has."""
+        return int(self._type(self.find(name, Kind.STRUCT)).size)
+
+    def enumerators(self, name: str) -> dict[str, int]:
+        """Return the names in an enum, with their values."""
+        found = self._type(self.find(name, Kind.ENUM))
+        array = (_Enumerator * (found.info & _MEMBERS)).from_address(_behind(found))
+        return {self._text(each.name_off) or "": each.value for each in array}
+
+    def _type(self, type_id: int) -> _Type:
+        doing = f"look up type {type_id} of the kernel's"
+        return _Type.from_address(
+            libbpf.call("btf__type_by_id", self.pointer, type_id, doing=doing)
+        )
+
+    def _text(self, offset: int) -> str | None:
+        return libbpf.text("btf__name_by_offset", self.pointer, offset)
+
+
+def _behind(found: _Type) -> int:
+    return ctypes.addressof(found) + ctypes.sizeof(found)

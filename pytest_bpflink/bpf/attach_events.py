@@ -1,0 +1,217 @@
+"""Attaching to events: functions of the kernel and of programs, tracepoints, perf events.
+
+Before 5.15 such a program is on a perf event, which libbpf wraps up as if it were a link.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_bpflink.binding import libbpf, opts
+from pytest_bpflink.binding.btf import Kind
+from pytest_bpflink.binding.kernel_btf import vmlinux
+from pytest_bpflink.binding.uapi import AttachType
+from pytest_bpflink.bpf.link import attached, created
+from pytest_bpflink.errors import BpfError, NotSupported
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_bpflink.bpf.handles import ProgramHandle
+    from pytest_bpflink.bpf.link import Link
+    from pytest_bpflink.bpf.perf_event import PerfEvent
+
+
+def as_section_says(program: ProgramHandle, _target: None = None) -> Link:
+    """Attach to what `SEC()` names."""
+    doing = f"attach {program.name} ({program.section})"
+    pointer = libbpf.call("bpf_program__attach", program.pointer, doing=doing)
+    return _perf_or_other(program, pointer, program.name)
+
+
+def to_perf_event(program: ProgramHandle, event: PerfEvent, *, cookie: int = 0) -> Link:
+    """Attach to a perf event (5.15).
+
+    Not by libbpf's helper: its link owns the event, and `bpf_link__destroy()` disables that, so
+    that the program stops whoever else holds the link.
+    """
+    name = f"{program.name} on {event}"
+    fd = libbpf.call(
+        "bpf_link_create",
+        program.fd,
+        event.fileno(),
+        AttachType.PERF_EVENT,
+        ctypes.byref(opts.PerfEventLinkOptions(bpf_cookie=cookie)),
+        doing=f"attach {name}",
+    )
+    return created(fd, name)
+
+
+def to_probe(
+    program: ProgramHandle,
+    target: str | Path | None,
+    *,
+    offset: int = 0,
+    pid: int = -1,
+    retprobe: bool = False,
+    cookie: int = 0,
+) -> Link:
+    """Attach a kprobe to a function of the kernel, or a uprobe to an offset in a file."""
+    if target is None:
+        return as_section_says(program)
+    how: dict[str, Any] = {"offset": offset, "retprobe": retprobe, "cookie": cookie}
+    if isinstance(target, Path):
+        return _uprobe(program, target, pid=pid, **how)
+    return _kprobe(program, target, **how)
+
+
+def _kprobe(
+    program: ProgramHandle, function: str, *, offset: int, retprobe: bool, cookie: int
+) -> Link:
+    name = f"{program.name} on {function}+{offset}"
+    options = opts.KprobeOptions(offset=offset, retprobe=retprobe, bpf_cookie=cookie)
+    pointer = libbpf.call(
+        "bpf_program__attach_kprobe_opts",
+        program.pointer,
+        function.encode(),
+        ctypes.byref(options),
+        doing=f"attach {name}",
+    )
+    return _perf_or_other(program, pointer, name)
+
+
+def _uprobe(
+    program: ProgramHandle,
+    file: Path,
+    *,
+    offset: int,
+    pid: int,
+    retprobe: bool,
+    cookie: int,
+) -> Link:
+    name = f"{program.name} on {file}+{offset:#x}"
+    options = opts.UprobeOptions(retprobe=retprobe, bpf_cookie=cookie)
+    pointer = libbpf.call(
+        "bpf_program__attach_uprobe_opts",
+        program.pointer,
+        pid,
+        os.fsencode(file),
+        offset,
+        ctypes.byref(options),
+        doing=f"attach {name}",
+    )
+    return _perf_or_other(program, pointer, name)
+
+
+def to_kprobe_multi(
+    program: ProgramHandle,
+    target: str | Sequence[str] | None,
+    *,
+    retprobe: bool = False,
+    cookies: Sequence[int] = (),
+) -> Link:
+    """Attach to many functions of the kernel, each with a cookie or none of them."""
+    if target is None:
+        return as_section_says(program)
+    name = f"{program.name} on {target}"
+    pattern = target.encode() if isinstance(target, str) else None
+    names = () if isinstance(target, str) else tuple(name.encode() for name in target)
+    _require_one_each(cookies, names, "function that is named", doing=f"attach {name}")
+    symbols = (ctypes.c_char_p * len(names))(*names)
+    values = (ctypes.c_uint64 * len(cookies))(*cookies)
+    options = opts.KprobeMultiOptions(
+        syms=_address(symbols), cookies=_address(values), cnt=len(names), retprobe=retprobe
+    )
+    pointer = libbpf.call(
+        "bpf_program__attach_kprobe_multi_opts",
+        program.pointer,
+        pattern,
+        ctypes.byref(options),
+        doing=f"attach {name}",
+    )
+    return attached(pointer, name)
+
+
+def to_tracing_multi(
+    program: ProgramHandle, target: str | Sequence[str] | None, *, cookies: Sequence[int] = ()
+) -> Link:
+    """Attach to many functions of the kernel by trampolines (7.2), each with a cookie or none."""
+    if target is None:
+        return as_section_says(program)
+    name = f"{program.name} on {target}"
+    pattern = target.encode() if isinstance(target, str) else None
+    names = () if isinstance(target, str) else tuple(target)
+    _require_one_each(cookies, names, "function that is named", doing=f"attach {name}")
+    ids = (ctypes.c_uint32 * len(names))(*(vmlinux().find(one, Kind.FUNC) for one in names))
+    values = (ctypes.c_uint64 * len(cookies))(*cookies)
+    options = opts.TracingMultiOptions(ids=_address(ids), cookies=_address(values), cnt=len(names))
+    pointer = libbpf.call(
+        "bpf_program__attach_tracing_multi",
+        program.pointer,
+        pattern,
+        ctypes.byref(options),
+        doing=f"attach {name}",
+    )
+    return attached(pointer, name)
+
+
+def to_uprobe_multi(
+    program: ProgramHandle,
+    file: Path | None,
+    *,
+    offsets: Sequence[int] = (),
+    pid: int = -1,
+    retprobe: bool = False,
+    cookies: Sequence[int] = (),
+) -> Link:
+    """Attach to many places of a file, each with a cookie or none of them."""
+    if file is None:
+        return as_section_says(program)
+    name = f"{program.name} on {file}"
+    _require_one_each(cookies, offsets, "offset", doing=f"attach {name}")
+    places = (ctypes.c_ulong * len(offsets))(*offsets)
+    values = (ctypes.c_uint64 * len(cookies))(*cookies)
+    options = opts.UprobeMultiOptions(
+        offsets=_address(places), cookies=_address(values), cnt=len(offsets), retprobe=retprobe
+    )
+    pointer = libbpf.call(
+        "bpf_program__attach_uprobe_multi",
+        program.pointer,
+        pid,
+        os.fsencode(file),
+        None,
+        ctypes.byref(options),
+        doing=f"attach {name}",
+    )
+    return attached(pointer, name)
+
+
+def _require_one_each(
+    cookies: Sequence[int], places: Sequence[object], what: str, *, doing: str
+) -> None:
+    """Refuse cookies of another number than places: the kernel would read beyond the shorter."""
+    if cookies and len(cookies) != len(places):
+        hint = f"{len(cookies)} cookies for {len(places)}: there must be one for each {what}"
+        raise BpfError(errno.EINVAL, doing, hint=hint)
+
+
+def _perf_or_other(program: ProgramHandle, pointer: int, name: str) -> Link:
+    try:
+        return attached(pointer, name)
+    except BpfError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # Before 5.15 libbpf makes up a link around a perf event, which is none to the kernel.
+        raise NotSupported(
+            f"attach {name} ({program.section}) by a BPF link",
+            since="Linux 5.15",
+            here="an older kernel, where libbpf hands out a perf event",
+        ) from error
+
+
+def _address(array: ctypes.Array[Any]) -> int | None:
+    return ctypes.addressof(array) if len(array) else None

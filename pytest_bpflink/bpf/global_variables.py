@@ -1,0 +1,107 @@
+"""The global variables of a BPF object, by name."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.errors import BpfError, by_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_bpflink.binding.btf import Btf, Variable
+    from pytest_bpflink.bpf.handles import MapHandle
+
+
+class Globals(MutableMapping[str, Any]):
+    """The global variables of one section, by name; a value is a copy, an assignment writes.
+
+    A whole variable is read or written at a time: `bss["counts"] = [0, 0]`, not an element of it.
+    A name that is not there raises `UnknownName`, which says which there are; writing what loading
+    has frozen raises `BpfError` with EACCES.
+    """
+
+    def __init__(
+        self, name: str, section: MapHandle | None, btf: Btf | None, variables: dict[str, Variable]
+    ) -> None:
+        self._name = name
+        self._section = section
+        self._btf = btf
+        self._variables = variables
+        self._live: mmap.mmap | None = None
+
+    def __getitem__(self, name: str) -> Any:
+        variable = self._variable(name)
+        image, btf = self._memory()
+        return btf.decode(variable.type_id, image[_span(variable)])
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        variable = self._variable(name)
+        image, btf = self._memory()
+        encoded = btf.encode(variable.type_id, value, bytes(image[_span(variable)]))
+        try:
+            image[_span(variable)] = encoded
+        except TypeError as error:  # how mmap says that it is read-only
+            raise BpfError(
+                errno.EACCES, f"write {name} in {self._name}", hint="it is frozen by loading"
+            ) from error
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f"{name} in {self._name} can't be deleted, only written")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._variables)
+
+    def __len__(self) -> int:
+        return len(self._variables)
+
+    def __repr__(self) -> str:
+        return f"<Globals {self._name}: {', '.join(self._variables) or 'none'}>"
+
+    def release(self) -> None:
+        """Unmap the kernel's memory; part of closing the object."""
+        self._section = None
+        if self._live is not None:
+            self._live.close()
+
+    def _variable(self, name: str) -> Variable:
+        return by_name("global variable", name, self._variables, self._name)
+
+    def _memory(self) -> tuple[memoryview | mmap.mmap, Btf]:
+        """Return the section's memory: libbpf's before loading, the kernel's map after it."""
+        if self._section is None or self._btf is None:
+            raise BpfError(errno.EBADF, f"use {self._name}", hint="the object was closed")
+        if not self._section.loaded:
+            return _initial_value(self._section), self._btf
+        if self._live is None:
+            self._live = self._map_live(self._section)
+        return self._live, self._btf
+
+    def _map_live(self, section: MapHandle) -> mmap.mmap:
+        # libbpf maps it too, but only from 1.6 on in bpf_object__load(), before in skeletons.
+        protection = mmap.PROT_READ
+        if not self._name.startswith(".rodata"):
+            protection |= mmap.PROT_WRITE
+        size = len(_initial_value(section))
+        return mmap.mmap(section.fd, size, flags=mmap.MAP_SHARED, prot=protection)
+
+
+def _span(variable: Variable) -> slice:
+    return slice(variable.offset, variable.offset + variable.size)
+
+
+def _initial_value(section: MapHandle) -> memoryview:
+    size = ctypes.c_size_t()
+    address = libbpf.call(
+        "bpf_map__initial_value",
+        section.pointer,
+        ctypes.byref(size),
+        doing=f"find the memory of {section.name}",
+    )
+    array = (ctypes.c_char * size.value).from_address(address)
+    return memoryview(array).cast("B")

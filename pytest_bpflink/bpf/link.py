@@ -1,0 +1,408 @@
+"""A BPF link: the tie between a program and a hook, and everything that keeps it.
+
+A link lives while a descriptor or a pin refers to it; when the last reference goes, the kernel
+detaches the program. `Link` is one reference. It stands on libbpf's `bpf_link *` (attach, open) or
+on a bare descriptor (`from_fd`, `by_id`, `links()`), with the same behaviour and errors on both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
+
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.opts import LinkUpdateOptions
+from pytest_bpflink.binding.uapi import AttachFlags, BpfNumber
+from pytest_bpflink.errors import BpfError
+from pytest_bpflink.introspection import ids
+from pytest_bpflink.introspection.descriptors import kind_of_descriptor
+from pytest_bpflink.introspection.linkinfo import LinkInfo, read_link_info
+from pytest_bpflink.introspection.pins import is_on_bpffs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pytest_bpflink.bpf.handles import MapHandle, ProgramHandle
+    from pytest_bpflink.introspection.holders import Holder
+
+
+class Link:
+    """One reference to a BPF link; released by `destroy()` or the end of a `with` block.
+
+    Made by `Program.attach()`, `Link.open()`, `Link.from_fd()`, `Link.by_id()` and `links()`.
+    Every method but `destroy()` and `close()` raises `BpfError` with EBADF after `destroy()`.
+    """
+
+    id: int
+    """The kernel's number for this link, unique on the system; known after `destroy()` too."""
+
+    pins: tuple[Path, ...] = ()
+    """Where this handle has pinned the link, whether those files are still there or not."""
+
+    before_pinning: Callable[[Path], None] | None = None
+    """Called with each path, so that someone remembers it should this process be killed."""
+
+    def __init__(self, reference: _Reference, name: str) -> None:
+        self._reference: _Reference | None = None
+        self._name = name
+        self._left_open: int | None = None
+        self._disconnected = False
+        try:
+            doing = f"read the id of {name}"
+            self.id: int = libbpf.read_info(reference.fd, BpfNumber, doing=doing).id
+        except BaseException:
+            reference.destroy(f"destroy {name}")
+            raise
+        self._reference = reference
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Open a pinned link.
+
+        Raises `BpfError`: ENOENT where there is none, EINVAL where a map or a program is pinned,
+        EACCES where the file's mode refuses reading and writing.
+        """
+        doing = f"open the link pinned at {Path(path)}"
+        pointer = libbpf.call("bpf_link__open", os.fsencode(path), doing=doing)
+        reference = _LibbpfLink(pointer)
+        try:
+            _require_link(reference.fd, doing)  # libbpf opens any pinned object as a link
+        except BpfError:
+            reference.destroy(doing)
+            raise
+        return cls(reference, f"link pinned at {Path(path)}")
+
+    @classmethod
+    def from_fd(cls, fd: int) -> Self:
+        """Refer to the link behind a descriptor, which is duplicated and stays the caller's.
+
+        Raises `BpfError`: EBADF for a descriptor that is not open, EINVAL for one of another kind.
+        """
+        doing = f"make a link of descriptor {fd}"
+        _require_link(fd, doing)
+        return cls(_Descriptor(os.dup(fd)), f"link of descriptor {fd}")
+
+    @classmethod
+    def by_id(cls, link_id: int) -> Self:
+        """Refer to a link by its id (5.8; needs CAP_SYS_ADMIN).
+
+        Raises `BpfError`: ENOENT for 0 and for the id of a link that is gone, EAGAIN for one that
+        is just being made, EPERM without the privilege.
+        """
+        return cls(_Descriptor(ids.open_by_id("link", link_id)), f"link {link_id}")
+
+    @property
+    def fd(self) -> int:
+        """The descriptor that holds the link; borrowed, so don't close it."""
+        return self._live("use").fd
+
+    @property
+    def info(self) -> LinkInfo:
+        """What the kernel says about it now, as the dataclass of its type."""
+        doing = self._doing("read the info of")
+        return read_link_info(self._live("read the info of").fd, doing=doing)
+
+    @property
+    def pin_path(self) -> Path | None:
+        """Where this handle is pinned or was opened; None when it is not, and after `unpin()`."""
+        return self._live("look at").pin_path
+
+    def pin(self, path: str | os.PathLike[str]) -> None:
+        """Pin it in a BPF FS, so that it outlives this handle and this process.
+
+        Makes the last directory of the path where it is missing, as libbpf does. Raises `BpfError`:
+        EBUSY when this handle is pinned already, EEXIST over an existing path, EINVAL outside a
+        BPF FS (nothing is created), EPERM for a name with a dot, ENOENT for a deeper missing path.
+        """
+        where = Path(path).absolute()
+        reference = self._live("pin")
+        doing = self._doing("pin", f" at {where}")
+        if reference.pin_path is not None:
+            raise BpfError(errno.EBUSY, doing, hint=f"it is pinned at {reference.pin_path} already")
+        if not is_on_bpffs(where):
+            raise BpfError(
+                errno.EINVAL, doing, hint="not in a BPF FS; the bpffs fixture mounts a fresh one"
+            )
+        if self.before_pinning:
+            self.before_pinning(where)
+        try:
+            reference.pin(where, doing)
+        except BpfError as error:
+            if error.errno == errno.EPERM and "." in where.parent.name + where.name:
+                error.hint = "a BPF FS refuses names with a dot"
+            raise
+        self.pins = (*self.pins, where)
+
+    def unpin(self) -> None:
+        """Remove the pin of this handle; the handle still holds the link.
+
+        Raises `BpfError`: EINVAL when it is not pinned, ENOENT when the file is gone already, and
+        then the handle stays pinned, as in libbpf.
+        """
+        reference = self._live("unpin")
+        if reference.pin_path is None:
+            raise BpfError(errno.EINVAL, self._doing("unpin"), hint="it is not pinned")
+        reference.unpin(self._doing("unpin", f" from {reference.pin_path}"))
+
+    def update(self, program: ProgramHandle, *, old: ProgramHandle | None = None) -> None:
+        """Put another program in place of the present one, with no moment in between (5.7).
+
+        With `old` only if that is the present one (compare-exchange, `BPF_F_REPLACE`). Raises
+        `BpfError`: EINVAL for another program type and for a link type that can't be updated,
+        EPERM when `old` is not the present program, ENOLINK when the target is gone.
+        """
+        reference = self._live("update")
+        if old is None:
+            _ = program.fd  # says that the program is not loaded, where libbpf says EBADF
+            reference.update(program, self._doing("update", f" to {program.name}"))
+            return
+        doing = self._doing("update", f" from {old.name} to {program.name}")
+        options = LinkUpdateOptions(flags=AttachFlags.REPLACE, old_prog_fd=old.fd)
+        libbpf.call("bpf_link_update", reference.fd, program.fd, ctypes.byref(options), doing=doing)
+
+    def update_map(self, new: MapHandle) -> None:
+        """Put another struct_ops map in place of the present one (6.4, libbpf 1.2).
+
+        Raises `BpfError` with EINVAL for a link of another type, `NotSupported` on an older libbpf.
+        """
+        self._live("update").update_map(new, self._doing("update", f" to map {new.name}"))
+
+    def detach(self) -> None:
+        """Take the program off the hook now, whoever else holds the link (5.9).
+
+        The link stays, without a target: `info` answers, an update is ENOLINK, a second detach
+        does nothing. Raises `BpfError` with EOPNOTSUPP for a link type that can't be detached.
+        """
+        self._live("detach").detach(self._doing("detach"))
+
+    def disconnect(self) -> None:
+        """Make `destroy()` leave the descriptor open, and with it the program attached.
+
+        `close()` closes it after all; left to the garbage collector it is a ResourceWarning.
+        """
+        self._live("disconnect").disconnect()
+        self._disconnected = True
+
+    def destroy(self) -> None:
+        """Release this reference; idempotent. A pin, or another descriptor, keeps the link."""
+        if self._reference is None:
+            return
+        reference, self._reference = self._reference, None
+        if self._disconnected:
+            self._left_open = reference.fd
+        reference.destroy(self._doing("destroy"))
+
+    def close(self) -> None:
+        """Destroy it, and close the descriptor that `disconnect()` made that leave open."""
+        self.destroy()
+        if self._left_open is not None:
+            fd, self._left_open = self._left_open, None
+            # Whoever closed it by its number has done the same, and the number may be another's.
+            with contextlib.suppress(OSError):
+                if kind_of_descriptor(fd) == "link" and read_link_info(fd).id == self.id:
+                    os.close(fd)
+
+    def remove_pins(self) -> None:
+        """Remove every pin that this handle made and that still is one of this link."""
+        for path in self.pins:
+            remove_pin(path, self.id)
+
+    def holders(self) -> tuple[Holder, ...]:
+        """Who holds it: descriptors of processes, and pins, as far as this process may see.
+
+        Pins in other mount namespaces are found through a process there: their paths begin with
+        `/proc/PID/root`. Pins are opened for a moment to see whose they are; those in the private
+        mounts of other sessions are let be.
+        """
+        from pytest_bpflink.introspection.holders import holders  # rarely asked, and it reads /proc
+
+        return holders("link", self.id)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.destroy()
+
+    def __del__(self) -> None:
+        held = getattr(self, "_reference", None) is not None
+        if held or getattr(self, "_left_open", None) is not None:
+            name = repr(self)
+            self.close()  # first: where warnings are errors the next line raises
+            warnings.warn(f"{name} was never destroyed", ResourceWarning, stacklevel=1, source=self)
+
+    def __repr__(self) -> str:
+        state = "" if self._reference else " destroyed"
+        return f"<Link {getattr(self, 'id', '?')}, {self._name}{state}>"
+
+    def _live(self, verb: str) -> _Reference:
+        if self._reference is None:
+            raise BpfError(errno.EBADF, self._doing(verb), hint="it was destroyed")
+        return self._reference
+
+    def _doing(self, verb: str, rest: str = "") -> str:
+        return f"{verb} link {self.id} ({self._name}){rest}"
+
+
+def links() -> Iterator[Link]:
+    """Iterate over all links on the system (5.8; needs CAP_SYS_ADMIN).
+
+    Each is open while the loop is at it and destroyed when it goes on; `Link.by_id(link.id)` keeps
+    one. For that moment the loop holds it, whoever else lets go of it. Links that go away
+    meanwhile, and those that are just being made, are left out.
+    """
+    for link_id in link_ids():
+        try:
+            link = Link.by_id(link_id)
+        except BpfError as error:
+            if error.errno in {errno.ENOENT, errno.EAGAIN}:
+                continue
+            raise
+        with link:
+            yield link
+
+
+def link_ids(after: int = 0) -> Iterator[int]:
+    """Yield the ids of all links above `after`, in ascending order (5.8; CAP_SYS_ADMIN)."""
+    return ids.alive("link", after)
+
+
+def remove_pin(path: Path, link_id: int) -> None:
+    """Remove a pin if it is one of this link; anything else that is there is somebody else's."""
+    with contextlib.suppress(BpfError), Link.open(path) as link:
+        if link.id == link_id:
+            path.unlink()
+
+
+class _Reference(Protocol):
+    """What `Link` stands on."""
+
+    @property
+    def fd(self) -> int: ...
+    @property
+    def pin_path(self) -> Path | None: ...
+    def pin(self, path: Path, doing: str) -> None: ...
+    def unpin(self, doing: str) -> None: ...
+    def update(self, program: ProgramHandle, doing: str) -> None: ...
+    def update_map(self, new: MapHandle, doing: str) -> None: ...
+    def detach(self, doing: str) -> None: ...
+    def disconnect(self) -> None: ...
+    def destroy(self, doing: str) -> None: ...
+
+
+class _LibbpfLink:
+    """A `struct bpf_link *` of libbpf's."""
+
+    def __init__(self, pointer: int) -> None:
+        self._pointer = pointer
+
+    @property
+    def fd(self) -> int:
+        return libbpf.call("bpf_link__fd", self._pointer, doing="ask for a link's descriptor")
+
+    @property
+    def pin_path(self) -> Path | None:
+        path = libbpf.text("bpf_link__pin_path", self._pointer)
+        return None if path is None else Path(path)
+
+    def pin(self, path: Path, doing: str) -> None:
+        libbpf.call("bpf_link__pin", self._pointer, os.fsencode(path), doing=doing)
+
+    def unpin(self, doing: str) -> None:
+        libbpf.call("bpf_link__unpin", self._pointer, doing=doing)
+
+    def update(self, program: ProgramHandle, doing: str) -> None:
+        libbpf.call("bpf_link__update_program", self._pointer, program.pointer, doing=doing)
+
+    def update_map(self, new: MapHandle, doing: str) -> None:
+        libbpf.call("bpf_link__update_map", self._pointer, new.pointer, doing=doing)
+
+    def detach(self, doing: str) -> None:
+        libbpf.call("bpf_link__detach", self._pointer, doing=doing)
+
+    def disconnect(self) -> None:
+        libbpf.call("bpf_link__disconnect", self._pointer, doing="disconnect a link")
+
+    def destroy(self, doing: str) -> None:
+        libbpf.call("bpf_link__destroy", self._pointer, doing=doing)
+
+
+class _Descriptor:
+    """A bare descriptor, with what libbpf does around one done here."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.pin_path: Path | None = None
+        self._connected = True
+
+    def pin(self, path: Path, doing: str) -> None:
+        try:
+            path.parent.mkdir(mode=0o700)
+        except (FileExistsError, FileNotFoundError):
+            pass  # the second is told by pinning
+        except OSError as error:
+            raise BpfError(error.errno or 0, doing) from error
+        libbpf.call("bpf_obj_pin", self.fd, os.fsencode(path), doing=doing)
+        self.pin_path = path
+
+    def unpin(self, doing: str) -> None:
+        try:
+            os.unlink(self.pin_path or "")  # a Path would be the same call
+        except OSError as error:
+            raise BpfError(error.errno or 0, doing) from error
+        self.pin_path = None
+
+    def update(self, program: ProgramHandle, doing: str) -> None:
+        libbpf.call("bpf_link_update", self.fd, program.fd, None, doing=doing)
+
+    def update_map(self, new: MapHandle, doing: str) -> None:
+        libbpf.call("bpf_link_update", self.fd, new.fd, None, doing=doing)
+
+    def detach(self, doing: str) -> None:
+        libbpf.call("bpf_link_detach", self.fd, doing=doing)
+
+    def disconnect(self) -> None:
+        self._connected = False
+
+    def destroy(self, doing: str) -> None:
+        if self._connected:
+            try:
+                os.close(self.fd)
+            except OSError as error:
+                raise BpfError(error.errno or 0, doing) from error
+
+
+def attached(pointer: int, name: str) -> Link:
+    """Make the `Link` of a `struct bpf_link *` that libbpf's attach handed out."""
+    reference = _LibbpfLink(pointer)
+    try:
+        _require_link(reference.fd, f"attach {name}")
+    except BpfError:
+        reference.destroy(f"attach {name}")
+        raise
+    return _made(Link(reference, name))
+
+
+def created(fd: int, name: str) -> Link:
+    """Make the `Link` of a descriptor that `BPF_LINK_CREATE` gave, which is now the link's own."""
+    return _made(Link(_Descriptor(fd), name))
+
+
+def _made(link: Link) -> Link:
+    ids.note_made("link", link.id)
+    return link
+
+
+def _require_link(fd: int, doing: str) -> None:
+    try:
+        kind = kind_of_descriptor(fd)
+    except OSError as error:
+        raise BpfError(errno.EBADF, doing, hint="the descriptor is not open") from error
+    if kind != "link":
+        what = {"map": "a map", "prog": "a program"}.get(kind, kind)
+        raise BpfError(errno.EINVAL, doing, hint=f"it is {what}, not a link")

@@ -1,0 +1,281 @@
+"""Network namespaces and the devices in them: places that programs attach to and that can go away.
+
+A namespace has no name and is held by a descriptor, so that nothing of it outlives the process:
+the kernel removes it, its devices and the attachments to both, some milliseconds after the last
+descriptor, process and socket that is in it. Devices are made with pyroute2 (`pip install
+'pytest-bpflink[net]'`); a namespace with nothing but `lo` does without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import struct
+import threading
+from itertools import count
+from typing import TYPE_CHECKING, Any, Self
+
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.errors import BpfError
+from pytest_bpflink.introspection.ids import note_made
+from pytest_bpflink.introspection.prog_query import prog_query
+from pytest_bpflink.system.libc import libc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pytest_bpflink.binding.uapi import AttachType
+    from pytest_bpflink.bpf.handles import ProgramHandle
+
+_CLONE_NEWNET = 0x40000000
+_OWN = "/proc/thread-self/ns/net"  # namespaces are a thread's, not a process's
+
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+_IFREQ = struct.Struct("16sh14x")
+
+
+class NetNs:
+    """A network namespace, with `lo` up in one that was made here.
+
+    Lives until `close()` or the end of a `with` block, and then until the last socket or process
+    in it is gone. Devices go with it.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd: int | None = fd
+        self._names = count()
+        self.ino = os.fstat(fd).st_ino
+        """The kernel's number for it: what a link's `info.netns_ino` holds."""
+
+    @classmethod
+    def create(cls) -> Self:
+        """Make a fresh one and bring its `lo` up. Raises `BpfError` with EPERM if not allowed."""
+        fds: list[int] = []
+        errors: list[BpfError] = []
+
+        def make() -> None:
+            try:
+                _call("unshare", _CLONE_NEWNET, doing="make a network namespace")
+                fds.append(os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC))
+            except BpfError as error:
+                errors.append(error)
+
+        # In a thread, whose namespace nobody needs afterwards.
+        thread = threading.Thread(target=make)
+        thread.start()
+        thread.join()
+        if errors:
+            raise errors[0]
+        made = cls(fds[0])
+        made.lo.up()
+        return made
+
+    @classmethod
+    def current(cls) -> Self:
+        """Refer to the one that this thread is in."""
+        return cls(os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC))
+
+    def fileno(self) -> int:
+        """Descriptor of the namespace. Raises `BpfError` with EBADF after `close()`."""
+        if self._fd is None:
+            raise BpfError(errno.EBADF, f"use network namespace {self.ino}", hint="it was closed")
+        return self._fd
+
+    def close(self) -> None:
+        """Let go of it; idempotent. It goes when nothing else holds it, and its devices too."""
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[Self]:
+        """Move this thread in for the length of a `with` block, and then back where it was.
+
+        Sockets belong to the namespace they were *made* in, for good: make them inside.
+        """
+        with contextlib.closing(NetNs.current()) as home:
+            _set(self.fileno(), f"enter network namespace {self.ino}")
+            try:
+                yield self
+            finally:
+                _set(home.fileno(), f"go back to network namespace {home.ino}")
+
+    def attached(self, attach_type: AttachType) -> tuple[int, ...]:
+        """Ids of the programs attached to it: FLOW_DISSECTOR (5.3) or SK_LOOKUP (5.9).
+
+        Raises `BpfError` with EINVAL for an attach type that it has none of.
+        """
+        return prog_query(self.fileno(), attach_type, where=str(self)).prog_ids
+
+    def attach(self, program: ProgramHandle) -> None:
+        """Attach by the legacy `BPF_PROG_ATTACH` (4.20): no link, stays until `detach()`.
+
+        Raises `BpfError`: EEXIST beside a link, EINVAL for the program that is attached already.
+        """
+        note_made("program", program.id)
+        with self.entered():
+            libbpf.call(
+                "bpf_prog_attach",
+                program.fd,
+                0,
+                program.expected_attach_type,
+                0,
+                doing=f"attach {program.name} to {self} without a link",
+            )
+
+    def detach(self, program: ProgramHandle) -> None:
+        """Detach what `attach()` attached. Raises `BpfError`: ENOENT when it is not there."""
+        with self.entered():
+            libbpf.call(
+                "bpf_prog_detach2",
+                program.fd,
+                0,
+                program.expected_attach_type,
+                doing=f"detach {program.name} from {self}",
+            )
+
+    @property
+    def lo(self) -> Device:
+        """Its loopback device."""
+        return self.device("lo")
+
+    def device(self, name: str) -> Device:
+        """Return a device by its name. Raises `BpfError` with ENODEV where there is none."""
+        with self.entered():
+            try:
+                return Device(self, name, socket.if_nametoindex(name))
+            except OSError as error:
+                raise BpfError(errno.ENODEV, f"find device {name} in {self}") from error
+
+    def veth(self) -> tuple[Device, Device]:
+        """Make a pair of veth devices, both up: what one sends, the other receives."""
+        number = next(self._names)
+        names = f"veth{number}a", f"veth{number}b"
+        first, second = self._make("veth", *names, peer={"ifname": names[1]})
+        return first, second
+
+    def dummy(self) -> Device:
+        """Make a dummy device and bring it up: it drops what is sent. Many hosts lack it.
+
+        All that it receives is what two macvlans on it send each other: see `macvlans()`.
+        """
+        (device,) = self._make("dummy", f"dummy{next(self._names)}")
+        return device
+
+    def macvlans(self, below: Device) -> tuple[Device, Device]:
+        """Make two macvlan devices on another one, both up.
+
+        What the one sends to the other's address, the device below receives.
+        """
+        on = {"link": below.ifindex, "macvlan_mode": "bridge"}
+        first, second = (
+            self._make("macvlan", f"macvlan{next(self._names)}", **on)[0] for _ in range(2)
+        )
+        return first, second
+
+    def netkit(self) -> tuple[Device, Device]:
+        """Make a pair of netkit devices (6.7) in the L3 mode, both up: the primary and its peer.
+
+        A program is attached to either through the primary. Raises `BpfError` with EOPNOTSUPP
+        where the kernel lacks them.
+        """
+        # pyroute2 knows nothing of netkit: the mode and the peer's name are the kernel's choice.
+        (primary,) = self._make("netkit", f"netkit{next(self._names)}")
+        peer = Device(self, *_peer_of(primary))
+        peer.up()
+        return primary, peer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", None) is not None:
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<NetNs {self.ino}{' closed' if self._fd is None else ''}>"
+
+    def _make(self, kind: str, *names: str, **attributes: Any) -> list[Device]:
+        _link(self, f"make a {kind} device", "add", ifname=names[0], kind=kind, **attributes)
+        devices = [self.device(name) for name in names]
+        for device in devices:
+            device.up()
+        return devices
+
+
+class Device:
+    """A network device, which is its namespace and its index there."""
+
+    def __init__(self, netns: NetNs, name: str, ifindex: int) -> None:
+        self.netns = netns
+        """Where it is; an index means nothing outside of it."""
+        self.name = name
+        """What it is called there."""
+        self.ifindex = ifindex
+        """The kernel's number for it: what a link's `info.ifindex` holds."""
+
+    def up(self) -> None:
+        """Bring it up."""
+        self._set_flags(lambda flags: flags | _IFF_UP)
+
+    def down(self) -> None:
+        """Bring it down."""
+        self._set_flags(lambda flags: flags & ~_IFF_UP)
+
+    def remove(self) -> None:
+        """Remove it, and with it its peer. Raises `BpfError` with ENODEV when it is gone."""
+        _link(self.netns, f"remove {self}", "del", index=self.ifindex)
+
+    def __repr__(self) -> str:
+        return f"<Device {self.name}, {self.ifindex} in {self.netns}>"
+
+    def _set_flags(self, change: Callable[[int], int]) -> None:
+        with self.netns.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            name = self.name.encode()
+            try:
+                asked = fcntl.ioctl(control, _SIOCGIFFLAGS, _IFREQ.pack(name, 0))
+                _, flags = _IFREQ.unpack(asked)
+                fcntl.ioctl(control, _SIOCSIFFLAGS, _IFREQ.pack(name, change(flags)))
+            except OSError as error:
+                raise BpfError(error.errno or 0, f"bring {self} up or down") from error
+
+
+def _peer_of(device: Device) -> tuple[str, int]:
+    """Return the name and the index of the other one of a pair."""
+    (answer,) = _link(device.netns, f"find the peer of {device}", "get", index=device.ifindex)
+    index = answer.get_attr("IFLA_LINK")
+    with device.netns.entered():
+        return socket.if_indextoname(index), index
+
+
+def _link(netns: NetNs, doing: str, command: str, **attributes: Any) -> list[Any]:
+    """Ask about a device, or for a change of one, over netlink."""
+    try:
+        from pyroute2 import IPRoute  # type: ignore[import-untyped]
+        from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise ImportError(f"{doing}: needs pyroute2 (pip install 'pytest-bpflink[net]')") from error
+    # The socket would keep the namespace, so it lives as long as the question.
+    with netns.entered(), IPRoute() as route:
+        try:
+            return list(route.link(command, **attributes))
+        except NetlinkError as error:
+            hint = "the kernel lacks this kind of device" if error.code == errno.EOPNOTSUPP else ""
+            raise BpfError(error.code, f"{doing} in {netns}", hint=hint) from error
+
+
+def _set(fd: int, doing: str) -> None:
+    _call("setns", fd, _CLONE_NEWNET, doing=doing)
+
+
+def _call(name: str, *arguments: int, doing: str) -> None:
+    """Call a function that Python has from 3.12 on."""
+    if getattr(libc(), name)(*arguments):
+        raise BpfError(ctypes.get_errno(), doing, hint="needs CAP_SYS_ADMIN")

@@ -1,0 +1,177 @@
+"""A BPF object file, its programs and maps, and its global variables by name.
+
+`Object.open()` reads the file, `load()` hands it to the kernel; in between, `rodata` can be
+written. Programs and maps borrow from their object: they are of no use once it is closed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.btf import Btf
+from pytest_bpflink.bpf.global_variables import Globals
+from pytest_bpflink.bpf.map import Map
+from pytest_bpflink.bpf.program import Program
+from pytest_bpflink.building.compilation import object_of
+from pytest_bpflink.errors import BpfError, by_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ELF_MAGIC = b"\x7fELF"
+
+
+class Object:
+    """A BPF object: a `.bpf.o` file, opened and perhaps loaded.
+
+    Lives until `close()` or the end of a `with` block. Then its programs and maps go, except those
+    that a link, a pin or another descriptor still holds.
+    """
+
+    def __init__(self, pointer: int, path: Path) -> None:
+        self._pointer: int | None = pointer
+        self.path = path
+        """The file that it was opened from, as it was named."""
+        self.loaded = False
+        """Whether the kernel has its programs and maps."""
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a `.bpf.o`, or compile a `.bpf.c` and read that; the kernel is not asked yet.
+
+        Raises `BpfError`: ENOENT where there is no file, EINVAL or an errno of libbpf's own for a
+        file that is no BPF object; `CompileError` for a source that clang refuses.
+        """
+        doing = f"open BPF object {Path(path)}"
+        file = object_of(path)
+        _require_elf(file, doing)
+        pointer = libbpf.call("bpf_object__open_file", os.fsencode(file), None, doing=doing)
+        return cls(pointer, Path(path))
+
+    def load(self) -> Self:
+        """Hand its programs and maps to the kernel, and return the object itself.
+
+        Raises `VerifierError` when the verifier refuses a program, `BpfError` for anything else;
+        the object can't be loaded again then.
+        """
+        libbpf.call("bpf_object__load", self.pointer, doing=f"load BPF object {self.path}")
+        self.loaded = True
+        return self
+
+    def close(self) -> None:
+        """Release everything that it holds; idempotent."""
+        if self._pointer is None:
+            return
+        pointer, self._pointer = self._pointer, None
+        self.__dict__.pop("programs", None)
+        for name in ("bss", "data", "rodata"):
+            section = self.__dict__.pop(name, None)
+            if section is not None:
+                section.release()
+        libbpf.call("bpf_object__close", pointer, doing=f"close {self.path}")
+
+    @property
+    def pointer(self) -> int:
+        """The `struct bpf_object *`. Raises `BpfError` with EBADF after `close()`."""
+        if self._pointer is None:
+            raise BpfError(errno.EBADF, f"use BPF object {self.path}", hint="it was closed")
+        return self._pointer
+
+    def program(self, name: str) -> Program:
+        """Return a program by the name of its function.
+
+        Raises `UnknownName`, which says which there are.
+        """
+        return by_name("program", name, self.programs, self.path)
+
+    def map(self, name: str) -> Map:
+        """Return a map by its name. Raises `UnknownName`, which says which there are."""
+        return by_name("map", name, self.maps, self.path)
+
+    @cached_property
+    def programs(self) -> dict[str, Program]:
+        """All its programs, by the names of their functions."""
+        each = _each("bpf_object__next_program", self.pointer)
+        return {program.name: program for program in (Program(self, one) for one in each)}
+
+    @property
+    def maps(self) -> dict[str, Map]:
+        """All its maps by name, those of libbpf's own making (`.bss`, `.rodata`) included."""
+        each = _each("bpf_object__next_map", self.pointer)
+        return {one.name: one for one in (Map(self, pointer) for pointer in each)}
+
+    @cached_property
+    def bss(self) -> Globals:
+        """Global variables that start as zero."""
+        return self._globals(".bss")
+
+    @cached_property
+    def data(self) -> Globals:
+        """Global variables that start as something else."""
+        return self._globals(".data")
+
+    @cached_property
+    def rodata(self) -> Globals:
+        """Global constants: written before `load()`, then frozen, so that the verifier knows."""
+        return self._globals(".rodata")
+
+    @cached_property
+    def btf(self) -> Btf | None:
+        """The object's types; None when it was compiled without `-g`."""
+        pointer = libbpf.call("bpf_object__btf", self.pointer, doing="ask for BTF")
+        if not pointer:
+            return None
+        size = ctypes.c_uint32()
+        raw = libbpf.call("btf__raw_data", pointer, ctypes.byref(size), doing="read BTF")
+        return _types(ctypes.string_at(raw, size.value))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_pointer", None) is not None:
+            self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._pointer is None else "loaded" if self.loaded else "open"
+        return f"<Object {self.path.name} {state}>"
+
+    def _globals(self, section: str) -> Globals:
+        name = f"{section} of {self.path.name}"
+        for each in self.maps.values():
+            if self.btf and each.is_internal and each.name.endswith(section):
+                return Globals(name, each, self.btf, self.btf.section(section))
+        return Globals(name, None, None, {})
+
+
+def _each(function: str, owner: int) -> Iterator[int]:
+    pointer = None
+    while pointer := libbpf.call(function, owner, pointer, doing="look through an object"):
+        yield pointer
+
+
+# Of as many files as are in use at a time: to read the types takes longer than to load programs.
+@lru_cache(maxsize=8)
+def _types(raw: bytes) -> Btf:
+    return Btf(raw)
+
+
+def _require_elf(file: Path, doing: str) -> None:
+    """Say clearly what libbpf says in the words of libelf."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(len(_ELF_MAGIC))
+    except OSError as error:
+        raise BpfError(error.errno or 0, doing) from error
+    if start != _ELF_MAGIC:
+        hint = "not an ELF file; compile it with clang -target bpf -O2 -g -c"
+        raise BpfError(errno.EINVAL, doing, hint=hint)

@@ -1,0 +1,214 @@
+"""A program of a BPF object, and the table of ways in which programs of each kind attach."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.uapi import AttachType, BpfProgInfo, ProgType
+from pytest_bpflink.bpf import attach, attach_events
+from pytest_bpflink.bpf.cgroup import Cgroup
+from pytest_bpflink.bpf.map import Map
+from pytest_bpflink.bpf.netns import Device, NetNs
+from pytest_bpflink.bpf.perf_event import PerfEvent
+from pytest_bpflink.errors import BpfError
+from pytest_bpflink.introspection.ids import note_made
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_bpflink.bpf.handles import ObjectHandle
+    from pytest_bpflink.bpf.link import Link
+
+
+class Program:
+    """A program of an `Object`, borrowed from it."""
+
+    def __init__(self, owner: ObjectHandle, pointer: int) -> None:
+        self._owner = owner
+        self._pointer = pointer
+        self.name = libbpf.text("bpf_program__name", pointer) or ""
+        """The name of its function."""
+        self.section = libbpf.text("bpf_program__section_name", pointer) or ""
+        """What `SEC()` says: the program's type and, for most types, its target."""
+
+    @property
+    def pointer(self) -> int:
+        """The `struct bpf_program *`. Raises `BpfError` with EBADF after the object is closed."""
+        _ = self._owner.pointer
+        return self._pointer
+
+    @property
+    def type(self) -> ProgType:
+        """Its program type."""
+        return ProgType(self._ask("bpf_program__type"))
+
+    @property
+    def expected_attach_type(self) -> AttachType:
+        """The attach type that it is loaded for."""
+        return AttachType(self._ask("bpf_program__expected_attach_type"))
+
+    @property
+    def fd(self) -> int:
+        """Its descriptor, borrowed. Raises `BpfError` before the object is loaded."""
+        return self._ask("bpf_program__fd")
+
+    @property
+    def id(self) -> int:
+        """The kernel's number for it."""
+        doing = f"ask for the id of program {self.name}"
+        return int(libbpf.read_info(self.fd, BpfProgInfo, doing=doing).id)
+
+    def set_autoload(self, load: bool) -> None:  # noqa: FBT001 - libbpf's own shape
+        """Choose whether `Object.load()` takes it along; before loading."""
+        libbpf.call(
+            "bpf_program__set_autoload", self.pointer, load, doing=f"set autoload of {self.name}"
+        )
+
+    def pin(self, path: str | os.PathLike[str]) -> None:
+        """Pin it in a BPF FS; whoever asked removes the file."""
+        doing = f"pin program {self.name} at {Path(path)}"
+        note_made("program", self.id)
+        libbpf.call("bpf_program__pin", self.pointer, os.fsencode(path), doing=doing)
+
+    def attach(self, target: object | None = None, **options: Any) -> Link:
+        """Attach it by a BPF link, which is the caller's to destroy.
+
+        `target` is what a program of this type attaches to, and the options are those it has:
+
+        - cgroup programs: a `Cgroup`; `flags`, `relative` (a program or link to stand before or
+          after) and `expected_revision` (libbpf 1.6; kernels before 6.17 ignore or refuse them).
+        - tcx (6.6), netkit (6.7; the primary device): a `Device`; the same options.
+        - xdp: a `Device`; `flags` (`XdpFlags`).
+        - flow_dissector, sk_lookup: a `NetNs`.
+        - netfilter (6.4): a `NetNs`, or nothing for the present one; `pf`, `hooknum`, `priority`,
+          `flags`.
+        - sk_msg, sk_skb (6.10): a `Map` of sockets.
+        - iter: nothing, a `Map`, a `Cgroup` with `order` (6.1), or `tid` or `pid` (6.1).
+        - freplace: nothing, or a `Program` with `function`.
+        - perf_event: a `PerfEvent`; `cookie`.
+        - kprobe: a function's name with `offset`; uprobe: a `Path` with `offset` and `pid`; both
+          with `retprobe` and `cookie`.
+        - kprobe.multi: names or a pattern; uprobe.multi: a `Path` with `offsets` and `pid`; both
+          with `retprobe` and `cookies`, as many as there are names or offsets.
+        - fentry.multi, fexit.multi, fsession.multi (7.2, libbpf 1.8): names or a pattern;
+          `cookies`, as many as there are names.
+        - all others: nothing, since `SEC()` says it.
+
+        Raises `BpfError`: EINVAL for the wrong kind of target, and what the kernel says;
+        `NotSupported` where no BPF link comes of it (kprobe and tracepoint before 5.15).
+        """
+        return _attach(self, target, options)
+
+    def __repr__(self) -> str:
+        return f"<Program {self.name} {self.section}>"
+
+    def _ask(self, function: str) -> int:
+        return libbpf.call(function, self.pointer, doing=f"ask about program {self.name}")
+
+
+def _attach(program: Program, target: object | None, options: dict[str, Any]) -> Link:
+    """Attach a program to a target of the kind that its type takes; see `Program.attach()`."""
+    way = _way_of(program)
+    if not isinstance(target, way.targets):
+        doing = f"attach {program.name} ({program.type.name}, {program.section}) to {target!r}"
+        raise BpfError(errno.EINVAL, doing, hint=f"a program of this type attaches to {way.takes}")
+    _require_known(program, way, options)
+    return way.attach(program, target, **options)
+
+
+def _require_known(program: Program, way: _Way, options: dict[str, Any]) -> None:
+    known = _options_of(way.attach)
+    unknown = ", ".join(options.keys() - set(known))
+    if unknown:
+        doing = f"attach {program.name} ({program.type.name}, {program.section}) with {unknown}"
+        hint = f"its options are: {', '.join(known)}" if known else "it has no options"
+        raise BpfError(errno.EINVAL, doing, hint=hint)
+
+
+@cache
+def _options_of(function: Callable[..., Link]) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+
+
+def _not_by_itself(program: Program, _target: object) -> Link:
+    doing = f"attach {program.name} ({program.type.name})"
+    raise BpfError(errno.EINVAL, doing, hint="its struct_ops map is what attaches: Map.attach()")
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How programs of one kind attach."""
+
+    attach: Callable[..., Link]
+    targets: tuple[type, ...]
+    takes: str
+
+
+_NONE = type(None)
+_SECTION = _Way(attach_events.as_section_says, (_NONE,), "what its SEC() names")
+_CGROUP = _Way(attach.to_cgroup, (Cgroup,), "a Cgroup")
+_NETNS = _Way(attach.to_netns, (NetNs,), "a NetNs")
+_SOCKMAP = _Way(attach.to_sockmap, (Map,), "a Map of sockets")
+_TCX = _Way(attach.to_ordered_device("bpf_program__attach_tcx"), (Device,), "a device of a NetNs")
+_NETKIT = _Way(attach.to_ordered_device("bpf_program__attach_netkit"), (Device,), "a netkit device")
+_FUNCTIONS = (_NONE, str, list, tuple), "names of kernel functions, or a pattern"
+_KPROBES = _Way(attach_events.to_kprobe_multi, *_FUNCTIONS)
+_TRAMPOLINES = _Way(attach_events.to_tracing_multi, *_FUNCTIONS)
+_UPROBES = _Way(attach_events.to_uprobe_multi, (_NONE, Path), "a Path with offsets=")
+_ITER = _Way(attach.to_iterator, (_NONE, Map, Cgroup), "a Map, a Cgroup, or what its SEC() names")
+
+_BY_PROGRAM_TYPE = {
+    ProgType.CGROUP_SKB: _CGROUP,
+    ProgType.CGROUP_SOCK: _CGROUP,
+    ProgType.CGROUP_DEVICE: _CGROUP,
+    ProgType.CGROUP_SOCK_ADDR: _CGROUP,
+    ProgType.CGROUP_SYSCTL: _CGROUP,
+    ProgType.CGROUP_SOCKOPT: _CGROUP,
+    ProgType.SOCK_OPS: _CGROUP,
+    ProgType.XDP: _Way(attach.to_xdp, (Device,), "a device of a NetNs"),
+    ProgType.FLOW_DISSECTOR: _NETNS,
+    ProgType.SK_LOOKUP: _NETNS,
+    ProgType.SK_MSG: _SOCKMAP,
+    ProgType.SK_SKB: _SOCKMAP,
+    ProgType.NETFILTER: _Way(
+        attach.to_netfilter, (_NONE, NetNs), "a NetNs, by default the present one"
+    ),
+    ProgType.EXT: _Way(attach.to_function, (_NONE, Program), "a function of another Program"),
+    ProgType.PERF_EVENT: _Way(attach_events.to_perf_event, (PerfEvent,), "a PerfEvent"),
+    ProgType.KPROBE: _Way(
+        attach_events.to_probe,
+        (_NONE, str, Path),
+        "a kernel function's name, or a Path with offset=",
+    ),
+    ProgType.STRUCT_OPS: _Way(_not_by_itself, (object,), "nothing by itself"),
+}
+
+# These say more than the type of the program does.
+_BY_ATTACH_TYPE = {
+    AttachType.LSM_CGROUP: _CGROUP,
+    AttachType.TRACE_ITER: _ITER,
+    AttachType.TCX_INGRESS: _TCX,
+    AttachType.TCX_EGRESS: _TCX,
+    AttachType.NETKIT_PRIMARY: _NETKIT,
+    AttachType.NETKIT_PEER: _NETKIT,
+    AttachType.TRACE_KPROBE_MULTI: _KPROBES,
+    AttachType.TRACE_KPROBE_SESSION: _KPROBES,
+    AttachType.TRACE_UPROBE_MULTI: _UPROBES,
+    AttachType.TRACE_UPROBE_SESSION: _UPROBES,
+    AttachType.TRACE_FENTRY_MULTI: _TRAMPOLINES,
+    AttachType.TRACE_FEXIT_MULTI: _TRAMPOLINES,
+    AttachType.TRACE_FSESSION_MULTI: _TRAMPOLINES,
+}
+
+
+def _way_of(program: Program) -> _Way:
+    by_attach_type = _BY_ATTACH_TYPE.get(program.expected_attach_type)
+    return by_attach_type or _BY_PROGRAM_TYPE.get(program.type, _SECTION)

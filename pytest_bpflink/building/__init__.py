@@ -1,0 +1,1 @@
+"""From a .bpf.c to a .bpf.o, and libbpf itself."""

@@ -1,0 +1,280 @@
+"""libbpf from source: a tree on this machine, or the distribution's source package.
+
+Each is built once, by its own `make`, into the cache; a directory there appears by renaming once
+the library in it is complete. Nothing is written into a tree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_bpflink.building.libbpf_library import NEWEST, LibbpfError, check
+from pytest_bpflink.vm.cache import cache_root, locked
+from pytest_bpflink.vm.kernels.apt import Apt, AptError, stanzas
+from pytest_bpflink.vm.kernels.releases import version_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pytest_bpflink.system.progress import Progress
+
+_BUILDING = ".building-"
+
+# What a build in the tree itself leaves there.
+_MADE = r"\.(a|cmd|d|o|pc|so(\.[\d.]+)?)$"
+
+# The newest is in the first, and reading their lists costs a quarter of reading all.
+_SUITES = (
+    ("sid", "experimental"),
+    ("bookworm", "bookworm-backports", "trixie", "trixie-backports", "forky"),
+)
+
+
+def version(spec: str, progress: Progress) -> Path:
+    """Return the newest libbpf that matches a release, in full or in part, or of all (`newest`).
+
+    A release that is built already is not looked for anew. Raises LibbpfError.
+    """
+    built = _newest(spec, _built())
+    if built and spec != NEWEST:
+        return _library_in(built.path)
+    with _cache_locked(progress):
+        package = _find(spec, progress) or _built_without_network(spec, progress)
+        if not package.path.exists():
+            _build_package(package, progress)
+        return _library_in(package.path)
+
+
+def tree(directory: Path, progress: Progress) -> Path:
+    """Return the libbpf of a source tree, built anew when a file in the tree has changed.
+
+    The tree is libbpf's own (with `src/libbpf.c`), or the kernel's. Raises LibbpfError.
+    """
+    layout = _Layout.of(directory)
+    built = _root() / f"tree-{layout.digest()}"
+    with _cache_locked(progress):
+        if not built.exists():
+            progress(f"building libbpf of {directory}")
+            with _scratch() as scratch:
+                _make(layout, scratch, built)
+    return _library_in(built)
+
+
+@dataclass(frozen=True)
+class _Package:
+    """A source package of libbpf, by its Debian version; its directory holds what is built."""
+
+    version: str
+    suites: tuple[str, ...] = ()
+
+    @property
+    def upstream(self) -> str:
+        return self.version.rpartition("-")[0]
+
+    @property
+    def path(self) -> Path:
+        return _root() / self.version
+
+    def __str__(self) -> str:
+        return self.upstream
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where a source tree has its Makefile, how that is told where to build, and its sources."""
+
+    makefile: Path
+    output: str
+    sources: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, tree: Path) -> _Layout:
+        if (tree / "tools/lib/bpf/libbpf.c").exists():
+            # What tools/lib/bpf/Makefile includes and compiles. It appends file names to OUTPUT.
+            parts = ("lib/bpf", "include", "build", "scripts", "arch")
+            sources = tuple(tree / "tools" / part for part in parts)
+            return cls(tree / "tools/lib/bpf", "OUTPUT={}/", sources)
+        for root in (tree, tree.parent):
+            if (root / "src/libbpf.c").exists() and tree in {root, root / "src"}:
+                return cls(root / "src", "OBJDIR={}", (root / "src", root / "include"))
+        raise LibbpfError(
+            f"{tree} is no source tree of libbpf: it has neither src/libbpf.c nor, as the kernel's"
+            " has, tools/lib/bpf/libbpf.c"
+        )
+
+    def digest(self) -> str:
+        """Return what changes when a source does, or what `make` takes from the environment."""
+        whole = hashlib.sha256()
+        for name in ("CC", "CFLAGS", "EXTRA_CFLAGS", "LDFLAGS", "EXTRA_LDFLAGS"):
+            whole.update(f"{name}={os.environ.get(name)}\n".encode())
+        for file in sorted(path for part in self.sources for path in part.rglob("*")):
+            if file.is_file() and not re.search(_MADE, file.name):
+                content = hashlib.sha256(file.read_bytes()).hexdigest()
+                whole.update(f"{file}\n{content}\n".encode())
+        return whole.hexdigest()[:32]
+
+
+def _root() -> Path:
+    return cache_root() / "libbpf"
+
+
+def _built() -> list[_Package]:
+    return [_Package(path.name) for path in _root().glob("[0-9]*-*")]
+
+
+def _newest(spec: str, packages: Iterable[_Package]) -> _Package | None:
+    matching = (
+        package
+        for package in packages
+        if spec in {NEWEST, package.upstream} or package.upstream.startswith(f"{spec}.")
+    )
+    return max(matching, key=lambda package: version_key(package.version), default=None)
+
+
+def _library_in(directory: Path) -> Path:
+    # The full name, libbpf.so.1.7.0: what is loaded shows by it.
+    return max(directory.glob("libbpf.so.*"), key=lambda path: len(path.name))
+
+
+@contextlib.contextmanager
+def _cache_locked(progress: Progress) -> Iterator[None]:
+    waiting = "waiting for another run that is building a libbpf"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(
+                locked(_root(), unfinished=_BUILDING, waits=lambda: progress(waiting))
+            )
+        except OSError as error:
+            raise LibbpfError(
+                f"{_root()}, where it would be built, can't be written: {error.strerror};"
+                " BPFLINK_CACHE names another directory"
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix=_BUILDING, dir=_root()) as directory:
+        yield Path(directory)
+
+
+def _find(spec: str, progress: Progress) -> _Package | None:
+    """Return the newest package that matches; None where the lists of packages can't be read."""
+    offered: list[_Package] = []
+    for suites in _SUITES:
+        try:
+            current = _apt(suites).update(lambda text: progress(f"libbpf {spec}: {text}"))
+        except AptError as error:
+            hint = "give the path of a shared object or of a source tree"
+            raise LibbpfError(f"{error} to fetch libbpf's source from: {hint}") from error
+        if not current:
+            return None
+        offered += _offered(suites)
+        found = _newest(spec, offered)
+        if found:
+            return found
+    names = sorted({package.upstream for package in offered}, key=version_key)
+    raise LibbpfError(f"the distribution has no libbpf {spec}; it has {', '.join(names)}")
+
+
+def _built_without_network(spec: str, progress: Progress) -> _Package:
+    built = _newest(spec, _built())
+    if built is None:
+        raise LibbpfError(
+            "the distribution's mirror can't be read, and no such libbpf is built yet;"
+            " is there a network?"
+        )
+    progress.line(f"libbpf {spec}: no mirror can be read, {built} is the newest built here")
+    return built
+
+
+def _apt(suites: tuple[str, ...]) -> Apt:
+    return Apt(cache_root() / f"apt-sources-{suites[0]}", suites, kind="deb-src")
+
+
+def _offered(suites: tuple[str, ...]) -> list[_Package]:
+    shown = _apt(suites).output("apt-cache", "showsrc", "--only-source", "libbpf")
+    versions = {stanza["Version"] for stanza in stanzas(shown) if "Version" in stanza}
+    return [_Package(version, suites) for version in versions]
+
+
+def _build_package(package: _Package, progress: Progress) -> None:
+    with _scratch() as scratch:
+        progress(f"libbpf {package}: fetching its source")
+        # Unpatched: a release is what upstream says it is.
+        try:
+            _apt(package.suites).output(
+                "apt-get",
+                "source",
+                "--download-only",
+                "--tar-only",
+                f"libbpf={package.version}",
+                cwd=scratch,
+            )
+        except AptError as error:
+            raise LibbpfError(str(error)) from error
+        unpacked = scratch / "libbpf"
+        unpacked.mkdir()
+        (archive,) = scratch.glob("*.orig.tar.*")
+        _run(["tar", "-xf", archive, "--strip-components=1", "-C", unpacked])
+        progress(f"libbpf {package}: building (10 s)")
+        # A release meets compilers that are younger than it, and warn of more.
+        _make(_Layout.of(unpacked), scratch, package.path, "EXTRA_CFLAGS=-Wno-error")
+
+
+def _make(layout: _Layout, scratch: Path, target: Path, *variables: str) -> None:
+    """Build a libbpf below `scratch`, and put it into the cache as the directory `target`."""
+    _require_tools()
+    objects, result = scratch / "objects", scratch / "result"
+    objects.mkdir()
+    result.mkdir()
+    where = layout.output.format(objects)
+    jobs = f"-j{os.cpu_count() or 1}"
+    _run(["make", "-C", layout.makefile, jobs, "BUILD_SHARED=y", where, *variables])
+    library = (objects / "libbpf.so").resolve()
+    check(library)
+    library.rename(result / library.name)
+    result.rename(target)
+
+
+def _require_tools() -> None:
+    """Raise LibbpfError that names the packages which building needs and this host lacks."""
+    missing = [package for tool, package in (("make", "make"), ("cc", "gcc")) if not _has(tool)]
+    for header, package in (("libelf.h", "libelf-dev"), ("zlib.h", "zlib1g-dev")):
+        if _has("cc") and not _compiles(f"#include <{header}>\n"):
+            missing.append(package)
+    if missing:
+        raise LibbpfError(f"building it needs more: apt-get install {' '.join(missing)}")
+
+
+def _has(tool: str) -> bool:
+    return shutil.which(tool) is not None
+
+
+def _compiles(source: str) -> bool:
+    command = ["cc", "-E", "-x", "c", "-", "-o", os.devnull]
+    return not subprocess.run(
+        command, input=source, capture_output=True, text=True, check=False
+    ).returncode
+
+
+def _run(command: list[str | Path]) -> None:
+    # Run from a Makefile, ours would take orders that are meant for that one.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not re.match("M(AKE)?FLAGS|MAKEL", name)
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = "\n".join(f"  {line}" for line in done.stderr.splitlines()[-12:])
+        raise LibbpfError(f"{command[0]} failed:\n{said}")

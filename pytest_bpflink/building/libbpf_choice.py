@@ -1,0 +1,59 @@
+"""Which libbpf a run uses: a SPEC to the shared object to load.
+
+`libbpf_library` says which shared objects are a libbpf, `libbpf_build` makes one from source, and
+`libbpf` loads the one that was chosen.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.building.libbpf_library import (
+    NEWEST,
+    OLDEST,
+    SYSTEM,
+    LibbpfError,
+    check,
+    is_version,
+)
+
+if TYPE_CHECKING:
+    from pytest_bpflink.system.progress import Progress
+
+
+def choose(spec: str, progress: Progress, *, directory: Path) -> str:
+    """Return what to give to `libbpf.use()`; builds it where it is missing.
+
+    A relative path is taken from `directory`. Raises LibbpfError.
+    """
+    spec = spec.strip()
+    path = directory / Path(spec).expanduser()
+    if spec == SYSTEM:
+        return libbpf.SONAME
+    if is_version(spec) or spec == NEWEST:
+        return str(_version(spec, progress))
+    if not spec:
+        raise LibbpfError("a SPEC is needed")
+    if not path.exists():
+        raise LibbpfError(
+            f"neither {SYSTEM!r}, {NEWEST!r}, a version such as 1.7, nor a path: no {path}"
+        )
+    library = _tree(path, progress) if path.is_dir() else path.resolve()
+    check(library)
+    return str(library)
+
+
+def _version(spec: str, progress: Progress) -> Path:
+    from pytest_bpflink.building import libbpf_build
+
+    if is_version(spec) and tuple(map(int, spec.split(".")[:2])) < OLDEST:
+        raise LibbpfError("libbpf 1.0 is the first that will do")
+    return libbpf_build.version(spec, progress)
+
+
+def _tree(tree: Path, progress: Progress) -> Path:
+    from pytest_bpflink.building import libbpf_build
+
+    return libbpf_build.tree(tree.resolve(), progress)

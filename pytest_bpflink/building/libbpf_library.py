@@ -1,0 +1,48 @@
+"""What `--bpf-libbpf` can name, and whether a shared object is a libbpf that will do."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SYSTEM = "system"
+"""The SPEC of the distribution's own, which the dynamic linker finds as `libbpf.SONAME`."""
+
+NEWEST = "newest"
+"""The SPEC of the newest release whose source the distribution has."""
+
+OLDEST = (1, 0)
+"""The first release that will do."""
+
+
+class LibbpfError(Exception):
+    """There is no such libbpf, or none that can be used; the sentence says why, and what to do."""
+
+
+def release(library: str) -> str:
+    """Return the release of a shared object that `choose` has returned, such as `1.7.0`."""
+    loaded = ctypes.CDLL(library)
+    loaded.libbpf_version_string.restype = ctypes.c_char_p
+    return str(loaded.libbpf_version_string().decode()).removeprefix("v")
+
+
+def is_version(spec: str) -> bool:
+    """Whether a SPEC is the number of a release, in full (1.7.0) or in part (1.7)."""
+    return re.fullmatch(r"\d+(\.\d+){1,2}", spec) is not None
+
+
+def check(library: Path) -> None:
+    """Raise LibbpfError for a file that is no libbpf, or one that is too old."""
+    try:
+        loaded = ctypes.CDLL(str(library))
+    except OSError as error:
+        raise LibbpfError(f"it can't be loaded: {error}") from error
+    if not hasattr(loaded, "bpf_object__open_file"):
+        raise LibbpfError(f"{library} is no libbpf: it has no bpf_object__open_file")
+    # libbpf has a function for it from 0.6 on.
+    if not hasattr(loaded, "libbpf_major_version") or not loaded.libbpf_major_version():
+        raise LibbpfError(f"{library} is older than libbpf 1.0, the first that will do")

@@ -1,0 +1,63 @@
+"""What the running kernel says of itself: its release, its BTF, its build configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from pytest_bpflink.vm.kernels.config import parse_config
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """The kernel that a test runs on."""
+
+    release: str = field(default_factory=lambda: os.uname().release)
+    """As `uname -r` has it."""
+    where: str = "native"
+    """`native`, or how its VM is run: `kvm` or `tcg`."""
+    spec: str = "native"
+    """What `--kernel` called it."""
+
+    @cached_property
+    def version(self) -> tuple[int, ...]:
+        """The release's leading numbers: `(6, 1, 176)`; to be shown, never to guess features."""
+        found = re.match(r"[\d.]+\d", self.release)
+        return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+    @property
+    def btf(self) -> bool:
+        """Whether the kernel describes its own types, as tp_btf, fentry and CO-RE need."""
+        return Path("/sys/kernel/btf/vmlinux").exists()
+
+    @cached_property
+    def config(self) -> dict[str, str]:
+        """Its build configuration, `{"CONFIG_BPF_LSM": "y", ...}`; empty where there is none.
+
+        Values that are strings are without their quotes.
+        """
+        return _read_config(self.release)
+
+
+def _read_config(release: str) -> dict[str, str]:
+    packed = Path("/proc/config.gz")
+    modules = Path(f"/lib/modules/{release}")
+    places = [
+        Path(f"/boot/config-{release}"),
+        modules / "config",
+        Path(f"/usr/lib/modules/{release}/config"),
+    ]
+    # In a guest that is a link into the unpacked package, which has its config above.
+    places += [parent / f"boot/config-{release}" for parent in modules.resolve().parents]
+    if packed.exists():
+        import gzip  # few kernels have it
+
+        return parse_config(gzip.decompress(packed.read_bytes()).decode())
+    for place in places:
+        with contextlib.suppress(OSError):
+            return parse_config(place.read_text())
+    return {}

@@ -1,0 +1,124 @@
+"""Which BPF objects processes have open.
+
+A descriptor of another process is duplicated (pidfd_getfd(2), 5.6) and asked about. Its fdinfo in
+/proc would tell, too, but there the kernel runs a function of the link's type, and 6.18.15 oopses
+in that of KPROBE_MULTI links without cookies. The duplicate holds the object for some microseconds,
+as reading fdinfo does.
+
+Where duplicating is refused, by a container's seccomp filter or Yama's `ptrace_scope` 3, fdinfo is
+read: not that of links, on kernels which may have the bug.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import re
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.uapi import BpfNumber
+from pytest_bpflink.errors import BpfError
+from pytest_bpflink.system import procfs
+from pytest_bpflink.system.libc import libc
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from pytest_bpflink.introspection.ids import Key, Kind
+
+# By what `kind_of_descriptor` says.
+_KINDS: dict[str, Kind] = {"link": "link", "prog": "program", "map": "map"}
+_ALL = frozenset(_KINDS.values())
+
+_PIDFD_GETFD = 438  # the same on all architectures that libbpf runs on; glibc 2.36 has a wrapper
+
+
+def held_by(pid: int, kinds: Collection[Kind] = _ALL) -> Iterator[tuple[Key, int]]:
+    """Yield each BPF object that a process has open, with the descriptor; none of one that is gone.
+
+    Or those of some kinds: to ask for an id takes longer than to see of which kind it is.
+
+    Raises `PermissionError` for a process that this one may not look into.
+    """
+    find = key_of if pid == os.getpid() else partial(_key_of_another, pid)
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for fd in sorted(int(name) for name in os.listdir(f"/proc/{pid}/fd")):
+            key = find(fd, kinds)
+            if key is not None:
+                yield key, fd
+
+
+def kind_of_descriptor(fd: int, pid: int | str = "self") -> str:
+    """Say what a process's descriptor is of: `link`, `map`, `prog`, or the file's own name.
+
+    The kernel's info call answers for each kind of BPF object with numbers that look alike, so the
+    name of the anonymous inode decides: `bpf-map`, `bpf-prog`, `bpf_link` or `bpf-link`.
+    """
+    name = os.readlink(f"/proc/{pid}/fd/{fd}").removeprefix("anon_inode:").strip("[]")
+    return name[4:] if name.startswith(("bpf-", "bpf_")) else name
+
+
+def key_of(fd: int, kinds: Collection[Kind] = _ALL) -> Key | None:
+    """Return the object that a descriptor of this process is of, None for anything else."""
+    try:
+        kind = _KINDS.get(kind_of_descriptor(fd))
+        if kind and kind in kinds:
+            return kind, libbpf.read_info(fd, BpfNumber, doing="ask for an id").id
+    except (FileNotFoundError, BpfError):  # closed meanwhile
+        pass
+    return None
+
+
+def _key_of_another(pid: int, fd: int, kinds: Collection[Kind]) -> Key | None:
+    with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+        kind = kind_of_descriptor(fd, pid)
+        if _KINDS.get(kind) not in kinds:
+            return None
+        try:
+            duplicate = _duplicate(pid, fd)
+        except OSError as error:
+            if error.errno == errno.EBADF:  # closed meanwhile
+                return None
+            if error.errno in {errno.EPERM, errno.ENOSYS}:
+                return _read_about(pid, fd, kind)
+            raise
+        try:
+            return key_of(duplicate)
+        finally:
+            os.close(duplicate)
+    return None
+
+
+def _duplicate(pid: int, fd: int) -> int:
+    """Return a descriptor of this process's for what another one has open. Raises `OSError`."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        duplicate: int = libc().syscall(_PIDFD_GETFD, pidfd, fd, ctypes.c_uint(0))
+        if duplicate < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return duplicate
+    finally:
+        os.close(pidfd)
+
+
+def _read_about(pid: int, fd: int, kind: str) -> Key | None:
+    if kind == "link" and _reading_may_crash():
+        return None
+    text = procfs.read(f"/proc/{pid}/fdinfo/{fd}")
+    found = re.search(rf"^{kind}_id:\s+(\d+)$".encode(), text, re.MULTILINE)
+    return (_KINDS[kind], int(found[1])) if found else None
+
+
+@cache
+def _reading_may_crash() -> bool:
+    """Whether the kernel has what 6.18 has a bug in; where that can't be seen it may have it."""
+    try:
+        return b" bpf_kprobe_multi_show_fdinfo" in Path("/proc/kallsyms").read_bytes()
+    except OSError:
+        return True

@@ -1,0 +1,99 @@
+"""BPF file systems that are mounted, and which BPF objects are pinned in them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_bpflink.binding import libbpf
+from pytest_bpflink.errors import BpfError
+from pytest_bpflink.introspection.descriptors import key_of
+from pytest_bpflink.system import estates, procfs
+from pytest_bpflink.system.libc import libc
+from pytest_bpflink.system.mountinfo import mounted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_bpflink.introspection.ids import Key
+
+MAGIC = 0xCAFE4A11
+"""`BPF_FS_MAGIC`, the type that statfs(2) gives."""
+
+
+def mounts() -> Iterator[Path]:
+    """Yield the BPF FS mounts that this process sees."""
+    return (mount.path for mount in mounted("bpf"))
+
+
+def pins_below(mount: Path) -> Iterator[Path]:
+    """Yield what is pinned in a BPF FS.
+
+    Names with a dot are the kernel's (`maps.debug`, of CONFIG_BPF_PRELOAD): nobody else may make
+    them, nor look them up.
+    """
+    for directory, _, names in os.walk(mount):
+        for name in sorted(names):
+            if "." not in name:
+                yield Path(directory, name)
+
+
+def is_on_bpffs(path: str | os.PathLike[str]) -> bool:
+    """Whether a path, or the nearest directory above it that exists, is on a BPF FS."""
+    here = Path(os.path.abspath(path))  # resolve() would look the last name up
+    while True:
+        with contextlib.suppress(OSError):
+            return _file_system(here) == MAGIC
+        if here == here.parent:
+            return False
+        here = here.parent
+
+
+def pinned_in(mount: Path) -> Iterator[tuple[Key, Path]]:
+    """Yield each object that is pinned in a BPF FS; looking holds it for a moment."""
+    for path in pins_below(mount):
+        try:
+            fd = libbpf.call("bpf_obj_get", os.fsencode(path), doing=f"look at {path}")
+        except BpfError:  # gone meanwhile
+            continue
+        try:
+            key = key_of(fd)
+        finally:
+            os.close(fd)
+        if key is not None:
+            yield key, path
+
+
+def readable_mounts() -> Iterator[Path]:
+    """Yield each BPF FS once, also those in other mount namespaces, through a process there."""
+    seen: set[tuple[str, Path]] = set()
+    for pid in _one_in_each_mount_namespace():
+        with contextlib.suppress(OSError):
+            for mount in sorted(mounted("bpf", pid), key=lambda mount: mount.path):
+                what = mount.device, mount.root
+                # Looking at a pin holds the link, which might be about to end there.
+                if what not in seen and not estates.is_of_another_session(mount.path):
+                    inside = str(mount.path).lstrip("/")
+                    yield mount.path if pid == os.getpid() else Path(f"/proc/{pid}/root", inside)
+                seen.add(what)
+
+
+def _one_in_each_mount_namespace() -> Iterator[int]:
+    seen = set()
+    for pid in (os.getpid(), *procfs.processes()):
+        with contextlib.suppress(OSError):
+            namespace = os.readlink(f"/proc/{pid}/ns/mnt")
+            if namespace not in seen:
+                seen.add(namespace)
+                yield pid
+
+
+def _file_system(path: Path) -> int:
+    """f_type of statfs(2), which `os.statvfs` leaves out."""
+    buffer = (ctypes.c_long * 32)()
+    if libc().statfs(os.fsencode(path), buffer):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
+    return buffer[0] & 0xFFFFFFFF

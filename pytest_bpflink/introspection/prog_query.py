@@ -1,0 +1,51 @@
+"""`BPF_PROG_QUERY`: which programs are attached to a cgroup, a network namespace or a device."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_bpflink.binding import libbpf
+
+if TYPE_CHECKING:
+    from pytest_bpflink.binding.uapi import AttachType
+
+USUAL_PROGRAMS = 64
+"""As many as the kernel lets be attached to a cgroup, a namespace (sk_lookup) or a device."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Ids of programs in the order they run, and the flags of their attachment."""
+
+    prog_ids: tuple[int, ...]
+    attach_flags: int
+
+
+def prog_query(
+    target: int,
+    attach_type: AttachType,
+    *,
+    where: str,
+    query_flags: int = 0,
+    room: int = USUAL_PROGRAMS,
+) -> Answer:
+    """Ask what is attached to `target`: a descriptor, or the index of a device.
+
+    Raises `BpfError`: EINVAL for an attach type that the kernel lacks, ENOSPC where more than
+    `room` programs are attached. `where` names the target in its sentence.
+    """
+    ids = (ctypes.c_uint32 * room)()
+    count, flags = ctypes.c_uint32(room), ctypes.c_uint32()
+    libbpf.call(
+        "bpf_prog_query",
+        target,
+        attach_type,
+        query_flags,
+        ctypes.byref(flags),
+        ids,
+        ctypes.byref(count),
+        doing=f"ask what is attached to {where} ({attach_type.name})",
+    )
+    return Answer(tuple(ids[: count.value]), flags.value)

@@ -1,0 +1,1 @@
+"""Who left which BPF object behind, and what a killed session left."""

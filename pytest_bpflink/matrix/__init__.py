@@ -1,0 +1,1 @@
+"""Kernels as a parameter of a session."""

@@ -1,0 +1,1 @@
+"""xdist's controller: which worker runs which item, and what becomes of dead workers."""

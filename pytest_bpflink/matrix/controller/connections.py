@@ -1,0 +1,70 @@
+"""How xdist connects to a worker: to the machine that its guest has then, or to another one."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from execnet import XSpec
+    from xdist.workermanage import WorkerController
+
+    from pytest_bpflink.matrix.controller.replacements import Replacements
+    from pytest_bpflink.matrix.controller.watchdog import Watchdog
+    from pytest_bpflink.matrix.controller.xdist_loop import XdistLoop
+    from pytest_bpflink.matrix.guests.guests import Guest
+
+
+class Connections:
+    """Gives a worker that can't be connected to another guest, at the start and later."""
+
+    def __init__(
+        self,
+        loop: XdistLoop,
+        guests: Mapping[XSpec, Guest],
+        *,
+        replacements: Replacements,
+        watchdog: Watchdog,
+        is_needed: Callable[[Guest], bool],
+        refuse: Callable[[XSpec], None],
+    ) -> None:
+        """IS_NEEDED(guest): whether a retired guest has items again.
+
+        REFUSE(spec): report the guest's only item as an error, because it could not boot.
+        """
+        self._loop = loop
+        self._guests = guests
+        self._replacements = replacements
+        self._watchdog = watchdog
+        self._is_needed = is_needed
+        self._refuse = refuse
+
+    def connect(self, spec: XSpec, putevent: Any) -> WorkerController:
+        """Connect to a worker, or return what keeps its place until its guest is up."""
+        guest = self._guests[spec]
+        if guest.retired:
+            if not self._is_needed(guest):
+                return self._replacements.nobody()
+            guest.recall("The item that it died in last was to run again.")
+        if guest.booting:
+            return self._replacements.await_boot(guest, partial(self.connect, spec, putevent))
+        while True:
+            if guest.item and guest.stand_in:
+                self._refuse(spec)
+                return self._replacements.nobody()
+            # An id is used once in execnet's group; for a replacement xdist took "gw0".
+            spec.id, spec.python = guest.next_worker_id(), guest.python
+            spec.via = guest.via
+            if guest.is_machine:
+                self._watchdog.connecting(guest)
+            try:
+                return self._loop.set_up(spec, putevent)
+            except (OSError, EOFError, AssertionError) as error:
+                self._watchdog.forget(guest)
+                if guest.stand_in:
+                    raise
+                words = guest.last_words()
+                guest.replace(f"It could not be connected to: {error!r}. {words}")
+                guest.wait_ready()

@@ -1,0 +1,108 @@
+"""What is made on the host, since guests would make it slowly, each on its own.
+
+That is the objects of BPF programs, before guests start, which are told of it; and what pytest
+rewrites while they do: tests, and this plugin's modules. Knows where the first two are: below the
+directories of pytest's arguments, since the controller of xdist's workers collects nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest_bpflink
+from pytest_bpflink.building import compilation
+from pytest_bpflink.session import pytest_internals
+from pytest_bpflink.vm.cache import cache_root
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import pytest
+
+
+def files_of(config: pytest.Config) -> list[Path]:
+    """Return the files among which tests and their programs are."""
+    return sorted(set(_files(config)))
+
+
+def prepare(files: Iterable[Path], progress: Callable[[str], None]) -> list[Path]:
+    """Compile BPF programs, which are returned, unless that was done before.
+
+    The environment tells guests what came of it, and where they find rewritten modules.
+    """
+    if sys.dont_write_bytecode:
+        os.environ[pytest_internals.PYCACHE] = str(cache_root() / "pycache")
+        pytest_internals.use_pycache()
+    sources = [file for file in files if file.name.endswith(".bpf.c")]
+    compilation.prepare(sources, before_each=lambda source: progress(f"compiling {source.name}"))
+    return sources
+
+
+def rewrite_tests(config: pytest.Config, files: Iterable[Path]) -> None:
+    """Rewrite tests and this plugin's modules, unless that was done before."""
+    if config.option.assertmode == "rewrite":
+        patterns = ["conftest.py", *config.getini("python_files")]
+        named = _named(config)
+        tests = [file for file in files if file in named or _is_like(file, patterns)]
+        tests = [file for file in tests if file.suffix == ".py"]
+        pytest_internals.rewrite_modules(config, (*tests, *_own_modules()))
+
+
+def _files(config: pytest.Config) -> Iterator[Path]:
+    """Yield the files below the directories of the arguments, where pytest would look too."""
+    patterns = config.getini("norecursedirs")
+    for directory in _directories(config):
+        for parent, below, names in os.walk(directory):
+            below[:] = [
+                name
+                for name in below
+                if not _is_like(Path(parent, name), patterns)
+                and not os.path.exists(f"{parent}/{name}/pyvenv.cfg")
+            ]
+            yield from (Path(parent, name) for name in names)
+
+
+def _own_modules() -> Iterator[Path]:
+    """Yield those of this plugin, which pytest rewrites as it does every plugin's."""
+    for parent, _, names in os.walk(Path(pytest_bpflink.__file__).parent, followlinks=True):
+        yield from (Path(parent, name) for name in names if name.endswith(".py"))
+
+
+def _directories(config: pytest.Config) -> set[Path]:
+    return {path if path.is_dir() else path.parent for path in _named(config)}
+
+
+def _named(config: pytest.Config) -> set[Path]:
+    start = config.invocation_params.dir
+    names = {argument.partition("::")[0] for argument in config.args}
+    modules = set().union(*map(_module_paths, names)) if config.option.pyargs else set()
+    # The rest is an error that a worker will report.
+    return {path for name in names if (path := start / name).exists()} | modules
+
+
+def _module_paths(name: str) -> set[Path]:
+    """Return where a module or a package is that --pyargs names."""
+    # ValueError is for what is no name of a module, a path as a rule.
+    with contextlib.suppress(ImportError, ValueError):
+        spec = importlib.util.find_spec(name)
+        if spec and spec.submodule_search_locations:
+            return {Path(location) for location in spec.submodule_search_locations}
+        if spec and spec.origin:
+            return {Path(spec.origin)}
+    return set()
+
+
+def _is_like(path: Path, patterns: Iterable[str]) -> bool:
+    # A pattern with a slash is one for the whole path (pytest's fnmatch_ex).
+    return any(
+        fnmatch.fnmatch(str(path), f"*{pattern}")
+        if "/" in pattern
+        else fnmatch.fnmatch(path.name, pattern)
+        for pattern in patterns
+    )

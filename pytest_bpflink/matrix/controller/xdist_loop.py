@@ -1,0 +1,224 @@
+"""What the controller uses of xdist and execnet that is no hook: names of xdist 3.6 to 3.8.
+
+xdist's loop (`DSession`) has no notion of a worker that is not connected yet, of one that it did
+not start, or of an error that no worker reported. Nothing else in the controller's process names
+an attribute of xdist's loop, its `NodeManager` or its `WorkerController`, or imports execnet.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import execnet
+from xdist.report import report_collection_diff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import pytest
+    from execnet import Channel, XSpec
+    from xdist.dsession import DSession
+    from xdist.workermanage import NodeManager, WorkerController
+
+    Connect = Callable[[XSpec, Any], WorkerController]
+
+
+class XdistLoop:
+    """The loop of a session's controller; xdist makes it when pytest is configured."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._set_up: Connect
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the session ends before all items have run."""
+        return bool(self._session.shouldstop)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the session stops, or all items have run."""
+        return self.is_stopping or self._session.shuttingdown
+
+    # Workers.
+
+    def connect_by(self, connect: Connect) -> None:
+        """Have xdist call CONNECT for each worker; that calls `set_up`, or gives a `place`.
+
+        An exception while xdist connects is an internal error, which ends the run for all kernels.
+        """
+        manager = self._manager
+        self._set_up, tear_down = manager.setup_node, manager.teardown_nodes
+
+        def teardown_nodes() -> None:
+            # execnet 2.1 fails to end a worker whose proxy on another host is gone already.
+            with suppress(OSError):
+                tear_down()
+
+        manager.setup_node = connect  # type: ignore[method-assign,assignment]
+        manager.teardown_nodes = teardown_nodes  # type: ignore[method-assign]
+
+    def set_up(self, spec: XSpec, putevent: Any) -> WorkerController:
+        """Connect to a worker as xdist does. Raises OSError, EOFError or AssertionError."""
+        return self._set_up(spec, putevent)
+
+    def start_worker(self, spec: XSpec) -> None:
+        """Connect to one more worker, and have the loop go on until it is gone."""
+        self.join(self._manager.setup_node(spec, self._session.queue.put))
+
+    def join(self, worker: WorkerController) -> None:
+        """Have the loop go on until a worker is gone, too."""
+        self._session._active_nodes.add(worker)  # noqa: SLF001
+
+    def place(self) -> WorkerController:
+        """Return an object that keeps the loop going in place of a worker, until `leave`."""
+        return cast("WorkerController", _Place())
+
+    def leave(self, place: WorkerController) -> None:
+        """Have the loop wait no longer for this place; called in the loop."""
+        self._session._active_nodes.remove(place)  # noqa: SLF001
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have the loop call a function; any thread may ask for it."""
+        session = self._session
+        # DSession.loop_once calls the method that is called worker_ and the event's name.
+        session.worker_bpflink = _call  # type: ignore[attr-defined]
+        session.queue.put(("bpflink", {"function": function}))
+
+    # Failures and figures.
+
+    def count_failure(self) -> None:
+        """Count a failure for -x and --maxfail: xdist counts the reports of workers only."""
+        session = self._session
+        session.countfailures += 1
+        if session.maxfail and session.countfailures >= session.maxfail and not session.shouldstop:
+            session.shouldstop = f"stopping after {session.countfailures} failures"
+
+    def hide_status(self, is_hidden: Callable[[XSpec], bool]) -> None:
+        """Keep xdist from showing, in the midst of a line of results, that some workers are up."""
+        reporter = self._config.pluginmanager.get_plugin("terminaldistreporter")
+        if reporter is None:
+            return
+        set_status = reporter.setstatus
+
+        def setstatus(spec: XSpec, *status: Any, **more: Any) -> None:
+            if not is_hidden(spec):
+                set_status(spec, *status, **more)
+
+        reporter.setstatus = setstatus
+
+    @property
+    def _manager(self) -> NodeManager:
+        manager = self._session.nodemanager
+        assert manager is not None
+        return manager
+
+    @property
+    def _session(self) -> DSession:
+        session: DSession | None = self._config.pluginmanager.get_plugin("dsession")
+        assert session is not None
+        return session
+
+
+class _Place:
+    """Among xdist's active workers, it keeps the loop going."""
+
+
+class MissingWorker:
+    """In reports, it stands for a worker that could not be started."""
+
+    def __init__(self, spec: XSpec, name: str) -> None:
+        self.gateway = SimpleNamespace(spec=spec, id=name)
+        # The terminal shows it above a failure (pytest 9.2).
+        self._workerinfocache = f"[{name}]"
+
+
+def worker_spec(text: str) -> XSpec:
+    """Return a worker's specification; written as xdist writes them, it is taken as it is."""
+    return execnet.XSpec(text)
+
+
+def listen(
+    node: WorkerController,
+    *,
+    heard: Callable[[str, dict[str, Any]], None],
+    told: Callable[..., None],
+) -> None:
+    """Hear of a worker's events before the loop has them, and of the commands that it is sent.
+
+    HEARD is called in the thread that receives: the loop stands still while it connects to another
+    worker.
+    """
+    put, send = node.putevent, node.sendcommand
+
+    def putevent(event: tuple[str, dict[str, Any]]) -> None:
+        heard(*event)
+        put(event)
+
+    def sendcommand(name: str, **arguments: Any) -> None:
+        send(name, **arguments)
+        told(name, **arguments)
+
+    node.putevent = putevent
+    node.sendcommand = sendcommand  # type: ignore[method-assign]
+
+
+def receive_by(
+    node: WorkerController, unpack: Callable[[Callable[[Any], None]], Callable[[Any], None]]
+) -> None:
+    """Have a worker's messages pass through UNPACK, which is given the function that takes them."""
+    unpacked = unpack(node.process_from_remote)
+    node.process_from_remote = unpacked  # type: ignore[method-assign,assignment]
+
+
+def declare_dead(node: WorkerController, reason: str) -> None:
+    """Have the loop treat a worker as dead for this reason; any thread may call it."""
+    if not node._down:  # noqa: SLF001
+        node._down = True  # noqa: SLF001
+        node.notify_inproc("errordown", node=node, error=reason)
+
+
+def end_worker(node: WorkerController) -> Any:
+    """End the connection to a worker, and return its process, if one on this host has it.
+
+    xdist keeps processes and pipes up to the end of the session; execnet waits for processes then.
+    """
+    node.gateway.exit()
+    return getattr(node.gateway._io, "popen", None)  # noqa: SLF001
+
+
+def count_collected(session: pytest.Session, number: int) -> None:
+    """Have pytest's last line know how many items were collected.
+
+    xdist sets it to the number that the last worker collected; if that is 0, "no tests ran".
+    """
+    session.testscollected = number
+
+
+def difference(
+    first: Sequence[str], second: Sequence[str], first_name: str, second_name: str
+) -> str:
+    """Return how two workers' collections differ, in xdist's words."""
+    return str(report_collection_diff(first, second, first_name, second_name))
+
+
+class HostConnection:
+    """A Python on another host that runs a program, and the channel to it."""
+
+    def __init__(self, address: str, program: str) -> None:
+        """Connect. Raises OSError, EOFError or AssertionError where execnet can't."""
+        self._group = execnet.Group(execmodel="main_thread_only")
+        try:
+            self.channel: Channel = self._group.makegateway(address).remote_exec(program)
+        except execnet.HostNotFound as error:
+            raise ConnectionError(str(error)) from None
+
+    def close(self) -> None:
+        """End the connection, and with it the program."""
+        self._group.terminate(timeout=2.0)
+
+
+def _call(function: Callable[[], None]) -> None:
+    function()

@@ -1,0 +1,68 @@
+"""Boots the guests of a run side by side, as many at a time as `capacity` says, and shows it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING
+
+from pytest_bpflink.matrix.guests import capacity
+from pytest_bpflink.vm.machines.errors import MachineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from pytest_bpflink.matrix.guests.guests import Guest
+    from pytest_bpflink.system.progress import Progress
+
+
+def side_by_side(
+    guests: Sequence[Guest], progress: Progress, *, meanwhile: Callable[[], None]
+) -> None:
+    """Boot guests, and return when each is up or a stand-in, and MEANWHILE was done.
+
+    Raises MachineError if one can't be started on this host; none is left running then.
+    """
+    began = time.monotonic()
+    at_once = capacity.boots_at_once()
+    if len(guests) > at_once:
+        progress.line(
+            f"booting {at_once} of {len(guests)} guests at a time, since this machine has"
+            f" {os.cpu_count()} cores"
+        )
+    waiting = deque(guests)
+    booting: dict[Future[None], Guest] = {}
+    prepared = False
+    with ThreadPoolExecutor(at_once, thread_name_prefix="boot") as threads:
+        try:
+            while waiting or booting:
+                while waiting and len(booting) < at_once:
+                    guest = waiting.popleft()
+                    # Here, since QEMU dies with the thread that starts it.
+                    try:
+                        guest.boot()
+                    except MachineError as error:
+                        raise MachineError(f"{guest.kernel.spec}: {error}") from None
+                    booting[threads.submit(guest.wait_ready)] = guest
+                if not prepared:
+                    meanwhile()
+                    prepared = True
+                progress(f"booting {', '.join(_names(booting.values()))}")
+                for done in wait(booting, return_when=FIRST_COMPLETED).done:
+                    done.result()
+                    guest = booting.pop(done)
+                    if guest.stand_in:
+                        progress.line(f"{guest.name} did not boot")
+        except BaseException:
+            # Else leaving the pool would wait for them to come up.
+            for guest in booting.values():
+                guest.kill()
+            raise
+    progress.line(f"guests are up after {time.monotonic() - began:.1f} s")
+    progress.done()
+
+
+def _names(guests: Iterable[Guest]) -> list[str]:
+    return [guest.name for guest in guests]

@@ -1,0 +1,241 @@
+"""Guests on other hosts: `--kernel-host ssh=HOST`.
+
+Knows execnet's connections to hosts, and which kernel's guests are on which of them. xdist's
+workers reach their guests through proxies on these hosts (`--px`, `via=`): with `ssh=` in a
+worker's own specification xdist 3.8 copies the tree, and fails on path arguments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from pytest_bpflink.vm.kernels import Kernel, KernelError
+from pytest_bpflink.vm.machines.acceleration import Acceleration
+from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from execnet import Channel
+
+    from pytest_bpflink.matrix.guests.machines import Machine
+
+# A host that answers nothing for so long is taken for gone; booting has its own limit.
+_PATIENCE = 60.0
+_SERVER = "from pytest_bpflink.matrix.items.guests import host_server; host_server.serve(channel)"
+
+
+def proxies(values: Sequence[str]) -> list[str]:
+    """Return what to add to xdist's --px. Raises UsageError for what is no host."""
+    for value in values:
+        if not value.startswith("ssh="):
+            raise pytest.UsageError(f"--kernel-host {value}: write --kernel-host ssh=HOST")
+    return [
+        # A proxy serves several workers at once: each has a thread there.
+        f"id=host{number}//{_address(value)}//execmodel=thread"
+        for number, value in enumerate(values, 1)
+    ]
+
+
+def _address(value: str) -> str:
+    """Return execnet's specification of a host, for an ssh that asks nobody and waits not long."""
+    destination = value.removeprefix("ssh=")
+    options = "-o BatchMode=yes -o ConnectTimeout=20"
+    return f"ssh={options} {destination}//python={sys.executable}"
+
+
+class Connection(Protocol):
+    """A program that runs on another host; `xdist_loop.HostConnection` is one."""
+
+    channel: Channel
+
+    def close(self) -> None:
+        """End the program."""
+
+
+#: Connects to a host, by its address for execnet, and runs a program there. Raises OSError,
+#: EOFError or AssertionError.
+Connect = Callable[[str, str], Connection]
+
+
+class Host:
+    """Another host, and the process on it that starts guests."""
+
+    def __init__(self, value: str, *, proxy: str, paths: Sequence[str], connect: Connect) -> None:
+        """Connect. Raises UsageError where that is impossible or the tree is not there."""
+        self.name = f"--kernel-host {value}"
+        self.proxy = proxy
+        self._numbers = count(1)
+        self._answers: dict[int, tuple[str | None, Any]] = {}
+        self._changed = threading.Condition()
+        self._gone = False
+        try:
+            self._connection = connect(_address(value), _SERVER)
+            self._channel = self._connection.channel
+            self._channel.setcallback(self._take, endmarker=None)
+            facts = self.ask("describe", paths=list(paths))
+        except (OSError, EOFError, AssertionError, MachineError) as error:
+            raise pytest.UsageError(
+                f"{self.name}: {sys.executable} with this project could not be started there"
+                f" ({type(error).__name__}: {error}). The tree and its Python are expected at the"
+                " same paths as here, and ssh has to work without a question"
+            ) from None
+        if facts["missing"]:
+            raise pytest.UsageError(
+                f"{self.name}: {', '.join(facts['missing'])} is not there; the tree is expected at"
+                " the same path as here"
+            )
+        self.free_cores: float = facts["free_cores"]
+
+    def ask(self, what: str, *, patience: float = _PATIENCE, **arguments: Any) -> Any:
+        """Have something done there, and return what comes of it. Raises MachineError."""
+        number = next(self._numbers)
+        try:
+            self._channel.send((number, what, arguments))
+        except OSError:
+            raise MachineError(f"{self.name}: the connection is lost") from None
+        with self._changed:
+            self._changed.wait_for(lambda: number in self._answers or self._gone, patience)
+            error, value = self._answers.pop(number, ("the connection is lost", False))
+        if error is not None and value:
+            raise BootFailed(f"{self.name}: {error}", timed_out=False)
+        if error is not None:
+            raise MachineError(f"{self.name}: {error}")
+        return value
+
+    def close(self) -> None:
+        """End the connection, and with it all guests there."""
+        self._connection.close()
+
+    def _take(self, answer: tuple[int, str | None, Any] | None) -> None:
+        with self._changed:
+            if answer is None:
+                self._gone = True
+            else:
+                number, error, value = answer
+                self._answers[number] = error, value
+            self._changed.notify_all()
+
+
+class HostedMachines:
+    """Machines on other hosts; each kernel's are on the host with most free cores."""
+
+    def __init__(self, config: pytest.Config, connect: Connect) -> None:
+        self._option = config.option
+        self._cwd = str(config.invocation_params.dir)
+        named = [self._cwd, *(argument.partition("::")[0] for argument in config.args)]
+        paths = [path for path in named if os.path.exists(path)]
+        self._hosts: list[Host] = []
+        try:
+            for number, value in enumerate(config.option.kernel_host, 1):
+                proxy, there = f"host{number}", [os.path.abspath(path) for path in paths]
+                self._hosts.append(Host(value, proxy=proxy, paths=there, connect=connect))
+        except BaseException:
+            self.close()
+            raise
+        self._placed: dict[str, tuple[Host, Acceleration]] = {}
+
+    def find(self, spec: str, progress: Callable[[str], None]) -> Kernel:
+        """Find a kernel on the host that its guests will be on."""
+        host = max(self._hosts, key=lambda host: host.free_cores)
+        progress(f"{spec}: on {host.name.partition('=')[2]}")
+        try:
+            facts = host.ask("find", patience=3600.0, spec=spec)
+        except MachineError as error:
+            raise KernelError(str(error)) from None
+        host.free_cores -= self._option.kernel_workers * self._option.kernel_cpus
+        where = f"{facts['reason']}, {host.name.removeprefix('--kernel-host ')}"
+        self._placed[spec] = host, Acceleration(kvm=facts["kvm"], reason=where)
+        image, release = Path(facts["image"]), facts["release"]
+        return Kernel(spec, facts["id"], release, image, None, {}, facts["version"])
+
+    def acceleration(self, kernel: Kernel) -> Acceleration:
+        """Return what the host says."""
+        return self._placed[kernel.spec][1]
+
+    def compile(self, sources: Sequence[Path]) -> None:
+        """Compile BPF programs on each host for its guests."""
+        for host in self._hosts:
+            host.ask("compile", patience=600.0, sources=[str(source) for source in sources])
+
+    def via(self, kernel: Kernel) -> str:
+        """Return the proxy on the host that has this kernel."""
+        return self._placed[kernel.spec][0].proxy
+
+    def machine(self, kernel: Kernel, *, directory: Path, console_log: Path | None) -> Machine:
+        """Return a machine that is not started yet."""
+        del directory
+        options = {
+            "cwd": self._cwd,
+            "environment": dict(os.environ),
+            "memory_mib": self._option.kernel_memory,
+            "cpus": self._option.kernel_cpus,
+            "append": [word for text in self._option.kernel_append for word in text.split()],
+        }
+        return HostedMachine(self._placed[kernel.spec][0], kernel.spec, options, console_log)
+
+    def close(self) -> None:
+        """Let go of the hosts."""
+        for host in self._hosts:
+            host.close()
+
+
+class HostedMachine:
+    """A machine on another host; see `vm.machines.machine.Machine` for what its methods promise."""
+
+    _numbers = count(1)
+
+    def __init__(
+        self, host: Host, spec: str, options: dict[str, Any], console_log: Path | None
+    ) -> None:
+        self._host = host
+        self._spec = spec
+        self._options = options
+        self._console_log = console_log
+        self._number = next(self._numbers)
+        self._started = False
+        self.gateway_python = ""
+
+    def start(self) -> None:
+        """Begin to boot there."""
+        self.gateway_python = self._host.ask(
+            "start", machine=self._number, spec=self._spec, **self._options
+        )
+        self._started = True
+
+    def wait_ready(self, timeout: float) -> None:
+        """Wait for it, with some time more for its host to say so."""
+        patience = 10 * timeout + _PATIENCE
+        self._host.ask("wait_ready", patience=patience, machine=self._number, timeout=timeout)
+
+    def kill(self) -> None:
+        """End it; where its host is lost, it has ended by itself."""
+        if self._started:
+            with contextlib.suppress(MachineError):
+                self._host.ask("kill", machine=self._number)
+
+    def close(self) -> None:
+        """End it, and fetch its console if that is to be kept."""
+        if not self._started:
+            return
+        self._started = False
+        with contextlib.suppress(MachineError):
+            if self._console_log:
+                self._console_log.write_bytes(self._host.ask("console", machine=self._number))
+            self._host.ask("close", machine=self._number)
+
+    def console_tail(self, *, lines: int) -> str:
+        """Return the end of what its kernel said; the sentence about a lost host, if it is lost."""
+        try:
+            return str(self._host.ask("console_tail", machine=self._number, lines=lines))
+        except MachineError as error:
+            return str(error)

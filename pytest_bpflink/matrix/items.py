@@ -1,0 +1,104 @@
+"""Kernels as a parameter: which items run on which kernel.
+
+Knows pytest's collection, in the process that collects: an xdist worker, or pytest itself when no
+guest is asked for. What else a worker does is `matrix_worker`'s, guests and their workers are
+`controller`'s, dealing out items is `scheduling`'s, what came of them is `report`'s.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from pytest_bpflink.session.kernel import MatrixKernel
+
+
+PARAMETER = "_bpflink_kernel"
+
+
+def register(config: pytest.Config, plugin: object) -> None:
+    """Register a part of the matrix as a plugin of this session."""
+    config.pluginmanager.register(plugin, f"bpflink-{type(plugin).__name__}")
+
+
+class KernelItems:
+    """Makes one item of each test for each kernel, and keeps those of the kernel `here`.
+
+    A worker makes no other kernel's items, which would cost as much as its own: but for `--lf` and
+    `--ff`, which run everything where they know none of the failures. `here` None keeps all.
+    """
+
+    def __init__(self, kernels: Sequence[MatrixKernel], *, here: MatrixKernel | None) -> None:
+        self._kernels = kernels
+        self._here = here
+
+    # trylast, so that ids end with the kernel. Function scope: a wider one makes pytest reorder
+    # tests by parameter.
+    @pytest.hookimpl(trylast=True)
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Make an item per kernel."""
+        kernels = self._kernels
+        if _is_for_guests(metafunc.definition):
+            # Where there are guests it is theirs; where not, it is skipped with a reason.
+            kernels = [each for each in kernels if not each.is_native] or kernels
+        if self._here is not None and not _looks_back(metafunc.config):
+            # Of none of its own, an item is made all the same, and dropped with others' below.
+            kernels = [each for each in kernels if each.id == self._here.id] or kernels[:1]
+        metafunc.fixturenames.append(PARAMETER)
+        metafunc.parametrize(
+            PARAMETER,
+            [pytest.param(kernel.id, id=kernel.id, marks=kernel.mark) for kernel in kernels],
+            scope="function",
+        )
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, items: list[pytest.Item]
+    ) -> Generator[None, None, None]:
+        """Keep this kernel's items, after every other plugin had its say on all of them."""
+        for item in items:
+            if not is_parametrized(item):
+                item.add_marker(self._kernels[0].mark)
+        yield
+        if self._here is not None:
+            items[:] = [item for item in items if self._kernel_id(item) == self._here.id]
+            for item in items:
+                item.user_properties += self._here.properties
+
+    def _kernel_id(self, item: pytest.Item) -> str:
+        return kernel_parameter(item) or self._kernels[0].id
+
+
+def _looks_back(config: pytest.Config) -> bool:
+    return any(getattr(config.option, option, False) for option in ("lf", "failedfirst"))
+
+
+def _is_for_guests(item: pytest.Item) -> bool:
+    marked = any(
+        item.get_closest_marker(name) for name in ("guest_only", "fresh_kernel", "kernel_bug")
+    )
+    return marked and not item.config.option.bpf_native_all
+
+
+def kernel_parameter(item: pytest.Item) -> str | None:
+    """Return the id of the kernel that an item was made for: by its callspec, never by its name."""
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get(PARAMETER) if callspec else None
+
+
+def is_parametrized(item: pytest.Item) -> bool:
+    """Whether there is an item per kernel; unittest's, doctest's and custom items run once."""
+    return kernel_parameter(item) is not None
+
+
+def without_kernel(item: pytest.Item) -> str:
+    """Return the node id without the kernel: what the same test has on every kernel."""
+    kernel = kernel_parameter(item)
+    if kernel is None:
+        return item.nodeid
+    without = item.nodeid.removesuffix(f"[{kernel}]")
+    return without if without != item.nodeid else item.nodeid.removesuffix(f"-{kernel}]") + "]"

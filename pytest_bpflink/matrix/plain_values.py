@@ -1,0 +1,169 @@
+"""Plain values as bytes: written fast by C, and read so that no bytes can do harm.
+
+`marshal` writes them, in a guest where each step of Python is dear. `marshal.loads` trusts its
+bytes and may crash the process (its documentation says so), so the host, which can't trust a
+kernel under test, reads them here: each length is checked, and there are no types but these.
+Every release of Python writes version 2 of the format, and writes the same value the same way.
+"""
+
+from __future__ import annotations
+
+import marshal
+import struct
+import zlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_VERSION = 2
+
+# The number of the message, and the checksum of the rest.
+_HEADER = struct.Struct("!II")
+
+_INT, _SIZE, _FLOAT = struct.Struct("<i"), struct.Struct("<I"), struct.Struct("<d")
+
+# Digits of an int that has more than 32 bits: `marshal` has 15 bits in each.
+_DIGIT, _DIGIT_BITS = struct.Struct("<H"), 15
+
+# Deeper values than any report has; Python's own limit is 1000 calls.
+_MOST_DEPTH = 100
+
+
+class DamagedError(ValueError):
+    """Bytes that no writer wrote so, or not in this place."""
+
+
+def dumps(value: Any) -> bytes:
+    """Return a plain value as bytes. Raises ValueError for a value that `marshal` can't write.
+
+    The value may consist of None, bool, int, float, str, bytes, tuples, lists and dicts; `marshal`
+    writes some values that look like bytes as if they were.
+    """
+    return marshal.dumps(value, _VERSION)
+
+
+def loads(data: bytes) -> Any:
+    """Return the value that `dumps` wrote. Raises DamagedError."""
+    reader = _Reader(data)
+    value = reader.value()
+    if reader.left:
+        raise DamagedError(f"{reader.left} bytes follow its end")
+    return value
+
+
+def sealed(number: int, data: bytes) -> bytes:
+    """Return a message: bytes with a number, which counts messages, and a checksum."""
+    return _HEADER.pack(number, zlib.crc32(data)) + data
+
+
+def unsealed(number: int, message: bytes) -> bytes:
+    """Return the bytes of the message with this number. Raises DamagedError."""
+    if len(message) < _HEADER.size:
+        raise DamagedError(f"it has {len(message)} bytes")
+    found, checksum = _HEADER.unpack_from(message)
+    data = message[_HEADER.size :]
+    if zlib.crc32(data) != checksum:
+        raise DamagedError("its checksum is wrong")
+    if found != number:
+        raise DamagedError(f"it has number {found} and is number {number}")
+    return data
+
+
+class _Reader:
+    """Reads one value, from the front."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+        self._depth = 0
+
+    @property
+    def left(self) -> int:
+        """How many bytes follow."""
+        return len(self._data) - self._at
+
+    def value(self) -> Any:
+        """Read a value. Raises DamagedError."""
+        kind = self._take(1)
+        read = _READERS.get(kind)
+        if read is None:
+            raise DamagedError(f"it has a value of unknown type {kind!r}")
+        self._depth += 1
+        if self._depth > _MOST_DEPTH:
+            raise DamagedError(f"its values are more than {_MOST_DEPTH} deep")
+        value = read(self)
+        self._depth -= 1
+        return value
+
+    def _take(self, size: int) -> bytes:
+        if size > self.left:
+            raise DamagedError(f"it ends {size - self.left} bytes too early")
+        taken = self._data[self._at : self._at + size]
+        self._at += size
+        return taken
+
+    def _size(self) -> int:
+        size: int = _SIZE.unpack(self._take(_SIZE.size))[0]
+        return size
+
+    def _int(self) -> int:
+        value: int = _INT.unpack(self._take(_INT.size))[0]
+        return value
+
+    def _long(self) -> int:
+        digits = self._int()
+        value = 0
+        for place in range(abs(digits)):
+            (digit,) = _DIGIT.unpack(self._take(_DIGIT.size))
+            value |= digit << place * _DIGIT_BITS
+        return -value if digits < 0 else value
+
+    def _float(self) -> float:
+        value: float = _FLOAT.unpack(self._take(_FLOAT.size))[0]
+        return value
+
+    def _bytes(self) -> bytes:
+        return self._take(self._size())
+
+    def _str(self) -> str:
+        try:
+            return self._bytes().decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            raise DamagedError("it has text that is no UTF-8") from None
+
+    def _list(self) -> list[Any]:
+        size = self._size()
+        # A value takes a byte at least: nothing is made for a length that can't be true.
+        if size > self.left:
+            raise DamagedError(f"it has a list of {size} values in {self.left} bytes")
+        return [self.value() for _ in range(size)]
+
+    def _tuple(self) -> tuple[Any, ...]:
+        return tuple(self._list())
+
+    def _dict(self) -> dict[Any, Any]:
+        value = {}
+        while self._data[self._at : self._at + 1] != b"0":
+            key = self.value()
+            try:
+                value[key] = self.value()
+            except TypeError:
+                raise DamagedError("it has a key that can't be one") from None
+        self._at += 1
+        return value
+
+
+_READERS: dict[bytes, Callable[[_Reader], Any]] = {
+    b"N": lambda _: None,
+    b"T": lambda _: True,
+    b"F": lambda _: False,
+    b"i": _Reader._int,  # noqa: SLF001
+    b"l": _Reader._long,  # noqa: SLF001
+    b"g": _Reader._float,  # noqa: SLF001
+    b"s": _Reader._bytes,  # noqa: SLF001
+    b"u": _Reader._str,  # noqa: SLF001
+    b"(": _Reader._tuple,  # noqa: SLF001
+    b"[": _Reader._list,  # noqa: SLF001
+    b"{": _Reader._dict,  # noqa: SLF001
+}

@@ -1,0 +1,126 @@
+"""Sets kernels up as a parameter of a session: in a controller, in a worker, or in pytest alone.
+
+Knows the options of pytest and xdist that go with `--kernel`, which it sets before xdist reads
+them.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bpflink.matrix import libbpfs, specs
+from pytest_bpflink.matrix.items import KernelItems, register
+from pytest_bpflink.matrix.messages import Assignment
+from pytest_bpflink.session.kernel import RUNNING, native
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_bpflink.session.kernel import MatrixKernel
+
+# The machines that one worker may use up beyond its first, where --max-worker-restart says nothing.
+_RESTARTS = 3
+
+
+def configure(config: pytest.Config) -> None:
+    """Register the half of the matrix that this process needs.
+
+    Called from `pytest_configure`: after the cache plugin's, which is tryfirst, since `KernelItems`
+    must be registered later than `--lf`; before xdist's, which is trylast and looks at `--tx`.
+    """
+    assignment = Assignment.received(config)
+    if assignment:
+        _configure_worker(config, assignment)
+        return
+    wanted_libbpfs, _ = libbpfs.asked_for(config)
+    asked_for = specs.requested(specs.asked_for(config))
+    kernels = libbpfs.pairs(asked_for or [native()], wanted_libbpfs)
+    if _runs_no_test(config):
+        register(config, KernelItems(kernels, here=None))
+    elif len(kernels) == 1 and kernels[0].is_native:
+        register(config, KernelItems(kernels, here=kernels[0]))
+    elif not config.pluginmanager.hasplugin("xdist"):
+        one = len(wanted_libbpfs) == 1
+        raise pytest.UsageError(
+            f"{'--kernel: other kernels than native' if one else 'several libbpfs'}"
+            " need pytest-xdist and virtme-ng:"
+            " pip install 'pytest-bpflink[vm]' (and no -p no:xdist)"
+        )
+    else:
+        _configure_controller(config, kernels)
+
+
+def configure_report(config: pytest.Config) -> None:
+    """Register the plugin that writes `--kernel-report`, unless the controller has done so."""
+    if _runs_no_test(config) or config.pluginmanager.hasplugin("bpflink-report"):
+        return
+    from pytest_bpflink.reports import kernel_report
+
+    config.pluginmanager.register(kernel_report.NativeReport(config, native()), "bpflink-report")
+
+
+def _runs_no_test(config: pytest.Config) -> bool:
+    """Whether pytest only shows something; it starts a session even so (pytest 9.2)."""
+    options = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
+    return any(getattr(config.option, option, None) for option in options)
+
+
+def _configure_worker(config: pytest.Config, assignment: Assignment) -> None:
+    from pytest_bpflink.matrix.worker.worker import MatrixWorker
+
+    config.stash[RUNNING] = assignment.kernel
+    register(config, KernelItems(assignment.kernels, here=assignment.kernel))
+    MatrixWorker(config, assignment).start()
+
+
+def _configure_controller(config: pytest.Config, kernels: Sequence[MatrixKernel]) -> None:
+    """Make xdist start a worker per kernel. Called before xdist looks at its options.
+
+    Raises UsageError for options that can't work with guests.
+    """
+    from pytest_bpflink.matrix.controller import controller
+    from pytest_bpflink.matrix.guests import capacity
+
+    option = config.option
+    if option.usepdb:
+        raise pytest.UsageError("--pdb can't reach into a guest: use it with --kernel native alone")
+    if option.tx and not option.numprocesses:
+        raise pytest.UsageError("--tx: --kernel starts the workers itself; drop --tx")
+    if option.dist == "each":
+        raise pytest.UsageError("--dist=each: --kernel runs each test on every kernel; drop it")
+    # -n is the number of native workers: nothing is left for it without `native`, and -n 0, which
+    # people have in addopts, can't switch guests off.
+    native_workers = len(option.tx) or 1
+    guests, bounded = capacity.affordable_workers(
+        option.kernel_workers,
+        kernels=sum(not kernel.is_native for kernel in kernels),
+        memory_mib=option.kernel_memory,
+    )
+    option.tx = [
+        f"popen//id={worker}//kernel={kernel.id}"
+        for kernel in kernels
+        for worker in _worker_ids(kernel, native_workers if kernel.is_native else guests)
+    ]
+    if option.kernel_host:
+        from pytest_bpflink.matrix.guests import hosts
+
+        if option.kernel_rw:
+            raise pytest.UsageError("--kernel-rw: guests on a --kernel-host can't reach this host")
+        option.px = [*option.px, *hosts.proxies(option.kernel_host)]
+    option.dist = "load"
+    # Restarts are bounded per worker: xdist's bound is for all together, and loses items silently.
+    asked_for: str | None = option.maxworkerrestart
+    restarts = _RESTARTS if asked_for is None else int(asked_for)
+    option.maxworkerrestart = str(sys.maxsize)
+    run = controller.MatrixController(config, kernels, restarts=restarts, bounded=bounded)
+    config.pluginmanager.register(run, "bpflink-controller")
+    config.pluginmanager.register(run.report, "bpflink-report")
+
+
+def _worker_ids(kernel: MatrixKernel, workers: int) -> list[str]:
+    if workers == 1:
+        return [kernel.id]
+    return [f"{kernel.id}-{number}" for number in range(1, workers + 1)]

@@ -1,0 +1,1 @@
+"""What an xdist worker does for the kernel matrix."""

@@ -1,0 +1,209 @@
+"""What a worker does for the kernel matrix, beside collecting as everybody does (`matrix`).
+
+It tells the controller about its items, and runs none that it must not run.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import tempfile
+import threading
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+
+from pytest_bpflink.matrix.event_packing import Packing
+from pytest_bpflink.matrix.items import is_parametrized, register, without_kernel
+from pytest_bpflink.matrix.messages import ItemFacts
+from pytest_bpflink.matrix.worker.only_item import OnlyItem, fresh_item, known_bug
+from pytest_bpflink.matrix.worker.taint import TaintWatch
+from pytest_bpflink.session import pytest_internals, xdist_worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from execnet import Channel
+
+    from pytest_bpflink.matrix.messages import Assignment
+    from pytest_bpflink.session.xdist_worker import SendEvent
+
+
+# They are on the stack while an item runs, below the item.
+_OWN_FILES = f"{Path(__file__).parents[1]}/"
+
+
+class MatrixWorker:
+    """Tells the controller about the items of this worker, and runs none that it must not run."""
+
+    def __init__(self, config: pytest.Config, assignment: Assignment) -> None:
+        self._config = config
+        self._channel = assignment.channel
+        self._kernel = assignment.kernel
+        self._item = assignment.item
+        self._libbpf = assignment.libbpf
+        self._refusal = assignment.stand_in or self._wrong_kernel()
+
+    def start(self) -> None:
+        """Make this process such a worker: its plugins, its options, and what it sends."""
+        config = self._config
+        register(config, self)
+        # It is called in execnet's thread: also while a test hangs, unless it keeps the GIL.
+        self._channel.setcallback(lambda _: self._channel.send(("stack", _where_the_test_is())))
+        if self._item:
+            register(config, OnlyItem(config, self._item))
+        if not self._kernel.is_native and not self._refusal:
+            register(config, TaintWatch(config))
+        xdist_worker.send_events_by(config, _packed)
+        pytest_internals.take_shortcuts()
+        # The scheduler has groups from marks; xdist appends them to node ids, which --lf then does
+        # not find (and with pytest 9.2, whose node ids don't change, xdist 3.8 ignores groups).
+        config.option.loadgroup = False
+        # The controller has chosen it, and built it if need be.
+        config.option.bpf_libbpf = self._libbpf
+        if not self._kernel.is_native:
+            # xdist names a directory of the host, whose parents a guest need not have.
+            config.option.basetemp = None if self._refusal else _own_directory(config)
+        if self._refusal:
+            # No test runs here that could leave or log anything.
+            config.option.bpf_leaks = config.option.bpf_dmesg = "off"
+
+    # Before xdist's, so that the controller knows the groups when it has the collection.
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Tell the controller what it can't know from node ids, and look up hooks once a file."""
+        described = {item.nodeid: self._describe(item).plain for item in session.items}
+        self._channel.send(("items", described))
+        pytest_internals.look_up_hooks_once(session)
+
+    def _describe(self, item: pytest.Item) -> ItemFacts:
+        # Natively, and by a stand-in, it is run or refused as any other.
+        fresh = None if self._kernel.is_native or self._refusal else fresh_item(item)
+        if fresh and self._is_skipped(item):
+            fresh = None  # not worth a guest
+        return ItemFacts(
+            without_kernel(item),
+            _group(item),
+            is_parametrized(item),
+            fresh,
+            known_bug(item),
+        )
+
+    def _is_skipped(self, item: pytest.Item) -> bool:
+        from pytest_bpflink.session import (
+            requirements,  # costs what runs without such items don't owe
+        )
+
+        return requirements.is_skipped(item)
+
+    def pytest_sessionstart(self) -> None:
+        """Show what tests print, if that is asked for, but not what this worker's pytest does."""
+        if self._config.option.capture == "no":
+            # execnet has made /dev/null of what it talks through.
+            sys.stdout = sys.stderr = Printing(self._channel)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Tell on which kernel something can't be collected: xdist shows it once, for all."""
+        if report.failed:
+            self._channel.send(("uncollected", report.nodeid))
+
+    def pytest_runtest_logfinish(self) -> None:
+        """Pass on what a test printed without ending the line."""
+        if isinstance(sys.stdout, Printing):
+            sys.stdout.finish()
+
+    # The whole protocol, so that no mark (skip, xfail) and no plugin turns the error into less.
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        """Report an item that must not run as an error in its set-up."""
+        if not self._refusal:
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for report in (_report(item, "setup", self._refusal), _report(item, "teardown", None)):
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    def _wrong_kernel(self) -> str | None:
+        running = os.uname().release
+        if running == self._kernel.release:
+            return None
+        return (
+            f"{self._kernel.id} is Linux {self._kernel.release}, but this worker runs on"
+            f" {running}: not run, since the result would be another kernel's"
+        )
+
+
+class Printing(io.TextIOBase):
+    """Where tests print to with -s: what they say is shown by the controller, line by line."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._line = ""
+
+    def writable(self) -> bool:
+        """Say that it is."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Pass on whole lines."""
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._channel.send(("printed", line))
+        return len(text)
+
+    def finish(self) -> None:
+        """Pass on what is left; called when a test is through."""
+        if self._line:
+            self.write("\n")
+
+
+def _packed(send: Callable[[object], None], is_next_queued: Callable[[], bool]) -> SendEvent:
+    return Packing(send, is_next_queued).sendevent
+
+
+def _own_directory(config: pytest.Config) -> str:
+    """Return a directory for pytest's temporary ones, which goes with the guest.
+
+    One that pytest chooses it cleans up at the end, and all that it finds beside it of the host's.
+    As beside xdist's, there is only what this run puts there.
+    """
+    beside = tempfile.mkdtemp(prefix="pytest-")
+    return f"{beside}/popen-{config.workerinput['workerid']}"  # type: ignore[attr-defined]
+
+
+def _where_the_test_is() -> str:
+    """Return the stack of the main thread, less what runs tests."""
+    frame = sys._current_frames()[threading.main_thread().ident or 0]  # noqa: SLF001
+    stack = traceback.extract_stack(frame)
+    tests = [entry for entry in stack if not _runs_tests(entry.filename)]
+    return "".join(traceback.format_list(tests or stack)).rstrip()
+
+
+def _runs_tests(filename: str) -> bool:
+    return filename.startswith(_OWN_FILES) or pytest_internals.is_runner(filename)
+
+
+def _group(item: pytest.Item) -> str | None:
+    names = {
+        str(mark.args[0] if mark.args else mark.kwargs.get("name", "default"))
+        for mark in item.iter_markers("xdist_group")
+    }
+    return "_".join(sorted(names)) or None
+
+
+def _report(
+    item: pytest.Item, when: Literal["setup", "teardown"], failure: str | None
+) -> pytest.TestReport:
+    return pytest.TestReport(
+        nodeid=item.nodeid,
+        location=item.location,
+        keywords=dict.fromkeys(item.keywords, 1),
+        outcome="failed" if failure else "passed",
+        longrepr=failure,
+        when=when,
+        user_properties=item.user_properties,
+    )

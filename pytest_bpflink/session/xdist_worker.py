@@ -1,0 +1,91 @@
+"""What a worker uses of xdist and execnet that is no hook: names of xdist 3.6 to 3.8.
+
+xdist registers its `WorkerInteractor`, which runs the items of a worker and sends what came of
+them, as a plugin without a name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    import pytest
+
+    Send = Callable[[object], None]
+    SendEvent = Callable[..., None]
+
+#: The top-level packages of xdist and execnet.
+PACKAGES = ("xdist", "execnet")
+
+#: The modules that a worker's process imports before it runs its first item.
+MODULES = (
+    "execnet.gateway",
+    "execnet.gateway_base",
+    "xdist.looponfail",
+    "xdist.newhooks",
+    "xdist.plugin",
+    "xdist.remote",
+)
+
+#: The modules among them that are plugins of pytest.
+PLUGINS = ("xdist.looponfail", "xdist.plugin")
+
+
+def send_events_by(
+    config: pytest.Config, wrap: Callable[[Send, Callable[[], bool]], SendEvent]
+) -> None:
+    """Have the worker that this process is send its events by another function.
+
+    WRAP is given the function that sends a message, and one that says whether the worker already
+    has its next item queued.
+    """
+    worker = _worker(config)
+    if worker is not None:
+        worker.sendevent = wrap(worker.channel.send, lambda: _is_next_queued(worker))
+
+
+@contextmanager
+def reporting_another(item: pytest.Item) -> Generator[None, None, None]:
+    """Let a worker report another item than the one that it runs; elsewhere, do nothing."""
+    worker = _worker(item.config)
+    if worker is None:
+        yield
+        return
+    running, worker.item_index = worker.item_index, item.session.items.index(item)
+    try:
+        yield
+    finally:
+        worker.item_index = running
+
+
+def sent_programs() -> list[tuple[str, str]]:
+    """Return the texts that execnet (2.1) and xdist send to a worker to run, with file names.
+
+    gateway_bootstrap.bootstrap_exec sends the first, gateway_base.executetask runs the second.
+    """
+    from execnet import gateway_base
+    from xdist import remote
+
+    return [
+        (inspect.getsource(gateway_base), "<string>"),
+        (inspect.getsource(remote) + "\n", str(remote.__file__)),
+    ]
+
+
+def _worker(config: pytest.Config) -> Any:
+    for plugin in config.pluginmanager.get_plugins():
+        if hasattr(plugin, "sendevent") and hasattr(plugin, "torun"):
+            return plugin
+    return None
+
+
+def _is_next_queued(worker: Any) -> bool:
+    """Whether a worker has the item in its queue that it needs to begin the next.
+
+    The queue of xdist 3.6 can't be looked into.
+    """
+    return bool(getattr(worker.torun, "_items", ()))

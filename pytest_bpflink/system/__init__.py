@@ -1,0 +1,1 @@
+"""Linux without BPF: processes, mounts, cgroups, the kernel log."""

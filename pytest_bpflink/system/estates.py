@@ -1,0 +1,38 @@
+"""Which paths belong to this process's tests, and which to those of another session.
+
+Each process that tests has a directory below `ROOT`, its estate, and makes its cgroups in one that
+is named for it. `leftovers` makes and removes estates.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pytest_bpflink.vm.owner_lock import own_directories
+
+ROOT = Path(os.environ.get("BPFLINK_RUN_DIRECTORY", "/run/pytest-bpflink"))
+"""Above the estates of all processes; `BPFLINK_RUN_DIRECTORY` names another place."""
+
+_CGROUP_PREFIX = "pytest-bpflink-"
+
+
+def own() -> set[Path]:
+    """Return the estates of this process: one as a rule, or none."""
+    return {directory for directory in own_directories() if directory.parent == ROOT}
+
+
+def cgroup_name(estate: Path) -> str:
+    """Return the name of the cgroup in which the owner of an estate makes its cgroups."""
+    return f"{_CGROUP_PREFIX}{estate.name}"
+
+
+def is_of_another_session(path: Path) -> bool:
+    """Whether a path is in the estate of another process."""
+    return path.is_relative_to(ROOT) and not any(map(path.is_relative_to, own()))
+
+
+def is_cgroup_of_another_session(path: Path) -> bool:
+    """Whether a cgroup is one that another process made for its tests, or below it."""
+    own_names = {cgroup_name(estate) for estate in own()}
+    return any(part.startswith(_CGROUP_PREFIX) and part not in own_names for part in path.parts)

@@ -1,0 +1,1 @@
+"""The conformance suite, which asks the same of links of every type."""

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT
+/* Programs for each hook of a cgroup; all of them allow what they see. */
+#include "conformance.h"
+
+TWICE(ingress, "cgroup_skb/ingress", struct __sk_buff, EVERY, 1)
+TWICE(egress, "cgroup_skb/egress", struct __sk_buff, EVERY, 1)
+TWICE(sock_create, "cgroup/sock_create", struct bpf_sock, EVERY, 1)
+TWICE(sock_release, "cgroup/sock_release", struct bpf_sock, EVERY, 1)
+TWICE(post_bind4, "cgroup/post_bind4", struct bpf_sock, EVERY, 1)
+TWICE(post_bind6, "cgroup/post_bind6", struct bpf_sock, EVERY, 1)
+TWICE(bind4, "cgroup/bind4", struct bpf_sock_addr, EVERY, 1)
+TWICE(bind6, "cgroup/bind6", struct bpf_sock_addr, EVERY, 1)
+TWICE(connect4, "cgroup/connect4", struct bpf_sock_addr, EVERY, 1)
+TWICE(connect6, "cgroup/connect6", struct bpf_sock_addr, EVERY, 1)
+TWICE(sendmsg4, "cgroup/sendmsg4", struct bpf_sock_addr, EVERY, 1)
+TWICE(sendmsg6, "cgroup/sendmsg6", struct bpf_sock_addr, EVERY, 1)
+TWICE(recvmsg4, "cgroup/recvmsg4", struct bpf_sock_addr, EVERY, 1)
+TWICE(recvmsg6, "cgroup/recvmsg6", struct bpf_sock_addr, EVERY, 1)
+TWICE(getpeername4, "cgroup/getpeername4", struct bpf_sock_addr, EVERY, 1)
+TWICE(getpeername6, "cgroup/getpeername6", struct bpf_sock_addr, EVERY, 1)
+TWICE(getsockname4, "cgroup/getsockname4", struct bpf_sock_addr, EVERY, 1)
+TWICE(getsockname6, "cgroup/getsockname6", struct bpf_sock_addr, EVERY, 1)
+TWICE(connect_unix, "cgroup/connect_unix", struct bpf_sock_addr, EVERY, 1)
+TWICE(sendmsg_unix, "cgroup/sendmsg_unix", struct bpf_sock_addr, EVERY, 1)
+TWICE(recvmsg_unix, "cgroup/recvmsg_unix", struct bpf_sock_addr, EVERY, 1)
+TWICE(getpeername_unix, "cgroup/getpeername_unix", struct bpf_sock_addr, EVERY, 1)
+TWICE(getsockname_unix, "cgroup/getsockname_unix", struct bpf_sock_addr, EVERY, 1)
+TWICE(sysctl, "cgroup/sysctl", struct bpf_sysctl, EVERY, 1)
+TWICE(getsockopt, "cgroup/getsockopt", struct bpf_sockopt, EVERY, 1)
+TWICE(setsockopt, "cgroup/setsockopt", struct bpf_sockopt, EVERY, 1)
+TWICE(device, "cgroup/dev", struct bpf_cgroup_dev_ctx, EVERY, 1)
+TWICE(sock_ops, "sockops", struct bpf_sock_ops, EVERY, 1)
+TWICE(lsm_cgroup, "lsm_cgroup/socket_bind", void, EVERY, 1)
+
+char LICENSE[] SEC("license") = "GPL";

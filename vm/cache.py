@@ -1,0 +1,45 @@
+"""The cache, where everything is that is kept between runs, and who may write to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import platformdirs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def cache_root() -> Path:
+    """Return the user's cache directory of this project, or the one that `BPFLINK_CACHE` names."""
+    named = os.environ.get("BPFLINK_CACHE")
+    return Path(named).resolve() if named else platformdirs.user_cache_path("pytest-bpflink")
+
+
+@contextmanager
+def locked(directory: Path, *, unfinished: str, waits: Callable[[], object]) -> Iterator[None]:
+    """Hold the lock of a directory, which is made, and is swept first.
+
+    WAITS is called if another run holds the lock. Files and directories whose names begin with
+    UNFINISHED were left by a run that was interrupted. Raises OSError.
+    """
+    from filelock import FileLock, Timeout  # with logging; a run that only reads needs neither
+
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        waits()
+        lock.acquire()
+    try:
+        for stale in directory.glob(f"{unfinished}*"):
+            # A child of the dead run may still be writing there; then the next run sweeps it.
+            shutil.rmtree(stale, ignore_errors=True)
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,81 @@
+"""What files hold, by their content, and remembered, so that no file is read twice.
+
+Knows when a file is what it was. What is asked about which file is others' business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from pytest_bpflink.vm.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+# A file that is written twice within one tick of the kernel's clock keeps its time.
+_SETTLED_NS = 1_000_000_000
+
+
+def identity(path: str | Path) -> list[int]:
+    """Return what no writing leaves as it is: the time of an inode's change can't be set."""
+    stat = os.stat(path)
+    return [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+class Contents:
+    """What is known of files, in RECORD. To be kept by whoever has asked; losing it costs time."""
+
+    def __init__(self, record: Path) -> None:
+        self._record = record
+        self._known = _read(record)
+        self._changed = False
+
+    def digest(self, path: Path) -> str:
+        """Return a digest of a file's content. Raises OSError."""
+        found: str = self.ask(path, _digest)
+        return found
+
+    def ask(self, path: Path, question: Callable[[Path], Any]) -> Any:
+        """Return what QUESTION answers of a file, in JSON's types. One file has one question.
+
+        It is asked again when another file is there, or the same was written to. Raises OSError.
+        """
+        name, now = str(path), identity(path)
+        known = self._known.get(name)
+        if known and known[0] == now:
+            return known[1]
+        settled = time.time_ns() - now[-1] > _SETTLED_NS
+        answer = question(path)
+        if settled:
+            self._known[name] = [now, answer]
+            self._changed = True
+        return answer
+
+    def keep(self) -> None:
+        """Write down what is new, and forget files that are gone."""
+        if not self._changed:
+            return
+        here = {name: known for name, known in self._known.items() if os.path.exists(name)}
+        # Others may keep theirs at the same time: one is lost, and asked again.
+        with suppress(OSError):
+            self._record.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_whole(self._record, json.dumps(here).encode())
+
+
+def _read(record: Path) -> dict[str, list[Any]]:
+    with suppress(OSError, ValueError):
+        known = json.loads(record.read_text())
+        if isinstance(known, dict):
+            return known
+    return {}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,182 @@
+"""The image of our own guests: the host's Python at its own paths, modules, and the agent.
+
+Which files of the host's Python that takes is `inventory`'s business, how an initramfs is written
+that of `cpio`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import itertools
+import json
+import lzma
+import os
+import struct
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_bpflink.vm import guest
+from pytest_bpflink.vm.image.cpio import Archive
+from pytest_bpflink.vm.image.inventory import ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_bpflink.vm.image.digests import Contents
+    from pytest_bpflink.vm.image.inventory import Inventory
+
+_AGENT = guest.DIRECTORY / "agent.py"
+_PROGRAMS = tuple(
+    guest.DIRECTORY / name for name in ("mounts.py", "preload.py", "session.py", "worker.py")
+)
+
+# Where the agent looks (agent.IMAGE).
+_IMAGE = Path("/bpflink")
+AGENT = _IMAGE / "agent.py"
+
+# What reaches the host's root, and the agent's ports; modules or built in.
+_MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
+
+# As much of a script's first line as the kernel reads (BINPRM_BUF_SIZE, since Linux 5.1).
+_LONGEST_LINE = 255
+
+# busybox is linked statically, and to load a C library takes a guest six times as long as the rest.
+_SHELLS = "/bin/busybox sh", "/bin/sh"
+
+_PT_INTERP = 3
+
+
+def own_digest() -> str:
+    """Return a digest of what the project puts into each image."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in (_AGENT, *_PROGRAMS))).hexdigest()
+
+
+def shell() -> str:
+    """Return what runs the guest's modprobe: the first of these that the host has."""
+    return next(each for each in _SHELLS if os.path.exists(each.split()[0]))
+
+
+def needed_modules(modules: Path, *, contents: Contents | None = None) -> list[Path]:
+    """Return those of a kernel's MODULES that its image has, in the order to load them."""
+    listing = modules / "modules.dep"
+    if not listing.exists():
+        return []
+    names = contents.ask(listing, _in_order) if contents else _in_order(listing)
+    return [modules / name for name in names]
+
+
+def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> None:
+    """Write a guest's image. MODULES is the kernel's own directory of modules, if it has one.
+
+    Raises ImageError.
+    """
+    agent = _script(inventory.python, _AGENT.read_bytes())
+    with destination.open("wb") as file, Archive(file) as archive:
+        archive.add_console()
+        parts = (inventory.files, inventory.plugin, inventory.libraries, _surroundings(inventory))
+        for path in itertools.chain(*parts):
+            archive.add_host_file(Path(path))
+        with zipfile.ZipFile(inventory.code) as code:
+            for name in code.namelist():
+                archive.add(Path(name), code.read(name))
+        loaded = []
+        for module in needed_modules(modules) if modules else ():
+            name = module.name.partition(".ko")[0]
+            archive.add(_IMAGE / "modules" / name, _unpacked(module))
+            loaded.append(name)
+        for program in _PROGRAMS:
+            archive.add(_IMAGE / program.name, program.read_bytes())
+        archive.add(AGENT, agent, mode=0o755)
+        settings = {
+            "python": dict(inventory.startup),
+            "path": inventory.path,
+            "modules": loaded,
+            "shell": shell(),
+            "libraries": inventory.libraries,
+            "directories": inventory.directories(),
+            "plugin": inventory.plugin_digest(),
+        }
+        archive.add(_IMAGE / "settings.json", json.dumps(settings).encode())
+
+
+def _script(python: str, program: bytes) -> bytes:
+    """Return a program with a first line that has this Python run it."""
+    line = f"#!{python} -u\n".encode()
+    if len(line) > _LONGEST_LINE or " " in python:
+        raise ImageError(f"no script can name {python}: its path is too long, or has a space in it")
+    return line + program
+
+
+def _surroundings(inventory: Inventory) -> Iterator[str]:
+    """Yield what Python and its loader look for and never have open."""
+    yield inventory.python
+    prefix = Path(inventory.python).parent.parent
+    if (prefix / "pyvenv.cfg").exists():
+        yield str(prefix / "pyvenv.cfg")
+    yield _interpreter(Path(inventory.python).resolve())
+    if Path("/etc/ld.so.cache").exists():
+        yield "/etc/ld.so.cache"
+    # Libraries are looked for by names that are links to them, in directories that may be links.
+    yield from (link for link in ("/lib", "/lib64", "/usr/lib64") if Path(link).is_symlink())
+    wanted = {os.path.realpath(library) for library in inventory.libraries}
+    for directory in {os.path.dirname(library) for library in wanted}:
+        for entry in os.scandir(directory):
+            if entry.is_symlink() and os.path.realpath(entry.path) in wanted:
+                yield entry.path
+
+
+def _interpreter(executable: Path) -> str:
+    """Return the loader that an executable names (its PT_INTERP; ELF of 64 bits)."""
+    data = executable.read_bytes()
+    (start,) = struct.unpack_from("<Q", data, 32)
+    size, count = struct.unpack_from("<HH", data, 54)
+    for index in range(count):
+        kind, _, offset, _, _, length = struct.unpack_from("<IIQQQQ", data, start + index * size)
+        if kind == _PT_INTERP:
+            return data[offset : offset + length].rstrip(b"\0").decode()
+    raise ImageError(f"{executable} is linked statically, or no program")
+
+
+def _in_order(listing: Path) -> list[str]:
+    """Return the modules of a modules.dep that a guest must load, each after what it needs."""
+    needs: dict[str, list[str]] = {}
+    for line in listing.read_text().splitlines():
+        path, _, others = line.partition(":")
+        needs[path] = others.split()
+    by_name = {_name(path): path for path in needs}
+    ordered: dict[str, None] = {}
+
+    def add(path: str) -> None:
+        for other in needs[path]:
+            if other not in ordered:
+                add(other)
+        ordered[path] = None
+
+    for name in _MODULES:
+        if name in by_name:
+            add(by_name[name])
+    return list(ordered)
+
+
+def _name(path: str) -> str:
+    return os.path.basename(path).partition(".ko")[0].replace("-", "_")
+
+
+def _unpacked(module: Path) -> bytes:
+    # Before Linux 5.17 the kernel itself can't.
+    data = module.read_bytes()
+    match module.suffix:
+        case ".xz":
+            return lzma.decompress(data)
+        case ".gz":
+            return gzip.decompress(data)
+        case ".zst":
+            command = ["zstd", "--decompress", "--stdout", "--quiet"]
+            try:
+                return subprocess.run(command, input=data, capture_output=True, check=True).stdout
+            except FileNotFoundError:
+                raise ImageError("zstd is needed to unpack modules: apt-get install zstd") from None
+    return data

@@ -1,0 +1,186 @@
+"""What a guest needs of a Python of the host: the files that it has open, and their compiled code.
+
+Knows which they are once that Python has imported what a guest shall import (`guest/preload.py`).
+How an image is made of them is `guest_image`'s business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from stat import S_IMODE
+from typing import TYPE_CHECKING, Any
+
+from pytest_bpflink.vm import guest
+from pytest_bpflink.vm.image.digests import identity
+from pytest_bpflink.vm.whole_file import replacing, write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_PRELOAD = guest.DIRECTORY / "preload.py"
+
+_UNUSED_SECONDS = 30 * 86400.0
+
+# What Python reads from its environment only once, when it starts; the rest the agent sets later.
+_STARTUP_VARIABLES = (
+    "PYTHONDEVMODE",
+    "PYTHONFAULTHANDLER",
+    "PYTHONHASHSEED",
+    "PYTHONINTMAXSTRDIGITS",
+    "PYTHONIOENCODING",
+    "PYTHONMALLOC",
+    "PYTHONNOUSERSITE",
+    "PYTHONOPTIMIZE",
+    "PYTHONPROFILEIMPORTTIME",
+    "PYTHONSAFEPATH",
+    "PYTHONTRACEMALLOC",
+    "PYTHONUTF8",
+    "PYTHONWARNINGS",
+)
+
+
+class ImageError(Exception):
+    """No image can be made for this kernel or this Python; the message says why."""
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """A Python of the host, and the files that a guest needs of it.
+
+    `code` is a zip file with the compiled code of these, named as Python looks for it; `digest` is
+    of the content of them all but the plugin's: guests are told if that is another by now.
+    """
+
+    python: str
+    startup: Mapping[str, str]
+    path: tuple[str, ...]
+    files: tuple[str, ...]
+    plugin: tuple[str, ...]
+    libraries: tuple[str, ...]
+    code: Path
+    digest: str
+
+    @property
+    def plugin_place(self) -> str:
+        """Where this Python finds the plugin; empty where it does not."""
+        return next((path for path in self.plugin if path.endswith("pytest_bpflink/plugin.py")), "")
+
+    @property
+    def has_this_plugin(self) -> bool:
+        """Whether the plugin that this Python finds is the one that runs here."""
+        return self.plugin_place == str(Path(__file__).parents[2] / "plugin.py")
+
+    @property
+    def has_installed_plugin(self) -> bool:
+        """Whether the plugin is in no checkout, so that it is replaced and not edited."""
+        return bool(re.search("/(site|dist)-packages/", self.plugin_place))
+
+    def directories(self) -> dict[str, tuple[int, int, int]]:
+        """Return the directories that the libraries are in, with mode, owner and group of each."""
+        found = {}
+        for parent in sorted({parent for path in self.libraries for parent in Path(path).parents}):
+            stat = os.stat(parent)
+            found[str(parent)] = (S_IMODE(stat.st_mode), stat.st_uid, stat.st_gid)
+        return found
+
+    def plugin_digest(self) -> str:
+        """Return a digest of the content that the plugin's files have now."""
+        return _digest(self.plugin)
+
+
+def take(python: str, environment: Mapping[str, str], *, cache: Path) -> Inventory:
+    """Return what a guest needs of a Python, remembered in CACHE until one of its files changes.
+
+    Raises ImageError if this Python has no pytest or does not run.
+    """
+    startup = {name: environment[name] for name in _STARTUP_VARIABLES if name in environment}
+    # What is listed is what `preload` imports.
+    asked = [python, startup, environment.get("PYTHONPATH", ""), _PRELOAD.read_text()]
+    name = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    record, code = cache / f"python-{name}.json", cache / f"python-{name}.zip"
+    known = _recall(record, code)
+    if known is None:
+        cache.mkdir(parents=True, exist_ok=True)
+        _forget_unused(cache)
+        known = _describe(python, environment, code)
+        write_whole(record, json.dumps(known).encode())
+    return Inventory(
+        python=python,
+        startup=startup,
+        path=tuple(known["path"]),
+        files=tuple(known["files"]),
+        plugin=tuple(known["plugin"]),
+        libraries=tuple(known["libraries"]),
+        code=code,
+        digest=known["digests"]["frozen"],
+    )
+
+
+def _recall(record: Path, code: Path) -> dict[str, Any] | None:
+    """Return what was written down, unless it is damaged, or not true any more."""
+    try:
+        known: dict[str, Any] = json.loads(record.read_text())
+        stats = _stats(known)
+        if known["stats"] != stats:
+            # Installed anew, perhaps, as on CI: then their content tells.
+            if known["digests"] != _digests(known):
+                return None
+            write_whole(record, json.dumps(known | {"stats": stats}).encode())
+        # When they were used last.
+        for file in (record, code):
+            os.utime(file)
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return known
+
+
+def _forget_unused(cache: Path) -> None:
+    for file in cache.glob("*python-*"):
+        with contextlib.suppress(FileNotFoundError):  # by another run
+            if time.time() - file.stat().st_mtime > _UNUSED_SECONDS:
+                file.unlink()
+
+
+def _describe(python: str, environment: Mapping[str, str], code: Path) -> dict[str, Any]:
+    with replacing(code) as new:
+        done = subprocess.run(
+            [python, str(_PRELOAD), str(new)],
+            env=dict(environment),
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            last = next(iter(done.stderr.strip().splitlines()[-1:]), "it said nothing")
+            raise ImageError(f"{python} can't tell what a guest needs of it: {last}")
+        described: dict[str, Any] = json.loads(done.stdout)
+    if not any(path.endswith("/pytest/__init__.py") for path in described["files"]):
+        raise ImageError(f"{python} has no pytest of its own (in a zip file, perhaps)")
+    return {**described, "stats": _stats(described), "digests": _digests(described)}
+
+
+def _stats(described: Mapping[str, list[str]]) -> list[list[int]]:
+    kinds = ("files", "plugin", "libraries")
+    return [identity(path) for kind in kinds for path in described[kind]]
+
+
+def _digests(described: Mapping[str, list[str]]) -> dict[str, str]:
+    """Return digests of what is frozen in a save, and of the plugin."""
+    frozen = [*described["files"], *described["libraries"]]
+    return {"frozen": _digest(frozen), "plugin": _digest(described["plugin"])}
+
+
+def _digest(paths: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path}\0{Path(path).stat().st_size}\0".encode() + Path(path).read_bytes())
+    return digest.hexdigest()

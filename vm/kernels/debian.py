@@ -1,0 +1,215 @@
+"""Kernels in Debian's packages: which there are, what they are made of, and fetching them.
+
+Reads more suites than the host has, through `apt`. What is done with a package once it is here is
+`store`'s business.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+from pytest_bpflink.vm.kernels.apt import Apt, AptError, stanzas
+from pytest_bpflink.vm.kernels.kernel import Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+# From the oldest with a kernel that has BPF links to the newest.
+_SUITES = (
+    "bullseye",
+    "bookworm",
+    "bookworm-backports",
+    "trixie",
+    "trixie-backports",
+    "forky",
+    "sid",
+    "experimental",
+    "bullseye-security",
+    "bookworm-security",
+    "trixie-security",
+)
+
+_WAY_OUT = "give the path of a kernel (an image, an unpacked package, or a build tree)"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A binary package; sizes are in bytes. `locked` are its dependencies on the same version."""
+
+    name: str
+    version: str
+    download_size: int
+    installed_size: int
+    locked: tuple[str, ...]
+
+    @property
+    def release(self) -> str:
+        """What `uname -r` says on the kernel in this package."""
+        return self.name.removeprefix("linux-image-")
+
+    @property
+    def upstream(self) -> str:
+        """The kernel's own version: 6.1.176 in 6.1.176-1."""
+        return self.version.rsplit("-", 1)[0]
+
+
+_Packages = dict[tuple[str, str], Package]
+
+
+class Archive:
+    """The distribution's packages, seen through an apt directory of our own.
+
+    Not safe for use by two processes at once: hold the store's lock.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        #: Whether what is offered was read from the network within the last hour.
+        self.online = False
+        self._known = directory / "packages.json"
+        self._packages: _Packages = {}
+        if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+            raise Unreachable(f"there is no apt on this host to fetch kernels with: {_WAY_OUT}")
+        self._apt = Apt(directory, _SUITES)
+
+    def kernels(self, progress: Callable[[str], None]) -> list[Package]:
+        """Return the plain kernels on offer, in no order; reads the network once an hour.
+
+        Without network they are those that were on offer when there was one.
+        """
+        try:
+            self.online = self._apt.update(progress)
+        except AptError as error:
+            raise Unreachable(f"{error} to fetch kernels from: {_WAY_OUT}") from error
+        self._packages = self._read_packages()
+        return [
+            package
+            for package in self._packages.values()
+            if package.name.startswith("linux-image-") and self._is_complete(package)
+        ]
+
+    def parts(self, kernel: Package) -> list[Package]:
+        """Return the packages that make up a kernel: itself and what it depends on by version.
+
+        From Linux 6.19 on, `linux-image-*` is a shell and the image and modules are in packages
+        that it depends on with `(= version)`: those are built together with it.
+        """
+        parts = {kernel.name: kernel}
+        wanted = list(kernel.locked)
+        while wanted:
+            name = wanted.pop()
+            part = self._packages.get((name, kernel.version))
+            if part and name not in parts:
+                parts[name] = part
+                wanted.extend(part.locked)
+        return [*parts.values()]
+
+    def _is_complete(self, kernel: Package) -> bool:
+        """Tell whether a kernel can be had: suites keep images whose other packages are gone.
+
+        In November 2026 trixie-backports has no modules for its 6.19, 7.0 and 7.1. Its 6.18 lacks
+        only `linux-base-*`, which holds the config and indexes, and no part of the kernel.
+        """
+        parts = self.parts(kernel)
+        needed = {name for part in parts for name in part.locked}
+        missing = needed - {part.name for part in parts}
+        return all(name.startswith("linux-base-") for name in missing)
+
+    def _read_packages(self) -> _Packages:
+        """Return the kernels' packages by name and version, and those that they are locked to."""
+        # apt-cache reads all suites' lists each time, which takes seconds.
+        updated = self._apt.updated
+        packages = self._recall(updated)
+        if packages is None:
+            packages = self._search()
+            if updated is not None:
+                values = [asdict(package) for package in packages]
+                self._known.write_text(json.dumps({"updated": updated, "packages": values}))
+        return {(package.name, package.version): package for package in packages}
+
+    def _recall(self, updated: float | None) -> list[Package] | None:
+        try:
+            known = json.loads(self._known.read_text())
+            if updated is None or known["updated"] != updated:
+                return None
+            packages = [Package(**values) for values in known["packages"]]
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+        return [replace(package, locked=tuple(package.locked)) for package in packages]
+
+    def _search(self) -> list[Package]:
+        found = self._output("apt-cache", "search", "--names-only", "^linux-[a-z]+-[0-9]")
+        there = {line.split()[0] for line in found.splitlines()}
+        shown = {name for name in there if is_plain(name, architecture())}
+        packages: list[Package] = []
+        names = shown
+        while names:
+            packages += parse_packages(self._output("apt-cache", "show", *sorted(names)))
+            packages = [package for package in packages if not _is_meta(package)]
+            locked = {name for package in packages for name in package.locked}
+            names = (locked & there) - shown
+            shown |= names
+        return packages
+
+    def download(self, packages: Iterable[Package]) -> list[Path]:
+        """Download packages, or continue to; call `forget` when done with them."""
+        try:
+            return self._apt.download(
+                *(f"{package.name}={package.version}" for package in packages)
+            )
+        except AptError as error:
+            raise Unreachable(str(error)) from error
+
+    def forget(self) -> None:
+        """Remove what was downloaded, in whole or in part."""
+        self._apt.forget()
+
+    def _output(self, program: str, *arguments: str) -> str:
+        try:
+            return self._apt.output(program, *arguments)
+        except AptError as error:
+            raise Unreachable(str(error)) from error
+
+
+def architecture() -> str:
+    """Return Debian's name of this machine's architecture."""
+    return subprocess.check_output(["dpkg", "--print-architecture"], text=True).strip()
+
+
+def is_plain(name: str, arch: str) -> bool:
+    """Tell whether a package is a kernel of the plain, signed flavour.
+
+    Cloud kernels are built without 9p, which guests reach the host's root by; realtime ones behave
+    otherwise than what people run; `-unsigned` and `-dbg` are the same kernel once more.
+    """
+    flavour = re.fullmatch(rf"linux-image-\d[^-]*((?:-[^-]+)*)-{re.escape(arch)}", name)
+    return flavour is not None and not {"cloud", "rt"} & set(flavour[1].split("-"))
+
+
+def parse_packages(text: str) -> list[Package]:
+    """Read the output of `apt-cache show`."""
+    packages = []
+    for stanza in stanzas(text):
+        version = stanza["Version"]
+        locked = re.findall(
+            rf"([a-z0-9][a-z0-9+.-]+) \(= {re.escape(version)}\)", stanza.get("Depends", "")
+        )
+        packages.append(
+            Package(
+                name=stanza["Package"],
+                version=version,
+                download_size=int(stanza["Size"]),
+                installed_size=int(stanza["Installed-Size"]) * 1024,
+                locked=tuple(locked),
+            )
+        )
+    return packages
+
+
+def _is_meta(package: Package) -> bool:
+    return any(name.startswith("linux-image-") for name in package.locked)

@@ -1,0 +1,221 @@
+"""A kernel on disk: its image, release, modules and config, and whether a guest can be made of it.
+
+Knows how kernels lie in package trees, build trees and installed systems. Where a kernel comes from
+is `store`'s and `debian`'s business, what a SPEC means is that of `specs`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pytest_bpflink.vm.kernels.config import parse_config
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+class KernelError(Exception):
+    """No kernel could be had for a SPEC; the message says why and what to do next."""
+
+
+class KernelNotFound(KernelError):  # noqa: N818 (reads as what happened)
+    """Nothing matches the SPEC; the message says what there is."""
+
+
+class KernelUnusable(KernelError):  # noqa: N818 (reads as what happened)
+    """The kernel is there, but can't run as a guest; the message names the missing piece."""
+
+
+class KernelFetchError(KernelError):
+    """A kernel could not be downloaded or unpacked: no apt, no network, no room on the disk."""
+
+
+class Unreachable(KernelFetchError):  # noqa: N818 (reads as what happened)
+    """Packages can't be listed or downloaded: no apt, no mirror, or no network."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel on disk, ready to be booted.
+
+    `id` is short and made for test ids: the SPEC itself for a release, a name made of the path
+    otherwise. `release` is what `uname -r` will say, `version` the upstream version where it is
+    known to differ (Debian's 6.1.0-50-amd64 is 6.1.176), else the same. `modules` is the directory
+    above `lib/modules`. `config` maps `CONFIG_*` to their values, strings without their quotes;
+    it is empty where no config lies beside the image. A kernel of the store is not removed from it
+    as long as somebody has its `lease`.
+    """
+
+    spec: str
+    id: str
+    release: str
+    image: Path
+    modules: Path | None
+    config: Mapping[str, str] = field(repr=False, compare=False)
+    version: str = ""
+    lease: object = field(default=None, repr=False, compare=False)
+
+
+# Without these no guest starts: virtme-ng shares the host's root over 9p, puts overlays on it, and
+# talks through virtio ports.
+_NEEDED = (
+    "BLK_DEV_INITRD",
+    "TMPFS",
+    "DEVTMPFS",
+    "VIRTIO_PCI",
+    "VIRTIO_CONSOLE",
+    "NET_9P",
+    "NET_9P_VIRTIO",
+    "9P_FS",
+    "OVERLAY_FS",
+)
+
+# Without these a guest starts, and much of what is tested in it is missing.
+_WANTED = ("CGROUPS", "BPF_SYSCALL", "CGROUP_BPF", "DEBUG_INFO_BTF")
+
+_IMAGE_NAMES = ("vmlinuz", "vmlinux", "Image", "bzImage")
+
+
+def read_kernel(path: Path, *, spec: str | None = None) -> Kernel:
+    """Return the kernel at PATH: an image, a package tree, or a build tree.
+
+    Raises KernelNotFound if there is none, or more than one.
+    """
+    found = path.resolve()
+    if not found.exists():
+        raise KernelNotFound(f"{path} does not exist")
+    if found.is_file():
+        build = _build_tree_of(found)
+        return _in_build_tree(build, spec) if build else _image(found, spec)
+    if (found / "include/config/kernel.release").exists():
+        return _in_build_tree(found, spec)
+    if (found / ".config").exists():
+        raise KernelNotFound(f"{path} is a kernel source tree that was not built: run make there")
+    images = _images_in(found)
+    if not images:
+        raise KernelNotFound(
+            f"{path} holds no kernel: expected boot/vmlinuz-RELEASE or"
+            " usr/lib/modules/RELEASE/vmlinuz in it, or a kernel build tree"
+        )
+    if len(images) > 1:
+        names = ", ".join(str(image) for image in images)
+        raise KernelNotFound(f"{path} holds {len(images)} kernels, name one of them: {names}")
+    return _image(images[0], spec, owner=found)
+
+
+def check_kernel(kernel: Kernel) -> list[str]:
+    """Return the options that tests will miss; raise KernelUnusable if no guest can start.
+
+    A kernel whose config is unknown passes: its console will tell.
+    """
+    if not kernel.config:
+        return []
+    missing = [name for name in _NEEDED if f"CONFIG_{name}" not in kernel.config]
+    if missing:
+        names = ", ".join(f"CONFIG_{name}" for name in missing)
+        raise KernelUnusable(
+            f"kernel {kernel.release} can't run as a guest: it is built without {names}"
+            " (cloud kernels often are); take a general-purpose kernel, or add them and rebuild"
+        )
+    modular = [name for name in _NEEDED if kernel.config[f"CONFIG_{name}"] == "m"]
+    if modular and kernel.modules is None:
+        names = ", ".join(f"CONFIG_{name}" for name in modular)
+        raise KernelUnusable(
+            f"kernel {kernel.release} has {names} as modules, and there is no"
+            f" lib/modules/{kernel.release} in any directory above {kernel.image}"
+        )
+    return [f"CONFIG_{name}" for name in _WANTED if f"CONFIG_{name}" not in kernel.config]
+
+
+def _image(image: Path, spec: str | None, *, owner: Path | None = None) -> Kernel:
+    release = _release_of(image)
+    return Kernel(
+        spec=spec or str(owner or image),
+        id=spec or _short_id(owner.name if owner else release, owner or image),
+        release=release,
+        image=image,
+        modules=_modules_above(image, release),
+        config=_config_near(image, release),
+        version=release,
+    )
+
+
+def _in_build_tree(tree: Path, spec: str | None) -> Kernel:
+    release = (tree / "include/config/kernel.release").read_text().strip()
+    built = [
+        image
+        for name in ("bzImage", "Image", "Image.gz", "zImage")
+        for image in sorted(tree.glob(f"arch/*/boot/{name}"))
+    ]
+    if not built:
+        raise KernelNotFound(f"{tree} has no kernel image under arch/*/boot: run make there")
+    return Kernel(
+        spec=spec or str(tree),
+        id=spec or _short_id(tree.name, tree),
+        release=release,
+        image=built[0],
+        # virtme-ng recognises an image in a build tree and collects the tree's modules itself.
+        modules=tree if (tree / "modules.order").exists() else None,
+        config=parse_config((tree / ".config").read_text()),
+        version=release,
+    )
+
+
+def _build_tree_of(image: Path) -> Path | None:
+    for tree in image.parents:
+        if (tree / "include/config/kernel.release").exists():
+            return tree
+    return None
+
+
+def _images_in(tree: Path) -> list[Path]:
+    """Return one image for each release in a tree: some systems have each twice."""
+    found = [tree / name for name in _IMAGE_NAMES if (tree / name).is_file()]
+    for pattern in ("boot/vmlinu[xz]-*", "usr/lib/modules/*/vmlinuz", "lib/modules/*/vmlinuz"):
+        found += sorted(tree.glob(pattern))
+    return list({_release_of(image): image for image in reversed(found)}.values())
+
+
+def _release_of(image: Path) -> str:
+    named = re.fullmatch(rf"(?:{'|'.join(_IMAGE_NAMES)})-(\d.*)", image.name)
+    if named:
+        return named[1]
+    if image.parent.parent.name == "modules":
+        return image.parent.name
+    # As virtme-ng does it: file(1) knows x86 images, an uncompressed one carries its banner.
+    described = subprocess.run(["file", "-b", image], capture_output=True, text=True, check=False)
+    banner = re.search(r"[vV]ersion (\d\S+)", described.stdout)
+    if banner:
+        return banner[1]
+    raw = re.search(rb"Linux version (\d\S+) ", image.read_bytes())
+    if raw:
+        return raw[1].decode()
+    raise KernelNotFound(
+        f"{image} is no kernel image: it carries no release (file: {described.stdout.strip()})"
+    )
+
+
+def _modules_above(image: Path, release: str) -> Path | None:
+    for root in image.parents:
+        for candidate in (root, root / "usr"):
+            if (candidate / "lib/modules" / release).is_dir():
+                return candidate
+    return None
+
+
+def _config_near(image: Path, release: str) -> dict[str, str]:
+    for config in (image.with_name(f"config-{release}"), image.with_name("config")):
+        if config.is_file():
+            return parse_config(config.read_text())
+    return {}
+
+
+def _short_id(name: str, path: Path) -> str:
+    """Return a name for test ids that no other path has."""
+    plain = re.sub(r"[^\w.+]+", "-", name).strip("-") or "root"
+    return f"{plain}-{hashlib.sha256(bytes(path)).hexdigest()[:4]}"

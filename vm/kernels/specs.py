@@ -1,0 +1,114 @@
+"""A SPEC to a kernel on disk, or to several.
+
+Knows what users write after `--kernel`. Layouts are in `kernel`, kept kernels in `store`, packages
+in `debian`, which release a SPEC means in `releases`.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_bpflink.vm.kernels import releases
+from pytest_bpflink.vm.kernels.kernel import (
+    Kernel,
+    KernelNotFound,
+    check_kernel,
+    read_kernel,
+)
+from pytest_bpflink.vm.kernels.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_RELEASE = re.compile(r"\d+\.\d+(\.\d+)*([-+~][\w.+~-]+)?")
+
+_SPECS = "a release (6.1, 6.1.176), lts, newest, oldest, a pattern (6.1*), host, or a path"
+
+
+def find(
+    spec: str,
+    *,
+    store: Store | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Kernel:
+    """Return the kernel that a SPEC names, fetching it if need be.
+
+    A SPEC is a release (`6.1` is its newest patch release, of those in the store if there is one,
+    else of those in the distribution's packages), `lts`, `newest` or `oldest` (of all of them, and
+    without network of those in the store), `host` (the running kernel's image), or the path of an
+    image, of an unpacked package, or of a build tree. `progress` is told what takes time.
+
+    A kernel of the store is not removed from it as long as it is referred to. Raises KernelError:
+    KernelNotFound, KernelUnusable, or KernelFetchError.
+    """
+    if spec == "host":
+        return _checked(_running_kernel())
+    if spec in releases.WORDS or _RELEASE.fullmatch(spec):
+        return _checked((store or Store()).get(spec, progress or _silent))
+    path = Path(spec).expanduser()
+    if _is_pattern(spec):
+        raise KernelNotFound(f"{spec!r} is a pattern, which may name several kernels")
+    if "/" not in spec and not path.exists():
+        raise KernelNotFound(f"{spec!r} names no kernel: write {_SPECS}")
+    return replace(_checked(read_kernel(path)), spec=spec)
+
+
+def expand(
+    spec: str,
+    *,
+    store: Store | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> list[str]:
+    """Return the SPECs that a pattern names, the oldest kernel first; any other SPEC is its own.
+
+    A pattern means each series that it matches (`6.1*` is 6.1, 6.12, 6.18...), else each version
+    (`6.1.*`) or release, in the store and in the distribution's packages, and without network in
+    the store; with a slash in it, each path. Nothing is fetched. Raises KernelNotFound if nothing
+    matches, and KernelFetchError.
+    """
+    if not _is_pattern(spec):
+        return [spec]
+    if "/" in spec:
+        found = sorted(glob.glob(os.path.expanduser(spec)))
+        if not found:
+            raise KernelNotFound(f"no path matches {spec}")
+        return found
+    store = store or Store()
+    known = store.known(spec, progress or _silent)
+    found = releases.expand(spec, known)
+    if not found:
+        raise KernelNotFound(releases.sentence(spec, known, store.kernels()))
+    return found
+
+
+def _is_pattern(spec: str) -> bool:
+    return releases.is_glob(spec) and not Path(spec).expanduser().exists()
+
+
+def _checked(kernel: Kernel) -> Kernel:
+    check_kernel(kernel)
+    return kernel
+
+
+def _running_kernel() -> Kernel:
+    release = os.uname().release
+    for path in (
+        Path(f"/boot/vmlinuz-{release}"),
+        Path(f"/usr/lib/modules/{release}/vmlinuz"),
+        Path(f"/lib/modules/{release}/vmlinuz"),
+    ):
+        if path.exists():
+            return read_kernel(path, spec="host")
+    raise KernelNotFound(
+        f"the image of the running kernel {release} is not on this machine (containers and cloud"
+        " guests often lack it): name a release or a path instead"
+    )
+
+
+def _silent(_text: str) -> None:
+    pass

@@ -1,0 +1,269 @@
+"""The kernels kept on this machine, in the user's cache.
+
+One directory per kernel, `RELEASE_VERSION`, that appears by renaming once it is complete. Reading
+needs no lock; whoever adds or removes one holds the lock, and first sweeps away what an interrupted
+run left. What one of them is is in `stored`, which one a SPEC means in `releases`.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_bpflink.vm import programs
+from pytest_bpflink.vm.cache import cache_root, locked
+from pytest_bpflink.vm.kernels import releases
+from pytest_bpflink.vm.kernels.kernel import (
+    Kernel,
+    KernelError,
+    KernelFetchError,
+    KernelNotFound,
+    Unreachable,
+    check_kernel,
+    read_kernel,
+)
+from pytest_bpflink.vm.kernels.stored import Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Sequence
+    from contextlib import AbstractContextManager
+
+    from pytest_bpflink.vm.kernels.debian import Archive, Package
+
+# Being unpacked, or being removed.
+_UNFINISHED = ".unfinished-"
+_DAY = 24 * 3600
+
+
+class Store:
+    """Kernels by release, fetched when they are missing.
+
+    May be shared by runs in parallel, and read by users who can't write to it.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or cache_root() / "kernels"
+
+    def kernels(self) -> list[Stored]:
+        """Return what is in the store, the oldest first."""
+        paths = [path for path in self.root.glob("[0-9]*_*") if path.is_dir()]
+        stored = [Stored(path, *path.name.rsplit("_", 1)) for path in paths]
+        return sorted(stored, key=lambda kernel: releases.version_key(kernel.version))
+
+    def get(self, spec: str, progress: Callable[[str], None]) -> Kernel:
+        """Return the newest kernel that a release or a word means.
+
+        For a release one is fetched only if none is here. A word chooses among all that can be had,
+        or among those that are here where there is no network.
+
+        Raises KernelNotFound, KernelUnusable, KernelFetchError.
+        """
+        if spec in releases.WORDS:
+            return self._obtain(spec, progress)
+        stored = releases.choose(spec, self.kernels())
+        # It may be removed just now.
+        return (stored and self._read(stored, spec)) or self._obtain(spec, progress)
+
+    def known(self, spec: str, progress: Callable[[str], None]) -> list[Stored | Package]:
+        """Return all that a SPEC can choose from: what is here, and what is on offer.
+
+        Where nothing can be fetched that is what is here; raises KernelFetchError if that is
+        nothing.
+        """
+        try:
+            with self._writing(progress):
+                return self._all(spec, self._archive(), progress)
+        except (Unreachable, OSError) as error:
+            stored = self.kernels()
+            if not stored:
+                raise self._unfetched(spec, error) from error
+            progress(f"{spec}: {self._why(error)}; it is looked for in the store alone")
+            return [*stored]
+
+    def remove(self, kernel: Stored) -> bool:
+        """Remove a kernel unless somebody uses it; tell whether it was removed.
+
+        Raises KernelError if it can't be removed.
+        """
+        try:
+            with self._writing(_silent):
+                return self._remove(kernel)
+        except OSError as error:
+            raise KernelError(f"{kernel.path} can't be removed: {error.strerror}") from error
+
+    def prune(self, *, unused_days: float = 30, keep: Collection[str] = ()) -> list[Stored]:
+        """Remove what was not used for so many days, and downloads that were cut off.
+
+        Return the kernels that were. Those in use stay, and those that a SPEC of KEEP matches.
+        Raises KernelError if the store can't be changed.
+        """
+        limit = time.time() - unused_days * _DAY
+        try:
+            with self._writing(_silent):
+                with suppress(Unreachable):  # no apt, no downloads
+                    self._archive().forget()
+                stored = self.kernels()
+                kept = [kernel for spec in keep for kernel in releases.meant(spec, stored)]
+                old = [kernel for kernel in stored if kernel.used <= limit and kernel not in kept]
+                return [kernel for kernel in old if self._remove(kernel)]
+        except OSError as error:
+            raise KernelError(f"{self.root} can't be pruned: {error.strerror}") from error
+
+    def _obtain(self, spec: str, progress: Callable[[str], None]) -> Kernel:
+        try:
+            with self._writing(progress):
+                return self._fetch_unless_here(spec, progress)
+        except (Unreachable, OSError) as error:
+            chosen = releases.choose(spec, self.kernels())
+            kernel = self._read(chosen, spec) if chosen else None
+            if kernel is None or _is_full(error):
+                raise self._unfetched(spec, error) from error
+            progress(f"{spec}: {self._why(error)}; in the store it is Linux {kernel.version}")
+            return kernel
+
+    def _fetch_unless_here(self, spec: str, progress: Callable[[str], None]) -> Kernel:
+        # Another run may have fetched it while this one waited.
+        stored = None if spec in releases.WORDS else releases.choose(spec, self.kernels())
+        if stored is None:
+            archive = self._archive()
+            known = self._all(spec, archive, progress)
+            chosen = releases.choose(spec, known)
+            if chosen is None:
+                raise KernelNotFound(releases.sentence(spec, known, self.kernels()))
+            if not isinstance(chosen, Stored):
+                chosen = self._fetch(spec, chosen, archive, progress)
+            stored = chosen
+        kernel = self._read(stored, spec)
+        assert kernel is not None, "it is not removed without the lock"
+        return kernel
+
+    def _read(self, stored: Stored, spec: str) -> Kernel | None:
+        """Return a kernel and keep it; None if it is not there any more."""
+        lease = stored.lease()
+        if lease is None:
+            return None
+        return replace(read_kernel(stored.path, spec=spec), version=stored.upstream, lease=lease)
+
+    def _all(
+        self, spec: str, archive: Archive, progress: Callable[[str], None]
+    ) -> list[Stored | Package]:
+        offered = archive.kernels(lambda text: progress(f"{spec}: {text}"))
+        stored = self.kernels()
+        chooses = spec in releases.WORDS or releases.is_glob(spec)
+        if chooses and stored and not archive.online:
+            progress(f"{spec}: there is no network; it is looked for in the store alone")
+            return [*stored]
+        # First what is here: among equals it is taken.
+        return [*stored, *offered]
+
+    def _archive(self) -> Archive:
+        # Who finds a kernel in the store pays for none of this, nor for locks.
+        from pytest_bpflink.vm.kernels.debian import Archive
+
+        return Archive(self.root.parent / "apt")
+
+    def _why(self, error: Exception) -> str:
+        if isinstance(error, OSError):
+            return f"{self.root} can't be written to ({error.strerror})"
+        return str(error)
+
+    def _unfetched(self, spec: str, error: Exception) -> KernelFetchError:
+        here = ", ".join(kernel.upstream for kernel in self.kernels())
+        has = f"has {here}" if here else "is empty"
+        way_out = "; BPFLINK_CACHE names another directory" if isinstance(error, OSError) else ""
+        return KernelFetchError(
+            f"there is no kernel {spec} in the store, which {has}, and none can be fetched:"
+            f" {self._why(error)}{way_out}"
+        )
+
+    def _writing(self, progress: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Hold the lock, on a store without remains of those that held it before."""
+        waiting = "waiting for another run that is fetching a kernel"
+        return locked(self.root, unfinished=_UNFINISHED, waits=lambda: progress(waiting))
+
+    def _fetch(
+        self, spec: str, package: Package, archive: Archive, progress: Callable[[str], None]
+    ) -> Stored:
+        parts = archive.parts(package)
+        self._check_space(package, parts)
+        size = sum(part.download_size for part in parts) / 1e6
+        progress(f"{spec}: fetching Linux {package.upstream} ({size:.0f} MB)")
+        try:
+            packages = archive.download(parts)
+            progress(f"{spec}: unpacking")
+            stored = self._unpack(package, packages)
+        except Unreachable:
+            # What came so far stays: the next run goes on from there.
+            raise
+        except Exception:
+            archive.forget()
+            raise
+        archive.forget()
+        missing = check_kernel(read_kernel(stored.path))
+        if missing:
+            progress(f"{spec}: built without {', '.join(missing)}; what needs it is skipped")
+        return stored
+
+    def _unpack(self, package: Package, files: Iterable[Path]) -> Stored:
+        name = f"{package.release}_{package.version}"
+        with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=self.root) as temporary:
+            tree = Path(temporary) / "tree"
+            _unpack(files, tree)
+            check_kernel(read_kernel(tree))
+            tree.rename(self.root / name)
+        return Stored(self.root / name, package.release, package.version)
+
+    def _remove(self, kernel: Stored) -> bool:
+        with kernel.unused() as unused:
+            if unused:
+                doomed = kernel.path.rename(self.root / f"{_UNFINISHED}{kernel.path.name}")
+                shutil.rmtree(doomed)
+        return unused
+
+    def _check_space(self, package: Package, parts: Iterable[Package]) -> None:
+        needed = sum(part.download_size + part.installed_size for part in parts)
+        # depmod's indexes, and file sizes rounded up to blocks.
+        needed += needed // 10
+        free = shutil.disk_usage(self.root).free
+        if free < needed:
+            raise KernelFetchError(
+                f"not enough room for Linux {package.upstream}: {needed >> 20} MiB are needed in"
+                f" {self.root}, {free >> 20} MiB are free; make room (bpflink kernels prune), or"
+                " set BPFLINK_CACHE to a directory on another disk"
+            )
+
+
+def _unpack(packages: Iterable[Path], tree: Path) -> None:
+    tree.mkdir()
+    for package in packages:
+        _run(["dpkg-deb", "--extract", str(package), str(tree)])
+    kernel = read_kernel(tree)
+    if kernel.modules is None:
+        raise KernelFetchError(f"the packages of Linux {kernel.release} hold no modules")
+    # virtme-ng would do it at each boot: 20 to 40 s for thousands of compressed modules.
+    _run(["depmod", "-b", str(kernel.modules), kernel.release])
+
+
+def _run(command: Sequence[str]) -> None:
+    try:
+        done = programs.run(command)
+    except FileNotFoundError:
+        raise KernelFetchError(
+            f"{command[0]} is needed to unpack kernels: apt-get install kmod dpkg"
+        ) from None
+    if done.returncode:
+        raise KernelFetchError(f"{command[0]} failed: {done.stderr.strip()}")
+
+
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.ENOSPC
+
+
+def _silent(_text: str) -> None:
+    pass

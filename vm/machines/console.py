@@ -1,0 +1,98 @@
+"""What kernels say on a console or in their log: which of it is a panic, a warning, their last."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+# Colours and cursor movements of the firmware (ECMA-48), and carriage returns.
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-Z\\-_c]|[\r\x00-\x08\x0b-\x1f\x7f]")
+
+_FATAL = re.compile(
+    r"Kernel panic|\bOops\b|BUG:|kernel BUG at|general protection fault|Unable to handle kernel"
+)
+
+# What a kernel says of itself that no healthy one does: WARN and most of lockdep ("WARNING: CPU: 0
+# PID: 7 at file:12", since 6.19 "WARNING: file:12 at function, CPU#0: comm/7"), BUG with KASAN,
+# KFENCE and soft lockups, the rest of lockdep, RCU stalls, UBSAN.
+_SPLAT = re.compile(
+    rf"^WARNING: |{_FATAL.pattern}|UBSAN: |INFO: (?:rcu_\w+ (?:self-)?detected|trying to register"
+    r"|possible |inconsistent |suspicious )"
+)
+
+# A process that was killed by its own doing.
+_OF_A_PROCESS = re.compile(r"^traps: ")
+
+# Of WARN(condition, message), which stands before the WARNING.
+_LONGEST_MESSAGE = 5
+
+_CUT = "------------[ cut here ]------------"
+_END = re.compile(r"---\[ end (?:trace|Kernel panic)|^------------\[ cut here \]------------$")
+
+# When it was printed, with CONFIG_PRINTK_CALLER by which thread or processor.
+_TIME = re.compile(r"^\[ *\d+\.\d+\](\[ *[TC]\d+\])? ")
+
+_TAIL_BYTES = 1 << 18
+
+# An oops with its registers, its trace, and the panic that it leads to; lockdep's are as long.
+_LONGEST_TRACE = 200
+
+
+def lines(path: Path) -> list[str]:
+    """Return the lines of a console file, without control sequences; none if there is no file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return []
+    stripped = (_CONTROL.sub("", line).rstrip() for line in text.split("\n"))
+    return [line for line in stripped if line]
+
+
+def tail(path: Path, *, count: int) -> str:
+    """Return the last lines of a console file; all from the oops on, where there is one."""
+    text = lines(path)
+    first = next((index for index, line in enumerate(text) if _FATAL.search(line)), len(text))
+    start = max(min(first, len(text) - count), len(text) - _LONGEST_TRACE, 0)
+    return "\n".join(text[start:])
+
+
+def cause(text: str) -> str:
+    """Return what a kernel died of, the first line in TEXT that says so; empty without one."""
+    first = next((line for line in text.splitlines() if _FATAL.search(line)), "")
+    return _TIME.sub("", first)
+
+
+def splats(text: Sequence[str]) -> Iterator[range]:
+    """Yield where among the lines of a kernel's log its splats are, each with its trace.
+
+    A splat is what tells of a bug in the kernel: WARNING, BUG, oops, lockdep, KASAN, RCU stall. The
+    lines have no times.
+    """
+    end = 0
+    for index, line in enumerate(text):
+        if index < end or not is_splat(line):
+            continue
+        before = range(max(end, index - _LONGEST_MESSAGE), index)
+        start = next((at for at in before if text[at] == _CUT), index)
+        last = min(len(text), start + _LONGEST_TRACE)
+        ends = (at for at in range(index, last) if _END.search(text[at]))
+        end = next(ends, last - 1)
+        end += text[end] != _CUT  # which begins another one
+        yield range(start, end)
+
+
+def is_splat(line: str) -> bool:
+    """Whether a line of a kernel's log, without its time, begins a splat."""
+    return bool(_SPLAT.search(line)) and not _OF_A_PROCESS.match(line)
+
+
+def is_end(line: str) -> bool:
+    """Whether a line of a kernel's log, without its time, ends a splat."""
+    return bool(_END.search(line))

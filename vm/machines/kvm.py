@@ -1,0 +1,102 @@
+"""Hardware acceleration that really works, and why not where it does not."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink.vm.machines import qemu
+from pytest_bpflink.vm.machines.acceleration import Acceleration
+from pytest_bpflink.vm.machines.errors import BootFailed
+from pytest_bpflink.vm.machines.machine import Machine
+from pytest_bpflink.vm.scratch import Scratch
+from pytest_bpflink.vm.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from pytest_bpflink.vm.kernels import Kernel
+
+_DEVICE = Path("/dev/kvm")
+
+# A kernel under KVM is up in 2 to 4 s; a broken KVM hangs for ever.
+_DEADLINE = 20.0
+
+
+def detect(kernel: Kernel) -> Acceleration:
+    """Return the acceleration to use on this machine.
+
+    The device is no proof: on hosts that are guests themselves it may open, create machines, and
+    yet boot no kernel. So KERNEL is booted with it, once per boot of the host and version of QEMU;
+    the answer is kept in the cache. Raises MachineError if there is no QEMU.
+    """
+    lacking = absence()
+    if lacking:
+        return Acceleration(kvm=False, reason=f"TCG: {lacking}")
+    key = f"{_boot_id()} {_qemu()}"
+    cache = cache_root() / "kvm.json"
+    known = _recall(cache, key)
+    if known:
+        return known
+    from filelock import FileLock  # as long to import as all else here takes
+
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache.with_suffix(".lock")):
+        known = _recall(cache, key)
+        if known:
+            return known
+        answer = _try_kvm(kernel)
+        write_whole(cache, json.dumps({"key": key, **asdict(answer)}).encode())
+    return answer
+
+
+def absence() -> str:
+    """Say why KVM is not even worth a try here, in one phrase; empty where it is."""
+    if not _DEVICE.exists():
+        return f"there is no {_DEVICE}"
+    if not os.access(_DEVICE, os.R_OK | os.W_OK):
+        return f"no access to {_DEVICE} (group kvm)"
+    return ""
+
+
+def _try_kvm(kernel: Kernel) -> Acceleration:
+    hoped = Acceleration(kvm=True, reason="KVM")
+    with Scratch() as scratch:
+        machine = Machine(
+            kernel,
+            acceleration=hoped,
+            directory=scratch.path / "machine",
+            cwd=Path("/"),
+            environment={"PATH": os.defpath},
+        )
+        with machine:
+            machine.start()
+            try:
+                machine.wait_ready(_DEADLINE)
+            except BootFailed as error:
+                what = f"hang for {_DEADLINE:.0f} s" if error.timed_out else "crash"
+                return Acceleration(kvm=False, reason=f"TCG: with {_DEVICE} guests {what}")
+    return hoped
+
+
+def _recall(cache: Path, key: str) -> Acceleration | None:
+    try:
+        known = json.loads(cache.read_text())
+        if known["key"] == key:
+            return Acceleration(kvm=known["kvm"], reason=known["reason"])
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    return None
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _qemu() -> str:
+    program = qemu.find()
+    # To ask it for its version would take as long as a tenth of restoring a guest.
+    stat = program.stat()
+    return f"{program} {stat.st_size} {stat.st_mtime_ns}"

@@ -1,0 +1,275 @@
+"""One virtual machine: a QEMU process from its start to its death.
+
+Knows processes, pipes and deadlines. What QEMU is told and what the guest runs is `plain`'s
+business here, and that of `warm` for the guests it makes; which kernel and which acceleration are
+given.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import select
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack, suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any, Self
+
+from pytest_bpflink.vm.machines import console, gateway, plain
+from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Executor
+    from pathlib import Path
+    from types import TracebackType
+
+    from pytest_bpflink.vm.kernels import Kernel
+    from pytest_bpflink.vm.machines.acceleration import Acceleration
+
+# Emulated, a guest is this much slower, and more so while its neighbours boot.
+_TCG_FACTOR = 5
+
+# As much as Linux grants anyone (/proc/sys/fs/pipe-max-size).
+_PIPE_BYTES = 1 << 20
+
+# Guests are started side by side, by threads that must agree on the one that lasts.
+_CHOOSING = threading.Lock()
+
+
+class Machine:
+    """A guest that runs one Python, which execnet reaches through `gateway_python`.
+
+    With a SESSION (`session.call`) it runs a command instead, which `session.run` attends to.
+
+    DIRECTORY holds the machine's files and must be its own, new one. Nothing the guest writes
+    reaches the host, but for what it writes in WRITABLE. No QEMU survives the process that started
+    it, however that ends.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        acceleration: Acceleration,
+        directory: Path,
+        cwd: Path,
+        environment: Mapping[str, str],
+        python: str = sys.executable,
+        memory_mib: int = 512,
+        cpus: int = 1,
+        append: Sequence[str] = (),
+        console_log: Path | None = None,
+        writable: Path | None = None,
+        session: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.kernel = kernel
+        self.acceleration = acceleration
+        self.directory = directory.absolute()
+        self.console_log = console_log or self.directory / "console.log"
+        self._worker = plain.Worker(
+            python=python,
+            cwd=cwd.absolute(),
+            environment=environment,
+            writable=writable and writable.resolve(),
+            session=session,
+        )
+        self._memory_mib = memory_mib
+        self._cpus = cpus
+        self._append = tuple(append)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._from_guest = -1
+        self._to_guest = -1
+        self._undo = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start QEMU and return; the guest boots meanwhile.
+
+        Raises MachineError.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        command = plain.compose(
+            self.kernel,
+            acceleration=self.acceleration,
+            directory=self.directory,
+            console=self.console_log,
+            worker=self._worker,
+            memory_mib=self._memory_mib,
+            cpus=self._cpus,
+            append=self._append,
+        )
+        self.console_log.write_bytes(b"")
+        self._launch(command)
+
+    def _launch(self, command: Sequence[str], *, pass_fds: Sequence[int] = ()) -> None:
+        """Start a QEMU with pipes to it, in place of the one before."""
+        self.kill()
+        self._undo.close()
+        with ExitStack() as undo:
+            for_guest = self._pipe(undo, gateway.TO_GUEST, os.O_RDONLY)
+            by_guest = self._pipe(undo, gateway.FROM_GUEST, os.O_WRONLY)
+            log = undo.enter_context((self.directory / "qemu.log").open("wb"))
+            try:
+                self._process = _in_lasting_thread(
+                    subprocess.Popen,
+                    [*_dying_with_parent(), *command],
+                    stdin=for_guest,
+                    stdout=by_guest,
+                    stderr=log,
+                    pass_fds=pass_fds,
+                    # Ctrl-C is for pytest, which ends its guests when it is done with them.
+                    start_new_session=True,
+                )
+            except FileNotFoundError:
+                raise MachineError("setpriv is needed: apt-get install util-linux") from None
+
+    def wait_ready(self, timeout: float = 60.0) -> None:
+        """Return when the guest's Python is about to run.
+
+        TIMEOUT is in seconds under KVM, and five times as much where the guest is emulated. Raises
+        BootFailed, with the end of the console; the machine is dead then.
+        """
+        self._await(plain.READY, timeout)
+
+    def _await(self, line: bytes, timeout: float) -> None:
+        """Read what the guest says up to a LINE, or raise BootFailed."""
+        scaled = self._scaled(timeout)
+        deadline = time.monotonic() + scaled
+        poll = select.poll()
+        poll.register(self._from_guest, select.POLLIN)
+        said = b""
+        while not said.endswith(line):
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                self.kill()
+                message = self._obituary(f"was not up after {scaled:.0f} s")
+                raise BootFailed(message, timed_out=True)
+            # Byte by byte: what follows belongs to execnet.
+            byte = os.read(self._from_guest, 1)
+            if not byte:
+                self.kill()
+                message = self._obituary(f"ended (QEMU's status {self.returncode})")
+                raise BootFailed(message, timed_out=False)
+            said += byte
+
+    @property
+    def gateway_python(self) -> str:
+        """What to write after `popen//python=` for execnet to run its worker in the guest."""
+        # site-packages and PYTHON* would only cost time.
+        command = [sys.executable, "-S", "-E", gateway.__file__, str(self.directory)]
+        # execnet splits its specification at double slashes; in a path they mean one.
+        return shlex.join(re.sub("//+", "/", argument) for argument in command)
+
+    @property
+    def alive(self) -> bool:
+        """Whether QEMU runs. A guest that panics ends it."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def returncode(self) -> int | None:
+        """QEMU's exit status: negative for a signal, None while it runs."""
+        return self._process.poll() if self._process else None
+
+    def kill(self) -> None:
+        """End the guest as if its power had been cut. No error if it is dead already."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+
+    def close(self) -> None:
+        """End the guest and let go of its pipes; its logs stay in DIRECTORY."""
+        self.kill()
+        self._undo.close()
+
+    def console_tail(self, *, lines: int = 40) -> str:
+        """Return the end of the console, without control sequences."""
+        return console.tail(self.console_log, count=lines)
+
+    def _scaled(self, seconds: float) -> float:
+        return seconds if self.acceleration.kvm else seconds * _TCG_FACTOR
+
+    def _pipe(self, undo: ExitStack, name: str, mode: int) -> int:
+        """Make a pipe, and return QEMU's end of it; ours stays open as long as the machine.
+
+        A pipe with a name, since the gateway that execnet will start is no child of ours; and a
+        pipe, since QEMU opens its standard streams anew through /proc, which no socket allows.
+        """
+        path = self.directory / name
+        os.mkfifo(path, 0o600)
+        self._undo.callback(path.unlink)
+        # A FIFO opens at once for reading and writing; then neither end waits for the other.
+        both = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        undo.callback(os.close, both)
+        theirs = os.open(path, mode | os.O_CLOEXEC)
+        undo.callback(os.close, theirs)
+        ours = os.open(path, (os.O_WRONLY if mode == os.O_RDONLY else os.O_RDONLY) | os.O_CLOEXEC)
+        self._undo.callback(os.close, ours)
+        if mode == os.O_WRONLY:
+            self._from_guest = ours
+        else:
+            self._to_guest = ours
+            # Room for all that is written before the guest reads: nobody waits for one that hangs.
+            with suppress(PermissionError):
+                fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        return theirs
+
+    def _obituary(self, what: str) -> str:
+        happened = (
+            f"Linux {self.kernel.release} {what} before its Python ran ({self.acceleration.reason})"
+        )
+        if self.console_log.parent != self.directory:
+            # That of the machine goes with it.
+            happened += f". Full console: {self.console_log}"
+        quotes = [
+            self.console_tail() or "(the console is empty)",
+            console.tail(self.directory / "stderr.log", count=10),
+            console.tail(self.directory / "qemu.log", count=10),
+        ]
+        return "\n".join([happened, *filter(None, quotes)])
+
+
+def _in_lasting_thread(
+    start: Callable[..., subprocess.Popen[bytes]], command: Sequence[str], **options: Any
+) -> subprocess.Popen[bytes]:
+    """Start a QEMU in a thread that lives as long as this process.
+
+    QEMU dies with the thread that starts it, for so PR_SET_PDEATHSIG is defined (prctl(2)).
+    """
+    if threading.current_thread() is threading.main_thread():
+        return start(command, **options)
+    with _CHOOSING:
+        starter = _starter()
+    return starter.submit(start, command, **options).result()
+
+
+@cache
+def _starter() -> Executor:
+    from concurrent.futures import ThreadPoolExecutor  # brings logging; `bpflink vm` needs neither
+
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="qemu")
+
+
+def _dying_with_parent() -> list[str]:
+    """Return the beginning of a command that does not outlive the thread that starts it.
+
+    setpriv sets PR_SET_PDEATHSIG and executes the shell, which keeps it; should this process have
+    died just before, the shell has another parent by now and goes no further. A preexec_fn would do
+    the same and can deadlock where other threads run, as execnet's do.
+    """
+    check = f'[ "$PPID" = {os.getpid()} ] && exec "$@"'
+    return ["setpriv", "--pdeathsig", "KILL", "sh", "-c", check, "sh"]

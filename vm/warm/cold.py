@@ -1,0 +1,159 @@
+"""Cold guests: the image of warm ones, booted at each start.
+
+Knows the order of things: image, boot, letter, worker. The QEMU command is `blueprint`'s business,
+the image `guest_image`'s, the letter `letter`'s, processes are `machine`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink.vm.image import guest_image, inventory
+from pytest_bpflink.vm.image.inventory import ImageError, Inventory
+from pytest_bpflink.vm.machines import virtme
+from pytest_bpflink.vm.machines.machine import Machine
+from pytest_bpflink.vm.warm import blueprint, letter
+from pytest_bpflink.vm.warm.blueprint import Blueprint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from pytest_bpflink.vm.kernels import Kernel
+
+# What the agent says when it has imported everything (agent.BOOTED).
+BOOTED = b"bpflink: guest booted\n"
+
+
+def _hush(text: str) -> None:
+    del text
+
+
+class ColdMachine(Machine):
+    """A guest of our own: the host's Python in an image of its own, on the host's root.
+
+    Where no such image can be made of this Python or for this kernel, it is a plain guest.
+    """
+
+    def __init__(
+        self, kernel: Kernel, *, say: Callable[[str], None] = _hush, **options: Any
+    ) -> None:
+        """As Machine; SAY is told what takes time, and why a guest is another than asked for."""
+        super().__init__(kernel, **options)
+        self._say = say
+        self._blueprint: Blueprint
+        self._inventory: Inventory
+        # What `wait_ready` has to do.
+        self._next: Callable[[float], None] = self._wait_booted
+
+    def start(self) -> None:
+        """Start QEMU and return; the guest comes up meanwhile. As `Machine.start`."""
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.console_log.write_bytes(b"")
+        try:
+            self._inventory = inventory.take(
+                self._worker.python, self._worker.environment, cache=cache_root() / "guests"
+            )
+            self._begin()
+        except ImageError as error:
+            self._say(f"the guest is a plain one: {error}")
+            self._next = super().wait_ready
+            super().start()
+
+    def wait_ready(self, timeout: float = 60.0) -> None:
+        """Return when the guest's Python is about to run. As `Machine.wait_ready`."""
+        self._next(timeout)
+
+    def _begin(self) -> None:
+        self._boot()
+
+    def _boot(self, options: Iterable[str] = (), pass_fds: Sequence[int] = ()) -> None:
+        """Start a QEMU that boots the image, with these options more."""
+        from pytest_bpflink.vm.image import (
+            unpack_kernel,  # and what unpacks it, which restoring takes none of
+        )
+
+        files = self._boot_files
+        shutil.rmtree(files, ignore_errors=True)
+        files.mkdir()
+        image, initramfs = files / "vmlinux", files / "initramfs"
+        drawn = Blueprint.draw(
+            self.kernel,
+            acceleration=self.acceleration,
+            directory=files,
+            memory_mib=self._memory_mib,
+            cpus=self._cpus,
+        )
+        initramfs.unlink(missing_ok=True)  # virtme-ng's own
+        guest_image.build(initramfs, self._inventory, modules=drawn.modules_of(self.kernel))
+        if not unpack_kernel.unpack(self.kernel.image, image):
+            image = self.kernel.image
+        init = self._kernel_parameters
+        self._blueprint = drawn
+        self._run(
+            [*drawn.command, *drawn.booting(image=image, initramfs=initramfs, init=init), *options],
+            pass_fds,
+        )
+
+    def _run(self, command: Sequence[str], pass_fds: Sequence[int]) -> None:
+        errors = self.directory / "stderr.log"
+        command = [*command, *self._share()]
+        self._launch(
+            virtme.redirected(command, console=self.console_log, errors=errors),
+            pass_fds=pass_fds,
+        )
+
+    def _share(self) -> list[str]:
+        """Return the options for the directory that the guest may write to, or for an empty one."""
+        if self._worker.writable:
+            return blueprint.share(self._worker.writable, writable=True)
+        nothing = self.directory / "nothing"
+        nothing.mkdir(exist_ok=True)
+        return blueprint.share(nothing, writable=False)
+
+    def _wait_booted(self, timeout: float) -> None:
+        self._await_agent(timeout)
+        self._hand_over(timeout)
+
+    def _await_agent(self, timeout: float) -> None:
+        self._await(BOOTED, timeout)
+        # QEMU has read them; they are larger than all that a guest keeps.
+        shutil.rmtree(self._boot_files, ignore_errors=True)
+
+    def _hand_over(self, timeout: float) -> None:
+        """Tell the agent what only this guest has, and wait for its Python."""
+        modules = self._blueprint.modules_of(self.kernel)
+        contents = letter.compose(
+            self._worker,
+            host_name=virtme.host_name(self.kernel),
+            modules=str(modules) if modules else None,
+            plugin=self._plugin,
+            path=self._inventory.path,
+        )
+        while contents:
+            try:
+                contents = contents[os.write(self._to_guest, contents) :]
+            except BrokenPipeError:
+                break  # the guest is dead, which is noticed next
+        super().wait_ready(timeout)
+
+    @property
+    def _plugin(self) -> str:
+        """What a worker compares with what it has imported of the plugin."""
+        known = self._inventory
+        if self._worker.session or not known.has_this_plugin:
+            return ""
+        return known.plugin_digest()
+
+    @property
+    def _kernel_parameters(self) -> list[str]:
+        return blueprint.kernel_parameters(
+            self.kernel, acceleration=self.acceleration, append=self._append
+        )
+
+    @property
+    def _boot_files(self) -> Path:
+        return self.directory / "boot"

@@ -1,0 +1,113 @@
+"""The key of a save: a digest of everything that a saved guest is made of.
+
+Knows what a saved guest depends on: what files hold, and not when or by whom they were written, so
+that a machine that has the same finds what another one saved. Another kernel, package, QEMU or
+processor is another key, so a stale save is never found; `Saves.prune` removes it in time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_bpflink.vm.image import guest_image
+from pytest_bpflink.vm.image.digests import Contents, identity
+from pytest_bpflink.vm.machines import qemu, virtme
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pytest_bpflink.vm.image.inventory import Inventory
+    from pytest_bpflink.vm.kernels import Kernel
+    from pytest_bpflink.vm.machines.acceleration import Acceleration
+
+_CPUINFO = Path("/proc/cpuinfo")
+
+# To be raised when saves are made in another way from the same things.
+_FORMAT = 4
+
+
+def save_key(
+    kernel: Kernel,
+    inventory: Inventory,
+    *,
+    acceleration: Acceleration,
+    machine: Sequence[str],
+    cache: Path,
+) -> str:
+    """Return the key of a guest with this kernel and this Python on this host.
+
+    MACHINE is what its command is composed from, beside these. What is read is remembered in CACHE.
+    Raises MachineError where QEMU or virtme-ng is not installed.
+    """
+    contents = Contents(cache / "contents.json")
+    parts = {
+        "format": _FORMAT,
+        "kernel": contents.digest(kernel.image),
+        "modules": list(_modules(kernel, contents)),
+        "agent": guest_image.own_digest(),
+        "python": [inventory.python, dict(inventory.startup), inventory.digest],
+        "directories": inventory.directories(),
+        "shell": guest_image.shell(),
+        "plugin": _plugin(inventory),
+        "qemu": _qemu(contents),
+        "virtme-ng": _virtme(contents),
+        "machine": list(machine),
+        "kvm": acceleration.kvm,
+        "processor": _processor(kvm=acceleration.kvm),
+        "host": os.uname().machine,
+    }
+    contents.keep()
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _plugin(inventory: Inventory) -> list[str]:
+    # What is edited is imported anew in guests that are restored: each edit would be another save.
+    if not inventory.has_installed_plugin:
+        return [inventory.plugin_place]
+    return [inventory.plugin_place, inventory.plugin_digest()]
+
+
+def _modules(kernel: Kernel, contents: Contents) -> Iterator[Any]:
+    """Yield what tells the modules in the image from others."""
+    if kernel.modules is None:
+        return
+    installed = kernel.modules / "lib/modules" / kernel.release
+    for module in guest_image.needed_modules(installed, contents=contents):
+        yield contents.digest(module)
+    # Which ones a build tree's guests need is known once virtme-ng has collected them all.
+    built = kernel.modules / "modules.order"
+    if built.exists():
+        for line in built.read_text().splitlines():
+            module = (kernel.modules / line.removeprefix("kernel/")).with_suffix(".ko")
+            yield [line, *(identity(module) if module.exists() else ())]
+
+
+def _qemu(contents: Contents) -> list[str]:
+    program = qemu.find()
+    return [str(program), contents.digest(program)]
+
+
+def _virtme(contents: Contents) -> list[Any]:
+    """Return the digest of what pip has installed; else when it was written, by whomever."""
+    program = Path(virtme.virtme_run()).resolve()
+    records = program.parent.parent.glob("lib/python3*/*-packages/virtme_ng-*/RECORD")
+    installed = [contents.digest(record) for record in sorted(records)]
+    return [str(program), *(installed or identity(program))]
+
+
+def _processor(*, kvm: bool) -> list[str]:
+    """Return what a guest has of the host's processor, and counts on.
+
+    Under KVM that is what it can do. An emulated one is the same on all hosts, but its time stamp
+    counter is the host's, whose frequency the kernel has measured; it goes with the model.
+    """
+    wanted = {"vendor_id", "cpu family", "model", "model name", "stepping"}
+    wanted |= {"CPU implementer", "CPU part"}
+    if kvm:
+        wanted |= {"flags", "Features"}
+    lines = _CPUINFO.read_text().partition("\n\n")[0].splitlines()
+    return [line for line in lines if line.split("\t")[0].strip(": ") in wanted]

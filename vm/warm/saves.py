@@ -1,0 +1,243 @@
+"""Saved guests on disk: found by key, made under a lock, checked before use, pruned.
+
+A save is a directory that appears by renaming once it is complete: the guest's memory, which QEMU
+maps copy-on-write and nobody ever writes again, its devices' state, and a description. They hold a
+kernel's memory, so they are readable by their owner alone. What is in a key is `save_key`'s
+business, and how a guest is saved and restored that of `warm`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_bpflink.vm.image.digests import identity
+from pytest_bpflink.vm.warm.blueprint import Blueprint
+from pytest_bpflink.vm.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from filelock import FileLock
+
+_MEMORY, _STATE, _DESCRIPTION = "memory", "state", "save.json"
+_SAVING = ".saving-"
+
+_DAY = 86400.0
+
+# What is read of a guest's memory at once; a multiple of a page.
+_BLOCK = 1 << 16
+_ZEROS = bytes(_BLOCK)
+
+
+class SaveError(Exception):
+    """A guest can't be saved: no room on the disk, or it can't be written; the message says."""
+
+
+@dataclass(frozen=True)
+class Save:
+    """A saved guest: the machine, and the files that its memory and its devices' state are in.
+
+    `mapped` tells whether QEMU can map the memory; if not, the state has it all.
+    """
+
+    directory: Path
+    blueprint: Blueprint
+    mapped: bool
+
+    @property
+    def memory(self) -> Path:
+        """The guest's memory. Map it privately; once saved it is never written."""
+        return self.directory / _MEMORY
+
+    @property
+    def state(self) -> Path:
+        """What QEMU migrated."""
+        return self.directory / _STATE
+
+
+class Saves:
+    """The saves of one user, below ROOT. Sessions in parallel share them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, key: str) -> Save | None:
+        """Return the save with this key if it is whole. A damaged one is as good as none."""
+        directory = self.root / key
+        try:
+            description = json.loads((directory / _DESCRIPTION).read_text())
+            save = Save(directory, _blueprint(description["blueprint"]), description["mapped"])
+            whole = _is_whole(save, description)
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+        if not whole:
+            return None
+        # When it was used last, for pruning.
+        with contextlib.suppress(OSError):
+            os.utime(directory / _DESCRIPTION)
+        return save
+
+    def lock(self, key: str) -> FileLock:
+        """Return the lock that whoever makes or discards this save must hold."""
+        from filelock import FileLock  # whoever restores one does not pay for it
+
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return FileLock(self.root / f".{key}.lock")
+
+    @contextmanager
+    def making(self, key: str, *, room: int) -> Iterator[Path]:
+        """Give a directory to save into; the lock must be held. Raises SaveError.
+
+        ROOM is what it may take, in bytes; what remains are the pages that are not zero.
+        """
+        for stale in self.root.glob(f"{_SAVING}{key}-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        free = shutil.disk_usage(self.root).free
+        if free < room:
+            raise SaveError(
+                f"{room >> 20} MiB are needed to save a guest in {self.root}, {free >> 20} MiB are"
+                " free"
+            )
+        with tempfile.TemporaryDirectory(
+            prefix=f"{_SAVING}{key}-", dir=self.root, ignore_cleanup_errors=True
+        ) as temporary:
+            yield self.root / temporary
+
+    def keep(self, key: str, made: Path, blueprint: Blueprint, *, mapped: bool) -> Save:
+        """Make what was saved in MADE the save of this key; the lock must be held."""
+        save = Save(made, blueprint, mapped)
+        if mapped:
+            _dig_holes(save.memory)
+            _sync(save.memory)
+        _sync(save.state)
+        for file in made.iterdir():
+            file.chmod(0o600)
+        (made / _DESCRIPTION).write_text(
+            json.dumps(
+                {
+                    "blueprint": asdict(blueprint),
+                    "mapped": mapped,
+                    "state": _digest(save.state),
+                    "memory": _digest(save.memory) if mapped else "",
+                    "unchanged": identity(save.memory) if mapped else [],
+                }
+            )
+        )
+        self.discard(key)
+        # TemporaryDirectory finds nothing to remove then.
+        made.rename(self.root / key)
+        return Save(self.root / key, blueprint, mapped)
+
+    def discard(self, key: str) -> None:
+        """Remove a save; guests that run on it keep their memory. The lock must be held."""
+        with contextlib.suppress(FileNotFoundError):
+            doomed = self.root / f"{_SAVING}{key}-{os.getpid()}-old"
+            (self.root / key).rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    def prune(self, *, days: float = 30.0, size: int = 5_000_000_000) -> list[str]:
+        """Remove saves not used for DAYS, then the oldest until all take SIZE bytes at most.
+
+        Returns the keys that were removed. Guests that run on them are not disturbed: files are
+        unlinked, never truncated.
+        """
+        from filelock import Timeout
+
+        removed = []
+        for key in self.unused(days=days, size=size):
+            # Whoever holds the lock is about to make it anew.
+            with contextlib.suppress(Timeout), self.lock(key).acquire(blocking=False):
+                self.discard(key)
+                removed.append(key)
+        return removed
+
+    def unused(self, *, days: float = 30.0, size: int = 5_000_000_000) -> dict[str, int]:
+        """Return the keys of the saves that `prune` would remove, and what each takes in bytes."""
+        found, total = {}, 0
+        for key, (used, taken) in self.kept().items():
+            total += taken
+            if time.time() - used > days * _DAY or total > size:
+                found[key] = taken
+        return found
+
+    def kept(self) -> dict[str, tuple[float, int]]:
+        """Return the keys of all saves, when each was used last, and what it takes in bytes.
+
+        The one that was used last comes first.
+        """
+        found = {}
+        for description in self.root.glob(f"[!.]*/{_DESCRIPTION}"):
+            with contextlib.suppress(FileNotFoundError):  # discarded meanwhile
+                taken = sum(path.stat().st_blocks * 512 for path in description.parent.iterdir())
+                found[description.parent.name] = description.stat().st_mtime, taken
+        return dict(sorted(found.items(), key=lambda item: item[1], reverse=True))
+
+
+def _blueprint(described: dict[str, Any]) -> Blueprint:
+    return Blueprint(
+        command=tuple(described["command"]),
+        consoles=tuple(described["consoles"]),
+        modules=described["modules"],
+    )
+
+
+def _is_whole(save: Save, description: dict[str, Any]) -> bool:
+    if _digest(save.state) != description["state"]:
+        return False
+    if not save.mapped or identity(save.memory) == description["unchanged"]:
+        return True
+    # Copied from elsewhere, perhaps, as caches of CI are: then its content tells. It takes as much
+    # as all the guest's memory if what was a hole came as zeros.
+    _dig_holes(save.memory)
+    if _digest(save.memory) != description["memory"]:
+        return False
+    description["unchanged"] = identity(save.memory)
+    write_whole(save.directory / _DESCRIPTION, json.dumps(description).encode())
+    return True
+
+
+def _digest(file: Path) -> str:
+    """Return a digest of a file's content. Holes are as good as zeros, and cost nothing."""
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        descriptor, end = opened.fileno(), opened.seek(0, os.SEEK_END)
+        digest.update(str(end).encode())
+        at = 0
+        while at < end:
+            try:
+                at = os.lseek(descriptor, at, os.SEEK_DATA)
+            except OSError:  # ENXIO: a hole up to the end
+                break
+            hole = os.lseek(descriptor, at, os.SEEK_HOLE)
+            # Where holes begin and end is the file system's choice.
+            for block in range(at // _BLOCK, -(-hole // _BLOCK)):
+                data = os.pread(descriptor, _BLOCK, block * _BLOCK)
+                if data != _ZEROS[: len(data)]:
+                    digest.update(f"{block}\0".encode() + data)
+            at = -(-hole // _BLOCK) * _BLOCK
+    return digest.hexdigest()
+
+
+def _dig_holes(file: Path) -> None:
+    # It stays as large as the guest if this fails, and works as well.
+    with contextlib.suppress(FileNotFoundError):
+        subprocess.run(["fallocate", "--dig-holes", file], check=False, capture_output=True)
+
+
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

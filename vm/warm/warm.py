@@ -1,0 +1,228 @@
+"""Warm guests: restored from a save, which is made where there is none.
+
+Knows the order of things: boot, save, restore, and what to do when that fails. What a guest is made
+of is `cold`'s business, the QEMU command `blueprint`'s, what is kept on disk `saves`'.
+"""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import time
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink.vm.machines.errors import BootFailed
+from pytest_bpflink.vm.warm import blueprint
+from pytest_bpflink.vm.warm.cold import ColdMachine
+from pytest_bpflink.vm.warm.qmp import Monitor, MonitorError
+from pytest_bpflink.vm.warm.save_key import save_key
+from pytest_bpflink.vm.warm.saves import Save, SaveError, Saves
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pytest_bpflink.vm.kernels import Kernel
+
+# Under KVM, as all timeouts here; restoring takes 0.1 s.
+_RESTORE_SECONDS = 10.0
+
+# A restore that failed may be the fault of a damaged save; a second one is not.
+_MOST_FAILURES = 2
+
+_LOCK_SECONDS = 0.1
+_MIGRATION_SECONDS = 0.01
+
+# Of the devices; 0.6 MB with 7.2.
+_STATE_ROOM = 16 << 20
+
+_MAPPING = {"capability": "x-ignore-shared", "state": True}
+
+
+class WarmMachine(ColdMachine):
+    """A guest of our own that is restored from a save, which is made where there is none.
+
+    What can't be saved, or not be restored twice, is booted as a ColdMachine is.
+    """
+
+    def __init__(self, kernel: Kernel, **options: Any) -> None:
+        super().__init__(kernel, **options)
+        self._saves = Saves(cache_root() / "guests")
+        self._key = ""
+        self._monitor: Monitor
+        # The lock and the directory of the save that is being made.
+        self._saving = ExitStack()
+
+    def wait_ready(self, timeout: float = 60.0) -> None:
+        """Return when the guest's Python is about to run. As `Machine.wait_ready`."""
+        failures = 0
+        while True:
+            try:
+                self._next(timeout)
+            except _NotRestored as error:
+                failures += 1
+                self._discard_save()
+                if failures == _MOST_FAILURES:
+                    self._boot_instead(error)
+                else:
+                    self._begin()
+            except SaveError as error:
+                self._boot_instead(error)
+            else:
+                return
+
+    def close(self) -> None:
+        """End the guest and let go of its pipes; its logs stay in DIRECTORY."""
+        super().close()
+        self._saving.close()
+
+    def _begin(self) -> None:
+        self._key = save_key(
+            self.kernel,
+            self._inventory,
+            acceleration=self.acceleration,
+            machine=[str(self._memory_mib), str(self._cpus), *self._kernel_parameters],
+            cache=self._saves.root,
+        )
+        try:
+            self._restore_or_save()
+        except SaveError as error:
+            self._boot_instead(error)
+
+    def _restore_or_save(self) -> None:
+        """Restore the guest, or boot it to be saved; wait if another run is about that."""
+        save = self._saves.find(self._key)
+        if save:
+            self._restore(save)
+            return
+        from filelock import Timeout
+
+        try:
+            self._saving.enter_context(self._saves.lock(self._key).acquire(blocking=False))
+        except Timeout:
+            self._next = self._wait_for_another_run
+            return
+        # Another run may have made it, and let go of the lock, in between.
+        save = self._saves.find(self._key)
+        if save:
+            self._saving.close()
+            self._restore(save)
+        else:
+            self._boot_to_be_saved()
+
+    def _boot_instead(self, why: Exception) -> None:
+        self._saving.close()
+        self._say(f"the guest is booted, since it can't be restored: {why}")
+        self._next = self._wait_booted
+        self._boot()
+
+    def _wait_for_another_run(self, timeout: float) -> None:
+        deadline = time.monotonic() + self._scaled(timeout)
+        while self._next == self._wait_for_another_run:
+            if time.monotonic() > deadline:
+                raise SaveError("another run is saving this guest, and does not finish")
+            time.sleep(_LOCK_SECONDS)
+            self._restore_or_save()
+        self._next(timeout)
+
+    # Making a save.
+
+    def _boot_to_be_saved(self) -> None:
+        room = (self._memory_mib << 20) + _STATE_ROOM
+        made = self._saving.enter_context(self._saves.making(self._key, room=room))
+        self._say("saving a guest, which later ones are restored from")
+        memory = blueprint.memory_file(made / "memory", mib=self._memory_mib, shared=True)
+        self._next = partial(self._save_and_restore, made)
+        with self._monitored() as theirs:
+            self._boot([*memory, *blueprint.monitor(theirs)], pass_fds=[theirs])
+
+    def _save_and_restore(self, made: Path, timeout: float) -> None:
+        self._await_agent(timeout)
+        save = self._save(made)
+        self._saving.close()
+        # What this one replaces is never looked for again.
+        self._saves.prune()
+        self._restore(save)
+        self._next(timeout)
+
+    def _save(self, made: Path) -> Save:
+        """Save the guest, which has booted, and end it."""
+        mapped = True
+        target = f"exec:cat > {shlex.quote(str(made / 'state'))}"
+        try:
+            try:
+                self._monitor.execute("migrate-set-capabilities", capabilities=[_MAPPING])
+            except MonitorError:
+                mapped = False  # this QEMU must write the memory with the state, and read it again
+            self._monitor.execute("migrate", uri=target)
+            self._await_migration()
+        except MonitorError as error:
+            raise SaveError(f"QEMU could not save it: {error}") from None
+        self.kill()
+        if not mapped:
+            (made / "memory").unlink()
+        return self._saves.keep(self._key, made, self._blueprint, mapped=mapped)
+
+    def _await_migration(self) -> None:
+        deadline = time.monotonic() + self._scaled(_RESTORE_SECONDS)
+        while (status := self._monitor.execute("query-migrate").get("status")) != "completed":
+            if status in {"failed", "cancelled"} or time.monotonic() > deadline:
+                raise MonitorError(f"migrate: {status}")
+            time.sleep(_MIGRATION_SECONDS)
+
+    # Restoring one.
+
+    def _restore(self, save: Save) -> None:
+        """Start a QEMU that maps the memory and reads the state; `_resume` waits for it."""
+        self._blueprint = save.blueprint
+        if save.mapped:
+            memory = blueprint.memory_file(save.memory, mib=self._memory_mib, shared=False)
+        else:
+            self._say("the guest's memory is read, since this QEMU can't map what it saved")
+            memory = blueprint.memory(mib=self._memory_mib)
+        options = [*memory, "-incoming", "defer"]
+        with self._monitored() as theirs, save.state.open("rb") as state:
+            options.extend(blueprint.monitor(theirs))
+            self._run([*save.blueprint.command, *options], pass_fds=[theirs, state.fileno()])
+            if save.mapped:
+                self._monitor.send("migrate-set-capabilities", capabilities=[_MAPPING])
+            self._monitor.send("migrate-incoming", uri=f"file:{save.state}")
+            self._next = partial(self._resume, f"fd:{state.fileno()}")
+
+    def _resume(self, descriptor: str, timeout: float) -> None:
+        del timeout  # that of a boot
+        try:
+            try:
+                self._monitor.settle()
+            except MonitorError:
+                # Before 8.2 QEMU knows no files by their names; 11.1 knows none by descriptors.
+                self._monitor.execute("migrate-incoming", uri=descriptor)
+            self._monitor.wait_for("RESUME")
+            self._hand_over(_RESTORE_SECONDS)
+        except (MonitorError, BootFailed) as error:
+            raise _NotRestored(str(error)) from None
+
+    def _discard_save(self) -> None:
+        with self._saves.lock(self._key):
+            self._saves.discard(self._key)
+
+    @contextmanager
+    def _monitored(self) -> Iterator[int]:
+        """Give QEMU's end of a monitor's connection; ours is `_monitor` when QEMU runs."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._monitor = Monitor(ours)
+            try:
+                yield theirs.fileno()
+            except BaseException:
+                ours.close()
+                raise
+            # Not before: starting a QEMU ends all that belonged to the one before.
+            self._undo.callback(ours.close)
+
+
+class _NotRestored(Exception):  # noqa: N818 (reads as what happened)
+    """A save was found, and no guest came of it."""
