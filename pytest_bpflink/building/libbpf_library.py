@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import re
 from typing import TYPE_CHECKING
 
+from pytest_bpflink.system.libc import libc
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SYSTEM = "system"
@@ -25,9 +29,9 @@ class LibbpfError(Exception):
 
 def release(library: str) -> str:
     """Return the release of a shared object that `choose` has returned, such as `1.7.0`."""
-    loaded = ctypes.CDLL(library)
-    loaded.libbpf_version_string.restype = ctypes.c_char_p
-    return str(loaded.libbpf_version_string().decode()).removeprefix("v")
+    with _loaded(library) as loaded:
+        loaded.libbpf_version_string.restype = ctypes.c_char_p
+        return str(loaded.libbpf_version_string().decode()).removeprefix("v")
 
 
 def is_version(spec: str) -> bool:
@@ -38,11 +42,28 @@ def is_version(spec: str) -> bool:
 def check(library: Path) -> None:
     """Raise LibbpfError for a file that is no libbpf, or one that is too old."""
     try:
-        loaded = ctypes.CDLL(str(library))
+        with _loaded(str(library)) as loaded:
+            is_libbpf = hasattr(loaded, "bpf_object__open_file")
+            # libbpf has a function for its major version from 0.6 on.
+            has_version = hasattr(loaded, "libbpf_major_version")
+            is_old = not has_version or not loaded.libbpf_major_version()
     except OSError as error:
         raise LibbpfError(f"it can't be loaded: {error}") from error
-    if not hasattr(loaded, "bpf_object__open_file"):
+    if not is_libbpf:
         raise LibbpfError(f"{library} is no libbpf: it has no bpf_object__open_file")
-    # libbpf has a function for it from 0.6 on.
-    if not hasattr(loaded, "libbpf_major_version") or not loaded.libbpf_major_version():
+    if is_old:
         raise LibbpfError(f"{library} is older than libbpf 1.0, the first that will do")
+
+
+@contextlib.contextmanager
+def _loaded(library: str) -> Iterator[ctypes.CDLL]:
+    """Load a shared object, and unload it again.
+
+    While it is loaded the dynamic linker returns it for `libbpf.SONAME`, which each libbpf has,
+    and not the system's.
+    """
+    loaded = ctypes.CDLL(library)
+    try:
+        yield loaded
+    finally:
+        libc().dlclose(ctypes.c_void_p(loaded._handle))  # noqa: SLF001 - ctypes documents it

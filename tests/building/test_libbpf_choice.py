@@ -14,7 +14,7 @@ import pytest
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.building import libbpf_build
 from pytest_bpflink.building.libbpf_choice import choose
-from pytest_bpflink.building.libbpf_library import LibbpfError, check
+from pytest_bpflink.building.libbpf_library import LibbpfError, check, release
 from pytest_bpflink.vm.kernels.apt import AptError
 from tests.support.libbpfs import copy_system_libbpf
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SOURCE = """
 int bpf_object__open_file(void) { return 0; }
 int libbpf_major_version(void) { return MAJOR; }
+const char *libbpf_version_string(void) { return "v1.9.0"; }
 """
 MAKEFILE = """
 OUTPUT ?= $(OBJDIR)/
@@ -105,6 +106,15 @@ def test_system(workshop: Workshop) -> None:
 def test_shared_object(workshop: Workshop, compiled: Callable[..., Path]) -> None:
     library = compiled(SOURCE, "-DMAJOR=1")
     assert workshop.choose(library) == library
+
+
+def test_library_is_unloaded_after_a_look_at_it(
+    workshop: Workshop, compiled: Callable[..., Path]
+) -> None:
+    """While it is loaded, the dynamic linker returns it where the system's libbpf is meant."""
+    library = compiled(SOURCE, "-DMAJOR=1")
+    assert release(str(workshop.choose(library))) == "1.9.0"
+    assert str(library) not in Path("/proc/self/maps").read_text()
 
 
 def test_relative_path_is_taken_from_the_given_directory(
