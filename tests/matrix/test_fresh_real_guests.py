@@ -6,13 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.vm.cache import cache_root
+from tests.support.stored_kernels import CACHE
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-# Pytester gives its runs another home: found before it does.
-CACHE = cache_root()
 
 
 @pytest.fixture(autouse=True)

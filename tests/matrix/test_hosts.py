@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import eventually
-from pytest_bpflink.vm.cache import cache_root
+from tests.support.stored_kernels import CACHE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-CACHE = cache_root()
 
 # Runs what ssh is told to run where the directory is empty, as if it were another host's.
 WITHOUT_TREE = """#!/bin/sh

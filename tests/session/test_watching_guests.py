@@ -6,14 +6,11 @@ import re
 import shutil
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.vm.cache import cache_root
 from tests.support import ROOT
+from tests.support.stored_kernels import CACHE
 
 if TYPE_CHECKING:
     import pytest
-
-# Pytester gives its runs another home: found before it does.
-CACHE = cache_root()
 
 OBJECT = ROOT / "selftests/progs/cgroup_egress.bpf.c"
 

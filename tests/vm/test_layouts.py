@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.kernels import Kernel, find
+from tests.support.stored_kernels import CACHE
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-# Pytester gives its runs another home: found before it does.
-CACHE = cache_root()
 
 # What a guest needs to reach the host's root, as modules; dummy is for the test to load.
 MODULES = {"9p", "9pnet", "9pnet_virtio", "fscache", "netfs", "overlay", "virtio", "virtio_console"}
