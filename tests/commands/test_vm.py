@@ -22,7 +22,7 @@ import pytest
 
 from pytest_bpflink import eventually
 from tests.support.command import BPFLINK, bpflink
-from tests.support.processes import is_running
+from tests.support.processes import children_of, is_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -269,13 +269,6 @@ def started(
             yield process
         finally:
             process.kill()
-
-
-def children_of(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(word) for word in (task / "children").read_text().split()]
-    return found
 
 
 def is_pending(number: signal.Signals, pid: int) -> bool:

@@ -495,13 +495,8 @@ def test_an_item_that_is_never_reported_is_an_internal_error(
     pytester.makepyfile("def test_x(): pass\ndef test_y(): pass")
     pytester.makeconftest(
         """
-        def pytest_sessionstart(session):
-            for plugin in session.config.pluginmanager.get_plugins():
-                if type(plugin).__name__ == "WorkerInteractor":
-                    send = plugin.sendevent
-                    plugin.sendevent = lambda name, **data: (
-                        name == "testreport" and "test_y" in data["data"]["nodeid"]
-                    ) or send(name, **data)
+        def pytest_report_from_serializable(data):
+            data["nodeid"] = data["nodeid"].replace("test_y", "test_x")
         """
     )
 

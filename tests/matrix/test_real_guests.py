@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from pytest_bpflink import eventually
-from tests.support.processes import is_running
+from tests.support.processes import children_of, is_running
 from tests.support.stored_kernels import CACHE
 
 if TYPE_CHECKING:
@@ -294,13 +294,8 @@ class Running:
 
     def guest(self) -> int:
         """Return the process id of its guest."""
-        children = [
-            int(path.parent.name)
-            for path in Path("/proc").glob("[0-9]*/status")
-            if f"\nPPid:\t{self.process.pid}\n" in path.read_text()
-            and "qemu" in (path.parent / "cmdline").read_text().partition("\0")[0]
-        ]
-        (guest,) = children
+        children = children_of(self.process.pid)
+        (guest,) = (pid for pid in children if "qemu" in Path(f"/proc/{pid}/comm").read_text())
         return guest
 
 

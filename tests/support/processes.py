@@ -5,6 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def children_of(pid: int) -> set[int]:
+    """Return the process ids of a process's children."""
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    return {int(child) for file in files for child in file.read_text().split()}
+
+
 def is_running(pid: int) -> bool:
     """Whether a process runs; a zombie, which nobody has waited for yet, does not."""
     try:

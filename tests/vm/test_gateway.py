@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import execnet
 import pytest
 
 from pytest_bpflink.vm.machines import gateway
+from tests.support.processes import children_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,11 +114,12 @@ def test_ends_when_execnet_is_gone(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("guest")
 def test_leaves_ctrl_c_to_pytest(group: execnet.Group, tmp_path: Path) -> None:
+    before = children_of(os.getpid())
     made = group.makegateway(specification(tmp_path))
+    (relaying,) = children_of(os.getpid()) - before
     channel = made.remote_exec("channel.send(1); channel.send(channel.receive())")
     assert channel.receive(DEADLINE) == 1
-    relaying: Any = made._io  # execnet's protocol names no process
-    relaying.popen.send_signal(signal.SIGINT)
+    os.kill(relaying, signal.SIGINT)
     channel.send("still here")
     assert channel.receive(DEADLINE) == "still here"
 

@@ -256,7 +256,8 @@ def test_plugins_of_pytest_name_what_it_looks_for_and_then_all(
 ) -> None:
     """First it looks for hooks, then for fixtures."""
     source = """
-from _pytest import tmpdir
+import sys, pytest
+tmpdir = sys.modules[pytest.TempPathFactory.__module__]
 answer = [dir(tmpdir), dir(tmpdir), dir(tmpdir), sorted(vars(tmpdir))]
 """
     hooks, fixtures, names, all_names = ask(pair[0], source)
