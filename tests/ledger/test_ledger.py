@@ -131,35 +131,28 @@ def leaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield run_session(directory, "-W", "error", "-rE").stdout.str()
 
 
-def test_each_leak_is_an_error_of_its_test(leaks: str) -> None:
-    assert "8 passed, 6 errors" in leaks
-    assert set(errors_at_teardown(leaks)) == {
-        "test_pin",
-        "test_pin_of_a_child",
-        "test_child",
-        "test_daemon",
-        "test_legacy_attachment",
-        "test_itself",
-    }
-
-
 LEFT_LINK = r"the test left link \d+ \(CGROUP prog_id \d+, cgroup_id \d+\), held by "
 LEFT_PROGRAM = r"the test left program \d+ \(CGROUP_SKB egress\), held by "
 
 
-@pytest.mark.parametrize(
-    ("test", "said"),
-    [
-        ("test_pin", LEFT_LINK + r"pin /\S+/bpffs\d+/forgotten$"),
-        ("test_pin_of_a_child", LEFT_LINK + r"pin /\S+/test_pin_of_a_child0/forgotten$"),
-        ("test_child", LEFT_LINK + r"fd \d+ of pid \d+ \(sleep\)$"),
-        ("test_daemon", LEFT_LINK + r"fd \d+ of pid \d+ \(sleep\)$"),
-        ("test_legacy_attachment", LEFT_PROGRAM + r"the attachment to cgroup /\S+ \(CGROUP_I"),
-        ("test_itself", LEFT_PROGRAM + r"fd \d+ of pid \d+ \(py"),
-    ],
-)
-def test_error_names_what_was_left_and_its_holder(leaks: str, test: str, said: str) -> None:
-    assert re.search(said, errors_at_teardown(leaks)[test], re.MULTILINE)
+HELD = {
+    "test_pin": LEFT_LINK + r"pin /\S+/bpffs\d+/forgotten$",
+    "test_pin_of_a_child": LEFT_LINK + r"pin /\S+/test_pin_of_a_child0/forgotten$",
+    "test_child": LEFT_LINK + r"fd \d+ of pid \d+ \(sleep\)$",
+    "test_daemon": LEFT_LINK + r"fd \d+ of pid \d+ \(sleep\)$",
+    "test_legacy_attachment": LEFT_PROGRAM + r"the attachment to cgroup /\S+ \(CGROUP_I",
+    "test_itself": LEFT_PROGRAM + r"fd \d+ of pid \d+ \(py",
+}
+
+
+def test_each_leak_is_an_error_of_its_test(leaks: str) -> None:
+    assert "8 passed, 6 errors" in leaks
+    assert set(errors_at_teardown(leaks)) == set(HELD)
+
+
+@pytest.mark.parametrize("test", HELD)
+def test_error_names_what_was_left_and_its_holder(leaks: str, test: str) -> None:
+    assert re.search(HELD[test], errors_at_teardown(leaks)[test], re.MULTILINE)
 
 
 def test_error_does_not_name_what_the_leaked_object_holds(leaks: str) -> None:
