@@ -27,17 +27,17 @@ pytest_plugins = ["pytest_bpflink.fixtures", "pytest_bpflink.matrix.port_relay"]
 
 
 _REQUIREMENTS = {
-    "bpf_requires(*features, since, config, libbpf): needs what is probed by these names (link:tcx,"
-    " attach:TYPE, prog:netfilter, helper:NAME, kfunc:NAME); skipped on kernels older than since or"
-    " built without config, and with an older libbpf, else a failure where it is"
-    " absent": "bpf_requires",
-    'kernel(">=6.6"): runs on such kernels only': "kernel",
+    "bpf_requires(*features, since, config, libbpf): needs these features, which are probed"
+    " (link:tcx, attach:TYPE, prog:netfilter, helper:NAME, kfunc:NAME); if one is absent, the test"
+    " is skipped on kernels older than since or built without config, and with a libbpf older than"
+    " libbpf, and fails otherwise": "bpf_requires",
+    'kernel(">=6.6"): runs on matching kernels only': "kernel",
     "guest_only: can crash the kernel or changes the whole machine, so it runs in guests"
-    " (--kernel), and natively with --bpf-native-all only": "guest_only",
-    "kernel_bug(source): triggers a known bug of kernels, which counts as an expected failure where"
-    " the guest dies of it; otherwise as fresh_kernel": "kernel_bug",
+    " (--kernel), and on the running kernel only with --bpf-native-all": "guest_only",
+    "kernel_bug(source): triggers a known kernel bug, and is expected to fail if the bug kills the"
+    " guest; otherwise as fresh_kernel": "kernel_bug",
     "fresh_kernel: needs a kernel on which nothing ran before, so it has a guest of its own"
-    " (--kernel), and runs natively with --bpf-native-all only": "fresh_kernel",
+    " (--kernel), and runs on the running kernel only with --bpf-native-all": "fresh_kernel",
 }
 
 
@@ -45,7 +45,7 @@ _SEVERITIES = ("error", "warn", "off")
 
 _ALLOWANCES = (
     "allow_leak: may leave links, programs and maps behind",
-    "allow_dmesg(*regexes): the kernel may log splats in which one of these is found",
+    "allow_dmesg(*regexes): the kernel may log splats that match one of these expressions",
 )
 
 
@@ -57,32 +57,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SPEC[,SPEC...]",
         help="The libbpf to use: system (default), a path to a shared object or to a source tree of"
         " libbpf or the kernel, a release (1.7, 1.7.0) or newest, built from the distribution's"
-        " source package; several by comma run each test with each",
+        " source package; with several, separated by commas, each test runs with each",
     )
     parser.addini("bpflink_libbpf", "The default of --bpf-libbpf", default="system")
     links.addoption(
         "--bpf-strict",
         action="store_true",
-        help="Fail tests of features that this kernel or libbpf lacks instead of skipping them",
+        help="Fail tests of features that this kernel or libbpf lacks, instead of skipping them",
     )
     links.addoption(
         "--bpf-native-all",
         action="store_true",
-        help="Run tests on this kernel that are meant for guests, since they can crash it or change"
-        " the whole machine",
+        help="On the running kernel, run even tests that can crash it or change the whole machine",
     )
     links.addoption(
         "--bpf-leaks",
         choices=_SEVERITIES,
-        help="Make links, programs and maps that a test leaves behind an error of its teardown"
-        " (default), a warning, or nothing",
+        help="Report links, programs and maps that a test leaves behind as an error of its teardown"
+        " (default), as a warning, or not at all",
     )
     parser.addini("bpflink_leaks", "The default of --bpf-leaks", default="error")
     links.addoption(
         "--bpf-dmesg",
         choices=_SEVERITIES,
-        help="Make a WARNING, BUG, oops, lockdep, KASAN or RCU-stall splat of the kernel an error"
-        " of the test that ran then (default), a warning, or nothing",
+        help="Report a WARNING, BUG, oops, lockdep, KASAN or RCU-stall splat of the kernel as an"
+        " error of the test that ran then (default), as a warning, or not at all",
     )
     parser.addini("bpflink_dmesg", "The default of --bpf-dmesg", default="error")
     options.add(parser)
@@ -127,10 +126,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _usual_basetemp_is_anothers() -> bool:
-    """Tell whether pytest would fail for whose its directory for temporary ones is.
+    """Whether pytest would refuse its usual base directory for temporary files.
 
-    In a guest pytest is root, and what it sees in /tmp is the host's: that of the user it has the
-    environment of, or of the host's root, which only that may look at.
+    pytest refuses a directory of another user. In a guest it runs as root but sees the host's /tmp,
+    where `pytest-of-USER` may belong to the host's user, or to its root and be unreadable here.
     """
     if os.geteuid() or "PYTEST_DEBUG_TEMPROOT" in os.environ:
         return False
@@ -159,12 +158,12 @@ def _configure_watching(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Say what the run stands on, where the tests are dealt out and so are not known here."""
+    """Show the header now if workers run the tests: here in the controller none is collected."""
     return _stands_on() if config.option.verbose >= 0 and config.getoption("tx", None) else []
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
-    """Say what the run stands on, where tests of BPF were collected: others don't pay for it."""
+    """Show the header after collection, and only if there are tests of BPF."""
     return _stands_on() if config.option.verbose >= 0 and _use_bpf(items) else []
 
 

@@ -1,4 +1,4 @@
-"""What a SPEC may be, for help, and for shells that complete one."""
+"""The forms of a SPEC, for help texts, and for shells that complete one."""
 
 from __future__ import annotations
 
