@@ -10,6 +10,7 @@ import pytest
 from tests.support import ROOT
 from tests.support.debian_archive import archive, store  # noqa: F401 (fixtures)
 from tests.support.installed import fresh_python, sdist, wheel  # noqa: F401 (fixtures)
+from tests.support.kernel_trees import aged_store  # noqa: F401 (a fixture)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,6 +16,7 @@ from pytest_bpflink.building import libbpf_build
 from pytest_bpflink.building.libbpf_choice import choose
 from pytest_bpflink.building.libbpf_library import LibbpfError, check
 from pytest_bpflink.vm.kernels.apt import AptError
+from tests.support.libbpfs import copy_system_libbpf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -366,7 +366,7 @@ def test_path_in_the_ini_file_reaches_workers(
 ) -> None:
     # Beside the ini file, and not where pytest is run.
     pytester.makeini("[pytest]\nbpflink_libbpf = libs/libbpf.so.1")
-    library = _copy_of_the_systems(pytester.mkdir("libs"))
+    library = copy_system_libbpf(pytester.mkdir("libs") / "libbpf.so.1")
     pytester.makepyfile(
         f"""
         from pytest_bpflink.binding import libbpf
@@ -389,14 +389,3 @@ def test_newest_is_built_from_the_distributions_source() -> None:
     check(library)
     assert re.fullmatch(r"libbpf\.so(\.\d+){3}", library.name)
     assert library.parent.name.startswith(f"{library.name.removeprefix('libbpf.so.')}-")
-
-
-def _copy_of_the_systems(directory: Path) -> Path:
-    # In a process of its own: this one has loaded the libraries that other tests built, too.
-    show = (
-        "from pytest_bpflink.binding import libbpf; libbpf.version();"
-        " print(open('/proc/self/maps').read())"
-    )
-    maps = subprocess.check_output([sys.executable, "-c", show], text=True).splitlines()
-    loaded = next(line.split()[-1] for line in maps if "libbpf.so" in line)
-    return Path(shutil.copy(loaded, directory / "libbpf.so.1"))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_bpflink import eventually
 from pytest_bpflink.commands.bisect import search
 from pytest_bpflink.commands.candidates import of
 from pytest_bpflink.commands.output import CommandError
@@ -19,8 +20,7 @@ from pytest_bpflink.commands.trial import Outcome
 from pytest_bpflink.vm.kernels import KernelError, KernelNotFound, Store, releases
 from tests.support import ROOT
 from tests.support.command import BPFLINK, bpflink
-from tests.vm.test_specs import CONFIG, write
-from tests.vm.test_store import wait_until
+from tests.support.kernel_trees import add_kernel, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -176,10 +176,7 @@ def seven_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests/support"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     for version in SEVEN:
-        tree = Store().root / f"{version}-amd64_{version}-1"
-        write(tree / f"boot/vmlinuz-{version}-amd64", "kernel")
-        write(tree / f"boot/config-{version}-amd64", CONFIG)
-        (tree / f"lib/modules/{version}-amd64").mkdir(parents=True)
+        add_kernel(Store(), version)
 
 
 BISECT = ["bisect", "test_it.py", "--kernel", "5.10..7.2", "--stored"]
@@ -220,7 +217,7 @@ def test_interrupted_it_goes_on_later(
     with subprocess.Popen(
         [BPFLINK, *BISECT, "--json", *FAKES], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        wait_until((tmp_path / "hangs").exists)
+        eventually((tmp_path / "hangs").exists, within=30)
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
     found = json.loads(stdout)

@@ -11,12 +11,12 @@ import pytest
 from pytest_bpflink.commands.output import size
 from pytest_bpflink.vm.kernels import Store, find
 from tests.support.command import bpflink, table_of
-from tests.vm.test_prune import pruned, versions  # noqa: F401 (a fixture)
+from tests.support.kernel_trees import versions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.usefixtures("pruned")
+pytestmark = pytest.mark.usefixtures("aged_store")
 
 NO_APT = {"PATH": "/nonexistent"}
 

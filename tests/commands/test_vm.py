@@ -20,7 +20,9 @@ from typing import IO, TYPE_CHECKING
 
 import pytest
 
+from pytest_bpflink import eventually
 from tests.support.command import BPFLINK, bpflink
+from tests.support.processes import is_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 DEADLINE = 60.0
 
 KERNEL = "6.12"
+
+# What `bpflink vm` reads ahead of the command, and what a pipe holds.
+MOST_UNREAD_INPUT = (256 + 64) << 10
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -145,12 +150,12 @@ def test_no_such_kernel() -> None:
 
 
 def test_panic_is_quoted(tmp_path: Path) -> None:
-    done = bpflink(
-        *("vm", KERNEL, "--log", tmp_path / "console", "--"),
-        *("sh", "-c", "echo before; sleep 1; echo c > /proc/sysrq-trigger; sleep 60"),
-    )
-    assert (done.returncode, done.stdout) == (121, "before\n")
-    head, *rest = done.stderr.splitlines()
+    script = "echo ready; read go; echo c > /proc/sysrq-trigger; sleep 60"
+    log = ("--log", str(tmp_path / "console"))
+    with started("sh", "-c", script, options=log, stdin=subprocess.PIPE) as process:
+        _, said = process.communicate(b"go\n", timeout=DEADLINE)
+    assert process.returncode == 121
+    head, *rest = said.decode().splitlines()
     assert head == "bpflink: the guest died: Kernel panic - not syncing: sysrq triggered crash"
     assert any("sysrq_handle_crash" in line for line in rest)
     assert "sysrq triggered crash" in (tmp_path / "console").read_text()
@@ -166,10 +171,19 @@ def test_streams_are_binary_and_do_not_overrun_each_other(tmp_path: Path) -> Non
     """More than all buffers on the way hold, both ways at once, to a reader that is slow."""
     sent = os.urandom(3 << 20)
     (tmp_path / "sent").write_bytes(sent)
-    command = f"{BPFLINK} vm {KERNEL} -- tee /dev/stderr < sent 2> errors | (sleep 1; cat) > output"
-    subprocess.run(["bash", "-o", "pipefail", "-c", command], check=True, cwd=tmp_path)
-    for name in ("output", "errors"):
-        assert digest((tmp_path / name).read_bytes()) == digest(sent), name
+    command = [BPFLINK, "vm", KERNEL, "--", "tee", "/dev/stderr"]
+    reader, writer = os.pipe()
+    with (
+        open(reader, "rb") as output,
+        (tmp_path / "sent").open("rb") as source,
+        (tmp_path / "errors").open("wb") as errors,
+        subprocess.Popen(command, stdin=source, stdout=writer, stderr=errors) as process,
+    ):
+        eventually(lambda: not select.select([], [writer], [], 0)[1], within=DEADLINE)
+        os.close(writer)
+        assert digest(output.read()) == digest(sent)
+    assert process.returncode == 0
+    assert digest((tmp_path / "errors").read_bytes()) == digest(sent)
 
 
 def digest(data: bytes) -> str:
@@ -191,22 +205,26 @@ def test_signal_reaches_the_command(number: signal.Signals) -> None:
         assert process.returncode == 3
 
 
-def test_signal_passes_input_that_the_command_does_not_read() -> None:
+def test_signal_passes_input_that_the_command_does_not_read(tmp_path: Path) -> None:
     script = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done"
-    with (
-        open("/dev/zero", "rb") as endless,
-        started("sh", "-c", script, stdin=endless) as process,
-    ):
-        time.sleep(1)  # till it is full
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=DEADLINE) == 3
+    with (tmp_path / "zeros").open("w+b") as zeros:
+        zeros.truncate(2 * MOST_UNREAD_INPUT)
+        with started("sh", "-c", script, stdin=zeros) as process:
+            # Both processes read at one offset.
+            eventually(
+                lambda: os.lseek(zeros.fileno(), 0, os.SEEK_CUR) == MOST_UNREAD_INPUT,
+                within=DEADLINE,
+            )
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=DEADLINE) == 3
 
 
 def test_three_signals_end_a_guest_that_hangs() -> None:
     with started("sh", "-c", "trap '' INT; echo ready; sleep 600") as process:
         for _ in range(3):
             process.send_signal(signal.SIGINT)
-            time.sleep(0.1)  # else the kernel merges them
+            # A second one while the first is pending would be merged with it.
+            eventually(lambda: not is_pending(signal.SIGINT, process.pid), within=DEADLINE)
         assert process.wait(timeout=DEADLINE) == 121
         assert process.stderr
         assert process.stderr.read() == b"bpflink: the guest was ended\n"
@@ -214,14 +232,15 @@ def test_three_signals_end_a_guest_that_hangs() -> None:
 
 def test_nothing_is_left_of_one_that_was_terminated_or_killed(tmp_path: Path) -> None:
     with started("sh", "-c", "echo ready; sleep 600", TMPDIR=str(tmp_path)) as process:
-        qemus = [pid for pid in children_of(process.pid) if "qemu" in name_of(pid)]
+        qemus = [
+            pid
+            for pid in children_of(process.pid)
+            if "qemu" in Path(f"/proc/{pid}/comm").read_text()
+        ]
         assert len(qemus) == 1
         process.kill()
         process.wait()
-    deadline = time.monotonic() + DEADLINE
-    while name_of(qemus[0]):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: not is_running(qemus[0]), within=DEADLINE)
     # What a killed one leaves the next clean removes.
     assert os.listdir(tmp_path)
     bpflink("clean", TMPDIR=str(tmp_path), BPFLINK_RUN_DIRECTORY=str(tmp_path / "none"))
@@ -230,11 +249,14 @@ def test_nothing_is_left_of_one_that_was_terminated_or_killed(tmp_path: Path) ->
 
 @contextlib.contextmanager
 def started(
-    *command: str, stdin: IO[bytes] | int = subprocess.DEVNULL, **environment: str
+    *command: str,
+    options: tuple[str, ...] = (),
+    stdin: IO[bytes] | int = subprocess.DEVNULL,
+    **environment: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command in a guest, and go on when it has said `ready`."""
     process = subprocess.Popen(
-        [BPFLINK, "vm", KERNEL, "--", *command],
+        [BPFLINK, "vm", KERNEL, *options, "--", *command],
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -256,11 +278,10 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
-def name_of(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        status = Path(f"/proc/{pid}/status").read_text()
-        return "" if "State:\tZ" in status else status.splitlines()[0]
-    return ""
+def is_pending(number: signal.Signals, pid: int) -> bool:
+    """Whether a signal was sent to a process, and not yet delivered."""
+    pending = re.findall(r"^ShdPnd:\t(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(pending[0], 16) >> number - 1 & 1)
 
 
 class Terminal:
@@ -273,6 +294,15 @@ class Terminal:
 
     def type(self, text: str) -> None:
         os.write(self._descriptor, text.encode())
+
+    def press(self, key: str) -> None:
+        """Type a key, and wait until it was read, so that the next key is read by itself."""
+        slave = os.open(f"/proc/{self.pid}/fd/0", os.O_RDONLY | os.O_NOCTTY)
+        try:
+            self.type(key)
+            eventually(lambda: not select.select([slave], [], [], 0)[0], within=DEADLINE)
+        finally:
+            os.close(slave)
 
     def expect(self, pattern: str) -> str:
         """Read until what came matches, and return that."""
@@ -323,9 +353,8 @@ def test_shell_on_a_terminal(terminal: Terminal) -> None:
     terminal.expect(r"\n44 99\r\n> ")
 
     # Ctrl-C is for what runs in the guest, and the shell goes on.
-    terminal.type("sleep 600; echo not this\n")
-    terminal.expect("not this")
-    time.sleep(0.5)  # till it sleeps
+    terminal.type("sh -c 'echo be''gun; exec sleep 600'; echo not this\n")
+    terminal.expect("begun")
     terminal.type("\x03")
     terminal.type("echo went $((40+2))\n")
     terminal.expect(r"\^C.*went 42")
@@ -336,8 +365,8 @@ def test_shell_on_a_terminal(terminal: Terminal) -> None:
 
 def test_ctrl_bracket_three_times_ends_the_guest(terminal: Terminal) -> None:
     terminal.expect("> ")
-    for _ in range(3):
-        terminal.type("\x1d")
-        time.sleep(0.1)  # as keys come, one by one
+    for _ in range(2):
+        terminal.press("\x1d")
+    terminal.type("\x1d")
     terminal.expect("bpflink: the guest was ended")
     assert terminal.wait() == 121

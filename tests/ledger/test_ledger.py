@@ -16,6 +16,7 @@ from pytest_bpflink import Link, Object, eventually
 from pytest_bpflink.bpf import bpffs
 from pytest_bpflink.introspection import pins
 from tests.support import ROOT
+from tests.support.sessions import run_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,17 +47,24 @@ def kept(cgroup_factory):
 
 @pytest.fixture
 def run(pytester: pytest.Pytester) -> Iterator[Callable[..., str]]:
-    """Run tests in a session of their own, return what it says, and end what they started."""
-    pids = pytester.path / "pids"
+    """Run tests in a session of their own, and return what it says."""
+    with removed_afterwards(pytester.path):
 
-    def run(tests: str, *arguments: str) -> str:
-        pytester.makepyfile(PREAMBLE + f"PIDS = {str(pids)!r}\n" + tests)
-        result = pytester.runpytest_subprocess("-W", "error", *arguments, timeout=100)
-        return result.stdout.str() + result.stderr.str()
+        def run(tests: str, *arguments: str) -> str:
+            pytester.makepyfile(PREAMBLE + tests)
+            result = pytester.runpytest_subprocess("-W", "error", *arguments, timeout=100)
+            return result.stdout.str() + result.stderr.str()
 
-    yield run
+        yield run
+
+
+@contextlib.contextmanager
+def removed_afterwards(directory: Path) -> Iterator[Path]:
+    """Unmount what is mounted below a directory, and end the processes that a file there lists."""
+    pids = directory / "pids"
+    yield pids
     for mount in pins.mounts():
-        if mount.is_relative_to(pytester.path):
+        if mount.is_relative_to(directory):
             bpffs.unmount(mount)
     if pids.exists():
         for pid in pids.read_text().split():
@@ -74,10 +82,7 @@ def start(*descriptors):
 """
 
 
-def test_each_leak_is_an_error_of_its_test_with_its_holder(run: Callable[..., str]) -> None:
-    output = run(
-        START
-        + """
+LEAKS = """
 def test_before(egress, kept, bpffs):
     with egress.attach(kept) as link:
         link.pin(bpffs / "link")
@@ -113,12 +118,22 @@ def test_itself():
 
 def test_after(egress, kept, bpf_link):
     bpf_link(egress, kept)
-""",
-        "-rE",
-    )
+"""
 
-    assert "8 passed, 6 errors" in output
-    assert set(re.findall(r"ERROR at teardown of (\w+)", output)) == {
+
+@pytest.fixture(scope="module")
+def leaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run tests of which most leave something, and return what their session says."""
+    directory = tmp_path_factory.mktemp("leaks")
+    with removed_afterwards(directory) as pids:
+        tests = PREAMBLE + f"PIDS = {str(pids)!r}\n" + START + LEAKS
+        (directory / "test_leaks.py").write_text(tests)
+        yield run_session(directory, "-W", "error", "-rE").stdout.str()
+
+
+def test_each_leak_is_an_error_of_its_test(leaks: str) -> None:
+    assert "8 passed, 6 errors" in leaks
+    assert set(errors_at_teardown(leaks)) == {
         "test_pin",
         "test_pin_of_a_child",
         "test_child",
@@ -126,18 +141,38 @@ def test_after(egress, kept, bpf_link):
         "test_legacy_attachment",
         "test_itself",
     }
-    link = r"the test left link \d+ \(CGROUP prog_id \d+, cgroup_id \d+\), held by "
-    for pattern in (
-        link + r"pin /\S+/bpffs\d+/forgotten$",
-        link + r"pin /\S+/test_pin_of_a_child0/forgotten$",
-        link + r"fd \d+ of pid \d+ \(sleep\)$",
-        r"left program \d+ \(CGROUP_SKB egress\), held by the attachment to cgroup /\S+ \(CGROUP_I",
-        r"the test left program \d+ \(CGROUP_SKB egress\), held by fd \d+ of pid \d+ \(py",
-    ):
-        assert re.search(pattern, output, re.MULTILINE), pattern
-    assert len(re.findall(r"\(sleep\)$", output, re.MULTILINE)) >= 2
-    # A link's program and a program's maps are not told beside it.
-    assert not re.search(r"left map", output)
+
+
+LEFT_LINK = r"the test left link \d+ \(CGROUP prog_id \d+, cgroup_id \d+\), held by "
+LEFT_PROGRAM = r"the test left program \d+ \(CGROUP_SKB egress\), held by "
+
+
+@pytest.mark.parametrize(
+    ("test", "said"),
+    [
+        ("test_pin", LEFT_LINK + r"pin /\S+/bpffs\d+/forgotten$"),
+        ("test_pin_of_a_child", LEFT_LINK + r"pin /\S+/test_pin_of_a_child0/forgotten$"),
+        ("test_child", LEFT_LINK + r"fd \d+ of pid \d+ \(sleep\)$"),
+        ("test_daemon", LEFT_LINK + r"fd \d+ of pid \d+ \(sleep\)$"),
+        ("test_legacy_attachment", LEFT_PROGRAM + r"the attachment to cgroup /\S+ \(CGROUP_I"),
+        ("test_itself", LEFT_PROGRAM + r"fd \d+ of pid \d+ \(py"),
+    ],
+)
+def test_error_names_what_was_left_and_its_holder(leaks: str, test: str, said: str) -> None:
+    assert re.search(said, errors_at_teardown(leaks)[test], re.MULTILINE)
+
+
+def test_error_does_not_name_what_the_leaked_object_holds(leaks: str) -> None:
+    """A link holds its program, and a program its maps."""
+    assert not re.search(r"left map", leaks)
+    assert not re.search(r"left program", errors_at_teardown(leaks)["test_pin"])
+
+
+def errors_at_teardown(output: str) -> dict[str, str]:
+    """Return what a session says of each test that had an error at its teardown."""
+    body = output.partition("short test summary")[0]
+    parts = re.split(r"^_{3,} ERROR at teardown of (\w+) _{3,}$", body, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def test_own_failures_are_told_too(run: Callable[..., str]) -> None:

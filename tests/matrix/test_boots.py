@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink.matrix.guests import capacity
+from tests.support.fake_guests import booted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,7 +133,7 @@ def test_many_guests_boot_a_few_at_a_time(pytester: pytest.Pytester, with_fakes:
     result.stdout.fnmatch_lines(
         ["booting 4 of 5 guests at a time, since this machine has 1 cores", "booting a, b, c, d"]
     )
-    assert len((pytester.path / "boots").read_text().split()) == 5
+    assert len(booted(pytester.path)) == 5
 
 
 def test_two_runs_at_once_do_not_disturb_each_other(

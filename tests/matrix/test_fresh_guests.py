@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
+
+from pytest_bpflink import eventually
+from tests.support.fake_guests import booted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,10 +46,6 @@ SIX = """
     def test_y(): pass
     def test_z(): pass
 """
-
-
-def boots(pytester: pytest.Pytester) -> int:
-    return len((pytester.path / "boots").read_text().split())
 
 
 def ran(pytester: pytest.Pytester) -> dict[str, list[str]]:
@@ -89,7 +87,7 @@ def test_a_fresh_item_has_a_guest_and_a_collection_of_its_own(
         ["test_y[native]", "test_z[native]", "test_w[native]"],
     ]
     assert Counter((pytester.path / "imported").read_text().split()) == {"fresh": 5, "other": 1}
-    assert boots(pytester) == 5
+    assert len(booted(pytester.path)) == 5
     result.stdout.re_match_lines_random([r".*\[100%\] PASSED.*"])
 
 
@@ -110,7 +108,7 @@ def test_one_that_is_skipped_gets_none(pytester: pytest.Pytester, with_fakes: Ru
     result = with_fakes("--kernel", "good")
     result.assert_outcomes(skipped=1, errors=1)
     result.stdout.fnmatch_lines("*write it as kernel*")
-    assert boots(pytester) == 2
+    assert len(booted(pytester.path)) == 2
 
 
 def test_natively_it_is_skipped_or_run_on_demand(pytester: pytest.Pytester) -> None:
@@ -133,12 +131,12 @@ def test_all_items_are_on_demand(pytester: pytest.Pytester, with_fakes: Run) -> 
 
     result.assert_outcomes(passed=4, failed=2)
     assert [len(names) for names in ran(pytester).values()] == [1] * 6
-    assert boots(pytester) == 10
+    assert len(booted(pytester.path)) == 10
 
     result = with_fakes("--kernel", "6.1,7.2", "--kernel-fresh", "--lf")
 
     result.assert_outcomes(failed=2)
-    assert boots(pytester) == 14
+    assert len(booted(pytester.path)) == 14
 
 
 def test_guests_that_are_through_leave_no_processes(
@@ -185,7 +183,7 @@ def test_a_panic_there_fails_that_item_only(pytester: pytest.Pytester, with_fake
     result.stdout.fnmatch_lines(
         ["kernel 6.1: the guest *) died in the call of this test: Kernel panic*in number 1"]
     )
-    assert boots(pytester) == 10
+    assert len(booted(pytester.path)) == 10
 
 
 def test_a_hang_there_fails_that_item_only(
@@ -227,7 +225,7 @@ def test_kernels_that_can_not_be_had_again_are_errors(
     result.stdout.fnmatch_lines(reason)
     result.stdout.fnmatch_lines([f"*kernel {kernel}: 2 guests in a row could not be had"])
     # As many as may work at the same time may have begun before the second failed.
-    assert tries <= boots(pytester) - 11 <= 3 * tries
+    assert tries <= len(booted(pytester.path)) - 11 <= 3 * tries
     result.stdout.fnmatch_lines([f"*ERROR at setup of test_x?8-{kernel}? *"])
 
 
@@ -238,7 +236,7 @@ def test_kernels_that_can_not_be_had_at_all_are_errors(
 
     with_fakes("--kernel", "unbootable").assert_outcomes(errors=6)
 
-    assert boots(pytester) == 1
+    assert len(booted(pytester.path)) == 1
 
 
 def test_a_guest_that_dies_before_its_item_is_replaced_once(
@@ -247,11 +245,9 @@ def test_a_guest_that_dies_before_its_item_is_replaced_once(
     pytester.makepyfile(
         """
         import os, pytest
-        from pathlib import Path
-        from fake_guests import panic
+        from fake_guests import booted, panic
 
-        boots = Path("boots").read_text().split()
-        if "FAKE_GUEST_CONSOLE" in os.environ and len(boots) in {2}:
+        if "FAKE_GUEST_CONSOLE" in os.environ and len(booted()) in {2}:
             panic("in collection")
 
         @pytest.mark.fresh_kernel
@@ -261,14 +257,14 @@ def test_a_guest_that_dies_before_its_item_is_replaced_once(
 
     with_fakes("--kernel", "good").assert_outcomes(passed=1)
 
-    assert boots(pytester) == 3
+    assert len(booted(pytester.path)) == 3
     path = next(pytester.path.glob("test_*.py"))
     path.write_text(path.read_text().replace("in {2}", "in {5, 6}"))
 
     result = with_fakes("--kernel", "good")
 
     result.assert_outcomes(errors=1)
-    assert boots(pytester) == 6
+    assert len(booted(pytester.path)) == 6
     result.stdout.fnmatch_lines(["*died 2 times*", "*", "Kernel panic*in collection"])
 
 
@@ -286,7 +282,7 @@ def test_an_item_that_is_not_found_alone_is_found_among_all(
 
     with_fakes("--kernel", "good").assert_outcomes(passed=6)
 
-    assert boots(pytester) == 9
+    assert len(booted(pytester.path)) == 9
 
 
 def test_items_of_a_group_never_run_at_the_same_time(
@@ -336,7 +332,7 @@ def test_one_failure_stops_them(pytester: pytest.Pytester, with_fakes: Run, fail
 
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert result.parseoutcomes()["failed"] == 1
-    assert boots(pytester) < 10
+    assert len(booted(pytester.path)) < 10
     result.stdout.fnmatch_lines(["*stopping after 1 failures*"])
 
 
@@ -360,15 +356,12 @@ def test_ctrl_c_ends_them(pytester: pytest.Pytester, with_fakes: Run) -> None:
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 30
-    while len(pids := list(pytester.path.glob("*.pid"))) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: len(list(pytester.path.glob("*.pid"))) == 2, within=30)
 
     os.killpg(process.pid, signal.SIGINT)
 
     assert process.wait(timeout=5) == pytest.ExitCode.INTERRUPTED
-    for pid in pids:
+    for pid in pytester.path.glob("*.pid"):
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid.stem), 0)
     assert not list(temporary.glob("bpflink-*"))
@@ -413,7 +406,7 @@ def test_a_known_bug_is_an_expected_failure_where_the_guest_dies_of_it(
         ]
     )
     assert sorted(map(len, ran(pytester).values())) == [1] * 4 + [2] * 3
-    assert boots(pytester) == 6
+    assert len(booted(pytester.path)) == 6
 
 
 # Tainted kernels
@@ -450,7 +443,7 @@ def test_what_follows_a_test_that_taints_the_kernel_gets_a_fresh_guest(
         ["test_c[good]", "test_d[good]"],
     ]
     assert (pytester.path / "torn_down").read_text() == "xx"
-    assert boots(pytester) == 2
+    assert len(booted(pytester.path)) == 2
     said = "good: *::test_{}?good? left the kernel tainted: W (it warned)"
     result.stdout.fnmatch_lines([f"{said.format('b')}; what follows gets a fresh guest"])
     result.stdout.fnmatch_lines([said.format("d")])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_bpflink import eventually
 from pytest_bpflink.vm.cache import cache_root
 
 if TYPE_CHECKING:
@@ -57,20 +57,15 @@ def address(tmp_path: Path) -> Iterator[str]:
     )
     with subprocess.Popen([program, "-D", "-e", "-f", server], stderr=subprocess.DEVNULL) as sshd:
         try:
-            await_port(port)
+            eventually(lambda: is_open(port), within=10, what="sshd listens")
             yield f"ssh=there//ssh_config={client}"
         finally:
             sshd.terminate()
 
 
-def await_port(port: int) -> None:
-    deadline = time.monotonic() + 10
-    while True:
-        with socket.socket() as client:
-            if client.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        assert time.monotonic() < deadline, "sshd does not answer"
-        time.sleep(0.05)
+def is_open(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture

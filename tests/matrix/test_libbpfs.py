@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from pytest_bpflink.binding import libbpf
+from tests.support.fake_guests import booted
+from tests.support.libbpfs import copy_system_libbpf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     Run = Callable[..., pytest.RunResult]
 
@@ -33,11 +34,7 @@ TEST = """
 @pytest.fixture
 def other(pytester: pytest.Pytester) -> Path:
     """Another libbpf: a copy of the system's, in a directory that has a name."""
-    libbpf.version()
-    with open("/proc/self/maps") as maps:
-        (system,) = {line.split()[-1] for line in maps if "libbpf.so" in line}
-    directory = pytester.mkdir("libbpf-1.99")
-    return Path(shutil.copy(system, directory / "libbpf.so.1.99"))
+    return copy_system_libbpf(pytester.mkdir("libbpf-1.99") / "libbpf.so.1.99")
 
 
 def loaded(pytester: pytest.Pytester) -> set[str]:
@@ -62,7 +59,7 @@ def test_each_pair_of_kernel_and_libbpf_is_a_worker_and_part_of_the_id(
         "test_x[pin-native-libbpf-system] libbpf.so.1",
         "test_x[pin-native-libbpf1.99] libbpf.so.1.99",
     }
-    assert (pytester.path / "boots").read_text().split() == ["6.1", "6.1"]
+    assert booted(pytester.path) == ["6.1", "6.1"]
     release = libbpf.version()
     result.stdout.re_match_lines_random(
         [

@@ -6,23 +6,20 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import pytest
 
+from pytest_bpflink import eventually
 from tests.support import ROOT
+from tests.support.fake_guests import booted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     Run = Callable[..., pytest.RunResult]
-
-
-def boots(pytester: pytest.Pytester) -> list[str]:
-    return (pytester.path / "boots").read_text().split()
 
 
 def outcomes(result: pytest.RunResult) -> dict[str, list[str]]:
@@ -85,7 +82,7 @@ def test_a_kernel_that_cannot_be_used_is_an_error_of_each_of_its_items_only(
         ]
     )
     # Nothing was booted for it.
-    assert set((pytester.path / "boots").read_text().split()) == {"good"}
+    assert set(booted(pytester.path)) == {"good"}
 
 
 def test_no_mark_hides_that_a_kernel_does_not_boot(
@@ -114,7 +111,7 @@ def test_a_guest_without_a_working_python_is_no_internal_error(
     result = with_fakes("--kernel", "unreachable,good")
 
     result.assert_outcomes(passed=10, errors=10)
-    assert boots(pytester).count("unreachable") == 4
+    assert booted(pytester.path).count("unreachable") == 4
 
 
 # Kernels that die
@@ -136,7 +133,7 @@ def test_a_panic_fails_the_running_test_and_a_fresh_guest_takes_the_rest(
             "Kernel panic - not syncing: in number 4",
         ]
     )
-    assert boots(pytester) == ["good", "good"]
+    assert booted(pytester.path) == ["good", "good"]
     # No percentage beyond the number of items.
     result.stdout.re_match_lines_random([r".*\[100%\] PASSED.*"])
     result.stdout.no_re_match_line(r".*\[(10[1-9]|1[1-9]\d|[2-9]\d\d)%\]")
@@ -158,7 +155,7 @@ def test_a_guest_is_not_booted_for_nothing(pytester: pytest.Pytester, with_fakes
 
     with_fakes("--kernel", "good").assert_outcomes(passed=9, failed=1)
 
-    assert boots(pytester) == ["good"]
+    assert booted(pytester.path) == ["good"]
 
 
 @pytest.mark.parametrize(
@@ -251,7 +248,7 @@ def test_guests_that_keep_dying_are_not_replaced_for_ever(
     result = with_fakes("--kernel", "native,good")
 
     result.assert_outcomes(passed=10, failed=4, errors=6)
-    assert boots(pytester) == ["good"] * 4
+    assert booted(pytester.path) == ["good"] * 4
     result.stdout.fnmatch_lines(["*died 4 times, and gets no more guests.", "*in number 3"])
 
 
@@ -294,7 +291,7 @@ def test_the_last_item_can_be_run_again_in_a_fresh_guest(
     result = with_fakes("--kernel", "good")
 
     result.assert_outcomes(passed=2)
-    assert (pytester.path / "boots").read_text().split() == ["good", "good"]
+    assert booted(pytester.path) == ["good", "good"]
 
 
 def test_the_number_of_restarts_is_xdists_option(
@@ -305,7 +302,7 @@ def test_the_number_of_restarts_is_xdists_option(
     result = with_fakes("--kernel", "good", "--max-worker-restart", "0")
 
     result.assert_outcomes(passed=3, failed=1, errors=6)
-    assert boots(pytester) == ["good"]
+    assert booted(pytester.path) == ["good"]
 
 
 def test_a_guest_that_does_not_boot_again_leaves_errors(
@@ -335,10 +332,9 @@ def test_a_death_in_collection_is_followed_by_a_fresh_guest(
     pytester.makepyfile(
         """
         import os
-        from pathlib import Path
-        from fake_guests import panic
+        from fake_guests import booted, panic
 
-        if os.environ.get("FAKE_GUEST_CONSOLE") and len(Path("boots").read_text().split()) < 3:
+        if os.environ.get("FAKE_GUEST_CONSOLE") and len(booted()) < 3:
             panic("in collection")
 
         def test_x(): pass
@@ -347,7 +343,7 @@ def test_a_death_in_collection_is_followed_by_a_fresh_guest(
 
     with_fakes("--kernel", "good,native").assert_outcomes(passed=2)
 
-    assert boots(pytester) == ["good"] * 3
+    assert booted(pytester.path) == ["good"] * 3
 
 
 def test_deaths_in_every_collection_are_errors(pytester: pytest.Pytester, with_fakes: Run) -> None:
@@ -418,15 +414,17 @@ def test_one_failure_stops_all_kernels(
 ) -> None:
     pytester.makepyfile(
         f"""
-        import pytest, time
+        import pytest
         from pathlib import Path
         from fake_guests import panic
+        from pytest_bpflink import eventually
 
         @pytest.mark.parametrize("n", range(30))
         def test_x(n, request):
             if n == 1 and "6.1" in request.node.name:
                 {failure}
-            while "7.2" in request.node.name and not Path("failed").exists(): time.sleep(0.01)
+            if "7.2" in request.node.name:
+                eventually(Path("failed").exists, within=30)
         """
     )
     pytester.makeconftest(
@@ -444,7 +442,7 @@ def test_one_failure_stops_all_kernels(
     counts = result.parseoutcomes()
     assert counts["failed"] == 1
     assert counts["passed"] <= 5
-    assert boots(pytester) == ["6.1", "7.2"]
+    assert booted(pytester.path) == ["6.1", "7.2"]
     result.stdout.fnmatch_lines(["*stopping after 1 failures*"])
 
 
@@ -454,7 +452,7 @@ def test_pytest_exit_in_a_guest_ends_the_run(pytester: pytest.Pytester, with_fak
     result = with_fakes("--kernel", "good")
 
     assert result.ret == pytest.ExitCode.INTERRUPTED
-    assert boots(pytester) == ["good"]
+    assert booted(pytester.path) == ["good"]
 
 
 def test_ctrl_c_ends_guests_and_leaves_nothing(
@@ -480,10 +478,7 @@ def test_ctrl_c_ends_guests_and_leaves_nothing(
         start_new_session=True,
     )
     pid = pytester.path / "pid"
-    deadline = time.monotonic() + 30
-    while not (pid.exists() and pid.read_text().endswith("\n")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: pid.exists() and pid.read_text().endswith("\n"), within=30)
 
     os.killpg(process.pid, signal.SIGINT)
 

@@ -8,20 +8,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink import eventually
+from tests.support.processes import is_running
+from tests.support.stored_kernels import CACHE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-# Pytester gives its runs another home: found before it does.
-CACHE = cache_root()
 
 
 @pytest.fixture
@@ -249,7 +247,7 @@ def test_a_guest_that_is_killed_or_stopped_is_replaced_and_none_outlives_pytest(
         guest = run.guest()
         run.process.kill()
 
-        assert not is_alive(guest, after=2)
+        eventually(lambda: not is_running(guest), within=2)
 
     # What its guests were run in; the next session cleans up.
     assert list(tmp_path.glob("bpflink-*/files/*"))
@@ -275,7 +273,7 @@ def test_ctrl_c_ends_guests_at_once(pytester: pytest.Pytester) -> None:
         os.killpg(run.process.pid, signal.SIGINT)
 
         assert run.process.wait(timeout=5) == pytest.ExitCode.INTERRUPTED
-        assert not is_alive(guest, after=0)
+        assert not is_running(guest)
 
 
 class Running:
@@ -319,12 +317,3 @@ def start_pytest(*arguments: str) -> Iterator[Running]:
             yield Running(process)
         finally:
             process.kill()
-
-
-def is_alive(process: int, *, after: float) -> bool:
-    deadline = time.monotonic() + after
-    while Path(f"/proc/{process}").exists():
-        if time.monotonic() >= deadline:
-            return True
-        time.sleep(0.01)
-    return False

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_bpflink.matrix.controller.watchdog import Limits, Watchdog
 from pytest_bpflink.session.kernel import MatrixKernel
+from tests.support.fake_guests import booted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,10 +37,6 @@ HANGS = """
 """
 
 
-def boots(pytester: pytest.Pytester) -> list[str]:
-    return (pytester.path / "boots").read_text().split()
-
-
 def test_a_test_that_hangs_fails_with_its_stack_and_the_rest_goes_on(
     pytester: pytest.Pytester, with_fakes: Run
 ) -> None:
@@ -48,7 +45,7 @@ def test_a_test_that_hangs_fails_with_its_stack_and_the_rest_goes_on(
     result = with_fakes("--kernel", "good,native", SHORT)
 
     result.assert_outcomes(passed=5, failed=1)
-    assert boots(pytester) == ["good", "good"]
+    assert booted(pytester.path) == ["good", "good"]
     result.stdout.fnmatch_lines(
         [
             "*___ test_hangs?good? ___*",
@@ -161,7 +158,7 @@ def test_a_guest_that_never_answers_execnet_is_given_up(
     result = with_fakes("--kernel", "mute", "--max-worker-restart", "1")
 
     result.assert_outcomes(errors=1)
-    assert boots(pytester) == ["mute", "mute"]
+    assert booted(pytester.path) == ["mute", "mute"]
     result.stdout.fnmatch_lines(["*It was killed * after it began: starting pytest*"])
 
 
@@ -179,7 +176,7 @@ def test_the_limit_is_for_each_test_and_not_for_all(
 
     with_fakes("--kernel", "good", SHORT).assert_outcomes(passed=4)
 
-    assert boots(pytester) == ["good"]
+    assert booted(pytester.path) == ["good"]
 
 
 def test_no_limit_is_possible(pytester: pytest.Pytester, with_fakes: Run) -> None:
@@ -196,7 +193,8 @@ def test_the_others_go_on_while_a_guest_boots_again(
         import time
         import pytest
         from pathlib import Path
-        from fake_guests import panic
+        from fake_guests import booted, panic
+        from pytest_bpflink import eventually
 
         @pytest.mark.parametrize("n", range(6))
         def test_x(n, request):
@@ -206,8 +204,8 @@ def test_the_others_go_on_while_a_guest_boots_again(
             with Path(kernel).open("a") as times:
                 times.write(f"{time.monotonic()}\\n")
             # The other one is not through before the panic.
-            while kernel == "good" and n == 1 and len(Path("boots").read_text().split()) < 3:
-                time.sleep(0.01)
+            if kernel == "good" and n == 1:
+                eventually(lambda: len(booted()) == 3, within=30)
         """
     )
 
@@ -230,14 +228,15 @@ def test_a_guest_that_still_boots_at_the_end_is_not_waited_for(
         import time
         import pytest
         from pathlib import Path
-        from fake_guests import panic
+        from fake_guests import booted, panic
+        from pytest_bpflink import eventually
 
         @pytest.mark.parametrize("n", range(6))
         def test_x(n, request):
             if n == 0 and "slow" in request.node.name:
                 panic("here")
-            while n == 1 and len(Path("boots").read_text().split()) < 3:
-                time.sleep(0.01)
+            if n == 1:
+                eventually(lambda: len(booted()) == 3, within=30)
             Path("stopped").write_text(f"{time.time()}")
             assert n != 1
         """
@@ -271,7 +270,7 @@ def test_a_guest_that_hangs_between_items_is_killed(
 
     # It is put down to the one before.
     result.assert_outcomes(passed=3, errors=1)
-    assert boots(pytester) == ["good", "good"]
+    assert booted(pytester.path) == ["good", "good"]
 
 
 def test_a_guest_that_knows_what_to_do_next_has_a_deadline_between_items() -> None:

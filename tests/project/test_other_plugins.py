@@ -7,81 +7,114 @@ from pathlib import Path
 
 import pytest
 
-from tests.matrix.test_real_guests import CACHE
+from tests.support.sessions import run_session
 
 # Where tools/prepare puts what tests/project/other_plugins.txt names.
 PLUGINS = Path(sys.prefix) / "other-plugins"
 
 
-@pytest.mark.skipif(not PLUGINS.exists(), reason=f"make prepare has not made {PLUGINS}")
-def test_plugins_in_common_use(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """pytest-cov, -html, -randomly, -repeat, -rerunfailures and -timeout, all in one run."""
-    monkeypatch.setenv("BPFLINK_CACHE", str(CACHE))
-    monkeypatch.setenv("PYTHONPATH", str(PLUGINS))
-    pytester.makepyfile(
-        thing="""
-        def on(spec):
-            if spec == "native":
-                return "this kernel"
-            return "a guest"
-        """,
-        test_them="""
-        import sys
-        import time
-        from pathlib import Path
+pytestmark = pytest.mark.skipif(not PLUGINS.exists(), reason=f"make prepare has not made {PLUGINS}")
 
-        import pytest
-        import thing
+THING = """
+def on(spec):
+    if spec == "native":
+        return "this kernel"
+    return "a guest"
+"""
 
-        runs = 0
+TESTS = """
+import sys
+import time
+from pathlib import Path
 
-        def test_coverage_is_of_guests_too(request):
-            assert thing.on(request.node.get_closest_marker("on_kernel").kwargs["spec"])
+import pytest
+import thing
 
-        @pytest.mark.timeout(1)
-        def test_takes_too_long():
-            time.sleep(60)
+runs = 0
 
-        @pytest.mark.flaky(reruns=2)
-        def test_passes_at_last(count=[]):
-            count.append(1)
-            assert len(count) == 3
+def test_coverage_is_of_guests_too(request):
+    assert thing.on(request.node.get_closest_marker("on_kernel").kwargs["spec"])
 
-        @pytest.mark.flaky(reruns=1)
-        def test_panics_each_time(request):
-            if "6.1" in request.node.name:
-                Path("/proc/sysrq-trigger").write_text("c")
+@pytest.mark.timeout(1)
+def test_takes_too_long():
+    time.sleep(60)
 
-        @pytest.mark.repeat(3)
-        def test_again(): pass
-        """,
-    )
+@pytest.mark.flaky(reruns=2)
+def test_passes_at_last(count=[]):
+    count.append(1)
+    assert len(count) == 3
 
-    # In this order coverage is of a guest that does not panic later: with it goes what it measured.
-    result = pytester.runpytest_subprocess(
+@pytest.mark.flaky(reruns=1)
+def test_panics_each_time(request):
+    if "6.1" in request.node.name:
+        Path("/proc/sysrq-trigger").write_text("c")
+
+@pytest.mark.repeat(3)
+def test_again(): pass
+"""
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a directory with tests, for a session with all of the plugins."""
+    made = tmp_path_factory.mktemp("plugins")
+    (made / "thing.py").write_text(THING)
+    (made / "test_them.py").write_text(TESTS)
+    return made
+
+
+@pytest.fixture(scope="module")
+def result(directory: Path) -> pytest.RunResult:
+    """Run the tests once, with pytest-cov, -html, -randomly, -repeat, -rerunfailures, -timeout."""
+    # With this seed the guest that panics is not the one whose coverage is measured: a guest that
+    # dies takes with it what it measured.
+    return run_session(
+        directory,
         *("--kernel", "native,6.1", "-v", "-p", "no:cacheprovider", "--randomly-seed=1"),
         *("--cov", "thing", "--cov-report", "term-missing"),
-        *("--html", tmp_path / "report.html", "--self-contained-html"),
+        *("--html", "report.html", "--self-contained-html"),
         timeout=400,
+        PYTHONPATH=str(PLUGINS),
     )
 
-    # 7 tests on each of two kernels: two time out, and one panics, twice. In which phase can't be
-    # known: pytest-rerunfailures reports when all phases are through.
+
+def test_each_item_is_reported_once(result: pytest.RunResult) -> None:
+    # 7 tests on each of two kernels: two time out, and one panics, twice. The phase of the panic
+    # is not known: pytest-rerunfailures reports when all phases are through.
     result.assert_outcomes(passed=11, failed=2, errors=1)
-    result.stdout.re_match_lines_random(
-        [
-            "Using --randomly-seed=1",
-            r"thing\.py +4 +0 +100%",
-            r"E +Failed: Timeout \(>1\.0s\) from pytest-timeout\.",
-            r"kernel 6\.1: the guest .* died in the setup of this test: Kernel panic - not.*",
-        ]
-    )
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
-    lines = [line for line in result.outlines if "RERUN" in line]
-    for kernel in ("native", "6.1"):
-        assert len([line for line in lines if f"test_passes_at_last[{kernel}]" in line]) == 2
-    # It was run again in a fresh guest.
-    assert len([line for line in lines if "test_panics_each_time[6.1]" in line]) == 1
-    assert "test_again[1-3-6.1]" in (tmp_path / "report.html").read_text()
+
+
+def test_coverage_is_of_guests_too(result: pytest.RunResult) -> None:
+    result.stdout.re_match_lines([r"thing\.py +4 +0 +100%"])
+
+
+def test_order_is_that_of_the_seed(result: pytest.RunResult) -> None:
+    result.stdout.fnmatch_lines(["Using --randomly-seed=1"])
+
+
+def test_test_that_takes_too_long_fails(result: pytest.RunResult) -> None:
+    line = "E * Failed: Timeout (>1.0s) from pytest-timeout."
+    result.stdout.fnmatch_lines([line, line])
+
+
+@pytest.mark.parametrize("kernel", ["native", "6.1"])
+def test_failure_is_rerun(result: pytest.RunResult, kernel: str) -> None:
+    assert len(reruns(result, f"test_passes_at_last[{kernel}]")) == 2
+
+
+def test_test_that_panics_is_rerun_in_a_fresh_guest(result: pytest.RunResult) -> None:
+    assert len(reruns(result, "test_panics_each_time[6.1]")) == 1
+    result.stdout.fnmatch_lines(
+        ["kernel 6.1: the guest * died in the setup of this test: Kernel panic - not*"]
+    )
+
+
+@pytest.mark.usefixtures("result")
+def test_html_report_has_the_repeated_item_of_a_guest(directory: Path) -> None:
+    assert "test_again[1-3-6.1]" in (directory / "report.html").read_text()
+
+
+def reruns(result: pytest.RunResult, test: str) -> list[str]:
+    """Return the lines that say that a test was run again."""
+    return [line for line in result.outlines if "RERUN" in line and f"::{test}" in line]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support import ROOT
 from tests.support.kernel_runs import outcomes, read, reports, results, schema
+from tests.support.sessions import run_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     RunWithFakes = Callable[..., pytest.RunResult]
 
@@ -58,20 +63,33 @@ EVERYTHING = """
 """
 
 
-def test_each_test_on_each_kernel_with_reasons_and_consoles(
-    pytester: pytest.Pytester, with_fakes: RunWithFakes
-) -> None:
-    pytester.makepyfile(test_a=EVERYTHING)
+@dataclass(frozen=True)
+class Reported:
+    """A session, its JSON report, and where its other reports are."""
 
-    result = with_fakes(
-        "-v", "--kernel", "native,6.1,7.2,unbootable",
+    directory: Path
+    result: pytest.RunResult
+    report: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Reported:
+    """Run tests with each outcome there is, on kernels of which one does not boot."""
+    directory = tmp_path_factory.mktemp("everything")
+    (directory / "test_a.py").write_text(dedent(EVERYTHING))
+    result = run_session(
+        directory, "-p", "fake_guests", "-W", "error", "-v",
+        "--kernel", "native,6.1,7.2,unbootable",
         "--kernel-report", "r.json", "--kernel-report", "r.md", "--kernel-report=r.html",
+        PYTHONPATH=str(ROOT / "tests/support"), TMPDIR=str(directory),
     )  # fmt: skip
+    return Reported(directory, result, read(directory / "r.json"))
 
-    report = read(pytester.path / "r.json")
+
+def test_each_test_has_its_outcome_on_each_kernel(everything: Reported) -> None:
     alike = {"native": "passed", "6.1": "passed", "7.2": "passed", "unbootable": "error"}
     ran = ("native", "6.1", "7.2")
-    assert outcomes(report) == {
+    assert outcomes(everything.report) == {
         "test_dies[1]": alike,
         "test_dies[2]": alike | {"6.1": "failed"},
         "test_fails": alike | {"7.2": "failed"},
@@ -83,53 +101,102 @@ def test_each_test_on_each_kernel_with_reasons_and_consoles(
         "test_part": alike | {"7.2": "failed"},
         "TestCase::test_once": {"native": "passed"},
     }
-    assert [test["id"] for test in report["tests"] if not test["parametrized"]] == [
+
+
+def test_a_unittest_method_is_not_parametrized_by_kernel(everything: Reported) -> None:
+    tests = everything.report["tests"]
+    assert [test["id"] for test in tests if not test["parametrized"]] == [
         "test_a.py::TestCase::test_once"
     ]
-    changes = {test["id"].partition("::")[2]: test["changes"] for test in report["tests"]}
-    assert {test for test, change in changes.items() if change} == {
-        "test_dies[2]", "test_fails", "test_skips", "test_part"
-    }  # fmt: skip
+
+
+def test_changes_are_of_tests_whose_outcome_depends_on_the_kernel(everything: Reported) -> None:
+    tests = everything.report["tests"]
+    changes = {test["id"].partition("::")[2]: test["changes"] for test in tests if test["changes"]}
+    assert set(changes) == {"test_dies[2]", "test_fails", "test_skips", "test_part"}
     assert changes["test_skips"] == {
         "at": "6.1", "by_outcome": {"passed": ["native", "7.2"], "skipped": ["6.1"]}
     }  # fmt: skip
 
-    assert results(report, "test_skips")["6.1"]["reason"] == "needs link:tcx"
-    assert results(report, "test_known")["6.1"]["reason"] == "known for long"
-    assert results(report, "test_fails")["7.2"]["reason"] == "AssertionError: not on 7.2"
-    assert "AssertionError: in a part" in results(report, "test_part")["7.2"]["reason"]
-    both = results(report, "test_both")["native"]
-    assert both["reason"].startswith("AssertionError: in the call")
-    assert "AssertionError: in the teardown" in both["reason"]
-    assert results(report, "test_skips")["7.2"]["nodeid"] == "test_a.py::test_skips[7.2]"
 
-    titles = {section["title"]: section["text"] for section in details(report, "test_fails", "7.2")}
-    assert titles["Captured stdout call"] == "printed before"
-    assert "assert '7.2' not in" in titles["Failure in the call"]
-    (crash,) = details(report, "test_dies[2]", "6.1")
-    assert results(report, "test_dies[2]")["6.1"]["reason"].endswith(
-        "died in the call of this test: Kernel panic - not syncing: in number 2"
-    )
+@pytest.mark.parametrize(
+    ("test", "kernel", "reason"),
+    [
+        ("test_skips", "6.1", "needs link:tcx"),
+        ("test_known", "6.1", "known for long"),
+        ("test_fails", "7.2", "AssertionError: not on 7.2"),
+        ("test_part", "7.2", "*AssertionError: in a part*"),
+        ("test_both", "native", "AssertionError: in the call*AssertionError: in the teardown*"),
+        (
+            "test_dies[2]",
+            "6.1",
+            "*died in the call of this test: Kernel panic - not syncing: in number 2",
+        ),
+    ],
+)
+def test_outcome_has_its_reason(everything: Reported, test: str, kernel: str, reason: str) -> None:
+    assert fnmatchcase(results(everything.report, test)[kernel]["reason"], reason)
+
+
+def test_result_has_the_node_id_of_its_item(everything: Reported) -> None:
+    result = results(everything.report, "test_skips")["7.2"]
+    assert result["nodeid"] == "test_a.py::test_skips[7.2]"
+
+
+def test_failure_has_its_traceback_and_its_output(everything: Reported) -> None:
+    sections = details(everything.report, "test_fails", "7.2")
+    texts = {section["title"]: section["text"] for section in sections}
+    assert texts["Captured stdout call"] == "printed before"
+    assert "assert '7.2' not in" in texts["Failure in the call"]
+
+
+def test_panic_has_the_end_of_the_console(everything: Reported) -> None:
+    (crash,) = details(everything.report, "test_dies[2]", "6.1")
     assert "The end of its console:\nKernel panic - not syncing: in number 2" in crash["text"]
 
-    native, dying, good, dead = report["kernels"]
+
+def test_kernel_has_its_boot_time_and_its_lost_guests(everything: Reported) -> None:
+    native, dying, good, _ = everything.report["kernels"]
     assert (native["boot_seconds"], native["release"]) == (None, os.uname().release)
     assert dying["guests_lost"] == 1
     assert (good["guests_lost"], good["problem"]) == (0, None)
     assert good["boot_seconds"] < 10
+
+
+def test_kernel_that_did_not_boot_has_its_problem_and_ran_nothing(everything: Reported) -> None:
+    tests = everything.report["tests"]
+    *_, dead = everything.report["kernels"]
     assert (dead["boot_seconds"], dead["counts"]["error"]) == (None, 9)
     assert dead["problem"].endswith("No working init found")
-    assert not any(test["results"].get("unbootable", {}).get("ran") for test in report["tests"])
-    # Of nine items that one boot failed, the text is there once.
-    assert len({results(report, f"test_dies[{n}]")["unbootable"]["details"] for n in (1, 2)}) == 1
+    assert not any(test["results"].get("unbootable", {}).get("ran") for test in tests)
 
-    assert report["exit_status"] == result.ret == pytest.ExitCode.TESTS_FAILED
-    assert report["stopped"] is None
-    result.stdout.fnmatch_lines([f"*- kernel report: {pytester.path}/r.json -*"])
-    for name in ("r.html", "r.md"):
-        text = (pytester.path / name).read_text()
-        assert "needs link:tcx" in text
-        assert "No working init found" in text
+
+def test_boot_that_failed_is_told_once_for_all_its_items(everything: Reported) -> None:
+    dead = [results(everything.report, f"test_dies[{n}]")["unbootable"] for n in (1, 2)]
+    assert dead[0]["details"] == dead[1]["details"]
+
+
+def test_report_has_the_exit_status(everything: Reported) -> None:
+    assert everything.report["exit_status"] == everything.result.ret == pytest.ExitCode.TESTS_FAILED
+    assert everything.report["stopped"] is None
+
+
+def test_terminal_names_the_report(everything: Reported) -> None:
+    path = everything.directory / "r.json"
+    everything.result.stdout.fnmatch_lines([f"*- kernel report: {path} -*"])
+
+
+@pytest.mark.parametrize("name", ["r.html", "r.md"])
+def test_reports_for_people_have_reasons_and_consoles(everything: Reported, name: str) -> None:
+    text = (everything.directory / name).read_text()
+    assert "needs link:tcx" in text
+    assert "No working init found" in text
+
+
+def details(report: dict[str, Any], name: str, kernel: str) -> list[dict[str, str]]:
+    """Return the texts about an item."""
+    found: list[dict[str, str]] = report["details"][results(report, name)[kernel]["details"]]
+    return found
 
 
 def test_a_kernel_that_there_is_not_is_there_with_what_could_be_had(
@@ -146,12 +213,6 @@ def test_a_kernel_that_there_is_not_is_there_with_what_could_be_had(
     assert good["counts"]["passed"] == 1
     for name in ("r.html", "r.md"):
         assert "there is no kernel unknown" in (pytester.path / name).read_text()
-
-
-def details(report: dict[str, Any], name: str, kernel: str) -> list[dict[str, str]]:
-    """Return the texts about an item."""
-    found: list[dict[str, str]] = report["details"][results(report, name)[kernel]["details"]]
-    return found
 
 
 @pytest.mark.parametrize(

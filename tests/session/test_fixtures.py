@@ -20,6 +20,7 @@ from pytest_bpflink.introspection import pins
 from pytest_bpflink.ledger import estate as leftovers
 from pytest_bpflink.system import estates
 from tests.support import ROOT
+from tests.support.processes import is_running
 
 if TYPE_CHECKING:
     from pytest_bpflink import BpfFs
@@ -223,13 +224,13 @@ def test_it(everything, cgroup, bpf_link, bpf_object):
     left = session.left()
     assert len(left) > 4, left  # cgroup, its parent, the mount, the session's directory, the link
     assert outer_pin.exists()
-    assert _is_alive(child)
+    assert is_running(child)
 
     session.collect()
 
     assert session.leaves_nothing()
     assert not outer_pin.exists()
-    assert not _is_alive(child)
+    assert not is_running(child)
 
 
 def test_living_session_is_left_alone(
@@ -408,10 +409,3 @@ class _running:  # noqa: N801 - used as a function
         self._process.wait()
         assert self._process.stdout
         self._process.stdout.close()
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink.system import kernel_log
+from tests.support.sessions import run_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,24 +46,33 @@ pytestmark = pytest.mark.usefixtures("_bpf_privileges")
 """
 
 
+class Log:
+    """What sessions in a directory have the kernel log, and what they say of it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._word = f"bpflink{secrets.token_hex(4)}"
+        text = CONFTEST.format(word=self._word, place=os.fsencode(directory))
+        (directory / "conftest.py").write_text(text)
+
+    def said(self, result: pytest.RunResult) -> str:
+        """Return a session's output, where logged lines are what the tests had logged."""
+        output = result.stdout.str() + result.stderr.str()
+        return output.replace(f"tmpfs: Unknown parameter '{self._word}-", "'")
+
+
 @pytest.fixture
-def run(pytester: pytest.Pytester, tmp_path: Path) -> Callable[..., str]:
-    """Run tests in a session of their own, and return what it says, without what it takes."""
-    word = f"bpflink{secrets.token_hex(4)}"
-    pytester.makeconftest(CONFTEST.format(word=word, place=os.fsencode(tmp_path)))
+def run(pytester: pytest.Pytester) -> Callable[..., str]:
+    """Run tests in a session of their own, and return what it says."""
+    log = Log(pytester.path)
 
     def run(tests: str, *arguments: str) -> str:
         pytester.makepyfile(PREAMBLE + tests)
-        result = pytester.runpytest_subprocess(*arguments, timeout=100)
-        output = result.stdout.str() + result.stderr.str()
-        return output.replace(f"tmpfs: Unknown parameter '{word}-", "'")
+        return log.said(pytester.runpytest_subprocess(*arguments, timeout=100))
 
     return run
 
 
-def test_log_is_attached_to_failures_and_a_splat_is_one(run: Callable[..., str]) -> None:
-    output = run(
-        """
+SPLATS = """
 def test_before(): say("early")
 
 def test_fails():
@@ -118,47 +128,92 @@ def test_writes_itself():
         print(console._SPLAT.pattern, file=log)
 
 def test_after(): pass
-        """.replace("\\\\\\\\", "\\\\"),
-        "-rA",
-    )
+"""
 
-    summary = output.partition("short test summary info")[2]
-    outcomes = re.findall(r"^([A-Z]+) (?:\[1\] )?\S*?(?:::(\w+)|:\d+:)", summary, re.MULTILINE)
-    assert sorted(outcomes) == sorted(
-        [
-            *(("PASSED", f"test_{name}") for name in ("before", "between", "allows", "after")),
-            ("PASSED", "test_of_teardown"),
-            ("PASSED", "test_breaks"),
-            ("ERROR", "test_breaks"),
-            ("PASSED", "test_writes_itself"),
-            ("FAILED", "test_fails"),
-            ("FAILED", "test_splats"),
-            ("ERROR", "test_of_setup"),
-            ("ERROR", "test_of_teardown"),
-            ("FAILED", "test_fails_and_splats"),
-            ("ERROR", "test_fails_and_splats"),
-            ("XFAIL", "test_is_meant_to_fail"),
-            ("ERROR", "test_is_meant_to_fail"),
-            ("SKIPPED", ""),
-            ("ERROR", "test_skips"),
-            ("FAILED", "test_allows_another"),
-        ]
-    )
-    failures = _by_test(output)
-    assert "its own reason" in failures["test_fails"]
-    assert re.search(
-        r"-- Kernel log --+\n\[ *\d+\.\d{6}\] 'during the test'\n", failures["test_fails"]
-    )
-    assert "early" not in output
+
+class Splats:
+    """The session that ran SPLATS."""
+
+    def __init__(self, output: str) -> None:
+        self.output = output
+        self.failures = _by_test(output)
+        summary = output.partition("short test summary info")[2]
+        self._outcomes = re.findall(r"^([A-Z]+) \S+::(\w+)", summary, re.MULTILINE)
+
+    def outcomes(self, test: str) -> list[str]:
+        """Return the outcomes of a test, that of its call first."""
+        return [outcome for outcome, name in self._outcomes if name == test]
+
+
+@pytest.fixture(scope="module")
+def splats(tmp_path_factory: pytest.TempPathFactory) -> Splats:
+    """Run tests during which the kernel logs something, in their phases and with their outcomes."""
+    directory = tmp_path_factory.mktemp("splats")
+    log = Log(directory)
+    (directory / "test_splats.py").write_text(PREAMBLE + SPLATS)
+    # The order in which the summary lists outcomes.
+    return Splats(log.said(run_session(directory, "-rpxfE")))
+
+
+def test_splat_fails_its_test(splats: Splats) -> None:
+    assert splats.outcomes("test_splats") == ["FAILED"]
     assert re.search(
         r"^'splat 1'\nThe kernel logged this while this test ran, in no process it names:\n"
         r"\[ *\d+\.\d{6}\] 'splat 1'\n",
-        failures["test_splats"],
+        splats.failures["test_splats"],
         re.MULTILINE,
     )
-    assert "its own reason" in failures["test_fails_and_splats"]
-    assert "RuntimeError" in failures["test_breaks"]
-    assert "'splat of a broken fixture'" in failures["test_breaks"]
+
+
+@pytest.mark.parametrize("test", ["test_before", "test_between", "test_after"])
+def test_splat_is_nothing_to_the_tests_around_it(splats: Splats, test: str) -> None:
+    assert splats.outcomes(test) == ["PASSED"]
+
+
+@pytest.mark.parametrize(
+    ("test", "outcomes"), [("test_of_setup", ["ERROR"]), ("test_of_teardown", ["PASSED", "ERROR"])]
+)
+def test_splat_in_a_fixture_is_an_error(splats: Splats, test: str, outcomes: list[str]) -> None:
+    assert splats.outcomes(test) == outcomes
+
+
+@pytest.mark.parametrize(
+    ("test", "outcomes"),
+    [
+        ("test_fails_and_splats", ["FAILED", "ERROR"]),
+        ("test_is_meant_to_fail", ["XFAIL", "ERROR"]),
+        # The summary does not name a test that was skipped.
+        ("test_skips", ["ERROR"]),
+    ],
+)
+def test_splat_in_a_test_that_does_not_pass_is_an_error_beside_its_outcome(
+    splats: Splats, test: str, outcomes: list[str]
+) -> None:
+    assert splats.outcomes(test) == outcomes
+
+
+def test_splat_replaces_no_other_failure(splats: Splats) -> None:
+    assert "its own reason" in splats.failures["test_fails_and_splats"]
+    assert "RuntimeError" in splats.failures["test_breaks"]
+    assert "'splat of a broken fixture'" in splats.failures["test_breaks"]
+    assert splats.outcomes("test_breaks") == ["PASSED", "ERROR"]
+
+
+def test_splat_that_the_mark_allows_is_none(splats: Splats) -> None:
+    assert splats.outcomes("test_allows") == ["PASSED"]
+    assert splats.outcomes("test_allows_another") == ["FAILED"]
+
+
+def test_line_that_a_process_wrote_is_no_splat(splats: Splats) -> None:
+    assert splats.outcomes("test_writes_itself") == ["PASSED"]
+
+
+def test_failure_has_what_was_logged_during_its_test(splats: Splats) -> None:
+    failure = splats.failures["test_fails"]
+    assert splats.outcomes("test_fails") == ["FAILED"]
+    assert "its own reason" in failure
+    assert re.search(r"-- Kernel log --+\n\[ *\d+\.\d{6}\] 'during the test'\n", failure)
+    assert "early" not in splats.output
 
 
 def test_splats_are_warned_of_or_not_looked_for(run: Callable[..., str]) -> None:
@@ -181,12 +236,11 @@ def test_mark_needs_a_regular_expression(run: Callable[..., str]) -> None:
 
 
 PARALLEL = """
+from pytest_bpflink import eventually
+
 def meet(name, others):
     Path(name).touch()
-    deadline = time.monotonic() + 20
-    while not all(Path(each).exists() for each in others):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: all(Path(each).exists() for each in others), within=20)
 
 def test_one():
     meet("one", ["two"])

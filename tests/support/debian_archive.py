@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from pytest_bpflink.vm.kernels import Store, apt, debian
-from tests.vm.test_specs import CONFIG, write
+from tests.support.kernel_trees import CONFIG, write
 
 if TYPE_CHECKING:
     from pathlib import Path

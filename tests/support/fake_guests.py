@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 _CONSOLE = "FAKE_GUEST_CONSOLE"
 
 
+def booted(directory: Path | None = None) -> list[str]:
+    """Return the cues of the machines that were started there, or in the current directory."""
+    return ((directory or Path()) / "boots").read_text().split()
+
+
 def panic(words: str) -> NoReturn:
     """Say something on the console, and be gone: what the host sees of a kernel panic."""
     Path(os.environ[_CONSOLE]).write_text(f"Kernel panic - not syncing: {words}\n")

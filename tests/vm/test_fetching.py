@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_bpflink import eventually
 from pytest_bpflink.vm.kernels import KernelFetchError, KernelNotFound, Store, debian, expand, find
 from tests.support.debian_archive import FETCH, contents, feed, kernel_deb, make_archive, needs_apt
-from tests.vm.test_store import is_running, wait_until
+from tests.support.processes import is_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -229,13 +230,13 @@ def cut_off(server: Server, store: Store, spec: str) -> Path:
     archives = store.root.parent / "apt/cache/archives"
     command = [sys.executable, "-c", FETCH, server.uri, str(store.root), spec]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as run:
-        wait_until(lambda: any(part.stat().st_size for part in archives.glob("*.deb")))
+        eventually(lambda: any(part.stat().st_size for part in archives.glob("*.deb")), within=30)
         (part,) = archives.glob("*.deb")
         helpers = processes_in(archives)
         assert helpers
         run.send_signal(signal.SIGKILL)
     # apt does not go on when nobody waits for it, or two would write to one file.
-    wait_until(lambda: not any(map(is_running, helpers)))
+    eventually(lambda: not any(map(is_running, helpers)), within=30)
     return part
 
 

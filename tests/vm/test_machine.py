@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import execnet
 import pytest
 
+from pytest_bpflink import eventually
 from pytest_bpflink.vm.kernels import Kernel, find
 from pytest_bpflink.vm.machines import console
 from pytest_bpflink.vm.machines.errors import BootFailed
@@ -225,9 +225,7 @@ def test_panic_ends_the_guest_and_is_on_its_console(
     with pytest.raises(EOFError):
         channel.receive(DEADLINE)
     machine = pair[1]
-    deadline = time.monotonic() + DEADLINE
-    while machine.alive and time.monotonic() < deadline:
-        time.sleep(0.01)
+    eventually(lambda: not machine.alive, within=DEADLINE)
     assert machine.returncode == 0
     cause = console.cause(machine.console_tail())
     assert cause == "Kernel panic - not syncing: sysrq triggered crash"
@@ -285,9 +283,9 @@ time.sleep(60)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         assert parent.stdout.readline() == "started\n"
-        assert wait_for(lambda: len(processes_of(directory)) == 1)
+        eventually(lambda: len(processes_of(directory)) == 1, within=2)
         parent.kill()
-    assert wait_for(lambda: not processes_of(directory))
+    eventually(lambda: not processes_of(directory), within=2)
 
 
 def processes_of(directory: Path) -> list[str]:
@@ -301,12 +299,3 @@ def processes_of(directory: Path) -> list[str]:
         if b"qemu" in command.split(b"\0")[0] and bytes(directory) in command:
             found.append(path.parent.name)
     return found
-
-
-def wait_for(condition: Callable[[], bool], *, seconds: float = 2.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True

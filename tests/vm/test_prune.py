@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import subprocess
 import sys
 import time
@@ -11,91 +10,72 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_bpflink import eventually
 from pytest_bpflink.vm.kernels import KernelError, KernelFetchError, Store, find
-from tests.vm.test_specs import CONFIG, write
-from tests.vm.test_store import wait_until
+from tests.support.kernel_trees import DAY, versions, write
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-DAY = 24 * 3600
 
-
-@pytest.fixture
-def pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """Make a store with kernels that were used 0, 10, 20... days ago, on a host without apt."""
-    monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path))
-    store = Store()
-    for number, version in enumerate(("6.1.99", "6.1.100", "6.12.5", "7.2.9")):
-        tree = store.root / f"{version}-amd64_{version}-1"
-        write(tree / f"boot/vmlinuz-{version}-amd64", "kernel" * 100_000)
-        write(tree / f"boot/config-{version}-amd64", CONFIG)
-        (tree / f"lib/modules/{version}-amd64").mkdir(parents=True)
-        used = time.time() - number * 10 * DAY
-        os.utime(tree, (used, used))
-    return store
-
-
-def versions(store: Store) -> list[str]:
-    return [kernel.upstream for kernel in store.kernels()]
-
-
-def test_kernels_are_listed_with_their_size_and_age(pruned: Store) -> None:
-    assert versions(pruned) == ["6.1.99", "6.1.100", "6.12.5", "7.2.9"]
-    newest = pruned.kernels()[-1]
+def test_kernels_are_listed_with_their_size_and_age(aged_store: Store) -> None:
+    assert versions(aged_store) == ["6.1.99", "6.1.100", "6.12.5", "7.2.9"]
+    newest = aged_store.kernels()[-1]
     assert newest.release == "7.2.9-amd64"
     assert 600_000 < newest.size < 700_000
     assert newest.used == pytest.approx(time.time() - 30 * DAY, abs=100)
 
 
-def test_what_was_not_used_for_long_is_removed(pruned: Store) -> None:
-    assert [kernel.upstream for kernel in pruned.prune(unused_days=15)] == ["6.12.5", "7.2.9"]
-    assert versions(pruned) == ["6.1.99", "6.1.100"]
-    assert sorted(path.name for path in pruned.root.iterdir()) == [
+def test_what_was_not_used_for_long_is_removed(aged_store: Store) -> None:
+    assert [kernel.upstream for kernel in aged_store.prune(unused_days=15)] == ["6.12.5", "7.2.9"]
+    assert versions(aged_store) == ["6.1.99", "6.1.100"]
+    assert sorted(path.name for path in aged_store.root.iterdir()) == [
         ".lock",
         "6.1.100-amd64_6.1.100-1",
         "6.1.99-amd64_6.1.99-1",
     ]
 
 
-def test_finding_a_kernel_is_using_it(pruned: Store) -> None:
+def test_finding_a_kernel_is_using_it(aged_store: Store) -> None:
     find("7.2")
-    assert [kernel.upstream for kernel in pruned.prune(unused_days=15)] == ["6.12.5"]
+    assert [kernel.upstream for kernel in aged_store.prune(unused_days=15)] == ["6.12.5"]
 
 
-def test_what_shall_be_kept_is(pruned: Store) -> None:
-    pruned.prune(unused_days=0, keep=["6.1", "7.2.9"])
-    assert versions(pruned) == ["6.1.99", "6.1.100", "7.2.9"]
+def test_what_shall_be_kept_is(aged_store: Store) -> None:
+    aged_store.prune(unused_days=0, keep=["6.1", "7.2.9"])
+    assert versions(aged_store) == ["6.1.99", "6.1.100", "7.2.9"]
 
 
-def test_downloads_that_were_cut_off_are_removed(pruned: Store) -> None:
-    part = write(pruned.root.parent / "apt/cache/archives/linux-image-6.1.0-9-amd64_6.1.99-1.deb")
-    pruned.prune()
+def test_downloads_that_were_cut_off_are_removed(aged_store: Store) -> None:
+    part = write(
+        aged_store.root.parent / "apt/cache/archives/linux-image-6.1.0-9-amd64_6.1.99-1.deb"
+    )
+    aged_store.prune()
     assert not part.exists()
 
 
-def test_remains_of_a_run_that_was_killed_are_removed(pruned: Store) -> None:
-    write(pruned.root / ".unfinished-x/tree/boot/vmlinuz-6.1.0")
-    pruned.prune()
-    assert not (pruned.root / ".unfinished-x").exists()
+def test_remains_of_a_run_that_was_killed_are_removed(aged_store: Store) -> None:
+    write(aged_store.root / ".unfinished-x/tree/boot/vmlinuz-6.1.0")
+    aged_store.prune()
+    assert not (aged_store.root / ".unfinished-x").exists()
 
 
-def test_kernel_in_use_stays_until_nobody_has_it(pruned: Store) -> None:
+def test_kernel_in_use_stays_until_nobody_has_it(aged_store: Store) -> None:
     kernel = find("6.1.99")
-    (stored, *_) = pruned.kernels()
-    assert not pruned.remove(stored)
-    assert [removed.upstream for removed in pruned.prune(unused_days=-1)] == [
+    (stored, *_) = aged_store.kernels()
+    assert not aged_store.remove(stored)
+    assert [removed.upstream for removed in aged_store.prune(unused_days=-1)] == [
         "6.1.100",
         "6.12.5",
         "7.2.9",
     ]
     assert kernel.image.exists()
     del kernel
-    assert pruned.remove(stored)
-    assert versions(pruned) == []
+    assert aged_store.remove(stored)
+    assert versions(aged_store) == []
 
 
-def test_kernel_that_another_process_uses_stays(pruned: Store) -> None:
+def test_kernel_that_another_process_uses_stays(aged_store: Store) -> None:
     program = (
         "import sys\n"
         "from pytest_bpflink.vm.kernels import find\n"
@@ -104,20 +84,20 @@ def test_kernel_that_another_process_uses_stays(pruned: Store) -> None:
         "sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", program]
-    (stored, *_) = pruned.kernels()
+    (stored, *_) = aged_store.kernels()
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout
         assert other.stdout.readline() == b"found\n"
-        assert not pruned.remove(stored)
+        assert not aged_store.remove(stored)
         other.kill()
-    wait_until(lambda: pruned.remove(stored))
+    eventually(lambda: aged_store.remove(stored), within=30)
 
 
 def test_kernel_that_is_removed_in_between_is_looked_for_again(
-    pruned: Store, monkeypatch: pytest.MonkeyPatch
+    aged_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    *left, gone = pruned.kernels()
-    pruned.remove(gone)
+    *left, gone = aged_store.kernels()
+    aged_store.remove(gone)
     listings = iter([[*left, gone]])
     monkeypatch.setattr(Store, "kernels", lambda _store: next(listings, left))
     monkeypatch.setenv("PATH", "/nonexistent")
@@ -126,10 +106,10 @@ def test_kernel_that_is_removed_in_between_is_looked_for_again(
 
 
 def test_kernel_that_is_removed_while_its_lock_is_awaited_is_not_there(
-    pruned: Store, monkeypatch: pytest.MonkeyPatch
+    aged_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (kernel, *_) = pruned.kernels()
-    elsewhere = pruned.root / ".unfinished-x"
+    (kernel, *_) = aged_store.kernels()
+    elsewhere = aged_store.root / ".unfinished-x"
 
     def replace(*_: object) -> None:
         kernel.path.rename(elsewhere)

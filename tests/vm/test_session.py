@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +37,12 @@ def test_bell_is_there_until_it_has_rung_for_the_last_time(
     status = NUMBER.pack(7)
     os.write(ends[1], FRAME.pack(STARTED, 0) + FRAME.pack(STATUS, len(status)) + status)
     machine: Any = Pipes(tmp_path)
+    others = set(threading.enumerate())
 
     assert session.run(machine) == 7
 
-    time.sleep(0.2)
+    for thread in set(threading.enumerate()) - others:
+        thread.join(10)
     for end in ends:
         os.close(end)
 

@@ -11,34 +11,10 @@ import pytest
 from pytest_bpflink.vm.kernels import KernelNotFound, KernelUnusable, Store, find
 from pytest_bpflink.vm.kernels.config import parse_config
 from pytest_bpflink.vm.kernels.kernel import check_kernel
+from tests.support.kernel_trees import CONFIG, write
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-CONFIG = """\
-# Automatically generated file; DO NOT EDIT.
-CONFIG_BLK_DEV_INITRD=y
-CONFIG_TMPFS=y
-CONFIG_DEVTMPFS=y
-CONFIG_VIRTIO_PCI=m
-CONFIG_VIRTIO_CONSOLE=m
-CONFIG_NET_9P=m
-CONFIG_NET_9P_VIRTIO=m
-CONFIG_9P_FS=m
-CONFIG_OVERLAY_FS=m
-CONFIG_CGROUPS=y
-CONFIG_BPF_SYSCALL=y
-CONFIG_CGROUP_BPF=y
-CONFIG_DEBUG_INFO_BTF=y
-CONFIG_LSM="landlock,lockdown,yama"
-# CONFIG_KASAN is not set
-"""
-
-
-def write(path: Path, text: str = "") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
 
 
 @pytest.fixture

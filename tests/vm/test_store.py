@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_bpflink import eventually
 from pytest_bpflink.vm.kernels import (
     KernelFetchError,
     KernelNotFound,
@@ -26,26 +25,11 @@ from pytest_bpflink.vm.kernels import (
     releases,
 )
 from tests.support.debian_archive import FETCH, contents, needs_apt
-from tests.vm.test_specs import write
+from tests.support.kernel_trees import write
+from tests.support.processes import is_running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, and fail if it does not come true."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "not within 30 s"
-        time.sleep(0.02)
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process runs; one that was not waited for does not."""
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return False
+    from pathlib import Path
 
 
 @needs_apt
@@ -197,12 +181,12 @@ def test_store_survives_sigkill_while_unpacking(
     path = f"{slow.parent}:{os.environ['PATH']}"
     command = [sys.executable, "-c", FETCH, f"file:{archive}", str(store.root), "6.1"]
     with subprocess.Popen(command, env=os.environ | {"PATH": path}) as run:
-        wait_until((tmp_path / "pid").exists)
+        eventually((tmp_path / "pid").exists, within=30)
         run.send_signal(signal.SIGKILL)
     assert contents(store)[0].startswith(".unfinished-")
     # What it had started does not go on.
     unpacking = int((tmp_path / "pid").read_text())
-    wait_until(lambda: not is_running(unpacking))
+    eventually(lambda: not is_running(unpacking), within=30)
     assert find("6.1", store=store).version == "6.1.100"
     assert contents(store) == [f"6.1.0-10-{debian.architecture()}_6.1.100-1"]
 

@@ -21,6 +21,7 @@ import execnet
 import pytest
 
 import pytest_bpflink
+from pytest_bpflink import eventually
 from pytest_bpflink.vm.image import guest_image, inventory
 from pytest_bpflink.vm.image.inventory import ImageError
 from pytest_bpflink.vm.kernels import Kernel, find
@@ -619,10 +620,7 @@ machine.wait_ready()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout
         key = run.stdout.readline().strip()
-        deadline = time.monotonic() + DEADLINE
-        while not list(saves.root.glob(f".saving-{key}-*/memory")):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        eventually(lambda: list(saves.root.glob(f".saving-{key}-*/memory")), within=DEADLINE)
         run.kill()
     assert saves.find(key) is None
     with saves.lock(key).acquire(timeout=2), saves.making(key, room=0):
