@@ -162,7 +162,7 @@ def measure_operations() -> tuple[Stopwatch, Stopwatch]:
     """Time the life of links, with the bindings and with bpftool in turn."""
     ours, theirs = Stopwatch(), Stopwatch()
     built = object_of(SOURCE)
-    estate = Estate.found()  # should this process be killed, the next session cleans up
+    estate = Estate.found()  # if this process is killed, the next session cleans up
     cgroup = Cgroup(estate.make_cgroup())
     directory = estate.directory / "bpffs"
     directory.mkdir()

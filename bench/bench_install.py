@@ -32,8 +32,8 @@ IMPORTS = {
         "import pytest, pytest_bpflink.plugin, pytest_bpflink.fixtures"
     ),
     "pytest_bpflink": "import pytest_bpflink",
-    "from it Link": "from pytest_bpflink import Link",
-    "and load libbpf": "from pytest_bpflink import Link; from pytest_bpflink.binding import libbpf;"
+    "Link from pytest_bpflink": "from pytest_bpflink import Link",
+    "Link, and libbpf loaded": "from pytest_bpflink import Link; from pytest_bpflink.binding import libbpf;"
     " libbpf.version()",
 }
 

@@ -68,7 +68,7 @@ def native() -> Iterator[Check]:
 
 
 def vm() -> Iterator[Check]:
-    """Look at what tests in virtual machines need, beside libbpf and clang."""
+    """Check what tests in virtual machines need, beside libbpf and clang."""
     from pytest_bpflink.vm.kernels import Store
 
     tools = list(vm_tools())
@@ -85,7 +85,7 @@ def vm() -> Iterator[Check]:
 
 
 def vm_tools() -> Iterator[Check]:
-    """Look at what must be installed for tests in virtual machines. No kernel is needed."""
+    """Check the programs that tests in virtual machines need. This takes no kernel."""
     from pytest_bpflink.vm.machines import qemu, virtme
     from pytest_bpflink.vm.machines.errors import ComposeError
 
@@ -199,7 +199,7 @@ def _acceleration(store: Store) -> Check:
         return Check("KVM", "vm", "note", found, "bpflink kernels fetch lts")
     try:
         with progress() as told:
-            told("looking whether a kernel boots with KVM; the first time that takes up to 20 s")
+            told("trying to boot a kernel with KVM; the first time this takes up to 20 s")
             tried = kvm.detect(kernels.find(stored[-1].upstream))
     except (kernels.KernelError, MachineError) as error:
         return Check("KVM", "vm", "note", f"not tried: {error}")

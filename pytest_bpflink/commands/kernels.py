@@ -78,7 +78,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do it; raises `CommandError`."""
+    """Run the action; raises `CommandError`."""
     from pytest_bpflink.vm.kernels import KernelError
 
     try:
@@ -176,7 +176,7 @@ def _tell_removed(
 
 
 def _described(known: Iterable[Known], stored: Sequence[Stored]) -> Iterable[dict[str, Any]]:
-    """Say of each kernel what it is, the oldest first; of those on offer the newest of a series."""
+    """Describe each kernel, the oldest first; of those not stored only the newest of a series."""
     from pytest_bpflink.vm.kernels import releases
     from pytest_bpflink.vm.kernels.releases import version_key
 
@@ -218,7 +218,7 @@ def _total(kernels: Sequence[Stored]) -> str:
 
 
 def _spec_to_keep(text: str) -> str:
-    """Refuse what can be no kernel in the store: a slip must not remove what it should keep."""
+    """Refuse a word that can name no kernel: a typo must not remove kernels that should stay."""
     from pytest_bpflink.vm.kernels import releases
 
     if text in releases.WORDS or re.match(r"[\d*?[]", text):

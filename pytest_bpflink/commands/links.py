@@ -119,7 +119,7 @@ def _program(number: int) -> Row:
     try:
         with ids.opened("program", number) as fd:
             info = libbpf.read_info(fd, BpfProgInfo, doing=f"look at program {number}")
-    except BpfError:  # it went away with its link
+    except BpfError:  # the program ended with its link, meanwhile
         return {"id": number, "name": "", "type": ""}
     name = info.name.decode(errors="replace")
     return {"id": number, "name": name, "type": ProgType(info.type).name.lower()}

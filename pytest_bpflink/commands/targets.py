@@ -167,7 +167,7 @@ class Places:
         try:
             with ids.opened("map", map_id) as fd:
                 info = libbpf.read_info(fd, BpfMapInfo, doing=f"look at map {map_id}")
-        except BpfError:  # it is gone
+        except BpfError:  # the map is gone
             return f"map {map_id}"
         return f"map {map_id} {info.name.decode(errors='replace')}".rstrip()
 
