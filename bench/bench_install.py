@@ -33,8 +33,10 @@ IMPORTS = {
     ),
     "pytest_bpflink": "import pytest_bpflink",
     "Link from pytest_bpflink": "from pytest_bpflink import Link",
-    "Link, and libbpf loaded": "from pytest_bpflink import Link; from pytest_bpflink.binding import libbpf;"
-    " libbpf.version()",
+    "Link, and libbpf loaded": (
+        "from pytest_bpflink import Link;"
+        " from pytest_bpflink.binding import libbpf; libbpf.version()"
+    ),
 }
 
 
