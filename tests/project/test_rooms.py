@@ -5,51 +5,15 @@
 
 from __future__ import annotations
 
-import ast
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, rooms
+from tests.support.rooms import ROOMS, all_imports, circles, files, room, upward_imports
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
     from pathlib import Path
-
-#: From the top. A file is in the room that names it, or else in the room of its folder.
-ROOMS = (
-    "selftests",
-    "selftests/conformance",
-    "selftests/support",
-    "pytest_bpflink/plugin.py",
-    "pytest_bpflink/fixtures.py",
-    "pytest_bpflink/cli.py",
-    "pytest_bpflink/__init__.py",
-    "pytest_bpflink/matrix/setup.py",
-    "pytest_bpflink/matrix/controller",
-    "pytest_bpflink/matrix/worker",
-    "pytest_bpflink/matrix/guests",
-    "pytest_bpflink/matrix",
-    "pytest_bpflink/commands",
-    "pytest_bpflink/reports",
-    "pytest_bpflink/session",
-    "pytest_bpflink/ledger",
-    "pytest_bpflink/features",
-    "pytest_bpflink/features/probes",
-    "pytest_bpflink/bpf",
-    "pytest_bpflink/introspection",
-    "pytest_bpflink/building",
-    "pytest_bpflink/binding",
-    "pytest_bpflink/system",
-    "pytest_bpflink/errors.py",
-    "vm/warm",
-    "vm/machines",
-    "vm/image",
-    "vm/kernels",
-    "vm/guest",
-    "vm",
-)
 
 #: The rooms that may import pytest; a guest's worker, fixtures and reports are made for it.
 KNOW_PYTEST = (
@@ -79,89 +43,6 @@ LOOSE = {"__init__.py", "cli.py", "errors.py", "fixtures.py", "plugin.py"}
 MOST_MODULES = 20
 
 
-@dataclass(frozen=True)
-class Import:
-    """An import of one module by another file, in whatever place of it."""
-
-    file: str
-    module: str
-    is_for_types: bool
-
-
-def files(root: Path) -> dict[str, str]:
-    """Return the files of the installed packages by the names of their modules."""
-    found = {}
-    for package in ("pytest_bpflink", "vm", "selftests"):
-        # This follows no symbolic links, which are packages of their own.
-        for file in (root / package).rglob("*.py"):
-            path = str(file.relative_to(root))
-            parts = path.removesuffix(".py").removesuffix("/__init__").split("/")
-            prefix = [] if package == "pytest_bpflink" else ["pytest_bpflink"]
-            found[".".join([*prefix, *parts])] = path
-    return found
-
-
-def imports(root: Path, file: str, modules: Mapping[str, str]) -> Iterator[Import]:
-    """Yield the imports of a file: at its top, late ones, and those for type checkers."""
-    tree = ast.parse((root / file).read_text())
-    for_types = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{file}: write the whole name of the module"
-            below = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [name if name in modules else str(node.module) for name in below]
-        else:
-            continue
-        for name in names:
-            yield Import(file, name, id(node) in for_types)
-
-
-def room(file: str) -> str:
-    """Return the room of a file. Raises ValueError if it is in none."""
-    if file in ROOMS:
-        return file
-    folder = file.rpartition("/")[0]
-    if folder not in ROOMS:
-        raise ValueError(f"{file} is in no room: move it, or give its folder a place in ROOMS")
-    return folder
-
-
-def upward_imports(root: Path) -> list[str]:
-    """Return the imports that lead from a room to one above it."""
-    modules = files(root)
-    return [
-        f"{file} imports {modules[each.module]}"
-        for file in modules.values()
-        for each in imports(root, file, modules)
-        if each.module in modules
-        if ROOMS.index(room(modules[each.module])) < ROOMS.index(room(file))
-    ]
-
-
-def circles(root: Path) -> list[str]:
-    """Return the files that import themselves through others."""
-    modules = files(root)
-    graph = {
-        file: {
-            modules[each.module]
-            for each in imports(root, file, modules)
-            if each.module in modules and modules[each.module] != file
-        }
-        for file in modules.values()
-    }
-    # Files that import nothing, or only such files, are in no circle: take them away.
-    while free := {file for file, imported in graph.items() if not imported & graph.keys()}:
-        graph = {file: imported for file, imported in graph.items() if file not in free}
-    return sorted(graph)
-
-
 def test_every_file_is_in_a_room_and_every_room_has_files() -> None:
     assert {room(file) for file in files(ROOT).values()} == set(ROOMS)
 
@@ -172,6 +53,11 @@ def test_no_file_imports_from_a_room_above() -> None:
 
 def test_no_file_imports_itself_through_others() -> None:
     assert circles(ROOT) == []
+
+
+def test_picture_shows_the_rooms_as_they_are() -> None:
+    picture = (ROOT / "docs/pictures/rooms.svg").read_text()
+    assert picture == rooms.picture(ROOT), "python -m tests.support.rooms draws it anew"
 
 
 def test_nothing_else_lies_loose() -> None:
@@ -186,13 +72,7 @@ def test_no_folder_is_too_full_to_be_surveyed() -> None:
 
 @pytest.mark.parametrize("name", ["pytest", "pluggy"])
 def test_rooms_that_do_without_pytest(name: str) -> None:
-    modules = files(ROOT)
-    found = {
-        room(file)
-        for file in modules.values()
-        for each in imports(ROOT, file, modules)
-        if each.module.partition(".")[0] == name
-    }
+    found = {room(each.file) for each in all_imports(ROOT) if each.module.partition(".")[0] == name}
     assert found - {*KNOW_PYTEST} == set()
 
 
@@ -200,10 +80,9 @@ def test_vm_knows_nothing_of_the_project() -> None:
     """It boots kernels for anyone; `vm/guest/preload.py` names in strings what guests preload."""
     modules = files(ROOT)
     outside = [
-        f"{file} imports {each.module}"
-        for file in modules.values()
-        if file.startswith("vm/")
-        for each in imports(ROOT, file, modules)
+        f"{each.file} imports {each.module}"
+        for each in all_imports(ROOT)
+        if each.file.startswith("vm/")
         if each.module.partition(".")[0] == "pytest_bpflink"
         if not modules[each.module].startswith("vm/")
     ]
@@ -213,11 +92,9 @@ def test_vm_knows_nothing_of_the_project() -> None:
 @pytest.mark.parametrize("name", ["_pytest", "xdist", "execnet"])
 def test_insides_of_others_are_named_in_three_files(name: str) -> None:
     """Type checkers may see them elsewhere."""
-    modules = files(ROOT)
     found = {
-        file
-        for file in modules.values()
-        for each in imports(ROOT, file, modules)
+        each.file
+        for each in all_imports(ROOT)
         if each.module.partition(".")[0] == name and not each.is_for_types
     }
     assert found - {*INSIDES} == set()
