@@ -41,8 +41,6 @@ _REQUIREMENTS = {
 }
 
 
-_SEVERITIES = ("error", "warn", "off")
-
 _ALLOWANCES = (
     "allow_leak: may leave links, programs and maps behind",
     "allow_dmesg(*regexes): the kernel may log splats that match one of these expressions",
@@ -51,39 +49,6 @@ _ALLOWANCES = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options; `docs` and the README list them in this order."""
-    links = parser.getgroup("bpflink", "BPF links")
-    links.addoption(
-        "--bpf-libbpf",
-        metavar="SPEC[,SPEC...]",
-        help="The libbpf to use: system (default), a path to a shared object or to a source tree of"
-        " libbpf or the kernel, a release (1.7, 1.7.0) or newest, built from the distribution's"
-        " source package; with several, separated by commas, each test runs with each",
-    )
-    parser.addini("bpflink_libbpf", "The default of --bpf-libbpf", default="system")
-    links.addoption(
-        "--bpf-strict",
-        action="store_true",
-        help="Fail tests of features that this kernel or libbpf lacks, instead of skipping them",
-    )
-    links.addoption(
-        "--bpf-native-all",
-        action="store_true",
-        help="On the running kernel, run even tests that can crash it or change the whole machine",
-    )
-    links.addoption(
-        "--bpf-leaks",
-        choices=_SEVERITIES,
-        help="Report links, programs and maps that a test leaves behind as an error of its teardown"
-        " (default), as a warning, or not at all",
-    )
-    parser.addini("bpflink_leaks", "The default of --bpf-leaks", default="error")
-    links.addoption(
-        "--bpf-dmesg",
-        choices=_SEVERITIES,
-        help="Report a WARNING, BUG, oops, lockdep, KASAN or RCU-stall splat of the kernel as an"
-        " error of the test that ran then (default), as a warning, or not at all",
-    )
-    parser.addini("bpflink_dmesg", "The default of --bpf-dmesg", default="error")
     options.add(parser)
 
 
@@ -146,9 +111,9 @@ def _usual_basetemp_is_anothers() -> bool:
 def _configure_watching(config: pytest.Config) -> None:
     for name in ("leaks", "dmesg"):
         value = getattr(config.option, f"bpf_{name}") or config.getini(f"bpflink_{name}")
-        if value not in _SEVERITIES:
+        if value not in options.SEVERITIES:
             raise pytest.UsageError(
-                f"bpflink_{name} = {value}: choose from {', '.join(_SEVERITIES)}"
+                f"bpflink_{name} = {value}: choose from {', '.join(options.SEVERITIES)}"
             )
         setattr(config.option, f"bpf_{name}", value)
     if config.getoption("tx", None) and config.option.bpf_dmesg != "off":
@@ -189,7 +154,7 @@ def _stands_on() -> list[str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Choose the libbpf, and remove what sessions left that were killed."""
-    _choose_libbpf(session.config)
+    libbpfs.use_chosen(session.config)
     if is_in_guest(session.config):
         return
 
@@ -206,31 +171,6 @@ def _complain(config: pytest.Config, what: str) -> None:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:  # workers have none, and the controller has swept before them
         reporter.write_line(f"bpflink: {what}", yellow=True)
-
-
-def _choose_libbpf(config: pytest.Config) -> None:
-    specs, directory = libbpfs.asked_for(config)
-    if len(specs) > 1:
-        # Each worker has one of them.
-        return
-    (spec,) = specs
-    config.option.bpf_libbpf = spec
-    if spec == "system":
-        return
-    # After that test, for it costs what others don't owe.
-    from pytest_bpflink.binding import libbpf
-    from pytest_bpflink.building import libbpf_choice, libbpf_library
-    from pytest_bpflink.session.terminal import Progress
-
-    progress = Progress(config)
-    try:
-        chosen = libbpf_choice.choose(spec, progress, directory=directory)
-        libbpf.use(chosen)
-    except (libbpf_library.LibbpfError, RuntimeError) as error:
-        raise pytest.UsageError(f"--bpf-libbpf {spec}: {error}") from None
-    finally:
-        progress.done()
-    config.option.bpf_libbpf = chosen
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,4 +1,4 @@
-"""The options of runs on other kernels: what they are called, and which values make sense."""
+"""The options of the plugin: what they are called, and which values make sense."""
 
 from __future__ import annotations
 
@@ -21,8 +21,53 @@ INI_OPTION = "bpflink_kernels"
 REPORT_ENDINGS = (".html", ".md", ".json")
 
 
+#: The values of --bpf-leaks and --bpf-dmesg.
+SEVERITIES = ("error", "warn", "off")
+
+
 def add(parser: pytest.Parser) -> None:
-    """Add them; `docs` and the README list them in this order."""
+    """Add the options; `docs` and the README list them in this order."""
+    _add_options_of_links(parser)
+    _add_options_of_kernels(parser)
+
+
+def _add_options_of_links(parser: pytest.Parser) -> None:
+    links = parser.getgroup("bpflink", "BPF links")
+    links.addoption(
+        "--bpf-libbpf",
+        metavar="SPEC[,SPEC...]",
+        help="The libbpf to use: system (default), a path to a shared object or to a source tree of"
+        " libbpf or the kernel, a release (1.7, 1.7.0) or newest, built from the distribution's"
+        " source package; with several, separated by commas, each test runs with each",
+    )
+    parser.addini("bpflink_libbpf", "The default of --bpf-libbpf", default="system")
+    links.addoption(
+        "--bpf-strict",
+        action="store_true",
+        help="Fail tests of features that this kernel or libbpf lacks, instead of skipping them",
+    )
+    links.addoption(
+        "--bpf-native-all",
+        action="store_true",
+        help="On the running kernel, run even tests that can crash it or change the whole machine",
+    )
+    links.addoption(
+        "--bpf-leaks",
+        choices=SEVERITIES,
+        help="Report links, programs and maps that a test leaves behind as an error of its teardown"
+        " (default), as a warning, or not at all",
+    )
+    parser.addini("bpflink_leaks", "The default of --bpf-leaks", default="error")
+    links.addoption(
+        "--bpf-dmesg",
+        choices=SEVERITIES,
+        help="Report a WARNING, BUG, oops, lockdep, KASAN or RCU-stall splat of the kernel as an"
+        " error of the test that ran then (default), as a warning, or not at all",
+    )
+    parser.addini("bpflink_dmesg", "The default of --bpf-dmesg", default="error")
+
+
+def _add_options_of_kernels(parser: pytest.Parser) -> None:
     kernels = parser.getgroup("bpflink-kernels", "BPF links on other kernels")
     kernels.addoption(
         "--kernel",

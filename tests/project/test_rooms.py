@@ -38,6 +38,17 @@ INSIDES = (
     "pytest_bpflink/session/xdist_worker.py",
 )
 
+#: The modules behind the public API that selftests may import; selftests/__init__.py says what for.
+BEHIND_THE_API = {
+    "pytest_bpflink.binding.btf",
+    "pytest_bpflink.binding.kernel_btf",
+    "pytest_bpflink.binding.libbpf",
+    "pytest_bpflink.binding.opts",
+    "pytest_bpflink.errors",
+    "pytest_bpflink.features.probing",
+    "pytest_bpflink.session.requirements",
+}
+
 LOOSE = {"__init__.py", "cli.py", "errors.py", "fixtures.py", "plugin.py"}
 
 MOST_MODULES = 20
@@ -87,6 +98,17 @@ def test_vm_knows_nothing_of_the_project() -> None:
         if not modules[each.module].startswith("vm/")
     ]
     assert outside == []
+
+
+def test_selftests_use_the_public_api_as_anyone_s_tests_do() -> None:
+    behind = {
+        each.module
+        for each in all_imports(ROOT)
+        if each.file.startswith("selftests/")
+        if each.module.startswith("pytest_bpflink.")
+        if not each.module.startswith("pytest_bpflink.selftests")
+    }
+    assert behind == BEHIND_THE_API
 
 
 @pytest.mark.parametrize("name", ["_pytest", "xdist", "execnet"])
