@@ -1,21 +1,21 @@
-# `make demo` and `make test` install what they need; what they need before is in the README.
+# `make demo` and `make test` install packages; the README lists what must be there before.
 
 export PYTHON ?= python3
-# openssh-server for the tests of --kernel-host (on a machine of one's own it would start a service),
-# chromium for those of reports, fish and zsh for those of completion, zstd for those of compressed
-# kernels; they are skipped without.
+# Further Debian packages, without which some tests are skipped: openssh-server for --kernel-host
+# (on your own machine it would start a service), chromium for reports, fish and zsh for completion,
+# zstd for compressed kernels.
 TEST_PACKAGES ?=
 export KERNELS ?= 5.10,6.1,6.12,7.2
-# As --bpf-libbpf has it. Links that are newer than the newest libbpf of the distribution need one from
-# a kernel's sources: LIBBPF=../linux-7.3.
+# A SPEC of --bpf-libbpf. Link types that are newer than the distribution's newest libbpf need the libbpf
+# of a kernel's sources: LIBBPF=../linux-7.3.
 LIBBPF ?= newest
 
 .PHONY: help prepare demo test conformance lint docs bench clean link-types
 
-help: ## Show this
+help: ## Show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /    make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
-prepare: ## Install what is missing: Debian packages, and a virtual environment in .venv
+prepare: ## Install missing Debian packages, and the project in .venv
 	@tools/prepare
 
 demo: prepare ## See two of the kernel's selftests pass on this kernel, and on Linux 6.1 in a VM
@@ -41,11 +41,11 @@ lint: prepare ## Check the code without running it
 docs: prepare ## Build the documentation in build/docs, with warnings as errors
 	@.venv/bin/tox -e docs
 
-bench: ## Measure what fixtures, link operations and guests cost, in ten minutes
+bench: ## Measure the cost of fixtures, link operations and guests, in ten minutes
 	@tools/prepare bpftool udev
 	@tools/python bench/bench_fixtures.py
 	@.venv/bin/python bench/bench_guests.py
 
-clean: ## Remove what was made here; kernels stay in the cache
+clean: ## Remove .venv and everything that was built here; kernels stay in the cache
 	rm -rf .venv .tox build dist .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -exec rm -rf {} +

@@ -1,9 +1,9 @@
-"""What fixtures and operations cost on the running kernel, beside the same through bpftool.
+"""Measures fixtures and link operations on the running kernel, and the same with bpftool.
 
     python bench/bench_fixtures.py
 
-Prints medians; needs root and bpftool. Nothing here is a test: times depend on the machine and on
-what else it does, and are for comparing with each other.
+Prints medians; needs root and bpftool. Nothing here is a test: times depend on the machine and its
+load, so compare only times of one run.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 SOURCE = Path(__file__).resolve().parent.parent / "selftests/progs/cgroup_egress.bpf.c"
 
 ROUNDS = 30  # with bpftool
-ROUNDS_EACH = 10  # of ours for one with bpftool
+ROUNDS_EACH = 10  # with the bindings, in each round with bpftool
 LINKS = 500
 SESSION_TESTS = 1000
 IMPORT_RUNS = 15
 
-# operation: what corresponds to it, and where that is not quite the same.
+# Operation of the bindings: the nearest command of bpftool, and how it differs.
 BPFTOOL = {
     "load": "prog loadall, which pins too",
-    "attach": "cgroup attach: it makes no cgroup links, this is the legacy attachment",
+    "attach": "cgroup attach: a legacy attachment, as bpftool makes no cgroup links",
     "pin": "link pin id",
     "open": "link show pinned",
     "list all": "link show",
@@ -49,11 +49,11 @@ BPFTOOL = {
     "update from old": "none",
     "unpin": "none (rm)",
     "detach": "link detach id",
-    "destroy": "cgroup detach, of the legacy attachment",
+    "destroy": "cgroup detach of the legacy attachment",
     "close object": "none (rm)",
 }
 
-# What the tests of a session ask for.
+# The fixtures that the tests of a session ask for.
 FIXTURES = {
     "nothing": (),
     "cgroup": ("cgroup",),
@@ -75,8 +75,8 @@ def loaded(bpf_object):
 def attached(loaded, cgroup, bpf_link):
     return bpf_link(loaded.program("egress"), cgroup)
 
-# As many fixtures, of the same scopes and dependencies, that do nothing: pytest keeps something of
-# each test and fixture for as long as the session lives, and that is not the plugin's.
+# The same number of fixtures, with the same scopes and dependencies, that do nothing. pytest keeps
+# some memory for each test and fixture until the session ends; that memory is not the plugin's.
 
 @pytest.fixture(scope="session")
 def empty_privileges(): pass
@@ -130,13 +130,13 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def __call__(self, operation: str) -> Iterator[None]:
-        """Time the length of a `with` block."""
+        """Time a `with` block."""
         began = time.perf_counter()
         yield
         self._times[operation].append((time.perf_counter() - began) * 1e6)
 
     def median(self, operation: str) -> float | None:
-        """Return the median, None for what was never done."""
+        """Return the median of an operation's times, None if it was never timed."""
         times = self._times.get(operation)
         return median(times) if times else None
 
@@ -159,10 +159,10 @@ def main() -> None:
 
 
 def measure_operations() -> tuple[Stopwatch, Stopwatch]:
-    """Lead links through their lives, by turns with the bindings and with bpftool."""
+    """Time the life of links, with the bindings and with bpftool in turn."""
     ours, theirs = Stopwatch(), Stopwatch()
     built = object_of(SOURCE)
-    estate = Estate.found()  # should this process be killed, the next session cleans up
+    estate = Estate.found()  # if this process is killed, the next session cleans up
     cgroup = Cgroup(estate.make_cgroup())
     directory = estate.directory / "bpffs"
     directory.mkdir()
@@ -180,7 +180,7 @@ def measure_operations() -> tuple[Stopwatch, Stopwatch]:
 
 @contextlib.contextmanager
 def many_links(count: int) -> Iterator[None]:
-    """Have that many links, by fifty on a cgroup, which takes 64."""
+    """Make COUNT links, fifty on each cgroup, which takes 64 at most."""
     estate = Estate.found()
     cgroup = Cgroup(estate.make_cgroup())
     try:
@@ -197,7 +197,7 @@ def many_links(count: int) -> Iterator[None]:
 
 
 def live_with_bindings(watch: Stopwatch, built: Path, cgroup: Cgroup, bpffs: BpfFs) -> None:
-    """Lead a link through all that can be done with it."""
+    """Time each operation on a link and its object."""
     pin = bpffs / "link"
     with watch("load"):
         loaded = Object.open(built).load()
@@ -227,7 +227,7 @@ def live_with_bindings(watch: Stopwatch, built: Path, cgroup: Cgroup, bpffs: Bpf
 
 
 def live_with_bpftool(watch: Stopwatch, built: Path, cgroup: Cgroup, bpffs: BpfFs) -> None:
-    """Do the same with bpftool, as far as it goes."""
+    """Time the operations that bpftool has."""
     programs, pin = bpffs / "programs", bpffs / "link"
     hook = (cgroup.path, "cgroup_inet_egress", "pinned", programs / "egress")
     with watch("load"):
@@ -256,7 +256,7 @@ def bpftool(*arguments: object) -> None:
 
 
 def print_operations(ours: Stopwatch, theirs: Stopwatch) -> None:
-    """Print what each operation costs."""
+    """Print the time of each operation."""
     rows = [
         (name, number(ours.median(name)), number(theirs.median(name)), ratio, note)
         for name, note in BPFTOOL.items()
@@ -266,7 +266,7 @@ def print_operations(ours: Stopwatch, theirs: Stopwatch) -> None:
 
 
 def print_many() -> None:
-    """Print what showing many links costs, with those who hold them."""
+    """Print how long it takes to show many links with their holders."""
     command = str(Path(sys.executable).with_name("bpflink"))
     shown = {
         "bpflink links": [command, "links"],
@@ -286,7 +286,7 @@ def print_many() -> None:
 
 
 def measure_fixtures() -> dict[str, tuple[float, float]]:
-    """Return set-up and teardown of tests with each fixture, less those of a test with none."""
+    """Return the set-up and teardown time of each fixture, beyond a test without fixtures."""
     measured = {}
     for name, fixtures in FIXTURES.items():
         phases = list(run_session(fixtures, tests=200)["phases"].values())
@@ -295,7 +295,7 @@ def measure_fixtures() -> dict[str, tuple[float, float]]:
 
     def beyond(name: str, *others: tuple[float, float]) -> tuple[float, float]:
         setup, teardown = measured[name]
-        # What `others` have in common with a test with nothing is taken off once only.
+        # Each of `others` includes the time of a test without fixtures: subtract that once only.
         setup -= sum(other[0] - base[0] for other in others) + base[0]
         teardown -= sum(other[1] - base[1] for other in others) + base[1]
         return setup, teardown
@@ -310,7 +310,7 @@ def measure_fixtures() -> dict[str, tuple[float, float]]:
 
 
 def print_fixtures(*, ours: dict[str, tuple[float, float]], theirs: Stopwatch) -> None:
-    """Print what each fixture costs; bpftool's are its nearest operations."""
+    """Print the time of each fixture, and of the nearest operation of bpftool."""
     bpftools = {
         "bpf_object": (theirs.median("load"), None),
         "bpf_link": (theirs.median("attach"), theirs.median("destroy")),
@@ -333,12 +333,12 @@ def print_fixtures(*, ours: dict[str, tuple[float, float]], theirs: Stopwatch) -
 
 
 def print_session() -> None:
-    """Print what one test costs in a long session, and how the process grows over it."""
+    """Print the time of a test in a long session, and how much the session grows."""
     rows = []
     for name in ("nothing", "four empty ones", "all four"):
         measured = run_session(FIXTURES[name], tests=SESSION_TESTS)
         per_test = median(sum(phases) for phases in measured["phases"].values())
-        # By the hundredth test every cache is warm; after the last one the session's fixtures go.
+        # At the hundredth test every cache is warm; after the last test the session's fixtures end.
         (rss, descriptors), (last_rss, last_descriptors) = (measured["states"][i] for i in (99, -2))
         rows.append(
             (
@@ -349,12 +349,12 @@ def print_session() -> None:
             )
         )
     print(f"{SESSION_TESTS} tests in one session. Target: a test in under 5 ms; no growth beyond")
-    print("what pytest keeps of as many fixtures that do nothing")
+    print("the memory that pytest keeps for the same number of fixtures that do nothing")
     print_table(("fixtures", "a test", "memory", "descriptors"), rows)
 
 
 def run_session(fixtures: Sequence[str], *, tests: int) -> Any:
-    """Run pytest on as many tests with these fixtures, and return what the conftest measured."""
+    """Run pytest on TESTS tests with these fixtures, and return what the conftest measured."""
     with tempfile.TemporaryDirectory(prefix="bpflink-bench-") as directory:
         Path(directory, "pytest.ini").write_text("[pytest]\n")
         Path(directory, "conftest.py").write_text(CONFTEST)
@@ -375,11 +375,11 @@ def run_pytest(directory: str, *arguments: str) -> None:
     subprocess.run(command, cwd=directory, env=environment, check=True, stdout=subprocess.DEVNULL)
 
 
-# What a session that uses nothing of the plugin pays for its being installed.
+# The cost of the installed plugin in a session that does not use it.
 
 
 def print_import() -> None:
-    """Print what a session of one empty test takes with and without the plugin."""
+    """Print the processor time of a session of one empty test, with and without the plugin."""
     variants = {
         "-q": (("-q",), ("-q", "-p", "no:bpflink")),
         "with its header": ((), ("-p", "no:bpflink")),
@@ -399,8 +399,8 @@ def print_import() -> None:
         rows.append(
             (name, f"{with_it:.1f} ms", f"{without:.1f} ms", f"{with_it - without:+.1f} ms")
         )
-    print("A session of one test that uses none of it, in processor time. Target: 10 ms more")
-    print_table(("session", "with it", "without", "more"), rows)
+    print("Processor time of a session of one test without use of the plugin. Target: 10 ms more")
+    print_table(("session", "with plugin", "without", "more"), rows)
 
 
 def processor_time(directory: str, *arguments: str) -> float:
@@ -415,17 +415,17 @@ def processor_time(directory: str, *arguments: str) -> float:
 
 
 def number(value: float | None) -> str:
-    """Show microseconds, or that there is nothing to show."""
+    """Show microseconds, or `-` for None."""
     return "-" if value is None else f"{value:.0f}"
 
 
 def times(ours: float | None, theirs: float | None) -> str:
-    """Show how many times ours goes into theirs."""
+    """Show THEIRS as a multiple of OURS, or `-` if one is missing."""
     return "-" if not ours or not theirs else f"{theirs / ours:.0f}x"
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows below their heads: the first column to the left, numbers to the right."""
+    """Print rows below their heads: the first column aligned left, numbers aligned right."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     for row in (heads, *rows):
         first, *rest = row

@@ -1,10 +1,10 @@
-"""What guests cost: restored, booted, as virtme-ng has them, and none at all, side by side.
+"""Measures guests: warm ones, cold ones, virtme-ng's plain ones, and runs without a guest.
 
     python bench/bench_guests.py [--rounds 5] [KERNEL...]
 
-Prints medians, each with its ratio to the first of its table, and what disk and memory hold. Needs
-kernels in the store (the first of those named is used for what takes one). Nothing here is a test:
-times depend on the machine and on what else it does, and are for comparing with each other.
+Prints medians, each with its ratio to the first of its table, and the size of guests on disk and in
+memory. Needs the named kernels in the store; most rows use the first one only. Nothing here is a
+test: times depend on the machine and its load, so compare only times of one run.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ import pytest
 def test_trivial(number): pass
 """
 
-# Items that have a guest each.
+# The number of items in the row in which each item has a guest of its own.
 FRESH = 40
 
 SELFTESTS = Path(__file__).resolve().parent.parent / "selftests"
 
-# A project of some size: modules, tests in each of them, and assertions in each test.
+# The size of a project: modules, tests in each module, and assertions in each test.
 MODULES, FUNCTIONS, ASSERTIONS = 20, 25, 8
 
-# Reports, on its last line, the seconds from a worker's being there to its having collected.
+# Prints, as the run's last line, how many seconds a worker took from its start to its collection.
 COLLECTION = """
 import time
 
@@ -73,8 +73,8 @@ def pytest_unconfigure():
 
 
 def main() -> None:
-    """Measure, and print a table."""
-    parser = argparse.ArgumentParser(description="What guests cost")
+    """Measure, and print tables."""
+    parser = argparse.ArgumentParser(description="Measure guests")
     parser.add_argument("kernels", nargs="*", default=KERNELS)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
@@ -87,7 +87,7 @@ def main() -> None:
         first_use(bench, options.kernels)
         guests = Table("a guest", options.rounds)
         guests.row("vng -- true", bench.vng)
-        guests.row("warm: first line of Python on the host's root", bench.first_line)
+        guests.row("warm: until Python runs on the host's root", bench.first_line)
         guests.row("bpflink vm -- uname -r", bench.command)
         guests.row("building the image", bench.build_image)
         sessions(Table("20 tests", options.rounds), bench, options.kernels)
@@ -96,25 +96,25 @@ def main() -> None:
 
 def sessions(table: Table, bench: Bench, specs: list[str]) -> None:
     """Measure runs of pytest."""
-    table.row("natively", bench.session)
+    table.row("on the running kernel", bench.session)
     for guest in ("warm", "cold", "plain"):
         table.row(guest, partial(bench.session, "--kernel", specs[0], "--kernel-guest", guest))
     table.row(f"warm, on each of {len(specs)} kernels", partial(bench.session, *on(specs)))
     fresh = partial(bench.session, *on(specs[:1]), "--kernel-fresh", tests=FRESH)
-    table.row(f"warm, {FRESH} tests with a guest each: per test", fresh, parts=FRESH)
+    table.row(f"warm, {FRESH} tests, a guest for each: per test", fresh, parts=FRESH)
     selftests = partial(bench.beyond_tests, *on(specs))
     table.row(f"warm, selftests on {len(specs)} kernels: beyond the tests", selftests)
     bench.write_project()
-    table.row(f"warm, {bench.lines} lines in {MODULES} modules: collected", bench.collection)
+    table.row(f"warm, {bench.lines} lines in {MODULES} modules: to collect", bench.collection)
 
 
 def on(specs: list[str]) -> list[str]:
-    """Return the arguments that have pytest run on these kernels."""
+    """Return the arguments of pytest for these kernels."""
     return ["--kernel", ",".join(specs)]
 
 
 class Table:
-    """Rows of medians; the first is what the others are compared with."""
+    """Rows of medians, each with its ratio to the first row's."""
 
     def __init__(self, title: str, rounds: int) -> None:
         self._rounds = rounds
@@ -122,9 +122,9 @@ class Table:
         print(f"\n{title:50} {'median':>8}    {'ratio':>6}  (range)")
 
     def row(self, what: str, run: Callable[[], float | None], *, parts: int = 1) -> None:
-        """Print the median of several runs, after one that does not count.
+        """Print the median time of several runs, after one that does not count.
 
-        A run that returns seconds has measured what is asked for itself.
+        If RUN returns seconds, these are its time; otherwise its whole call is timed.
         """
         run()
         times = []
@@ -180,11 +180,11 @@ class Bench:
             stderr=subprocess.PIPE,
         ) as guest:
             if guest.wait():
-                # It leaves its devices to the host's udev, the port for the status among them.
+                # vng leaves its devices, such as the port for the exit status, to the host's udev.
                 raise SystemExit(f"vng -- true: {guest.returncode}: apt-get install udev")
 
     def first_line(self) -> float:
-        """Return the seconds up to the point where a guest's Python runs, on the host's root."""
+        """Return the seconds until a guest's Python runs, on the host's root."""
         with self.machine() as machine:
             began = time.perf_counter()
             machine.start()
@@ -192,7 +192,7 @@ class Bench:
             return time.perf_counter() - began
 
     def command(self) -> None:
-        """Run a command in a guest, as the user does."""
+        """Run a command in a guest by `bpflink vm`."""
         self._run("pytest_bpflink.cli", "vm", self.kernel.spec, "--", "uname", "-r")
 
     def session(self, *arguments: str, tests: int = 20) -> None:
@@ -200,7 +200,7 @@ class Bench:
         self._run("pytest", "-q", "-p", "no:cacheprovider", f"test_{tests}.py", *arguments)
 
     def beyond_tests(self, *arguments: str) -> float:
-        """Return the seconds that a run of selftests took beside what the tests themselves took."""
+        """Return how many seconds a run of selftests took longer than the tests themselves."""
         report = self._directory / "report.json"
         tests = [str(SELFTESTS / f"test_{name}.py") for name in ("link_pinning", "cgroup_link")]
         began = time.perf_counter()
@@ -213,7 +213,7 @@ class Bench:
         return taken - max(by_kernel.values())
 
     def write_project(self) -> None:
-        """Write tests as a project has them."""
+        """Write the tests of a project of that size."""
         asserted = [f"    assert number + {each} > {each}" for each in range(ASSERTIONS)]
         module = "".join(
             "\n".join([f"def test_{each}():", f"    number = {each} + 1", *asserted, "\n"])
@@ -231,7 +231,7 @@ class Bench:
         return float(self._run("pytest", *options, directory=self._project).splitlines()[-1])
 
     def _run(self, *module: str, directory: Path | None = None) -> str:
-        # Where Python may keep what it compiles, as is usual.
+        # Let Python keep compiled modules, as it does by default.
         environment = {
             name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
         }
@@ -246,13 +246,13 @@ class Bench:
         ).stdout
 
     def build_image(self) -> None:
-        """Make the image of a guest from nothing."""
+        """Build the image of a guest, with an empty cache."""
         with tempfile.TemporaryDirectory() as directory:
             needed = inventory.take(sys.executable, os.environ, cache=Path(directory))
             guest_image.build(Path(directory) / "image", needed, modules=self._modules())
 
     def sizes(self) -> None:
-        """Print what an image takes."""
+        """Print the size of an image."""
         with tempfile.TemporaryDirectory() as directory:
             image = Path(directory) / "image"
             needed = inventory.take(sys.executable, os.environ, cache=Path(directory))
@@ -260,7 +260,7 @@ class Bench:
             print(f"{'a guest image':50} {image.stat().st_size / 1e6:8.1f} MB")
 
     def memory(self) -> None:
-        """Print what guests of one kernel take of the host's memory."""
+        """Print how much of the host's memory two guests of one kernel take."""
         with ExitStack() as stack:
             for number in (1, 2):
                 machine = stack.enter_context(self.machine())
@@ -291,7 +291,7 @@ class Bench:
 
 
 def first_use(bench: Bench, specs: list[str]) -> None:
-    """Save each kernel's guest in a cache of its own, one after the other."""
+    """Time the first use of each kernel, which saves a guest, in an empty cache."""
     kernel = bench.kernel
     with tempfile.TemporaryDirectory(prefix="bpflink-bench-") as cache, caching_in(cache):
         for spec in specs:
@@ -309,7 +309,7 @@ def first_use(bench: Bench, specs: list[str]) -> None:
 
 @contextmanager
 def caching_in(directory: str) -> Iterator[None]:
-    """Keep saves elsewhere, and kernels where they are."""
+    """Use DIRECTORY as the cache of saved guests, and keep the cache of kernels."""
     kernels = cache_root() / "kernels"
     (Path(directory) / "kernels").symlink_to(kernels)
     before = os.environ.get("BPFLINK_CACHE")

@@ -1,9 +1,9 @@
-"""What it takes to have the plugin installed: sizes, and what importing it costs.
+"""Measures the installed plugin: its size, its dependencies, and the time to import it.
 
     python bench/bench_install.py
 
-Builds the wheel. Nothing here is a test: times depend on the machine and on what else it does, and
-are for comparing with each other.
+Builds the wheel. Nothing here is a test: times depend on the machine and its load, so compare only
+times of one run.
 """
 
 from __future__ import annotations
@@ -23,21 +23,25 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = 25
 
-# What somebody imports, and what for.
+# The code whose import is timed, by the label that is printed.
 IMPORTS = {
     "nothing": "pass",
     "pytest": "import pytest",
     "pytest and the plugin": "import pytest, pytest_bpflink.plugin",
-    "and its fixtures": "import pytest, pytest_bpflink.plugin, pytest_bpflink.fixtures",
+    "pytest, the plugin and its fixtures": (
+        "import pytest, pytest_bpflink.plugin, pytest_bpflink.fixtures"
+    ),
     "pytest_bpflink": "import pytest_bpflink",
-    "from it Link": "from pytest_bpflink import Link",
-    "and load libbpf": "from pytest_bpflink import Link; from pytest_bpflink.binding import libbpf;"
-    " libbpf.version()",
+    "Link from pytest_bpflink": "from pytest_bpflink import Link",
+    "Link, and libbpf loaded": (
+        "from pytest_bpflink import Link;"
+        " from pytest_bpflink.binding import libbpf; libbpf.version()"
+    ),
 }
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure, and print tables."""
     with tempfile.TemporaryDirectory(prefix="bpflink-bench-") as directory:
         sizes(build(Path(directory)))
     dependencies()
@@ -54,29 +58,29 @@ def build(directory: Path) -> Path:
 
 
 def sizes(wheel: Path) -> None:
-    """Print what the wheel takes, packed and unpacked."""
+    """Print the size of the wheel, packed and unpacked."""
     files = zipfile.ZipFile(wheel).infolist()
     objects = [file for file in files if file.filename.endswith(".bpf.o")]
     show("the wheel", wheel.stat().st_size)
     show(f"installed, {len(files)} files", sum(file.file_size for file in files))
-    show(f"of that {len(objects)} BPF objects", sum(file.file_size for file in objects))
+    show(f"of these {len(objects)} BPF objects", sum(file.file_size for file in objects))
 
 
 def dependencies() -> None:
-    """Print what comes with it: what it requires, and what its extras do beyond that."""
+    """Print the size of the plugin's dependencies, and of each extra's further dependencies."""
     before: set[str] = set()
     extras = metadata.metadata("pytest-bpflink").get_all("Provides-Extra") or []
     for extra in ("", *(extra for extra in extras if extra != "dev")):
         needed = required("pytest-bpflink", extra)
         new = needed - before - {"pytest-bpflink"}
         before |= new
-        title = f"with [{extra}] also" if extra else "its dependencies"
+        title = f"further with [{extra}]" if extra else "dependencies"
         show(f"{title}: {', '.join(sorted(new))}", sum(map(installed_size, new)))
     print()
 
 
 def required(name: str, extra: str = "") -> set[str]:
-    """Return a distribution and all that it requires."""
+    """Return a distribution and all that it requires, directly or not."""
     found = {name}
     for line in metadata.requires(name) or []:
         requirement = Requirement(line)
@@ -86,13 +90,13 @@ def required(name: str, extra: str = "") -> set[str]:
 
 
 def installed_size(name: str) -> int:
-    """Return the bytes of a distribution's files, without what Python compiles of them."""
+    """Return the size of a distribution's files in bytes, without compiled modules (.pyc)."""
     files = (Path(str(file.locate())) for file in metadata.files(name) or [])
     return sum(file.stat().st_size for file in files if file.exists() and file.suffix != ".pyc")
 
 
 def imports() -> None:
-    """Print what Python takes to import each, from compiled modules."""
+    """Print how long Python takes to run each of `IMPORTS`, from compiled modules."""
     times: dict[str, list[float]] = {name: [] for name in IMPORTS}
     for _ in range(RUNS):
         for name, code in IMPORTS.items():

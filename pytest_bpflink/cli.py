@@ -1,7 +1,7 @@
-"""The `bpflink` command: finds out which command is meant, and what came of it.
+"""The `bpflink` command: chooses the subcommand, runs it, and exits with its status.
 
-Commands are in `commands`, a module each. They are written with argparse, which is in the standard
-library and imported in 6 ms: a command in a warm guest takes half a second.
+Each subcommand is a module in `commands`. They use argparse, which is in the standard library and
+takes 6 ms to import: a command in a warm guest takes half a second.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ COMMANDS = ("doctor", "kernels", "vm", "links", "clean", "bisect", "completion")
 
 _EXIT_STATUSES = """\
 exit status:
-  0    it was done, or all is well
-  1    it could not be done, or the answer is no; what to do next is said
+  0    success
+  1    failure, or the answer is no; a message says what to do next
   2    wrong arguments
   130  interrupted
-'bpflink vm' has that of the command it ran: see its --help.
+'bpflink vm' exits with the status of the command that it ran: see its --help.
 """
 
-# Whoever read our output has closed it, as head does: what a shell says of SIGPIPE.
+# What a shell reports for SIGPIPE: the reader of our output closed it, as head does.
 _UNREAD = 141
 
 
 def main() -> NoReturn:
-    """Be the command, and end without taking apart what was imported: that takes up to 20 ms."""
+    """Run the command, and exit without Python's clean-up of modules, which takes up to 20 ms."""
     status = _run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
@@ -45,17 +45,17 @@ def main() -> NoReturn:
 def _run(given: list[str]) -> int:
     """Run the command that these arguments ask for."""
     if "_ARGCOMPLETE" in os.environ:
-        import argcomplete  # a shell asks, which `completion` has told how
+        import argcomplete  # a shell asks, by the code that `completion` printed
 
         argcomplete.autocomplete(_parser(COMMANDS))
-    # The others take 10 ms, and only --help and mistakes need them.
+    # Only --help and wrong arguments need all commands, whose import takes 10 ms.
     parser = _parser([name for name in COMMANDS if name in given[:1]] or COMMANDS)
-    # What follows is another program's, and may look like options.
+    # The words after -- belong to another program, and may look like our options.
     cut = given.index("--") if "--" in given else len(given)
     parsed = parser.parse_args(given[:cut])
     parsed.rest = given[cut + 1 :]
     if parsed.rest and not parsed.takes_rest:
-        say(f"'bpflink {parsed.name}' runs no other program: leave out -- and what follows")
+        say(f"'bpflink {parsed.name}' runs no other program: leave out -- and the words after it")
         return WRONG_USAGE
     try:
         status: int = parsed.run(parsed)
@@ -66,7 +66,7 @@ def _run(given: list[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Else Python complains when it flushes at its end.
+        # Otherwise Python complains when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _UNREAD
     return status

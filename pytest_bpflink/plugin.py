@@ -27,64 +27,28 @@ pytest_plugins = ["pytest_bpflink.fixtures", "pytest_bpflink.matrix.port_relay"]
 
 
 _REQUIREMENTS = {
-    "bpf_requires(*features, since, config, libbpf): needs what is probed by these names (link:tcx,"
-    " attach:TYPE, prog:netfilter, helper:NAME, kfunc:NAME); skipped on kernels older than since or"
-    " built without config, and with an older libbpf, else a failure where it is"
-    " absent": "bpf_requires",
-    'kernel(">=6.6"): runs on such kernels only': "kernel",
+    "bpf_requires(*features, since, config, libbpf): needs these features, which are probed"
+    " (link:tcx, attach:TYPE, prog:netfilter, helper:NAME, kfunc:NAME); if one is absent, the test"
+    " is skipped on kernels older than since or built without config, and with a libbpf older than"
+    " libbpf, and fails otherwise": "bpf_requires",
+    'kernel(">=6.6"): runs on matching kernels only': "kernel",
     "guest_only: can crash the kernel or changes the whole machine, so it runs in guests"
-    " (--kernel), and natively with --bpf-native-all only": "guest_only",
-    "kernel_bug(source): triggers a known bug of kernels, which counts as an expected failure where"
-    " the guest dies of it; otherwise as fresh_kernel": "kernel_bug",
+    " (--kernel), and on the running kernel only with --bpf-native-all": "guest_only",
+    "kernel_bug(source): triggers a known kernel bug, and is expected to fail if the bug kills the"
+    " guest; otherwise as fresh_kernel": "kernel_bug",
     "fresh_kernel: needs a kernel on which nothing ran before, so it has a guest of its own"
-    " (--kernel), and runs natively with --bpf-native-all only": "fresh_kernel",
+    " (--kernel), and runs on the running kernel only with --bpf-native-all": "fresh_kernel",
 }
 
 
-_SEVERITIES = ("error", "warn", "off")
-
 _ALLOWANCES = (
     "allow_leak: may leave links, programs and maps behind",
-    "allow_dmesg(*regexes): the kernel may log splats in which one of these is found",
+    "allow_dmesg(*regexes): the kernel may log splats that match one of these expressions",
 )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options; `docs` and the README list them in this order."""
-    links = parser.getgroup("bpflink", "BPF links")
-    links.addoption(
-        "--bpf-libbpf",
-        metavar="SPEC[,SPEC...]",
-        help="The libbpf to use: system (default), a path to a shared object or to a source tree of"
-        " libbpf or the kernel, a release (1.7, 1.7.0) or newest, built from the distribution's"
-        " source package; several by comma run each test with each",
-    )
-    parser.addini("bpflink_libbpf", "The default of --bpf-libbpf", default="system")
-    links.addoption(
-        "--bpf-strict",
-        action="store_true",
-        help="Fail tests of features that this kernel or libbpf lacks instead of skipping them",
-    )
-    links.addoption(
-        "--bpf-native-all",
-        action="store_true",
-        help="Run tests on this kernel that are meant for guests, since they can crash it or change"
-        " the whole machine",
-    )
-    links.addoption(
-        "--bpf-leaks",
-        choices=_SEVERITIES,
-        help="Make links, programs and maps that a test leaves behind an error of its teardown"
-        " (default), a warning, or nothing",
-    )
-    parser.addini("bpflink_leaks", "The default of --bpf-leaks", default="error")
-    links.addoption(
-        "--bpf-dmesg",
-        choices=_SEVERITIES,
-        help="Make a WARNING, BUG, oops, lockdep, KASAN or RCU-stall splat of the kernel an error"
-        " of the test that ran then (default), a warning, or nothing",
-    )
-    parser.addini("bpflink_dmesg", "The default of --bpf-dmesg", default="error")
     options.add(parser)
 
 
@@ -127,10 +91,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _usual_basetemp_is_anothers() -> bool:
-    """Tell whether pytest would fail for whose its directory for temporary ones is.
+    """Whether pytest would refuse its usual base directory for temporary files.
 
-    In a guest pytest is root, and what it sees in /tmp is the host's: that of the user it has the
-    environment of, or of the host's root, which only that may look at.
+    pytest refuses a directory of another user. In a guest it runs as root but sees the host's /tmp,
+    where `pytest-of-USER` may belong to the host's user, or to its root and be unreadable here.
     """
     if os.geteuid() or "PYTEST_DEBUG_TEMPROOT" in os.environ:
         return False
@@ -147,9 +111,9 @@ def _usual_basetemp_is_anothers() -> bool:
 def _configure_watching(config: pytest.Config) -> None:
     for name in ("leaks", "dmesg"):
         value = getattr(config.option, f"bpf_{name}") or config.getini(f"bpflink_{name}")
-        if value not in _SEVERITIES:
+        if value not in options.SEVERITIES:
             raise pytest.UsageError(
-                f"bpflink_{name} = {value}: choose from {', '.join(_SEVERITIES)}"
+                f"bpflink_{name} = {value}: choose from {', '.join(options.SEVERITIES)}"
             )
         setattr(config.option, f"bpf_{name}", value)
     if config.getoption("tx", None) and config.option.bpf_dmesg != "off":
@@ -159,12 +123,12 @@ def _configure_watching(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Say what the run stands on, where the tests are dealt out and so are not known here."""
+    """Show the header now if workers run the tests: here in the controller none is collected."""
     return _stands_on() if config.option.verbose >= 0 and config.getoption("tx", None) else []
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
-    """Say what the run stands on, where tests of BPF were collected: others don't pay for it."""
+    """Show the header after collection, and only if there are tests of BPF."""
     return _stands_on() if config.option.verbose >= 0 and _use_bpf(items) else []
 
 
@@ -190,7 +154,7 @@ def _stands_on() -> list[str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Choose the libbpf, and remove what sessions left that were killed."""
-    _choose_libbpf(session.config)
+    libbpfs.use_chosen(session.config)
     if is_in_guest(session.config):
         return
 
@@ -207,31 +171,6 @@ def _complain(config: pytest.Config, what: str) -> None:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:  # workers have none, and the controller has swept before them
         reporter.write_line(f"bpflink: {what}", yellow=True)
-
-
-def _choose_libbpf(config: pytest.Config) -> None:
-    specs, directory = libbpfs.asked_for(config)
-    if len(specs) > 1:
-        # Each worker has one of them.
-        return
-    (spec,) = specs
-    config.option.bpf_libbpf = spec
-    if spec == "system":
-        return
-    # After that test, for it costs what others don't owe.
-    from pytest_bpflink.binding import libbpf
-    from pytest_bpflink.building import libbpf_choice, libbpf_library
-    from pytest_bpflink.session.terminal import Progress
-
-    progress = Progress(config)
-    try:
-        chosen = libbpf_choice.choose(spec, progress, directory=directory)
-        libbpf.use(chosen)
-    except (libbpf_library.LibbpfError, RuntimeError) as error:
-        raise pytest.UsageError(f"--bpf-libbpf {spec}: {error}") from None
-    finally:
-        progress.done()
-    config.option.bpf_libbpf = chosen
 
 
 @pytest.hookimpl(tryfirst=True)

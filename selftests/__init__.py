@@ -2,11 +2,11 @@
 
 They use the public API, as anyone's tests would, and seven modules behind it:
 
-- `libbpf` and `options`, for calls that the API does not make: updates with wrong arguments,
-  programs attached without a link, the function that a program replaces, the file of an iterator;
-  and for the release of libbpf
-- `features`, for the probes, which are compared with what kernels do, and for comparing releases
-- `requirements`, to skip or fail a row that is absent as `bpf_requires` does for a feature
-- `btf` and `vmlinux`, for the kernel's own numbers of its functions and enumerators
+- `binding.libbpf` and `binding.opts`, for calls that the API does not make: updates with wrong
+  arguments, programs attached without a link, the function that a program replaces, the file of an
+  iterator; and for the release of libbpf
+- `features.probing`, for the probes, which are compared with kernels, and to compare releases
+- `session.requirements`, to skip or fail a row that is absent as `bpf_requires` does for a feature
+- `binding.btf` and `binding.kernel_btf`, for the kernel's own numbers of functions and enumerators
 - `errors`, for the names of errnos on the page on link types
 """

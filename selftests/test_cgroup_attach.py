@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import AttachFlags, AttachType, BpfError
-from pytest_bpflink.selftests.numbered import Hook, datagram_from, numbered
+from pytest_bpflink.selftests.support.numbered import Hook, datagram_from, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -27,7 +27,7 @@ from pytest_bpflink import (
     Program,
     eventually,
 )
-from pytest_bpflink.selftests.witness import PacketWitness, datagram_socket
+from pytest_bpflink.selftests.support.witness import PacketWitness, datagram_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable

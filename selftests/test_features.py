@@ -10,7 +10,7 @@ import pytest
 
 from pytest_bpflink import AttachFlags, AttachType, BpfError, LinkType
 from pytest_bpflink.features import probing
-from pytest_bpflink.selftests.numbered import Hook, datagram_from, numbered
+from pytest_bpflink.selftests.support.numbered import Hook, datagram_from, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

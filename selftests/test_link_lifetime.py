@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import BpfError, CgroupLinkInfo, DescriptorHolder, Link, eventually, link_ids
-from pytest_bpflink.selftests.stranger import (
+from pytest_bpflink.selftests.support.stranger import (
     CAP_BPF,
     CAP_SYS_ADMIN,
     as_stranger,
     with_capabilities,
 )
-from pytest_bpflink.selftests.witness import PacketWitness, SyscallWitness
+from pytest_bpflink.selftests.support.witness import PacketWitness, SyscallWitness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

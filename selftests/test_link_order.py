@@ -15,8 +15,8 @@ import pytest
 
 from pytest_bpflink import AttachFlags, BpfError
 from pytest_bpflink.selftests.conformance.network_stages import send_frame
-from pytest_bpflink.selftests.numbered import Hook, datagram_from, numbered
-from pytest_bpflink.selftests.witness import datagram_socket
+from pytest_bpflink.selftests.support.numbered import Hook, datagram_from, numbered
+from pytest_bpflink.selftests.support.witness import datagram_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

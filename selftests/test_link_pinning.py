@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import BpfError, DescriptorHolder, Link, PinHolder, eventually
-from pytest_bpflink.selftests.witness import SyscallWitness
+from pytest_bpflink.selftests.support.witness import SyscallWitness
 
 if TYPE_CHECKING:
     from collections.abc import Callable

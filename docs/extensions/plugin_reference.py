@@ -1,7 +1,7 @@
 """Sphinx directives that write the reference from the plugin: fixtures, options, the API, commands.
 
-What they show is what the plugin has, so that it can't fall behind. The tables are the README's,
-which a test holds against the plugin.
+So the reference can't fall behind the plugin. Its tables are the README's, which a test compares
+with the plugin.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 class _FromMarkdown(SphinxDirective):
-    """Puts Markdown that is made when pages are built into a page."""
+    """Puts Markdown into a page; the Markdown is made when pages are built."""
 
     has_content = False
     required_arguments = 0
@@ -40,18 +40,18 @@ class _FromMarkdown(SphinxDirective):
         return self.parse_text_to_nodes(self.markdown(), allow_section_headings=True)
 
     def markdown(self) -> str:
-        """Return what to show."""
+        """Return the Markdown."""
         raise NotImplementedError
 
 
 class ReadmeSection(_FromMarkdown):
-    """A section of the README, whose title is the argument, without that title."""
+    """The section of the README with the title given as argument, without this title."""
 
     required_arguments = 1
     final_argument_whitespace = True
 
     def markdown(self) -> str:
-        """Cut it out."""
+        """Cut the section out of the README."""
         section = README.read_text().partition(f"\n## {self.arguments[0]}\n")[2]
         if not section:
             raise self.error(f"the README has no section {self.arguments[0]!r}")
@@ -59,27 +59,27 @@ class ReadmeSection(_FromMarkdown):
 
 
 class Fixtures(_FromMarkdown):
-    """Every fixture, by its docstring."""
+    """Every fixture, with its docstring."""
 
     def markdown(self) -> str:
-        """Write a section for each."""
+        """Write a section for each fixture."""
         return "\n\n".join(
             f"## {name}\n\n*Scope: {scope}*\n\n{text}" for name, scope, text in _fixtures()
         )
 
 
 class Options(_FromMarkdown):
-    """Every option with its whole help, and what goes into the configuration."""
+    """Every option and every key of the configuration, with its whole help."""
 
     def markdown(self) -> str:
-        """Write a definition for each."""
+        """Write a definition for each option."""
         parser = _Recorder()
         plugin.pytest_addoption(parser)  # type: ignore[arg-type]
         return "\n\n".join(parser.entries)
 
 
 class Api(_FromMarkdown):
-    """Every public name by its docstring, module by module, below what the module is about."""
+    """Every public name with its docstring, by module, below the module's first paragraph."""
 
     def markdown(self) -> str:
         """Write a section for each module, with directives of autodoc."""
@@ -104,10 +104,10 @@ def _autodoc(name: str) -> str:
 
 
 class Commands(_FromMarkdown):
-    """Every command of `bpflink`, by what its --help shows."""
+    """Every command of `bpflink`, with its --help."""
 
     def markdown(self) -> str:
-        """Write a section for each."""
+        """Write a section for each command."""
         sections = []
         for name in cli.COMMANDS:
             shown = subprocess.check_output(
@@ -120,7 +120,7 @@ class Commands(_FromMarkdown):
 
 
 class _Recorder:
-    """Takes what a plugin gives to `pytest.Parser`, which has no public way to be read."""
+    """Stands in for `pytest.Parser`, which can't be read publicly, and records the options."""
 
     def __init__(self) -> None:
         self.entries: list[str] = []
@@ -142,7 +142,7 @@ class _Recorder:
 
 
 def _fixtures() -> Iterator[tuple[str, str, str]]:
-    """Yield name, scope and docstring of the public ones, in the order of the file."""
+    """Yield name, scope and docstring of the public fixtures, in the order of the file."""
     for name, value in vars(fixtures).items():
         if isinstance(value, pytest.FixtureDef) or name.startswith("_"):
             continue

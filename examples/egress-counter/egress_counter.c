@@ -1,12 +1,12 @@
 /*
  * egress-counter: counts the packets that leave a cgroup.
  *
- *     egress-counter run OBJECT CGROUP DIRECTORY    count, until SIGTERM or whatever ends it
+ *     egress-counter run OBJECT CGROUP DIRECTORY    start counting; end on SIGTERM or SIGINT
  *     egress-counter show DIRECTORY                 print the count
  *     egress-counter stop DIRECTORY                 stop counting
  *
  * DIRECTORY is in a BPF FS. The link and the map are pinned there, so that counting goes on while
- * the daemon is restarted, and a new daemon takes over what the old one left.
+ * the daemon restarts, and the new daemon takes over the link and the map of the old one.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -36,7 +36,7 @@ static int attach(struct bpf_program *program, int cgroup)
 	struct bpf_link *link;
 
 	if (!access(link_pin, F_OK)) {
-		/* Of the daemon before: this program takes the place of that one's. */
+		/* The link of the daemon before: this program replaces that daemon's program. */
 		link = bpf_link__open(link_pin);
 		return link ? bpf_link__update_program(link, program) : -1;
 	}
@@ -47,8 +47,8 @@ static int attach(struct bpf_program *program, int cgroup)
 #else
 
 /*
- * The bug. Attached without a link, the program stays whatever becomes of the daemon, next to the
- * one that the next daemon attaches; and nobody is left who could detach it.
+ * The bug. The program is attached without a link, so it stays when the daemon ends. The next
+ * daemon attaches another program next to it, and nobody detaches the first one any more.
  */
 static int attach(struct bpf_program *program, int cgroup)
 {
@@ -76,7 +76,7 @@ static int run(const char *object_path, const char *cgroup_path)
 	if (!object)
 		return fail(object_path);
 	map = bpf_object__find_map_by_name(object, "packets");
-	/* libbpf takes the map that is pinned there, if there is one, and else pins this one. */
+	/* libbpf reuses the map that is pinned there; if there is none, it pins this one. */
 	if (!map || bpf_map__set_pin_path(map, map_pin) || bpf_object__load(object))
 		return fail("load");
 	cgroup = open(cgroup_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

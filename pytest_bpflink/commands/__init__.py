@@ -1,1 +1,1 @@
-"""What `bpflink` can do, a module per command: `add` tells its arguments, and `run` does it."""
+"""The commands of `bpflink`, a module each: `add` defines its arguments, and `run` runs it."""

@@ -4,17 +4,18 @@
     bpflink bisect test_pin.py --kernel lts..newest -- -k raw_tp --bpf-libbpf newest
     bpflink bisect test_pin.py --kernel 6.12.90..6.12.117 --stored
 
-It goes over one kernel of each series from A to B, and where both are of one series over each
-release of that: of those that can be had, or with --stored of those that are here. A is tried
-first, then halves; what is missing is fetched. Of N kernels log2(N) + 2 are booted at most, and
-those that turn out to be of no use. What follows -- is pytest's.
+The search takes one kernel of each series from A to B; if A and B are of one series, it takes each
+release from A to B. It takes kernels from the store and from packages, and fetches them as needed;
+with --stored it takes kernels from the store only. It tries A first, then halves the range with
+each step. Words after -- are pytest's options.
 
-A kernel that does not boot, or can't be had after all, is left out. Where several tests are
-meant their outcomes count together. Interrupted, it tells how to go on from there.
+A kernel that does not boot, or can't be fetched after all, is left out. Of N kernels at most
+log2(N) + 2 are booted, plus those that are left out. If TEST means several tests, their outcomes
+count together. If the search is interrupted, it prints the command that continues it.
 
 exit status:
-  0    it was found
-  1    the outcome is the same on all that were tried, or no test could be run
+  0    the first kernel with another outcome was found
+  1    the outcome is the same on all kernels that were tried, or no test could be run
   130  interrupted
 """
 
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """A kernel that was tried, and what came of it."""
+    """A kernel that was tried, and the test's outcome on it."""
 
     spec: str
     release: str
@@ -56,19 +57,19 @@ class Step:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Tell the arguments."""
+    """Add the arguments."""
     parser.usage = "bpflink bisect [options] TEST --kernel A..B [-- PYTEST-OPTION...]"
-    parser.add_argument("test", metavar="TEST", help="A test as pytest names it, or a file of them")
+    parser.add_argument("test", metavar="TEST", help="The node id of a test, or a file of tests")
     kernels = parser.add_argument(
         "--kernel",
         required=True,
         type=_ends,
         metavar="A..B",
-        help="From which kernel to which: releases, lts, newest or oldest",
+        help="The first and the last kernel: releases, lts, newest or oldest",
     )
     kernels.completer = _complete  # type: ignore[attr-defined]
     parser.add_argument(
-        "--stored", action="store_true", help="Take the kernels that are here; fetch none"
+        "--stored", action="store_true", help="Take kernels from the store only; fetch none"
     )
     parser.add_argument("--json", action="store_true", help="Write JSON")
     parser.set_defaults(takes_rest=True)
@@ -96,12 +97,12 @@ def run(arguments: argparse.Namespace) -> int:
     elif found:
         _show_found(log, specs, *found)
     else:
-        show("\nthe outcome is the same on all that were tried")
+        show("\nthe outcome is the same on all kernels that were tried")
     return 0 if found else FAILED
 
 
 def _require_tools() -> None:
-    """Raise `CommandError` if no guest can be started, before kernels are fetched for that."""
+    """Raise `CommandError` if guests can't be started here, before any kernel is fetched."""
     from pytest_bpflink.commands import checks
 
     missing = [check for check in checks.vm_tools() if check.state == "missing"]
@@ -123,7 +124,7 @@ def _specs(arguments: argparse.Namespace) -> list[str]:
 
 
 class _Log:
-    """The kernels that were tried, as they come."""
+    """Tries kernels, shows the outcome on each, and keeps it."""
 
     def __init__(self, trial: Trial, show: Callable[[str], None]) -> None:
         self._trial, self._show = trial, show
@@ -145,9 +146,9 @@ class _Log:
         return outcome
 
     def narrowed(self, specs: Sequence[str]) -> tuple[str | None, str | None]:
-        """Return the last kernel that is known to be like the first one, and the first unlike it.
+        """Return the last kernel known to have the first one's outcome, and the first with another.
 
-        None where no such kernel was tried.
+        Each is None if no such kernel was tried.
         """
         tried = [spec for spec in specs if spec in self._outcomes]
         alike = [spec for spec in tried if self._outcomes[spec] == self._outcomes[tried[0]]]
@@ -162,7 +163,7 @@ def _show_found(log: _Log, specs: Sequence[str], last_before: str, first: str) -
     show(f"until {before.spec} (Linux {before.release}): {before.outcome}")
     between_them = specs[specs.index(before.spec) + 1 : specs.index(after.spec)]
     if between_them:
-        show(f"between them, and not to be tried: {' '.join(between_them)}")
+        show(f"between them, but could not be tried: {' '.join(between_them)}")
 
 
 def _print_json(
@@ -196,10 +197,10 @@ def _tell_interrupted(arguments: argparse.Namespace, specs: Sequence[str], log: 
 def search(
     specs: Sequence[str], outcome_of: Callable[[str], Outcome | None]
 ) -> tuple[str, str] | None:
-    """Return a kernel with the first one's outcome whose next has another, and that next.
+    """Return two neighbours: a kernel with the first one's outcome, and the next, with another.
 
-    None if none of those that were tried has another. `outcome_of` gives None for a kernel that
-    can't be tried; raises `CommandError` if that goes for all but one.
+    Return None if all kernels that were tried have the same outcome. `outcome_of` returns None for
+    a kernel that can't be tried. Raises `CommandError` if only one kernel could be tried, or none.
     """
     left, tried = list(specs), 0
     reference = None
@@ -207,7 +208,7 @@ def search(
         reference = outcome_of(left[0])
         if reference is None:
             del left[0]
-    # The last one is not tried before the others: it takes a guest, and decides nothing.
+    # The last kernel is not tried right away: that would take a guest, and decide nothing.
     low, high = 0, len(left)
     while high - low > 1:
         middle = (low + high) // 2

@@ -1,6 +1,6 @@
-"""The kernels from one to another, of those that can be had: what `bisect` searches.
+"""The kernels that `bisect` searches: those from one kernel to another, in the store or packaged.
 
-Knows releases only; which there are, the store and the packages tell.
+Knows releases only. The store lists the kernels.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def between(first: str, last: str, *, stored: bool, progress: Callable[[str], None]) -> list[str]:
     """Return the SPECs from FIRST to LAST, both included, the oldest first.
 
-    That is one for each series, and for each release where both are of one series. Raises
-    KernelError.
+    There is one SPEC for each series or, if FIRST and LAST are of one series, one for each release.
+    Raises KernelError.
     """
     store = Store()
     known = store.kernels() if stored else store.known("*", progress)
@@ -28,7 +28,7 @@ def between(first: str, last: str, *, stored: bool, progress: Callable[[str], No
 
 
 def of(known: Sequence[Known], first: str, last: str, *, stored: Sequence[Known]) -> list[str]:
-    """As `between`, of these kernels."""
+    """Choose as `between` does among the kernels KNOWN; an error also lists the STORED ones."""
     low, high = (_meant(spec, known, stored) for spec in (first, last))
     if version_key(low.version) > version_key(high.version):
         raise KernelError(f"{first} is newer than {last}: write {last}..{first}")
@@ -40,7 +40,7 @@ def of(known: Sequence[Known], first: str, last: str, *, stored: Sequence[Known]
         }
     else:
         ends = releases.series(low), releases.series(high)
-        # Of a series the one that --kernel takes; an end may be named more exactly.
+        # A series means the kernel that --kernel takes for it; FIRST and LAST may be more exact.
         named = {
             name: name
             for name in sorted({releases.series(kernel) for kernel in known}, key=version_key)
@@ -55,7 +55,7 @@ def of(known: Sequence[Known], first: str, last: str, *, stored: Sequence[Known]
     if len(specs) < 2:
         raise KernelError(
             f"there is one kernel from {first} to {last}, {specs[0]}: a search needs two or more"
-            " ('bpflink kernels list --offered' shows what can be had)"
+            " ('bpflink kernels list --offered' shows all that can be fetched)"
         )
     return specs
 

@@ -1,7 +1,7 @@
-"""What this machine has of what tests need, each looked at for real; `doctor` shows it.
+"""Checks whether this machine has what tests need, each by a real try; `doctor` shows them.
 
-Knows what to install or change. Nothing is taken from a version: KVM works if a kernel booted with
-it, BPF is allowed if the kernel answered.
+Knows what to install or change. No check looks at a version: KVM works if a kernel booted with it,
+BPF is allowed if the kernel answered.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 State = Literal["ok", "missing", "note"]
 
-# Less than this is left after the next kernel and its guest.
+# With less free disk than this, the next kernel and its guest may not fit.
 _ROOM = 2 << 30
 
 _SLOWER = "several times slower"
@@ -33,7 +33,7 @@ _ELSEWHERE = "BPFLINK_CACHE names another directory"
 
 @dataclass(frozen=True)
 class Check:
-    """One thing: `missing` keeps tests from running there, a `note` makes them slower or fewer."""
+    """A check's result. `missing`: no test can run at this place; `note`: fewer can, or slower."""
 
     name: str
     place: Literal["native", "vm"]
@@ -43,7 +43,7 @@ class Check:
 
 
 def native() -> Iterator[Check]:
-    """Look at what tests on the running kernel need."""
+    """Check what tests on the running kernel need."""
     from pytest_bpflink.building import compilation
     from pytest_bpflink.features.kernel_info import KernelInfo
 
@@ -51,10 +51,8 @@ def native() -> Iterator[Check]:
     if kernel.btf:
         yield Check("kernel", "native", "ok", f"Linux {kernel.release} with BTF")
     else:
-        found = f"Linux {kernel.release} without BTF: tp_btf, fentry and CO-RE are not to be had"
-        advice = (
-            "tests of these run with --kernel; a kernel built with CONFIG_DEBUG_INFO_BTF has it"
-        )
+        found = f"Linux {kernel.release} without BTF: tp_btf, fentry and CO-RE don't work"
+        advice = "run their tests with --kernel, or on a kernel built with CONFIG_DEBUG_INFO_BTF"
         yield Check("kernel", "native", "note", found, advice)
     yield _libbpf()
     yield _privileges()
@@ -64,13 +62,13 @@ def native() -> Iterator[Check]:
     if clang:
         yield Check("clang", "native", "ok", clang)
     else:
-        found = "none: only built .bpf.o can be loaded, no .bpf.c"
+        found = "none: compiled .bpf.o files can be loaded, .bpf.c files can't"
         yield Check("clang", "native", "note", found, "apt-get install clang libbpf-dev")
     yield _package("pyroute2", "native", "note", "network devices can't be made", "net")
 
 
 def vm() -> Iterator[Check]:
-    """Look at what tests in virtual machines need, beside libbpf and clang."""
+    """Check what tests in virtual machines need, beside libbpf and clang."""
     from pytest_bpflink.vm.kernels import Store
 
     tools = list(vm_tools())
@@ -87,7 +85,7 @@ def vm() -> Iterator[Check]:
 
 
 def vm_tools() -> Iterator[Check]:
-    """Look at what must be installed for tests in virtual machines. No kernel is needed."""
+    """Check the programs that tests in virtual machines need. This takes no kernel."""
     from pytest_bpflink.vm.machines import qemu, virtme
     from pytest_bpflink.vm.machines.errors import ComposeError
 
@@ -128,7 +126,7 @@ def _privileges() -> Check:
     if not missing:
         return Check("privileges", "native", "ok", "complete")
     what, _, way_out = missing.partition("; ")
-    return Check("privileges", "native", "missing", what, f"run as root, or not here: {way_out}")
+    return Check("privileges", "native", "missing", what, f"run as root, or in a guest: {way_out}")
 
 
 def _cgroup2() -> Check:
@@ -143,7 +141,7 @@ def _cgroup2() -> Check:
 
 
 def _bpf_fs() -> Check:
-    # Each test mounts its own, wherever there is one already.
+    # Tests mount BPF file systems of their own: it does not matter whether one is mounted already.
     known = Path("/proc/filesystems").read_text().split()
     if "bpf" in known:
         return Check("BPF FS", "native", "ok", "the kernel has it")
@@ -178,10 +176,10 @@ def _kernels(store: Store) -> Iterator[Check]:
     if stored:
         yield Check("kernels", "vm", "ok", f"{', '.join(stored)} in {store.root}")
     elif offers:
-        found = "none here yet; they are fetched when they are needed"
+        found = "none in the store yet; runs fetch the kernels that they need"
         yield Check("kernels", "vm", "note", found, "bpflink kernels fetch lts")
     else:
-        found = "none here, and no apt to fetch any with"
+        found = "none in the store, and no apt to fetch any with"
         yield Check("kernels", "vm", "missing", found, "give a path: --kernel /boot/vmlinuz-...")
 
 
@@ -197,11 +195,11 @@ def _acceleration(store: Store) -> Check:
         return Check("KVM", "vm", "note", found, advice)
     stored = store.kernels()
     if not stored:
-        found = "not tried: there is no kernel here to boot with it"
+        found = "not tried: there is no kernel in the store to boot with KVM"
         return Check("KVM", "vm", "note", found, "bpflink kernels fetch lts")
     try:
         with progress() as told:
-            told("looking whether a kernel boots with KVM; the first time that takes up to 20 s")
+            told("trying to boot a kernel with KVM; the first time this takes up to 20 s")
             tried = kvm.detect(kernels.find(stored[-1].upstream))
     except (kernels.KernelError, MachineError) as error:
         return Check("KVM", "vm", "note", f"not tried: {error}")
@@ -211,17 +209,18 @@ def _acceleration(store: Store) -> Check:
 
 
 def _emulated_python() -> Check:
-    """Look whether this Python takes an indirect jump, slow to emulate, to each of its functions.
+    """Check whether this Python calls its own functions by indirect jumps, slow to emulate.
 
-    It does as a shared library whose functions any other may replace, the compiler's default.
+    It does if it is a shared library that was built with the compiler's default, by which other
+    libraries may replace its functions.
     """
     name = f"Python {platform.python_version()}"
     is_library = "/libpython" in Path("/proc/self/maps").read_text()
     options = str(sysconfig.get_config_var("PY_CORE_CFLAGS")).split()
     if not is_library or "-fno-semantic-interposition" in options:
         return Check("python", "vm", "ok", name)
-    found = f"{name} is a shared library without optimizations; emulated, it is slow"
-    advice = "make the virtual environment with Debian's: /usr/bin/python3 -m venv"
+    found = f"{name} is a shared library without optimizations, and slow in emulated guests"
+    advice = "make the virtual environment with Debian's Python: /usr/bin/python3 -m venv"
     return Check("python", "vm", "note", found, advice)
 
 

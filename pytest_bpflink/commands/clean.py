@@ -1,12 +1,14 @@
-"""Remove what runs that were killed left behind, and saved guests that nobody uses.
+"""Remove the remains of killed runs, and saved guests that nobody uses.
 
     sudo bpflink clean --dry-run
     sudo bpflink clean
 
-That is BPF FS mounts, pins, cgroups and the processes in them, and directories for temporary files,
-of runs that are dead, and nothing of one that is alive. Network namespaces need no removal: they
-have no names, and go with the last process. Each pytest session does the same when it starts, but
-for saved guests, which make room here: those not used for 30 days, then the oldest above 5 GB.
+The remains are BPF FS mounts, pins, cgroups with the processes in them, and temporary directories.
+Nothing of a live run is removed. Network namespaces need no removal: they have no names, and end
+with their last process. Each pytest session removes these remains, too, when it starts.
+
+Saved guests are removed if they were not used for 30 days; then the longest unused ones, until the
+others take 5 GB at most.
 """
 
 from __future__ import annotations
@@ -24,14 +26,16 @@ _ROOM = 5_000_000_000
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Tell the arguments."""
-    parser.add_argument("--dry-run", action="store_true", help="Show it, and remove nothing")
+    """Add the arguments."""
+    parser.add_argument(
+        "--dry-run", action="store_true", help="Show what would be removed; remove nothing"
+    )
     parser.add_argument(
         "--unused-days",
         type=float,
         default=30.0,
         metavar="N",
-        help="How long a saved guest stays without being used (default: 30)",
+        help="Days after which an unused saved guest is removed (default: 30)",
     )
     parser.add_argument("--json", action="store_true", help="Write JSON")
 
@@ -52,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     for complaint in complaints:
         say(complaint)
     if os.geteuid():
-        say("what root's runs left is not looked for: run it as root, too")
+        say("the remains of root's runs were not looked for: run this as root, too")
     stays = not arguments.dry_run and not all(row["removed"] for row in rows)
     return FAILED if stays else 0
 

@@ -1,4 +1,4 @@
-"""Print what makes a shell complete bpflink's arguments.
+"""Print code that lets a shell complete bpflink's arguments.
 
 eval "$(bpflink completion bash)"      in ~/.bashrc
 eval "$(bpflink completion zsh)"       in ~/.zshrc, after compinit
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Tell the argument."""
+    """Add the argument."""
     parser.add_argument("shell", choices=["bash", "zsh", "fish"])
 
 
@@ -27,7 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
         from argcomplete.shell_integration import shellcode  # an extra
     except ImportError:
         raise CommandError(
-            "completion is argcomplete's, which is not installed: pip install 'pytest-bpflink[cli]'"
+            "completion needs argcomplete, which is not installed:"
+            " pip install 'pytest-bpflink[cli]'"
         ) from None
     sys.stdout.write(shellcode(["bpflink"], shell=arguments.shell))
     return 0

@@ -1,6 +1,6 @@
-"""Tell what this machine can do, and what to install or change for the rest.
+"""Say what this machine can do, and what to install or change for the rest.
 
-Tests run on this kernel, or on others in VMs: either is enough, and both are better.
+Tests can run on this kernel, or on others in VMs. One of these is enough, both are better.
 
 exit status:
   0    tests can run, here or in VMs
@@ -24,16 +24,16 @@ _SIGNS = {"ok": "ok", "missing": "MISSING", "note": "note"}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Tell the argument."""
+    """Add the argument."""
     parser.add_argument("--json", action="store_true", help="Write JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Look at everything; return 1 if tests can run nowhere."""
+    """Check everything; return 1 if tests can run nowhere."""
     from pytest_bpflink.commands import checks
 
     native, vm = list(checks.native()), list(checks.vm())
-    # A guest has the host's libbpf, and its own of the rest.
+    # Of the native checks only this one counts for VMs: guests use the host's libbpf.
     shared = [check for check in native if check.name == "libbpf"]
     here, there = _missing(native), _missing([*shared, *vm])
     if arguments.json:

@@ -1,7 +1,7 @@
-"""What functions and events are called that links are attached to.
+"""The names of functions and events that links are attached to.
 
-Knows BTF ids, addresses of the kernel's functions, and perf events. What else a link may be
-attached to is in `targets`.
+Knows BTF ids, addresses of the kernel's functions, and perf events. Other targets of links are in
+`targets`.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _UPROBES = {PerfEventType.UPROBE, PerfEventType.URETPROBE}
 _PERF_KINDS = ("hardware", "software", "tracepoint", "cache", "raw", "breakpoint")
 _PERF_SOFTWARE = 1
 
-# A function that may be jumped to begins with an instruction (ENDBR64), and is traced after it.
+# A function that is called indirectly begins with ENDBR64, and is traced after this instruction.
 _AFTER_ENDBR = 4
 
 _NAME_BYTES = 64  # MODULE_NAME_LEN
 
 
 class Functions:
-    """Functions of the kernel, of its modules and of BPF programs, as of now."""
+    """Names functions of the kernel, of its modules and of BPF programs, as they are loaded now."""
 
     def traced(self, info: linkinfo.TracingLinkInfo) -> str:
         """Say what a TRACING link traces, and how."""
         how = info.attach_type
-        # A program of the type EXT has none, and 0 is CGROUP_INET_INGRESS.
+        # EXT programs have no attach type: it is 0, the number of CGROUP_INET_INGRESS.
         replaces = how is AttachType.CGROUP_INET_INGRESS
         way = "freplace" if replaces else how.name.lower()
         return f"{self._function(info, replaces=replaces)} ({way})"

@@ -1,13 +1,14 @@
 """See, fetch and remove kernels for guests.
 
-    bpflink kernels                    what is in the store
-    bpflink kernels list --offered     what can be had, too
+    bpflink kernels                    list the kernels in the store
+    bpflink kernels list --offered     list the kernels that can be fetched, too
     bpflink kernels fetch 6.1 lts '6.1*'
     bpflink kernels remove 6.16
     bpflink kernels prune --unused-days 10 --keep lts
 
-Runs fetch what they need by themselves. Kernels are kept in ~/.cache/pytest-bpflink, or where
-BPFLINK_CACHE says; what is in use is never removed.
+Runs of tests fetch the kernels that they need by themselves. The store is in
+~/.cache/pytest-bpflink, or in the directory that BPFLINK_CACHE names. A kernel in use is never
+removed.
 """
 
 from __future__ import annotations
@@ -37,13 +38,15 @@ if TYPE_CHECKING:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Tell the arguments; without any it lists."""
+    """Add the arguments; without any the command lists kernels."""
     parser.set_defaults(do=_list, offered=False, json=False)
     actions = parser.add_subparsers(metavar="ACTION")
-    action = actions.add_parser("list", help="Show the kernels that are here")
-    action.add_argument("--offered", action="store_true", help="Show those that can be had, too")
+    action = actions.add_parser("list", help="List the kernels in the store")
+    action.add_argument(
+        "--offered", action="store_true", help="List the kernels that can be fetched, too"
+    )
     _finish(action, _list)
-    action = actions.add_parser("fetch", help="Fetch kernels that are not here yet")
+    action = actions.add_parser("fetch", help="Fetch kernels that are not in the store yet")
     action.add_argument("spec", nargs="+", metavar="SPEC", help=f"Which: {SPECS}")
     _finish(action, _fetch)
     action = actions.add_parser("remove", help="Remove each kernel that a SPEC matches")
@@ -53,10 +56,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     named.completer = stored_specs  # type: ignore[attr-defined]
     _finish(action, _remove)
     action = actions.add_parser(
-        "prune", help="Remove what was not used for long, and downloads that were cut off"
+        "prune", help="Remove kernels that nobody used for long, and incomplete downloads"
     )
     action.add_argument(
-        "--unused-days", type=float, default=30, metavar="N", help="For how long (default: 30)"
+        "--unused-days",
+        type=float,
+        default=30,
+        metavar="N",
+        help="Days after which an unused kernel is removed (default: 30)",
     )
     kept = action.add_argument(
         "--keep",
@@ -64,14 +71,14 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=_spec_to_keep,
         default=[],
         metavar="SPEC",
-        help="What stays (repeatable)",
+        help="A kernel that stays (repeatable)",
     )
     kept.completer = stored_specs  # type: ignore[attr-defined]
     _finish(action, _prune)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do it; raises `CommandError`."""
+    """Run the action; raises `CommandError`."""
     from pytest_bpflink.vm.kernels import KernelError
 
     try:
@@ -106,7 +113,7 @@ def _list(arguments: argparse.Namespace) -> None:
     free = shutil.disk_usage(_existing(store.root)).free
     shown.print(f"{_total(stored)} in {store.root}, {size(free)} are free")
     if not rows:
-        shown.print("'bpflink kernels list --offered' shows what can be had")
+        shown.print("'bpflink kernels list --offered' shows the kernels that can be fetched")
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
@@ -169,7 +176,7 @@ def _tell_removed(
 
 
 def _described(known: Iterable[Known], stored: Sequence[Stored]) -> Iterable[dict[str, Any]]:
-    """Say of each kernel what it is, the oldest first; of those on offer the newest of a series."""
+    """Describe each kernel, the oldest first; of those not stored only the newest of a series."""
     from pytest_bpflink.vm.kernels import releases
     from pytest_bpflink.vm.kernels.releases import version_key
 
@@ -211,7 +218,7 @@ def _total(kernels: Sequence[Stored]) -> str:
 
 
 def _spec_to_keep(text: str) -> str:
-    """Refuse what can be no kernel in the store: a slip must not remove what it should keep."""
+    """Refuse a word that can name no kernel: a typo must not remove kernels that should stay."""
     from pytest_bpflink.vm.kernels import releases
 
     if text in releases.WORDS or re.match(r"[\d*?[]", text):

@@ -4,11 +4,11 @@
     sudo bpflink links --watch
     sudo bpflink links --json | jq '.[] | select(.holders == [] and .pins == []).id'
 
-A link ends when nobody holds it any more: no process has it open, and no file in a BPF FS is a pin
-of it. What can't be seen: a descriptor on its way through a socket, and other users' processes for
-those who are not root.
+A link ends when nothing holds it any more: no process has a descriptor of it, and no file in a BPF
+FS is a pin of it. Some holders can't be seen: a descriptor in flight through a socket and, unless
+you are root, the processes of other users.
 
-With --watch --json each line is an event: a link that is new, gone, or changed.
+With --watch --json each line is an event: a link is new, gone, or changed.
 """
 
 from __future__ import annotations
@@ -36,28 +36,34 @@ Row = dict[str, Any]
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Tell the arguments."""
-    parser.add_argument("--watch", action="store_true", help="Show them until Ctrl-C")
+    """Add the arguments."""
     parser.add_argument(
-        "--interval", type=float, default=1.0, metavar="SECONDS", help="How often (default: 1)"
+        "--watch", action="store_true", help="Show the links again and again, until Ctrl-C"
+    )
+    parser.add_argument(
+        "--interval",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="The time from one look to the next, with --watch (default: 1)",
     )
     parser.add_argument("--json", action="store_true", help="Write JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show them; raises `CommandError`."""
+    """Show the links; raises `CommandError`."""
     from pytest_bpflink.errors import BpfError
 
     try:
         if arguments.watch:
-            with contextlib.suppress(KeyboardInterrupt):  # how it is ended
+            with contextlib.suppress(KeyboardInterrupt):  # the way to end --watch
                 _watch(arguments)
         elif arguments.json:
             print_json(rows())
         else:
             _show(rows())
     except BpfError as error:
-        # By its path: root's PATH has no virtual environment's programs.
+        # The whole path, since root's PATH lacks the programs of a virtual environment.
         as_root = f"; run it as root: sudo {shlex.quote(sys.argv[0])} links"
         hint = as_root if error.errno == errno.EPERM else ""
         raise CommandError(f"{error}{hint}") from None
@@ -72,7 +78,7 @@ def rows() -> list[Row]:
 
     places, programs = Places(), _Programs()
     infos = {link.id: link.info for link in links()}
-    # After the last of them was closed here.
+    # Only now: `links()` has closed its own descriptors, which would be among the holders.
     found = holders_of(("link", number) for number in infos)
     holders = {number: found["link", number] for number in infos}
     return [
@@ -92,13 +98,13 @@ def rows() -> list[Row]:
 
 
 class _Programs:
-    """What programs are called, each asked once."""
+    """Describes programs; the kernel is asked once for each."""
 
     def __init__(self) -> None:
         self._known: dict[int, Row | None] = {0: None}
 
     def describe(self, number: int) -> Row | None:
-        """Say what a program is; None where a link has none."""
+        """Return a program's id, name and type; None if the link has no program."""
         if number not in self._known:
             self._known[number] = _program(number)
         return self._known[number]
@@ -113,7 +119,7 @@ def _program(number: int) -> Row:
     try:
         with ids.opened("program", number) as fd:
             info = libbpf.read_info(fd, BpfProgInfo, doing=f"look at program {number}")
-    except BpfError:  # it went away with its link
+    except BpfError:  # the program ended with its link, meanwhile
         return {"id": number, "name": "", "type": ""}
     name = info.name.decode(errors="replace")
     return {"id": number, "name": name, "type": ProgType(info.type).name.lower()}

@@ -1,6 +1,6 @@
-"""What commands say, and how: rich tables for people, JSON for programs, sentences for errors.
+"""How commands write: rich tables for people, JSON for programs, sentences for errors.
 
-Rich is imported here alone, and only for people: with `--json`, and for `vm`, it need not be there.
+Rich is imported only here, and only for people: `--json` and `vm` work without it.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class CommandError(Exception):
 def console(*, errors: bool = False) -> Console:
     """Return the terminal as rich sees it. Raises `CommandError` where rich is not installed."""
     try:
-        from rich.console import Console  # not with --json, nor for vm
+        from rich.console import Console  # `--json` and `vm` work without it
     except ImportError:
         raise CommandError(
-            "what people read is shown with rich, which is not installed:"
+            "tables for people need rich, which is not installed:"
             " pip install 'pytest-bpflink[cli]' (or add --json)"
         ) from None
-    # In a pipe lines are as long as they are: whoever reads them there cuts them.
+    # In a pipe lines are not folded: the program that reads them may cut them.
     shown = Console(stderr=errors, highlight=False, soft_wrap=True)
     if not shown.is_terminal:
         shown.width = 1000
@@ -54,7 +54,7 @@ def table(
     made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in columns:
         numbers = column in right.split()
-        # Long texts are folded, not cut: a path that ends in dots is of no use.
+        # Long texts are folded, not cut: nobody can use a path that ends in dots.
         made.add_column(
             column,
             justify="right" if numbers else "left",
@@ -74,14 +74,14 @@ def print_json(value: Any) -> None:
 
 
 def say(text: str) -> None:
-    """Tell what takes time, or what went another way than asked for, beside the output."""
+    """Write a line to stderr: which step takes time, or what went otherwise than asked for."""
     sys.stderr.write(f"bpflink: {text}\n")
     sys.stderr.flush()
 
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """Give a function that tells what takes time: on a terminal in one line, else in lines."""
+    """Yield a function that says which step takes time: on a terminal always in the same line."""
     if not sys.stderr.isatty():
         yield say
         return

@@ -1,4 +1,4 @@
-"""What a SPEC may be, for help, and for shells that complete one."""
+"""The forms of a SPEC, for help texts, and for shells that complete one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ SPECS = "a release (6.1, 6.1.176), lts, newest, oldest, a pattern (6.1*), host, 
 
 
 def stored_specs(**_: object) -> list[str]:
-    """Return what a shell may offer: words, and the kernels that are here."""
+    """Return the SPECs that a shell offers: words, and the kernels in the store."""
     from pytest_bpflink.vm.kernels import Store, releases
 
     stored = Store().kernels()

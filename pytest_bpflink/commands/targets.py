@@ -1,8 +1,8 @@
-"""What a link is attached to, in words: a cgroup's path, a device's name, a function's.
+"""The target of a link, in words: the path of a cgroup, the name of a device or a function.
 
-Knows where the numbers of `linkinfo` can be looked up; functions and events are the business of
-`functions`. What can't be looked up is shown as the number. Each place is read once, and only if a
-link needs it.
+Knows where the numbers of `linkinfo` can be looked up; `functions` names functions and events. A
+number that can't be looked up is shown as it is. Each place is read once, and only if a link needs
+it.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ Device = linkinfo.XdpLinkInfo | linkinfo.TcxLinkInfo | linkinfo.NetkitLinkInfo
 
 
 class Places:
-    """What numbers mean on this system, as of now: make one for each look at it."""
+    """Says what numbers mean on this system now; make another one for the next look."""
 
     def __init__(self) -> None:
         self._functions = Functions()
-        # By namespace and place in it; None where that is not to be asked.
+        # By namespace and place in it; None if the kernel does not tell which programs are there.
         self._programs: dict[tuple[object, ...], list[int] | None] = {}
 
     def words(self, info: LinkInfo) -> str:
@@ -82,15 +82,15 @@ class Places:
                 place = places(info)
             case linkinfo.NetfilterLinkInfo():
                 place = _netfilter(info)
-        # What has a target has none any more; a type that is not known here has no words.
+        # 0: the link's target is gone. "": the link's type is not known here.
         return str(place or (DETACHED if place == 0 else ""))
 
     # Cgroups.
 
     def _cgroup(self, cgroup_id: int) -> str:
         path = self._cgroups.get(cgroup_id)
-        # One that is removed, and kept by a socket; or outside of this container's.
-        return path or f"cgroup {cgroup_id}, which is not to be seen here"
+        # A removed cgroup that a socket keeps, or one outside of this container's hierarchy.
+        return path or f"cgroup {cgroup_id}, which can't be seen here"
 
     @cached_property
     def _cgroups(self) -> dict[int, str]:
@@ -120,7 +120,7 @@ class Places:
         own = "/proc/self/ns/net"
         found = {os.stat(own).st_ino: (own, "this network namespace")}
         named = [(path, f"netns {path.name}") for path in Path("/run/netns").glob("*")]
-        # What keeps namespaces that nobody is in, as container runtimes do.
+        # Mounts keep namespaces without a process, as container runtimes do.
         kept = [mount.path for mount in mounted("nsfs") if str(mount.root).startswith("net:[")]
         named += [(path, f"netns {path}") for path in kept]
         pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
@@ -131,16 +131,16 @@ class Places:
         return found
 
     def _device(self, info: Device) -> str:
-        # The kernel names no namespace: those that have such a device are candidates.
+        # The kernel names no namespace: each namespace with such a device is a candidate.
         candidates = self._devices.get(info.ifindex, [])
         names = [name for path, name in candidates if self._runs_at(path, info)]
-        # A namespace that nothing but a descriptor keeps is in no list.
-        unseen = f"device {info.ifindex} in a network namespace that is not to be seen here"
+        # A namespace that only a descriptor keeps is in no list.
+        unseen = f"device {info.ifindex} in a network namespace that can't be seen here"
         return " or ".join(names) or unseen
 
     @cached_property
     def _devices(self) -> dict[int, list[tuple[str, str]]]:
-        """The devices by index: the path of the namespace of each, and what to call it."""
+        """By index: for each device with it, the path of the namespace, and the device's name."""
         found = defaultdict(list)
         for path, namespace in self._namespaces.values():
             with contextlib.suppress(OSError), _inside(path):
@@ -156,7 +156,7 @@ class Places:
                 with _inside(path):
                     self._programs[place] = _programs_at(info)
             except OSError as error:
-                # A netkit's peer is not asked for what is on it.
+                # The kernel refuses to query the peer of a netkit device (EACCES).
                 self._programs[place] = None if error.errno == errno.EACCES else []
         programs = self._programs[place]
         return programs is None or info.prog_id in programs
@@ -167,7 +167,7 @@ class Places:
         try:
             with ids.opened("map", map_id) as fd:
                 info = libbpf.read_info(fd, BpfMapInfo, doing=f"look at map {map_id}")
-        except BpfError:  # it is gone
+        except BpfError:  # the map is gone
             return f"map {map_id}"
         return f"map {map_id} {info.name.decode(errors='replace')}".rstrip()
 

@@ -1,7 +1,7 @@
-"""One run of a test on one kernel, by pytest as a user would call it, and what came of it.
+"""One run of a test on one kernel, by pytest as a user would call it, and the test's outcome.
 
-Knows JUnit's files, which every pytest writes. A process of its own for each run: what a plugin or
-a test leaves behind in a process must not decide the next outcome.
+Knows JUnit's files, which every pytest can write. Each run has a process of its own, so that
+nothing that a plugin or a test leaves in a process can change the next outcome.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-# pytest's exit statuses that say that tests were run.
+# pytest's exit statuses if it ran tests.
 _RAN = (0, 1)
 _NOTHING_COLLECTED = 5
 
@@ -33,13 +33,13 @@ _NO_GUEST = re.compile(r"did not boot|could not be started")
 
 _LINES_SHOWN = 15
 
-# What pytest has for ending guests and fixtures once it is interrupted.
+# How long an interrupted pytest may take to end guests and fixtures.
 _ENDING_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a test, or of several; equal if each came out alike."""
+    """The outcome of a test, or of several; two are equal if each test has the same in both."""
 
     tests: tuple[tuple[str, str], ...]
     release: str = field(default="", compare=False)
@@ -48,7 +48,7 @@ class Outcome:
 
     @property
     def summary(self) -> str:
-        """In a word for one test: passed, failed, error, skipped; else how many of each."""
+        """The outcome in a word if it is of one test, else how many tests have which outcome."""
         if not self.ran:
             return "left out"
         counts = Counter(outcome for _, outcome in self.tests)
@@ -65,7 +65,7 @@ class Trial:
         self._options = options
 
     def outcome(self, spec: str, progress: Callable[[str], None]) -> Outcome:
-        """Run it on a kernel, fetched if need be. Raises `CommandError` if pytest runs nothing."""
+        """Run the test on a kernel, fetched if needed. Raises `CommandError` if pytest can't."""
         try:
             kernel = kernels.find(spec, progress=progress)
         except KernelError as error:
@@ -100,15 +100,15 @@ class Trial:
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run pytest; where this is interrupted, let it clean up after itself."""
+    """Run pytest; if this process is interrupted, interrupt pytest and let it clean up."""
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # The terminal's Ctrl-C reaches this process alone, which passes it on: pytest that gets a
-        # second one leaves things behind.
+        # The terminal's Ctrl-C then reaches this process only, which sends SIGINT to pytest once: a
+        # pytest that gets a second one leaves things behind.
         process_group=0,
     ) as process:
         try:
@@ -123,14 +123,14 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def _read(file: Path, kernel_id: str) -> Iterator[tuple[str, str, str]]:
-    """Yield each test's name, less the kernel's id, its outcome, and why it is no pass."""
+    """Yield each test's name without the kernel's id, its outcome, and why it did not pass."""
     cases = list(ET.parse(file).getroot().iter("testcase"))  # noqa: S314 (pytest's own)
-    # Others than this kernel's, where the configuration names some.
+    # If the configuration names further kernels, the file has tests on those, too.
     ours = [case for case in cases if case.get("name", "").endswith(f"{kernel_id}]")] or cases
     for case in ours:
         name = re.sub(rf"(?:\[|-){re.escape(kernel_id)}\]$", "", case.get("name", ""))
         full = f"{case.get('classname', '')}.{name}"
-        # The worst first: a test that passed and failed in teardown is an error.
+        # The worst outcome first: a test that passed, but failed in its teardown, is an error.
         for tag, outcome in (("error", "error"), ("failure", "failed"), ("skipped", "skipped")):
             told = case.find(tag)
             if told is not None:

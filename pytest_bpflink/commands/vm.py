@@ -4,22 +4,22 @@
     bpflink vm ~/linux -- ./reproducer < input | grep splat
     bpflink vm 6.1
 
-The command sees this host's files as they are, in the directory and with the environment that it is
-called in, and is root. What it writes stays in the guest, which ends with it, but for the directory
-of --rw. Its standard streams, the terminal and its size, signals and the exit status are as if it
-ran here.
+The kernel runs in a guest, a virtual machine that ends with the command. There the command is root,
+sees this host's files as they are, and has your directory and environment. The files that it writes
+are lost with the guest, except in the directory of --rw. Standard streams, the terminal and its
+size, signals and the exit status are as if the command ran here.
 
-On a terminal Ctrl-C is the command's own, and three times Ctrl-] ends the guest; elsewhere three
-times Ctrl-C does.
+On a terminal, Ctrl-C goes to the command, and three times Ctrl-] ends the guest. Elsewhere three
+times Ctrl-C ends the guest.
 
-The first time with a kernel a guest is saved, which takes some seconds; later ones are restored
-from that.
+The first use of a kernel saves a guest, which takes some seconds; later uses restore this guest.
 
 exit status:
-  N      that of the command
-  128+N  a signal ended the command
-  121    the guest died, as of a panic, and the end of its console is shown
-  125    there is no such kernel or guest; 126 and 127, no such command: as shells have it
+  N         the command's exit status
+  128+N     signal N ended the command
+  121       the guest died, for example of a panic; the end of its console is shown
+  125       the kernel was not found, or no guest could be started
+  126, 127  the command can't be run, or was not found
 """
 
 from __future__ import annotations
@@ -40,24 +40,32 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.vm.machines.machine import Machine
 
-# That `git bisect run` takes for bad and no shell for its own, and what it takes for "can't tell".
+# `git bisect run` takes 121, which no shell uses itself, as bad, and 125 as "can't be tested".
 _DIED, _NOT_RUN = 121, 125
 
 _BOOT_SECONDS = 60.0
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Tell the arguments."""
+    """Add the arguments."""
     parser.usage = "bpflink vm [options] SPEC [-- COMMAND...]"
     kernel = parser.add_argument(
         "spec", metavar="SPEC", help="The kernel: a release (6.1, 6.1.176), lts, newest, a path..."
     )
     kernel.completer = stored_specs  # type: ignore[attr-defined]
     parser.add_argument(
-        "--memory", type=_positive, default=512, metavar="MIB", help="Its memory (default: 512 MiB)"
+        "--memory",
+        type=_positive,
+        default=512,
+        metavar="MIB",
+        help="The guest's memory (default: 512 MiB)",
     )
     parser.add_argument(
-        "--cpus", type=_positive, default=1, metavar="N", help="Its processors (default: 1)"
+        "--cpus",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="The guest's processors (default: 1)",
     )
     parser.add_argument(
         "--append", action="append", default=[], metavar="PARAMETERS", help="Kernel parameters"
@@ -69,14 +77,14 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="A directory of this host that the command may write to",
     )
     parser.add_argument(
-        "--log", type=Path, metavar="FILE", help="Where to keep the guest's console"
+        "--log", type=Path, metavar="FILE", help="A file for the log of the guest's console"
     )
     parser.set_defaults(takes_rest=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; return its status."""
-    # At once it would leave the guest's directory behind.
+    # By default these signals end Python at once, and would leave the guest's directory behind.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _exit)

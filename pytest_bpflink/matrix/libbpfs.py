@@ -82,6 +82,33 @@ def find(
     ]
 
 
+def use_chosen(config: pytest.Config) -> None:
+    """Have this process use the libbpf that the run asks for. Raises UsageError.
+
+    Where the run asks for several, each worker is assigned one, and this process needs none.
+    """
+    specs, directory = asked_for(config)
+    if len(specs) > 1:
+        return
+    (spec,) = specs
+    config.option.bpf_libbpf = spec
+    if spec == "system":
+        return
+    from pytest_bpflink.binding import libbpf
+    from pytest_bpflink.building import libbpf_choice, libbpf_library
+    from pytest_bpflink.session.terminal import Progress
+
+    progress = Progress(config)
+    try:
+        chosen = libbpf_choice.choose(spec, progress, directory=directory)
+        libbpf.use(chosen)
+    except (libbpf_library.LibbpfError, RuntimeError) as error:
+        raise pytest.UsageError(f"--bpf-libbpf {spec}: {error}") from None
+    finally:
+        progress.done()
+    config.option.bpf_libbpf = chosen
+
+
 def _ids(specs: Sequence[str]) -> list[str]:
     ids: list[str] = []
     for spec in specs:

@@ -1,4 +1,4 @@
-"""The options of runs on other kernels: what they are called, and which values make sense."""
+"""The options of the plugin: what they are called, and which values make sense."""
 
 from __future__ import annotations
 
@@ -21,21 +21,67 @@ INI_OPTION = "bpflink_kernels"
 REPORT_ENDINGS = (".html", ".md", ".json")
 
 
+#: The values of --bpf-leaks and --bpf-dmesg.
+SEVERITIES = ("error", "warn", "off")
+
+
 def add(parser: pytest.Parser) -> None:
-    """Add them; `docs` and the README list them in this order."""
+    """Add the options; `docs` and the README list them in this order."""
+    _add_options_of_links(parser)
+    _add_options_of_kernels(parser)
+
+
+def _add_options_of_links(parser: pytest.Parser) -> None:
+    links = parser.getgroup("bpflink", "BPF links")
+    links.addoption(
+        "--bpf-libbpf",
+        metavar="SPEC[,SPEC...]",
+        help="The libbpf to use: system (default), a path to a shared object or to a source tree of"
+        " libbpf or the kernel, a release (1.7, 1.7.0) or newest, built from the distribution's"
+        " source package; with several, separated by commas, each test runs with each",
+    )
+    parser.addini("bpflink_libbpf", "The default of --bpf-libbpf", default="system")
+    links.addoption(
+        "--bpf-strict",
+        action="store_true",
+        help="Fail tests of features that this kernel or libbpf lacks, instead of skipping them",
+    )
+    links.addoption(
+        "--bpf-native-all",
+        action="store_true",
+        help="On the running kernel, run even tests that can crash it or change the whole machine",
+    )
+    links.addoption(
+        "--bpf-leaks",
+        choices=SEVERITIES,
+        help="Report links, programs and maps that a test leaves behind as an error of its teardown"
+        " (default), as a warning, or not at all",
+    )
+    parser.addini("bpflink_leaks", "The default of --bpf-leaks", default="error")
+    links.addoption(
+        "--bpf-dmesg",
+        choices=SEVERITIES,
+        help="Report a WARNING, BUG, oops, lockdep, KASAN or RCU-stall splat of the kernel as an"
+        " error of the test that ran then (default), as a warning, or not at all",
+    )
+    parser.addini("bpflink_dmesg", "The default of --bpf-dmesg", default="error")
+
+
+def _add_options_of_kernels(parser: pytest.Parser) -> None:
     kernels = parser.getgroup("bpflink-kernels", "BPF links on other kernels")
     kernels.addoption(
         "--kernel",
         action="append",
         default=[],
         metavar="SPEC[,SPEC...]",
-        help="Kernels to run each test on: native (this one, no VM), a release (6.1, 6.1.176), lts,"
-        " newest or oldest, a pattern (6.1*), host (this one in a VM), a path to an image, an"
-        " unpacked package or a build tree, ini for those of bpflink_kernels (repeatable)",
+        help="Kernels to run each test on: native (the running kernel), a release (6.1, 6.1.176),"
+        " lts, newest or oldest, a pattern (6.1*), host (the running kernel's image in a guest), a"
+        " path to an image, an unpacked package or a build tree, ini (the kernels of"
+        " bpflink_kernels); a guest is a VM, in which each kernel but native runs (repeatable)",
     )
     parser.addini(
         INI_OPTION,
-        "The kernels of --kernel ini, a SPEC or several per line",
+        "The kernels of --kernel ini, one SPEC or several per line",
         "linelist",
     )
     kernels.addoption(
@@ -43,13 +89,13 @@ def add(parser: pytest.Parser) -> None:
         type=_at_least(1),
         default=1,
         metavar="N",
-        help="Guests of each kernel, which share its tests (default: %(default)s); -n is the number"
-        " of native workers",
+        help="Number of guests of each kernel, which share its tests (default: %(default)s); -n is"
+        " the number of workers on the running kernel",
     )
     kernels.addoption(
         "--kernel-fresh",
         action="store_true",
-        help="Run each test in a guest of its own, as those that are marked fresh_kernel",
+        help="Run each test in a guest of its own, as if all were marked fresh_kernel",
     )
     kernels.addoption(
         "--kernel-timeout",
@@ -57,7 +103,7 @@ def add(parser: pytest.Parser) -> None:
         default=60.0,
         metavar="SECONDS",
         help="Time that a test may take in a guest before the guest is killed and the test fails;"
-        " five times as much where it is emulated, 0 for no limit (default: %(default)g)",
+        " five times as much in emulated guests, 0 for no limit (default: %(default)g)",
     )
     kernels.addoption(
         "--kernel-memory",
@@ -78,14 +124,14 @@ def add(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="PARAMETERS",
-        help="Kernel parameters to boot guests with, after those that are needed (repeatable)",
+        help="Kernel parameters for guests, appended to the necessary ones (repeatable)",
     )
     kernels.addoption(
         "--kernel-rw",
         type=writable_directory,
         metavar="DIR",
-        help="Directory that guests share with this host at the same path, and may write to; what"
-        " else they write stays in the guest",
+        help="Directory that guests share with this host at the same path, and may write to; all"
+        " other files that they write stay in the guest",
     )
     kernels.addoption(
         "--kernel-log",
@@ -99,24 +145,23 @@ def add(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="File to write the outcome of each test on each kernel to, with reasons and consoles,"
-        " as its ending says: .html, .md or .json (repeatable)",
+        help="File for the outcome of each test on each kernel, with reasons and consoles; its"
+        " ending, .html, .md or .json, selects the format (repeatable)",
     )
     kernels.addoption(
         "--kernel-host",
         action="append",
         default=[],
         metavar="ssh=HOST",
-        help="Another machine to run guests on, where this tree and its Python are at the same"
-        " paths; kernels are spread by free cores (repeatable)",
+        help="Another machine to run guests on, which has this tree and its Python at the same"
+        " paths; each kernel goes to the machine with most free cores (repeatable)",
     )
     kernels.addoption(
         "--kernel-guest",
         choices=["warm", "cold", "plain"],
         default="warm",
-        help="How guests are made: warm restores a saved guest, which is saved at first use; cold"
-        " boots the same guest each time; plain boots through virtme-ng as it is"
-        " (default: %(default)s)",
+        help="How guests start: warm restores a guest that was saved at first use; cold boots the"
+        " same guest each time; plain boots through virtme-ng alone (default: %(default)s)",
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink import Map, NetNs, XdpFlags
 from pytest_bpflink.selftests.conformance.stages import LOCAL, Stage
-from pytest_bpflink.selftests.witness import datagram_socket
+from pytest_bpflink.selftests.support.witness import datagram_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,7 +15,7 @@ import pytest
 
 from pytest_bpflink import BpfError, Object, ProgType
 from pytest_bpflink.binding import libbpf
-from pytest_bpflink.selftests.witness import SyscallWitness
+from pytest_bpflink.selftests.support.witness import SyscallWitness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

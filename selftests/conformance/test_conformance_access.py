@@ -14,7 +14,7 @@ from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.opts import ObjGetOptions
 from pytest_bpflink.selftests.conformance.checks import FIRST, NONE, SECOND, full_row, update
 from pytest_bpflink.selftests.conformance.outcomes import OK
-from pytest_bpflink.selftests.stranger import as_stranger
+from pytest_bpflink.selftests.support.stranger import as_stranger
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import AttachFlags, AttachType, BpfError, Cgroup, eventually
-from pytest_bpflink.selftests.witness import PacketWitness
+from pytest_bpflink.selftests.support.witness import PacketWitness
 from pytest_bpflink.system.cgroup2 import cgroup2_mount, own_cgroup
 
 if TYPE_CHECKING:

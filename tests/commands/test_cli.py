@@ -20,7 +20,7 @@ def test_help_names_each_command_and_the_exit_statuses() -> None:
     done = bpflink("--help")
     assert done.returncode == 0
     assert re.findall(r"^    ([a-z]+)(?: |$)", done.stdout, re.MULTILINE) == list(COMMANDS)
-    assert "exit status:\n  0    it was done, or all is well" in done.stdout
+    assert "exit status:\n  0    success" in done.stdout
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -37,7 +37,7 @@ def test_help_of_a_command_fits_a_terminal(name: str) -> None:
         ((), "the following arguments are required: COMMAND"),
         (("lnks",), "invalid choice: 'lnks'"),
         (("vm", "6.1", "uname", "-r"), "unrecognized arguments: uname -r"),
-        (("links", "--", "true"), "runs no other program: leave out -- and what follows"),
+        (("links", "--", "true"), "runs no other program: leave out -- and the words after it"),
         (("vm", "6.1", "--memory", "0"), "'0' is no number above 0"),
         (("bisect", "x", "--kernel", "6.1"), "'6.1' is no A..B, such as 5.10..7.2"),
     ],

@@ -78,7 +78,7 @@ def test_without_programs_it_names_the_packages(tmp_path: Path) -> None:
     assert found["busybox"]["advice"] == "apt-get install busybox-static"
     assert found["file"]["advice"] == "apt-get install file"
     assert found["clang"]["advice"] == "apt-get install clang libbpf-dev"
-    assert found["kernels"]["found"] == "none here, and no apt to fetch any with"
+    assert found["kernels"]["found"] == "none in the store, and no apt to fetch any with"
     assert "KVM" not in found
 
 

@@ -54,7 +54,7 @@ def test_list_of_a_store_that_is_not_there(tmp_path: Path) -> None:
     done = bpflink("kernels", BPFLINK_CACHE=str(tmp_path / "not/yet"))
     assert done.returncode == 0
     assert done.stdout.startswith("0 kernels, 0 B in ")
-    assert "'bpflink kernels list --offered' shows what can be had" in done.stdout
+    assert "'bpflink kernels list --offered' shows the kernels that can be fetched" in done.stdout
 
 
 def test_offered_without_apt_is_what_is_here() -> None:

@@ -124,5 +124,5 @@ def test_namespace_that_nobody_is_in_is_not_to_be_seen(request: pytest.FixtureRe
     attached = made.attach()
     index = made.device.ifindex
     assert Path("/proc/self/ns/net").stat().st_ino == os.stat("/proc/1/ns/net").st_ino
-    expected = f"device {index} in a network namespace that is not to be seen here"
+    expected = f"device {index} in a network namespace that can't be seen here"
     assert Places().words(attached.info) == expected

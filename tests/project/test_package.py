@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 PACKAGES = {"pytest_bpflink": "pytest_bpflink", "vm": "pytest_bpflink/vm"}
 PACKAGES["selftests"] = "pytest_bpflink/selftests"
 
-PYTEST = {"pytest", "_pytest", "pluggy", "xdist", "execnet"}
-
 
 def names_in(wheel: Path) -> set[str]:
     """Return the files in a wheel, without those about it."""
@@ -159,51 +157,10 @@ def test_importing_the_plugin_is_cheap() -> None:
 
 def test_finding_a_saved_guest_is_cheap() -> None:
     """`bpflink vm` takes half a second, of which importing what fetches and locks was a tenth."""
-    used = "from pytest_bpflink.vm import warm; from pytest_bpflink.vm.kernels import find;"
+    used = "from pytest_bpflink.vm.warm import warm; from pytest_bpflink.vm.kernels import find;"
     used += "from pytest_bpflink.vm.machines import kvm"
     show = f"import sys; {used}; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", show], text=True).split()
 
     assert "pytest_bpflink.vm.kernels.store" in loaded
     assert not {"filelock", "logging", "pytest_bpflink.vm.kernels.debian"} & {*loaded}
-
-
-def imports(file: Path) -> set[str]:
-    """Return the names of the modules that a file imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add("." * node.level + (node.module or ""))
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
-
-
-@pytest.mark.parametrize(
-    "file", sorted((ROOT / "vm").rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT))
-)
-def test_vm_stands_by_itself(file: Path) -> None:
-    outside = {name for name in imports(file) if name.startswith(("pytest_bpflink", ".."))}
-    assert {name for name in outside if not name.startswith("pytest_bpflink.vm")} == set()
-    # It boots kernels for anyone. What it preloads into guests is a matter of its own.
-    knows = {name for name in imports(file) if name.partition(".")[0] in PYTEST}
-    assert not knows or file.name == "preload.py"
-
-
-def test_api_needs_no_pytest() -> None:
-    """Neither the modules of the public names, nor what those import, at whatever time."""
-    waiting = {f"pytest_bpflink.{module}" for module in pytest_bpflink._HOME.values()}
-    reached: set[str] = set()
-    knows = {}
-    while waiting:
-        module = waiting.pop()
-        reached.add(module)
-        file = ROOT / f"{module.replace('.', '/')}.py"
-        if file.exists():
-            imported = imports(file)
-            knows[module] = {name for name in imported if name.partition(".")[0] in PYTEST}
-            waiting |= {name for name in imported if name.startswith("pytest_bpflink.")} - reached
-
-    assert knows["pytest_bpflink.bpf.link"] == set()
-    assert {module: names for module, names in knows.items() if names} == {}

@@ -1,4 +1,4 @@
-"""The daemon, as tests start and kill it."""
+"""The daemon under test: tests start, ask and kill it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUILD = Path(__file__).parents[1] / "build"
 
 
 class Daemon:
-    """egress-counter on one cgroup, with one directory for its pins."""
+    """A process of egress-counter, for one cgroup and with one directory for pins."""
 
     def __init__(self, program: Path, cgroup: Cgroup, pins: BpfFs) -> None:
         self._program = program
@@ -27,7 +27,7 @@ class Daemon:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> Self:
-        """Start it, and wait until it counts."""
+        """Start the daemon, and wait until it counts."""
         self._process = subprocess.Popen(
             [self._program, "run", BUILD / "counter.bpf.o", self._cgroup, self._pins],
             stdout=subprocess.PIPE,
@@ -38,7 +38,7 @@ class Daemon:
         return self
 
     def kill(self) -> None:
-        """End it as a crash does: it can't clean up."""
+        """Kill the daemon as a crash would: it can't clean up."""
         if self._process:
             self._process.kill()
             self._process.communicate()
@@ -59,7 +59,7 @@ class Daemon:
 
 @pytest.fixture
 def daemon(request: pytest.FixtureRequest, cgroup: Cgroup, bpffs: BpfFs) -> Iterator[Daemon]:
-    """Make a daemon that is not started yet, and is killed after the test."""
+    """Return a daemon that is not started yet; it is killed after the test."""
     program = BUILD / getattr(request, "param", "egress-counter")
     assert program.exists(), "run make first"
     daemon = Daemon(program, cgroup, bpffs)

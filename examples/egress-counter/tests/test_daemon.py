@@ -1,4 +1,4 @@
-"""What becomes of the counter while its daemon comes and goes."""
+"""The counter while its daemon starts, crashes, restarts and stops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EGRESS = AttachType.CGROUP_INET_EGRESS
 
-# A daemon with a bug. A test that is to catch it has to fail with it (strict).
+# A daemon with a bug. A test that must catch the bug has to fail with this daemon (strict).
 ORPHANING = pytest.param(
     "egress-counter-orphaning",
     marks=pytest.mark.xfail(
@@ -55,7 +55,7 @@ def test_restarted_daemon_takes_the_link_over(daemon: Daemon, bpffs: BpfFs) -> N
 
     with Link.open(bpffs / "link") as link:
         assert link.id == first.id
-        assert link.info.prog_id != first.prog_id  # updated: it may be a newer version's
+        assert link.info.prog_id != first.prog_id  # now the new daemon's, perhaps a newer version
 
 
 @both

@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest_bpflink
 from pytest_bpflink.building import compilation
 from pytest_bpflink.session import pytest_internals
 from pytest_bpflink.vm.cache import cache_root
@@ -70,7 +69,7 @@ def _files(config: pytest.Config) -> Iterator[Path]:
 
 def _own_modules() -> Iterator[Path]:
     """Yield those of this plugin, which pytest rewrites as it does every plugin's."""
-    for parent, _, names in os.walk(Path(pytest_bpflink.__file__).parent, followlinks=True):
+    for parent, _, names in os.walk(Path(__file__).parents[2], followlinks=True):
         yield from (Path(parent, name) for name in names if name.endswith(".py"))
 
 

@@ -31,8 +31,8 @@ _TCG_FACTOR = 5
 class Limits:
     """Seconds that a guest may take, under KVM; an emulated guest has five times as much.
 
-    `connecting` is from execnet's first byte until pytest is configured in the guest. `answer` is
-    not scaled: what can still answer does so at once.
+    `connecting` begins with execnet's first byte and ends when pytest is configured in the guest.
+    `answer` is not scaled: a Python that can still answer does so at once.
     """
 
     test: float

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink import Object
-from pytest_bpflink.selftests.witness import datagram_socket
+from pytest_bpflink.selftests.support.witness import datagram_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pytest_bpflink import Cgroup, Link, Program
 
-_SOURCE = Path(__file__).parent / "progs" / "order.bpf.c"
+_SOURCE = Path(__file__).parents[1] / "progs" / "order.bpf.c"
 
 
 class Hook:
