@@ -133,8 +133,6 @@ def leaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 LEFT_LINK = r"the test left link \d+ \(CGROUP prog_id \d+, cgroup_id \d+\), held by "
 LEFT_PROGRAM = r"the test left program \d+ \(CGROUP_SKB egress\), held by "
-
-
 HELD = {
     "test_pin": LEFT_LINK + r"pin /\S+/bpffs\d+/forgotten$",
     "test_pin_of_a_child": LEFT_LINK + r"pin /\S+/test_pin_of_a_child0/forgotten$",
