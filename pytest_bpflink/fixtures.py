@@ -162,6 +162,6 @@ def bpf_link(_bpf_estate: Estate) -> Iterator[Callable[..., Link]]:
 def bpf_ledger(request: pytest.FixtureRequest, _bpf_privileges: None) -> BpfLedger:
     """What programs under test leave: `with bpf_ledger.watch() as watch`, who holds what."""
     from pytest_bpflink.ledger.bpf_ledger import BpfLedger
-    from pytest_bpflink.session.kernel import running_kernel
+    from pytest_bpflink.session.guest import is_in_guest
 
-    return BpfLedger(alone=not running_kernel(request.config).is_native)
+    return BpfLedger(alone=is_in_guest(request.config))

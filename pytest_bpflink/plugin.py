@@ -18,7 +18,7 @@ import pytest
 
 from pytest_bpflink.matrix import libbpfs
 from pytest_bpflink.session import options
-from pytest_bpflink.session.kernel import is_in_guest
+from pytest_bpflink.session.guest import is_in_guest
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -14,6 +14,7 @@ import pytest
 from pytest_bpflink.matrix import libbpfs, specs
 from pytest_bpflink.matrix.items import KernelItems, register
 from pytest_bpflink.matrix.messages import Assignment
+from pytest_bpflink.session.guest import IN_GUEST
 from pytest_bpflink.session.kernel import RUNNING, native
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def _configure_worker(config: pytest.Config, assignment: Assignment) -> None:
     from pytest_bpflink.matrix.worker.worker import MatrixWorker
 
     config.stash[RUNNING] = assignment.kernel
+    config.stash[IN_GUEST] = not assignment.kernel.is_native
     register(config, KernelItems(assignment.kernels, here=assignment.kernel))
     MatrixWorker(config, assignment).start()
 

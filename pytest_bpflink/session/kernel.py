@@ -75,11 +75,6 @@ def running_kernel(config: pytest.Config) -> MatrixKernel:
     return config.stash.get(RUNNING, None) or native()
 
 
-def is_in_guest(config: pytest.Config) -> bool:
-    """Whether this process is an xdist worker for another kernel: in a guest, or a stand-in."""
-    return RUNNING in config.stash and not config.stash[RUNNING].is_native
-
-
 def native() -> MatrixKernel:
     """Return the kernel of this process."""
     release = os.uname().release

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink.session import extra_errors
-from pytest_bpflink.session.kernel import running_kernel
+from pytest_bpflink.session.guest import is_in_guest
 from pytest_bpflink.system.kernel_log import KernelLog, SplatWarning, splats
 from pytest_bpflink.system.processes import parent_of
 
@@ -41,7 +41,7 @@ class DmesgCheck:
         self._errors = config.option.bpf_dmesg == "error"
         self._log = KernelLog()
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        self._siblings = "PYTEST_XDIST_WORKER" in os.environ and running_kernel(config).is_native
+        self._siblings = "PYTEST_XDIST_WORKER" in os.environ and not is_in_guest(config)
         self._item: pytest.Item | None = None
         self._allowed: list[re.Pattern[str]] = []
         self._lines: list[Line] = []

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_bpflink.ledger.ledger import LeakWarning, Ledger, Owner
 from pytest_bpflink.session import extra_errors
-from pytest_bpflink.session.kernel import running_kernel
+from pytest_bpflink.session.guest import is_in_guest
 from pytest_bpflink.session.pytest_internals import temporary_directory
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class LeakCheck:
         self._errors = config.option.bpf_leaks == "error"
         temporary = temporary_directory(config)
         places = [] if temporary is None else [temporary]
-        self.ledger = Ledger(alone=not running_kernel(config).is_native, places=places)
+        self.ledger = Ledger(alone=is_in_guest(config), places=places)
         self._test: Owner | None = None
         self._wider: dict[pytest.FixtureDef[Any], Owner] = {}
         self._settling: list[Owner] = []

@@ -16,6 +16,7 @@ from pytest_bpflink.errors import NotSupported, UnknownFeature
 from pytest_bpflink.features import probing
 from pytest_bpflink.features.kernel_info import KernelInfo
 from pytest_bpflink.features.privileges import missing_privileges
+from pytest_bpflink.session.guest import is_in_guest
 from pytest_bpflink.session.kernel import running_kernel
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _compare(version: tuple[int, ...], wanted: str) -> bool:
 
 
 def _keep_from_native(item: pytest.Item) -> None:
-    if not running_kernel(item.config).is_native or item.config.option.bpf_native_all:
+    if is_in_guest(item.config) or item.config.option.bpf_native_all:
         return
     # With --kernel there is no native item of most of these: see matrix.KernelItems.
     bug = item.get_closest_marker("kernel_bug")
