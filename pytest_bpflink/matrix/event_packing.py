@@ -1,9 +1,9 @@
-"""A worker's events on the way to the controller: few messages, and short ones.
+"""Packs a worker's events into few, short messages, and unpacks them in the controller.
 
 xdist sends six messages for each item, which execnet serializes in Python, string by string. In an
-emulated guest that takes a quarter of the time of a short test. Here C packs the events, a value
-that all events of an item would repeat is sent once, and an event that need not be known at once
-goes with the next.
+emulated guest this takes a quarter of the time of a short test. `Packing` serializes events in C,
+sends a value that several events share only once, and holds back events that the controller need
+not know at once.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     Details = dict[str, Any]
 
-# The events of an item. execnet sends the others as they are, those of warnings among them.
+# The events of an item. execnet sends all other events, such as warnings, as they are.
 _EVENTS = frozenset({"logstart", "testreport", "logfinish", "runtest_protocol_complete"})
 
-# The values that are sent once, and the events that have them.
+# The values that are sent only when they change, and the events that contain each.
 _REPEATED = {
     "nodeid": {"logstart", "testreport", "logfinish"},
     "location": {"logstart", "testreport", "logfinish"},
@@ -32,15 +32,15 @@ _REPEATED = {
     "testrun_uid": {"testreport"},
 }
 
-# Each report has a copy of these, which plugins may change.
-_OWN = {"keywords", "user_properties"}
+# Plugins may change these values of a report, so each report gets a copy.
+_COPIED = {"keywords", "user_properties"}
 
 _SCALARS = {str, bytes, int, float, bool, type(None)}
 _SEQUENCES = {tuple, list}
 
 
 class Packing:
-    """Packs the events of a worker, whose order stays.
+    """Packs the events of a worker, in their order.
 
     `is_next_queued` says whether the worker already has its next item queued.
     """
@@ -55,9 +55,10 @@ class Packing:
         self._number = 0
 
     def sendevent(self, name: str, **details: Any) -> None:
-        """Send an event; the end of an item that went well waits until the next item begins.
+        """Send an event, or hold it back until the next event is sent.
 
-        A worker that dies in between is seen to have died in that item's teardown.
+        A passed teardown is held back, and so is the end of an item if the next item is queued. A
+        worker that dies meanwhile has died in that item's teardown, as far as the controller knows.
         """
         packed = self._pack(name, details)
         if packed is None:
@@ -75,10 +76,10 @@ class Packing:
         return name != "logstart" and self._is_next_queued()
 
     def _pack(self, name: str, details: Details) -> bytes | None:
-        """Return the values of an event that are new; None if one might arrive as another.
+        """Return an event's new values as bytes; None if a value might be unpacked as another.
 
-        A plugin may add to a report whatever execnet takes, and so may a traceback. A report that
-        lacks a value which is sent once would be given it.
+        A plugin or a traceback may add any value to a report that execnet takes. A report that
+        lacks one of `_REPEATED` would be unpacked with an older event's value.
         """
         if name not in _EVENTS:
             return None
@@ -88,7 +89,7 @@ class Packing:
                 facts = details["data"]
                 if not _REPEATED.keys() <= facts.keys():
                     return None
-                facts = {**facts, **{key: dumps(facts[key]) for key in _OWN}}
+                facts = {**facts, **{key: dumps(facts[key]) for key in _COPIED}}
             news = {
                 key: value
                 for key, value in facts.items()
@@ -96,7 +97,7 @@ class Packing:
             }
             if not _are_plain(news.values()):
                 return None
-            for key in news.keys() & _OWN:
+            for key in news.keys() & _COPIED:
                 part = details["data"][key]
                 if not _are_plain(part.values() if type(part) is dict else part):
                     return None
@@ -117,10 +118,10 @@ class Packing:
 def unpacking(
     receive: Callable[[Any], None], damaged: Callable[[str], None]
 ) -> Callable[[Any], None]:
-    """Return the function that takes a worker's messages, and gives its events to `receive`.
+    """Return a function that takes a worker's messages and passes the events to `receive`.
 
-    `receive` is given events as xdist has them. Of a message that is damaged it is given nothing,
-    nor of those that follow: `damaged` is called once, with the reason.
+    The events are as xdist sends them. From the first damaged message on no event is passed:
+    `damaged` is called once, with the reason.
     """
     unpacker = _Unpacker(receive, damaged)
     return unpacker.take
@@ -135,7 +136,7 @@ class _Unpacker:
         self._is_damaged = False
 
     def take(self, message: Any) -> None:
-        # xdist's mark of the end is no tuple.
+        # xdist's end marker is neither bytes nor a tuple.
         if type(message) not in {bytes, tuple}:
             self._receive(message)
         elif self._is_damaged:
@@ -169,12 +170,12 @@ class _Unpacker:
         details = {**repeated, **news}
         if name != "testreport":
             return name, details
-        own = {key: loads(details[key]) for key in _OWN}
-        return name, {"data": {**details, **own}}
+        copies = {key: loads(details[key]) for key in _COPIED}
+        return name, {"data": {**details, **copies}}
 
 
 def _are_plain(values: Iterable[object]) -> bool:
-    """Whether values arrive as they are: `dumps` makes bytes of values that are like bytes."""
+    """Whether values are unpacked as they are: `dumps` writes bytes-like values as bytes."""
     return all(
         type(value) in _SCALARS or (type(value) in _SEQUENCES and _are_plain(value))  # type: ignore[arg-type]
         for value in values

@@ -1,8 +1,7 @@
-"""Kernels as a parameter: which items run on which kernel.
+"""Kernels as a parameter: an item of each test for each kernel.
 
-Knows pytest's collection, in the process that collects: an xdist worker, or pytest itself when no
-guest is asked for. What else a worker does is `matrix_worker`'s, guests and their workers are
-`controller`'s, dealing out items is `scheduling`'s, what came of them is `report`'s.
+Knows pytest's collection, in an xdist worker, or in pytest itself when no guest is asked for.
+`worker` does a worker's other work, `controller` boots guests and deals items to their workers.
 """
 
 from __future__ import annotations
@@ -26,27 +25,28 @@ def register(config: pytest.Config, plugin: object) -> None:
 
 
 class KernelItems:
-    """Makes one item of each test for each kernel, and keeps those of the kernel `here`.
+    """Makes one item of each test for each kernel, and keeps the items of the kernel `here`.
 
-    A worker makes no other kernel's items, which would cost as much as its own: but for `--lf` and
-    `--ff`, which run everything where they know none of the failures. `here` None keeps all.
+    To save time, a worker makes no items of other kernels. With `--lf` and `--ff` it does, since
+    these options run everything if no earlier failure was collected. `here` None keeps all items.
     """
 
     def __init__(self, kernels: Sequence[MatrixKernel], *, here: MatrixKernel | None) -> None:
         self._kernels = kernels
         self._here = here
 
-    # trylast, so that ids end with the kernel. Function scope: a wider one makes pytest reorder
-    # tests by parameter.
+    # trylast, so that ids end with the kernel. Function scope, since with a wider scope pytest
+    # would reorder tests by kernel.
     @pytest.hookimpl(trylast=True)
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Make an item per kernel."""
         kernels = self._kernels
         if _is_for_guests(metafunc.definition):
-            # Where there are guests it is theirs; where not, it is skipped with a reason.
+            # Only guests run such a test; if there are none, `requirements` skips it.
             kernels = [each for each in kernels if not each.is_native] or kernels
         if self._here is not None and not _looks_back(metafunc.config):
-            # Of none of its own, an item is made all the same, and dropped with others' below.
+            # A test that this kernel must not run still gets one item here;
+            # pytest_collection_modifyitems drops it.
             kernels = [each for each in kernels if each.id == self._here.id] or kernels[:1]
         metafunc.fixturenames.append(PARAMETER)
         metafunc.parametrize(
@@ -59,7 +59,7 @@ class KernelItems:
     def pytest_collection_modifyitems(
         self, items: list[pytest.Item]
     ) -> Generator[None, None, None]:
-        """Keep this kernel's items, after every other plugin had its say on all of them."""
+        """Keep this kernel's items, after every other plugin has seen all items."""
         for item in items:
             if not is_parametrized(item):
                 item.add_marker(self._kernels[0].mark)
@@ -85,18 +85,18 @@ def _is_for_guests(item: pytest.Item) -> bool:
 
 
 def kernel_parameter(item: pytest.Item) -> str | None:
-    """Return the id of the kernel that an item was made for: by its callspec, never by its name."""
+    """Return the id of the kernel that an item was made for, by the item's callspec."""
     callspec = getattr(item, "callspec", None)
     return callspec.params.get(PARAMETER) if callspec else None
 
 
 def is_parametrized(item: pytest.Item) -> bool:
-    """Whether there is an item per kernel; unittest's, doctest's and custom items run once."""
+    """Whether a test has an item per kernel; items of unittest, doctest and plugins run once."""
     return kernel_parameter(item) is not None
 
 
 def without_kernel(item: pytest.Item) -> str:
-    """Return the node id without the kernel: what the same test has on every kernel."""
+    """Return the node id without the kernel, which is the same for a test on every kernel."""
     kernel = kernel_parameter(item)
     if kernel is None:
         return item.nodeid

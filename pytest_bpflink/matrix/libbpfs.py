@@ -1,7 +1,7 @@
-"""Which libbpfs a run asks for; several are a second axis of the matrix, beside kernels.
+"""The libbpfs of a run; several are a second axis of the matrix, beside kernels.
 
-Knows where it is asked for, and how a pair of kernel and libbpf is called. A process loads one
-libbpf, so each pair has workers of its own. Finding and building a libbpf is `libbpf_choice`'s.
+Knows `--bpf-libbpf`, its default, and the id of a pair of kernel and libbpf. A process loads one
+libbpf, so each pair has its own workers. `building.libbpf_choice` finds and builds a libbpf.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def asked_for(config: pytest.Config) -> tuple[list[str], Path]:
-    """Return the SPECs of --bpf-libbpf, and the directory that relative paths are taken from.
+    """Return the SPECs of --bpf-libbpf, and the directory that relative paths start from.
 
-    Raises UsageError for a repeated or, among several, an empty one.
+    Raises UsageError for a repeated SPEC, and for an empty SPEC among several.
     """
     value, directory = config.option.bpf_libbpf, config.invocation_params.dir
     if value is None:
@@ -44,7 +44,7 @@ def asked_for(config: pytest.Config) -> tuple[list[str], Path]:
 
 
 def pairs(kernels: Iterable[MatrixKernel], specs: Sequence[str]) -> list[MatrixKernel]:
-    """Return each kernel with each libbpf; ids have both where there is a choice."""
+    """Return each kernel with each libbpf; with several libbpfs, ids name both."""
     if len(specs) < 2:
         return list(kernels)
     ids = _ids(specs)
@@ -58,11 +58,8 @@ def pairs(kernels: Iterable[MatrixKernel], specs: Sequence[str]) -> list[MatrixK
 def find(
     kernels: Sequence[MatrixKernel], progress: Progress, *, directory: Path
 ) -> list[MatrixKernel]:
-    """Find or build the libbpfs of pairs. Raises UsageError."""
-    from pytest_bpflink.building import (  # with ctypes, for runs that choose
-        libbpf_choice,
-        libbpf_library,
-    )
+    """Find or build the libbpf of each pair. Raises UsageError."""
+    from pytest_bpflink.building import libbpf_choice, libbpf_library
 
     found: dict[str | None, tuple[str | None, str | None]] = {None: (None, None)}
     for spec in dict.fromkeys(kernel.libbpf_spec for kernel in kernels):
@@ -73,7 +70,7 @@ def find(
             release = libbpf_library.release(path)
         except libbpf_library.LibbpfError as error:
             raise pytest.UsageError(f"--bpf-libbpf {spec}: {error}") from None
-        # The system's has a name for the loader and no path.
+        # The system's libbpf has a name for the loader and no path.
         found[spec] = path if "/" in path else libbpf_library.SYSTEM, release
     return [
         replace(kernel, libbpf=path, libbpf_release=release)
@@ -112,7 +109,7 @@ def use_chosen(config: pytest.Config) -> None:
 def _ids(specs: Sequence[str]) -> list[str]:
     ids: list[str] = []
     for spec in specs:
-        # Of a path its last part that is no file of a library: /src/libbpf-1.7/src/libbpf.so.
+        # Of a path the part before src/libbpf.so and the like: libbpf-1.7 of /src/libbpf-1.7/src.
         parts = [part for part in Path(spec).parts if not re.match(r"(src|lib\w*|.*\.so.*)$", part)]
         name = re.sub(r"[^\w.+-]+", "_", parts[-1] if "/" in spec and parts else Path(spec).name)
         name = name.removeprefix("libbpf").lstrip("-") or "libbpf"

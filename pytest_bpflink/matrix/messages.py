@@ -1,7 +1,7 @@
-"""What the controller and its workers tell each other beside xdist's own messages.
+"""The messages of the controller and its workers beside xdist's own.
 
 An `Assignment` goes to each worker before it starts; `ItemFacts` come back for each item that the
-worker collected. execnet carries plain values only, so both know how they become plain.
+worker collected. execnet carries plain values only, so both classes convert themselves.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _KEY: Final = "bpflink"
 class FreshItem(NamedTuple):
     """An item that runs in a guest of its own.
 
-    `argument` is what pytest is given to collect this item alone. Where it is None, the worker
-    collects all items, as every worker does, and keeps this one.
+    `argument` makes pytest collect this item alone. If it is None, the worker collects all items,
+    as every worker does, and keeps this one.
     """
 
     nodeid: str
@@ -37,10 +37,10 @@ class FreshItem(NamedTuple):
 
 
 class ItemFacts(NamedTuple):
-    """What a worker tells of an item that it collected.
+    """The facts that a worker reports of an item that it collected.
 
-    `test` is the node id without the kernel. `fresh` is a plain FreshItem if the item runs in a
-    guest of its own. `bug` is the source that the item's mark `kernel_bug` names.
+    `test` is the node id without the kernel. `fresh` is given if the item runs in a guest of its
+    own. `bug` is the source that the item's mark `kernel_bug` names.
     """
 
     test: str
@@ -51,7 +51,7 @@ class ItemFacts(NamedTuple):
 
     @property
     def plain(self) -> tuple[Any, ...]:
-        """The same as execnet can carry it."""
+        """These facts as execnet can carry them."""
         return tuple(self._replace(fresh=self.fresh and tuple(self.fresh)))  # type: ignore[arg-type]
 
 
@@ -106,13 +106,13 @@ def _text(value: object) -> str:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the controller tells a worker before it starts.
+    """The controller's message to a worker before it starts.
 
     `kernels` are all kernels of the run, `kernel` is the worker's. `stand_in` is the reason why the
-    kernel can't be used; a worker that has one is a stand-in, which runs no item and reports each
+    kernel can't be used; a worker with a reason is a stand-in, which runs no item and reports each
     as an error. `item` is the only item that the worker is for; None for a worker that is dealt
     items. `channel` carries the worker's `ItemFacts`, the lines that tests print, and stacks.
-    `relay` leads to the port of a plugin on the host, where a plugin has named one.
+    `relay` leads to a port on the host, if a plugin there listens for workers (`port_relay`).
     """
 
     kernels: tuple[MatrixKernel, ...]
@@ -137,7 +137,7 @@ class Assignment:
 
     @classmethod
     def received(cls, config: pytest.Config) -> Assignment | None:
-        """Return what the controller told this process; None where this is no such worker."""
+        """Return the assignment of this worker; None if this process is no worker of the matrix."""
         plain: dict[str, Any] | None = getattr(config, "workerinput", {}).get(_KEY)
         if plain is None:
             return None

@@ -1,9 +1,9 @@
-"""Plain values as bytes: written fast by C, and read so that no bytes can do harm.
+"""Plain values as bytes: written fast, and read so that no bytes can do harm.
 
-`marshal` writes them, in a guest where each step of Python is dear. `marshal.loads` trusts its
-bytes and may crash the process (its documentation says so), so the host, which can't trust a
-kernel under test, reads them here: each length is checked, and there are no types but these.
-Every release of Python writes version 2 of the format, and writes the same value the same way.
+`dumps` is `marshal`, which is C, since Python is slow in an emulated guest. `marshal.loads` may
+crash the process on bad bytes, as its documentation says, and a kernel under test may send any
+bytes. So `loads` is Python: it checks each length and makes plain values only. Every release of
+Python writes version 2 of the format, and writes the same value the same way.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _HEADER = struct.Struct("!II")
 
 _INT, _SIZE, _FLOAT = struct.Struct("<i"), struct.Struct("<I"), struct.Struct("<d")
 
-# Digits of an int that has more than 32 bits: `marshal` has 15 bits in each.
+# An int of more than 32 bits is written as digits of 15 bits.
 _DIGIT, _DIGIT_BITS = struct.Struct("<H"), 15
 
-# Deeper values than any report has; Python's own limit is 1000 calls.
+# No report has values as deep as this; Python's own limit is 1000 calls.
 _MOST_DEPTH = 100
 
 
 class DamagedError(ValueError):
-    """Bytes that no writer wrote so, or not in this place."""
+    """The bytes are not those that were written, or are out of order."""
 
 
 def dumps(value: Any) -> bytes:
     """Return a plain value as bytes. Raises ValueError for a value that `marshal` can't write.
 
     The value may consist of None, bool, int, float, str, bytes, tuples, lists and dicts; `marshal`
-    writes some values that look like bytes as if they were.
+    writes bytes-like values as bytes.
     """
     return marshal.dumps(value, _VERSION)
 
@@ -53,7 +53,7 @@ def loads(data: bytes) -> Any:
 
 
 def sealed(number: int, data: bytes) -> bytes:
-    """Return a message: bytes with a number, which counts messages, and a checksum."""
+    """Return a message: the bytes after the message's number and their checksum."""
     return _HEADER.pack(number, zlib.crc32(data)) + data
 
 
@@ -66,7 +66,7 @@ def unsealed(number: int, message: bytes) -> bytes:
     if zlib.crc32(data) != checksum:
         raise DamagedError("its checksum is wrong")
     if found != number:
-        raise DamagedError(f"it has number {found} and is number {number}")
+        raise DamagedError(f"its number is {found} instead of {number}")
     return data
 
 
@@ -134,7 +134,7 @@ class _Reader:
 
     def _list(self) -> list[Any]:
         size = self._size()
-        # A value takes a byte at least: nothing is made for a length that can't be true.
+        # Each value takes a byte at least: a size that can't be true allocates nothing.
         if size > self.left:
             raise DamagedError(f"it has a list of {size} values in {self.left} bytes")
         return [self.value() for _ in range(size)]
@@ -149,7 +149,7 @@ class _Reader:
             try:
                 value[key] = self.value()
             except TypeError:
-                raise DamagedError("it has a key that can't be one") from None
+                raise DamagedError("it has a key that is not hashable") from None
         self._at += 1
         return value
 

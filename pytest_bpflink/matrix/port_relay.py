@@ -1,8 +1,8 @@
 """A connection from a worker in a guest to a plugin that listens on the host's loopback.
 
-pytest-rerunfailures (16) counts in the controller, and its workers connect to a port of 127.0.0.1,
-which in a guest is the guest's own. So the guest listens on the same port, and what is said passes
-through a channel of execnet's.
+pytest-rerunfailures (16) counts reruns in the controller, and its workers connect to a port of
+127.0.0.1, which in a guest is the guest's loopback. So the guest listens on the same port, and the
+bytes pass through a channel of execnet.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CHUNK = 1 << 16
 
 
 def connect(node: WorkerController) -> Channel | None:
-    """Return a channel to the port that a plugin named to a worker in a guest, if one did.
+    """Return a channel to the port in the input of a worker in a guest; None without a port.
 
     Called on the host, before the worker starts.
     """
@@ -36,7 +36,7 @@ def connect(node: WorkerController) -> Channel | None:
     return channel
 
 
-# Before pytest-rerunfailures', which connects.
+# Before the hook of pytest-rerunfailures, which connects.
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Listen in the guest, for one connection."""
@@ -60,7 +60,7 @@ def _accept(server: socket.socket, channel: Channel) -> None:
 
 
 def _join(connection: socket.socket, channel: Channel) -> None:
-    """Pass on what either says, until one has nothing more to say."""
+    """Pass bytes on in both directions, until one side closes."""
 
     def take(data: bytes | None) -> None:
         with contextlib.suppress(OSError):

@@ -1,6 +1,6 @@
 """Sets kernels up as a parameter of a session: in a controller, in a worker, or in pytest alone.
 
-Knows the options of pytest and xdist that go with `--kernel`, which it sets before xdist reads
+Knows which options of pytest and xdist go with `--kernel`, and sets xdist's before xdist reads
 them.
 """
 
@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.session.kernel import MatrixKernel
 
-# The machines that one worker may use up beyond its first, where --max-worker-restart says nothing.
+# The default of --max-worker-restart: machines that one worker may use up beyond its first.
 _RESTARTS = 3
 
 
 def configure(config: pytest.Config) -> None:
-    """Register the half of the matrix that this process needs.
+    """Register the plugins of the matrix that this process needs.
 
-    Called from `pytest_configure`: after the cache plugin's, which is tryfirst, since `KernelItems`
-    must be registered later than `--lf`; before xdist's, which is trylast and looks at `--tx`.
+    To be called from a `pytest_configure` that runs between two others: the cache plugin's, which
+    is tryfirst and registers `--lf`, since `KernelItems` must be registered later; and xdist's,
+    which is trylast and reads `--tx`.
     """
     assignment = Assignment.received(config)
     if assignment:
@@ -64,7 +65,7 @@ def configure_report(config: pytest.Config) -> None:
 
 
 def _runs_no_test(config: pytest.Config) -> bool:
-    """Whether pytest only shows something; it starts a session even so (pytest 9.2)."""
+    """Whether pytest only shows something; it starts a session all the same (pytest 9.2)."""
     options = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow")
     return any(getattr(config.option, option, None) for option in options)
 
@@ -93,8 +94,8 @@ def _configure_controller(config: pytest.Config, kernels: Sequence[MatrixKernel]
         raise pytest.UsageError("--tx: --kernel starts the workers itself; drop --tx")
     if option.dist == "each":
         raise pytest.UsageError("--dist=each: --kernel runs each test on every kernel; drop it")
-    # -n is the number of native workers: nothing is left for it without `native`, and -n 0, which
-    # people have in addopts, can't switch guests off.
+    # -n is the number of native workers. Without `native` it does nothing, and -n 0, which people
+    # have in addopts, does not switch guests off.
     native_workers = len(option.tx) or 1
     guests, bounded = capacity.affordable_workers(
         option.kernel_workers,
@@ -113,7 +114,8 @@ def _configure_controller(config: pytest.Config, kernels: Sequence[MatrixKernel]
             raise pytest.UsageError("--kernel-rw: guests on a --kernel-host can't reach this host")
         option.px = [*option.px, *hosts.proxies(option.kernel_host)]
     option.dist = "load"
-    # Restarts are bounded per worker: xdist's bound is for all together, and loses items silently.
+    # Restarts are bounded per worker. xdist's bound is for all workers together; beyond it xdist
+    # loses items silently.
     asked_for: str | None = option.maxworkerrestart
     restarts = _RESTARTS if asked_for is None else int(asked_for)
     option.maxworkerrestart = str(sys.maxsize)

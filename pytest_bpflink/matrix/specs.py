@@ -27,8 +27,8 @@ _NAMELESS |= {"Image.gz", "usr", "vmlinux", "vmlinuz", "x86", "x86_64"}
 def asked_for(config: pytest.Config) -> list[str]:
     """Return the SPECs of --kernel, in their order.
 
-    What a pattern or the ini-option has beside what is named otherwise, too, is left out. Raises
-    UsageError.
+    A kernel that is also named explicitly is not repeated when a pattern or the ini option yields
+    it again. Raises UsageError.
     """
     named = list(_split(config.option.kernel))
     specs: list[str] = []
@@ -37,7 +37,7 @@ def asked_for(config: pytest.Config) -> list[str]:
         for one in several:
             found = _expanded(one)
             if found == [spec]:
-                specs.append(spec)  # also twice, which is refused
+                specs.append(spec)  # also a repeated one, which `requested` refuses
             else:
                 specs += [name for name in found if name not in {*specs, *named}]
     return specs
@@ -55,7 +55,7 @@ def _of_project(config: pytest.Config) -> list[str]:
             f"--kernel {INI}: {INI_OPTION} names no kernels in {where}; write there"
             f' {INI_OPTION} = ["native", "6.1"], or name them here'
         )
-    # With -o there need be no file.
+    # -o sets the option without a file.
     directory = config.inipath.parent if config.inipath else config.invocation_params.dir
     return [str(directory / Path(spec).expanduser()) if "/" in spec else spec for spec in specs]
 
@@ -63,7 +63,6 @@ def _of_project(config: pytest.Config) -> list[str]:
 def _expanded(spec: str) -> list[str]:
     if not any(character in spec for character in "*?["):
         return [spec]
-    # It costs what a run on this kernel alone does without.
     from pytest_bpflink.vm import kernels
 
     try:
@@ -108,9 +107,9 @@ def _real(path: str) -> Path:
 
 
 def _free_id(spec: str, taken: set[str]) -> str:
-    """Return a short id for test ids: a release as it is, the telling part of a path."""
+    """Return a short id for test ids: a release as it is, the distinctive part of a path."""
     name = _path_name(_real(spec)) if is_path(spec) else spec
-    # xdist takes the id into "popen//id=...", pytest between "[" and "]".
+    # xdist writes the id into "popen//id=...", pytest between "[" and "]".
     name = re.sub(r"[^\w.+-]+", "_", name)
     candidates = (name if number == 1 else f"{name}-{number}" for number in count(1))
     return next(candidate for candidate in candidates if candidate not in taken | {NATIVE})

@@ -223,7 +223,7 @@ def test_kernels_that_can_not_be_had_again_are_errors(
 
     result.assert_outcomes(passed=13, errors=9)
     result.stdout.fnmatch_lines(reason)
-    result.stdout.fnmatch_lines([f"*kernel {kernel}: 2 guests in a row could not be had"])
+    result.stdout.fnmatch_lines([f"*kernel {kernel}: 2 guests in a row could not start"])
     # As many as may work at the same time may have begun before the second failed.
     assert tries <= len(booted(pytester.path)) - 11 <= 3 * tries
     result.stdout.fnmatch_lines([f"*ERROR at setup of test_x?8-{kernel}? *"])
@@ -445,8 +445,9 @@ def test_what_follows_a_test_that_taints_the_kernel_gets_a_fresh_guest(
     assert (pytester.path / "torn_down").read_text() == "xx"
     assert len(booted(pytester.path)) == 2
     said = "good: *::test_{}?good? left the kernel tainted: W (it warned)"
-    result.stdout.fnmatch_lines([f"{said.format('b')}; what follows gets a fresh guest"])
+    result.stdout.fnmatch_lines([f"{said.format('b')}; the next tests get a fresh guest"])
     result.stdout.fnmatch_lines([said.format("d")])
-    result.stdout.fnmatch_lines(["*- Kernel -*", "This test left it tainted: W (it warned)"])
+    tainted = "This test left the kernel tainted: W (it warned)"
+    result.stdout.fnmatch_lines(["*- Kernel -*", tainted])
     junit = (pytester.path / "junit.xml").read_text()
     assert junit.count('<property name="kernel_tainted" value="W (it warned)" />') == 2

@@ -91,7 +91,7 @@ def test_bytes_that_would_do_harm_are_refused(data: bytes) -> None:
 def test_a_sealed_message_has_its_number_and_every_bit_of_it() -> None:
     message = sealed(7, b"data")
     assert unsealed(7, message) == b"data"
-    with pytest.raises(DamagedError, match="it has number 7 and is number 8"):
+    with pytest.raises(DamagedError, match="its number is 7 instead of 8"):
         unsealed(8, message)
     for bit in range(8, 8 * len(message)):
         flipped = bytearray(message)

@@ -1,4 +1,7 @@
-"""How xdist connects to a worker: to the machine that its guest has then, or to another one."""
+"""Connects xdist to a worker: to the current machine of the worker's guest, or to its next one.
+
+`guests` boots the machines; `replacements` keeps a worker's place in xdist's loop meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Connections:
-    """Gives a worker that can't be connected to another guest, at the start and later."""
+    """Connects to workers; if a connection fails, the worker's guest gets another machine."""
 
     def __init__(
         self,
@@ -42,19 +45,19 @@ class Connections:
         self._refuse = refuse
 
     def connect(self, spec: XSpec, putevent: Any) -> WorkerController:
-        """Connect to a worker, or return what keeps its place until its guest is up."""
+        """Connect to a worker, or return a placeholder until its guest is up."""
         guest = self._guests[spec]
         if guest.retired:
             if not self._is_needed(guest):
                 return self._replacements.nobody()
-            guest.recall("The item that it died in last was to run again.")
+            guest.recall("A plugin runs the item again that it died in last.")
         if guest.booting:
             return self._replacements.await_boot(guest, partial(self.connect, spec, putevent))
         while True:
             if guest.item and guest.stand_in:
                 self._refuse(spec)
                 return self._replacements.nobody()
-            # An id is used once in execnet's group; for a replacement xdist took "gw0".
+            # execnet's group takes each id once. To a replacement xdist has given the id "gw0".
             spec.id, spec.python = guest.next_worker_id(), guest.python
             spec.via = guest.via
             if guest.is_machine:

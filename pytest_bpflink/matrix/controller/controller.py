@@ -1,8 +1,8 @@
 """The controller of a run with guests: an xdist worker per kernel, and what becomes of each.
 
-Knows xdist's hooks, and the order it calls them in when a worker dies. Guests are `guests`',
-connecting to them `connections`', dealing out items `scheduling`'s; collection is `matrix`'s, the
-workers' half `matrix_worker`'s.
+Knows xdist's hooks, and the order in which xdist calls them when a worker dies. `guests` boots and
+replaces machines, `connections` connects to them, `scheduling` deals items. `items` and `worker`
+run in the workers.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class LostItems(Exception):  # noqa: N818 - named for what happened, as Keyboard
 
 
 class MatrixController:
-    """Boots guests, deals their items, replaces the dead, and counts that nothing got lost."""
+    """Boots guests, deals items, replaces dead guests, and checks that each item was reported."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class MatrixController:
         restarts: int,
         bounded: str,
     ) -> None:
-        """BOUNDED is the sentence that the header has where memory bounds the number of guests."""
+        """BOUNDED is a sentence for the header if memory bounds the number of guests, else ""."""
         self._config = config
         self._bounded = bounded
         self._loop = XdistLoop(config)
@@ -73,8 +73,7 @@ class MatrixController:
         self._kernels = WantedKernels(kernels, self._factory)
         # Keyed by spec: a replacement has the spec of the worker that it replaces.
         self._guests: dict[XSpec, Guest] = {}
-        # The workers that were no stand-ins when they started: a guest whose last item kills it
-        # becomes one afterwards.
+        # The workers that were no stand-ins when they started: a guest may become one later.
         self._runs_items: set[WorkerController] = set()
         self._log = ItemLog()
         self._bugs: dict[str, str] = {}
@@ -154,7 +153,7 @@ class MatrixController:
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure_node(self, node: WorkerController) -> None:
-        """Tell a worker which kernels there are, and which one is its own."""
+        """Give a worker its `Assignment`, and receive its messages."""
         guest = self._guests[node.gateway.spec]
         channel = node.gateway.newchannel()
         channel.setcallback(partial(self._hear, node, guest))
@@ -178,7 +177,7 @@ class MatrixController:
         declare_dead(node, f"The worker's message is damaged: {reason}.")
 
     def _hear(self, node: WorkerController, guest: Guest, message: object) -> None:
-        """Take a message of a worker beside xdist's; its `ItemFacts` come before its collection."""
+        """Take a message that is not xdist's; `ItemFacts` come before the worker's collection."""
         try:
             subject, content = said(message)
         except DamagedError as error:
@@ -229,7 +228,7 @@ class MatrixController:
         self._log.started(nodeid, location)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note what came of an item, and in which phase it is now."""
+        """Note the outcome of an item's phase, and the phase that follows."""
         self._log.phase_ended(report)
         kernel = self._guests[report.node.gateway.spec].kernel
         self.report.add(report, kernel.id, ran=report.node in self._runs_items)
@@ -274,22 +273,22 @@ class MatrixController:
             guest.retire()
 
     def _go_on_after(self, node: WorkerController, guest: Guest) -> None:
-        """Boot another guest for what a worker left that ended by itself."""
+        """Boot another guest if a worker that ended by itself has left items."""
         output: dict[str, Any] = node.workeroutput
         tainted = output.get(messages.TAINTED)
-        # A session that is interrupted has to end; its workers are told later.
+        # xdist (3.8) stops the session for these after this hook.
         stopped = output["shouldstop"] or output["shouldfail"] or output["exitstatus"] == 2
         is_over = stopped or self._is_over(node)
         if tainted and not guest.item:
             test, flags = tainted
-            follows = "" if is_over else "; what follows gets a fresh guest"
+            follows = "" if is_over else "; the next tests get a fresh guest"
             self._progress.line(f"\n{guest.name}: {test} left the kernel tainted: {flags}{follows}")
         if is_over and guest.item:
             self._fresh_guests.ended(node)
         if is_over or not (tainted or guest.item):
             return
         if guest.item:
-            # It could not be told from its node id; among all that is collected it is found.
+            # pytest did not find the item by its argument; the next worker collects all items.
             guest.item = guest.item._replace(argument=None)
             guest.replace(f"{guest.item.nodeid} was not collected in a guest of its own.")
         else:
@@ -297,7 +296,7 @@ class MatrixController:
         self._loop.start_worker(node.gateway.spec)
 
     def pytest_handlecrashitem(self, report: pytest.TestReport) -> None:
-        """Say which kernel an item's worker had, how far it came, and what the console says."""
+        """Add the kernel, the phase and the console's end to the report of a crash."""
         node: WorkerController = report.node
         self._crashes.complete(report, self._guests[node.gateway.spec])
 
@@ -312,14 +311,14 @@ class MatrixController:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
-        """End the guests, also those that a Ctrl-C found at work."""
+        """End the guests, also those that still run an item after Ctrl-C."""
         self._watchdog.stop()
         # Before xdist waits 10 s for workers that may hang.
         for guest in self._guests.values():
             guest.kill()
 
     def _run_kernels(self) -> list[RunKernel]:
-        """Return the kernels, and how their guests fared, for the report."""
+        """Return each kernel for the report, with its guests' boot time, losses and problem."""
         rows = []
         for kernel in self._kernels:
             guests = [guest for guest in self._guests.values() if guest.kernel.id == kernel.id]

@@ -1,7 +1,7 @@
-"""Whom a worker's death is put down to, and what the report of it says.
+"""Which item is blamed for a worker's death, and the report of that item.
 
-Knows the order in which xdist (3.8, DSession.worker_errordown) tells of a death. What takes the
-place of the dead is `controller`'s to decide.
+Knows in which order xdist (3.8, DSession.worker_errordown) handles a death. `controller` decides
+what replaces the worker.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Crashes:
     def __init__(
         self, config: pytest.Config, loop: XdistLoop, log: ItemLog, bugs: Mapping[str, str]
     ) -> None:
-        """BUGS are the items that are known to crash kernels, with the source that says so."""
+        """BUGS has the items that are known to crash kernels, each with the source of its bug."""
         self._loop = loop
         self._bugs = bugs
         self._config = config
@@ -40,16 +40,16 @@ class Crashes:
         self._last_words: dict[WorkerController, str] = {}
 
     def record(self, node: WorkerController, guest: Guest, error: object) -> str:
-        """Keep what a dead worker and its guest said last, before the guest is cleared away."""
-        # What xdist says when the connection just ended.
+        """Keep the last words of a dead worker and its guest, before the guest is closed."""
+        # xdist gives this error if the connection ended without another error.
         cause = "" if error == "Not properly terminated" else f"{error}\n"
         self._last_words[node] = cause + guest.last_words()
         return self._last_words[node]
 
     def blame(self, node: WorkerController, guest: Guest, scheduling: KernelScheduling) -> None:
-        """Fail the item that a worker died after; the one that it died in is left to xdist.
+        """Fail the item that a worker died after; xdist reports an item that a worker died in.
 
-        Between two items it is the teardown of the one before, or what that set off in the kernel.
+        Between two items, the teardown of the first one is blamed, or its effect on the kernel.
         """
         running, latest = scheduling.running(node), scheduling.latest(node)
         if running is None and latest is None:
@@ -65,13 +65,13 @@ class Crashes:
             self._config.hook.pytest_runtest_logreport(report=report)
 
     def complete(self, report: pytest.TestReport, guest: Guest) -> None:
-        """Say in xdist's report of a crash which kernel it was, how far it came, and its panic."""
+        """Add the kernel, the item's phase and the panic to xdist's report of a crash."""
         # xdist 3.8 says "???", which JUnit takes for a failed set-up.
         report.when = self._log.phase(report.nodeid)
         self._describe(report, guest, f"died in the {report.when} of this test")
 
     def refuse(self, spec: XSpec, guest: Guest) -> None:
-        """Report the only item of a guest that can't be had as an error in its set-up."""
+        """Report the only item of a guest that could not start as an error in its set-up."""
         assert guest.item is not None
         nodeid = guest.item.nodeid
         node = MissingWorker(spec, guest.name)
@@ -90,7 +90,7 @@ class Crashes:
             self._config.hook.pytest_runtest_logreport(report=report)
 
     def _is_known(self, nodeid: str | None, node: WorkerController) -> bool:
-        """Whether a death is what the mark of an item foretold."""
+        """Whether an item is marked kernel_bug, and the console shows a cause of the death."""
         return nodeid in self._bugs and bool(console.cause(self._last_words[node]))
 
     def _describe(self, report: pytest.TestReport, guest: Guest, what: str) -> None:
@@ -109,6 +109,6 @@ class Crashes:
         if self._is_known(report.nodeid, report.node):
             report.outcome = "skipped"
             report.wasxfail = f"known kernel bug: {self._bugs[report.nodeid]}: {panic}"
-            # Of an expected failure only the sections are shown by every report that there is.
+            # Every report shows the sections of an expected failure; not every one its longrepr.
             report.longrepr, _, console_end = str(report.longrepr).partition("\n")
             report.sections.append(("Console of the guest", console_end))

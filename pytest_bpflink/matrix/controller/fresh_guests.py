@@ -1,6 +1,6 @@
 """Guests for items that run on a kernel of their own: one each, some at a time.
 
-`fresh_items` says which items wait, and `crashes` reports those whose guest died.
+`fresh_items` knows which items wait; `crashes` reports an item if its guest dies.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
     Others = Callable[[str], Iterable[str]]
 
-# A kernel that can't be had so often in a row is not tried again: each try takes its time.
+# After so many guests in a row that could not start, a kernel is not tried again, to save time.
 _MOST_FAILURES = 2
 
 
 class FreshGuests:
-    """Gives each item that wants it a guest, the next ones while the first are at work.
+    """Gives each of `FreshItems` a guest; the next guests boot while the first are at work.
 
-    Such a guest is an xdist worker that collects its item, runs it and ends.
+    Each guest has an xdist worker that collects the item, runs it and ends.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class FreshGuests:
         new_guest: Callable[[str, str, FreshItem], Guest],
         refuse: Callable[[XSpec, Guest], None],
     ) -> None:
-        """MEMORY_MIB is what each guest takes; GUESTS is where they are added.
+        """MEMORY_MIB is the memory of each guest; each guest is added to GUESTS.
 
-        REFUSE reports an item as an error whose guest could not boot.
+        REFUSE reports the item of a guest that could not start as an error.
         """
         self._loop = loop
         self._items = items
@@ -63,12 +63,12 @@ class FreshGuests:
         self._failures: Counter[str] = Counter()
 
     def start(self) -> None:
-        """Begin, when the guests of all other workers are up: they take memory, too."""
+        """Begin. To be called when all other guests are up, since they take memory, too."""
         self._at_once = fresh_at_once(self._memory_mib)
         self._loop.hide_status(self._working.__contains__)
 
     def fill(self, others: Others) -> None:
-        """Start guests for items that wait, as many as may be; OTHERS as in `FreshItems.take`."""
+        """Start guests for items that wait, up to the limit; OTHERS as in `FreshItems.take`."""
         while len(self._working) < self._at_once and not self._loop.is_stopping:
             working = Counter(guest.kernel.id for guest in self._working.values())
             taken = self._items.take(others, working)
@@ -77,23 +77,23 @@ class FreshGuests:
             self._start(*taken)
 
     def ended(self, node: WorkerController) -> None:
-        """Let a guest go that has run its item, or died of it."""
+        """Retire a guest that has run its item, or died in it."""
         guest = self._working.pop(node.gateway.spec)
         self._failures[guest.kernel.id] = 0
         guest.retire()
         self._bury(node)
 
     def _bury(self, node: WorkerController) -> None:
-        """Reap the processes of guests that are gone, without waiting for any.
+        """Reap the processes of ended connections, without waiting for any.
 
-        execnet 2.1 reaps them at the end of the session: up to then each would be a zombie. A
+        execnet 2.1 reaps them at the end of the session: until then each would be a zombie. A
         guest that a proxy on another host reaches has no process here.
         """
         self._dying.append(end_worker(node))
         self._dying = [process for process in self._dying if process and process.poll() is None]
 
     def refuse(self, spec: XSpec) -> None:
-        """Report an item as an error, since no guest can be had for it."""
+        """Report an item as an error, since its guest could not start."""
         guest = self._working.pop(spec)
         assert guest.item is not None
         self._failures[guest.kernel.id] += 1
@@ -103,11 +103,11 @@ class FreshGuests:
     def _start(self, kernel: str, item: FreshItem) -> None:
         self._made[kernel] += 1
         name = f"{kernel}-fresh{self._made[kernel]}"
-        # As NodeManager (xdist 3.8) writes it, which else would make another of it.
+        # With execmodel, since NodeManager (xdist 3.8) would replace a spec without it.
         spec = worker_spec(f"execmodel=main_thread_only//popen//id={name}//kernel={kernel}")
         guest = self._guests[spec] = self._working[spec] = self._new_guest(kernel, name, item)
         if self._failures[kernel] >= _MOST_FAILURES:
-            guest.give_up(f"kernel {kernel}: {_MOST_FAILURES} guests in a row could not be had")
+            guest.give_up(f"kernel {kernel}: {_MOST_FAILURES} guests in a row could not start")
         else:
             try:
                 guest.boot()

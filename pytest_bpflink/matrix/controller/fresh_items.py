@@ -1,7 +1,7 @@
 """Items that run on a kernel of their own: which there are, and which of them wait for a guest.
 
-Knows node ids, kernels' ids and groups. Who gives them a guest is `fresh_guests`, which worker then
-runs them `scheduling`.
+Knows node ids, kernels' ids and groups. `fresh_guests` boots a guest for an item, `scheduling`
+gives the item to the guest's worker.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class FreshItems:
         self._out: set[str] = set()
 
     def add(self, item: FreshItem) -> None:
-        """Note that an item is to run on a kernel of its own, before its kernel starts."""
+        """Note that an item runs on a kernel of its own; before `take_out` for its kernel."""
         self._found[item.nodeid] = item
 
     def __contains__(self, nodeid: str) -> bool:
@@ -33,7 +33,7 @@ class FreshItems:
 
     @property
     def pending(self) -> bool:
-        """Whether an item waits, or is not through."""
+        """Whether an item waits for a guest, or has one and is not finished."""
         return bool(self._out) or self.waiting
 
     @property
@@ -42,7 +42,7 @@ class FreshItems:
         return any(self._waiting.values())
 
     def take_out(self, kernel: str, nodeids: Sequence[str]) -> list[str]:
-        """Have those of a kernel's items wait that are to run alone, and return the others."""
+        """Let the items among a kernel's that need guests of their own wait; return the others."""
         self._waiting[kernel] = [nodeid for nodeid in nodeids if nodeid in self]
         self._kernels |= dict.fromkeys(self._waiting[kernel], kernel)
         return [nodeid for nodeid in nodeids if nodeid not in self]
@@ -50,11 +50,11 @@ class FreshItems:
     def take(
         self, others: Callable[[str], Iterable[str]], working: Mapping[str, int]
     ) -> tuple[str, FreshItem] | None:
-        """Return a kernel and the item that is next to get a guest of it, if any.
+        """Return a kernel and its item that gets the next guest; None if no item can get one.
 
-        WORKING tells how many guests a kernel has at work: the one with fewest comes first. Items
-        of one `xdist_group` never run at the same time: OTHERS returns what is left to run on a
-        kernel beside these.
+        WORKING has the number of a kernel's guests at work: the kernel with fewest comes first.
+        Items of one `xdist_group` never run at the same time on a kernel: OTHERS(kernel) returns
+        the unfinished items of the kernel's other workers.
         """
         for kernel in sorted(self._waiting, key=lambda kernel: working.get(kernel, 0)):
             out = [nodeid for nodeid in self._out if self._kernels[nodeid] == kernel]
@@ -71,6 +71,6 @@ class FreshItems:
         self._out.discard(nodeid)
 
     def again(self, nodeid: str) -> None:
-        """Have an item wait once more."""
+        """Let an item wait for a guest again."""
         self._out.discard(nodeid)
         self._waiting[self._kernels[nodeid]].insert(0, nodeid)

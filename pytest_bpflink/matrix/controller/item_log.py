@@ -1,4 +1,4 @@
-"""What the controller saw of each item so far."""
+"""What the controller has seen of each item."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Location = tuple[str, int | None, str]
 
 
 class ItemLog:
-    """What the controller saw of each item: started, reported up to which phase, finished."""
+    """Notes for each item whether it started and finished, its phase, and its location."""
 
     def __init__(self) -> None:
         self._locations: dict[str, Location] = {}
@@ -30,21 +30,21 @@ class ItemLog:
         self._finished.discard(nodeid)
 
     def phase_ended(self, report: pytest.TestReport) -> None:
-        """Note a report, and the phase that comes after it."""
+        """Note a report, and the phase that follows it."""
         self.reported.add(report.nodeid)
         call_follows = report.when == "setup" and report.passed
         self._phases[report.nodeid] = "call" if call_follows else "teardown"
 
     def finished(self, nodeid: str) -> None:
-        """Note that a worker is through with an item."""
+        """Note that a worker has finished an item."""
         self._finished.add(nodeid)
 
     def is_running(self, nodeid: str) -> bool:
-        """Whether an item was begun and is not finished."""
+        """Whether an item was started and is not finished."""
         return nodeid in self._locations and nodeid not in self._finished
 
     def is_finished(self, nodeid: str) -> bool:
-        """Whether a worker is through with an item."""
+        """Whether a worker has finished an item."""
         return nodeid in self._finished
 
     def phase(self, nodeid: str) -> Phase:
@@ -52,6 +52,6 @@ class ItemLog:
         return self._phases.get(nodeid, "setup")
 
     def location(self, nodeid: str) -> Location:
-        """Return where an item is, as its reports say it."""
+        """Return an item's location for reports; before its start, a guess from the node id."""
         path = nodeid.partition("::")[0]
         return self._locations.get(nodeid, (path, None, nodeid))

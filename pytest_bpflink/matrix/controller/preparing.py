@@ -1,8 +1,8 @@
-"""What is made on the host, since guests would make it slowly, each on its own.
+"""Files that the host makes once, since each guest would make them again, and slowly.
 
-That is the objects of BPF programs, before guests start, which are told of it; and what pytest
-rewrites while they do: tests, and this plugin's modules. Knows where the first two are: below the
-directories of pytest's arguments, since the controller of xdist's workers collects nothing.
+BPF programs are compiled before guests start. Tests and this plugin's modules are rewritten, as
+pytest does, while guests boot. Programs and tests are searched for below the directories of
+pytest's arguments, since xdist's controller collects nothing.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 
 def files_of(config: pytest.Config) -> list[Path]:
-    """Return the files among which tests and their programs are."""
+    """Return all files below the directories of pytest's arguments, tests and programs included."""
     return sorted(set(_files(config)))
 
 
 def prepare(files: Iterable[Path], progress: Callable[[str], None]) -> list[Path]:
-    """Compile BPF programs, which are returned, unless that was done before.
+    """Compile the BPF programs among FILES that are not compiled yet; return all their sources.
 
-    The environment tells guests what came of it, and where they find rewritten modules.
+    Environment variables lead guests to the results and to the directory of rewritten modules.
     """
     if sys.dont_write_bytecode:
         os.environ[pytest_internals.PYCACHE] = str(cache_root() / "pycache")
@@ -44,7 +44,7 @@ def prepare(files: Iterable[Path], progress: Callable[[str], None]) -> list[Path
 
 
 def rewrite_tests(config: pytest.Config, files: Iterable[Path]) -> None:
-    """Rewrite tests and this plugin's modules, unless that was done before."""
+    """Rewrite tests and this plugin's modules, where they are not rewritten yet."""
     if config.option.assertmode == "rewrite":
         patterns = ["conftest.py", *config.getini("python_files")]
         named = _named(config)
@@ -54,7 +54,7 @@ def rewrite_tests(config: pytest.Config, files: Iterable[Path]) -> None:
 
 
 def _files(config: pytest.Config) -> Iterator[Path]:
-    """Yield the files below the directories of the arguments, where pytest would look too."""
+    """Yield the files below the arguments' directories, without directories that pytest skips."""
     patterns = config.getini("norecursedirs")
     for directory in _directories(config):
         for parent, below, names in os.walk(directory):
@@ -68,7 +68,7 @@ def _files(config: pytest.Config) -> Iterator[Path]:
 
 
 def _own_modules() -> Iterator[Path]:
-    """Yield those of this plugin, which pytest rewrites as it does every plugin's."""
+    """Yield this plugin's modules: pytest rewrites the modules of every plugin."""
     for parent, _, names in os.walk(Path(__file__).parents[2], followlinks=True):
         yield from (Path(parent, name) for name in names if name.endswith(".py"))
 
@@ -81,13 +81,13 @@ def _named(config: pytest.Config) -> set[Path]:
     start = config.invocation_params.dir
     names = {argument.partition("::")[0] for argument in config.args}
     modules = set().union(*map(_module_paths, names)) if config.option.pyargs else set()
-    # The rest is an error that a worker will report.
+    # A worker reports the names that do not exist.
     return {path for name in names if (path := start / name).exists()} | modules
 
 
 def _module_paths(name: str) -> set[Path]:
-    """Return where a module or a package is that --pyargs names."""
-    # ValueError is for what is no name of a module, a path as a rule.
+    """Return the paths of a module or a package that --pyargs names."""
+    # ValueError: the name is no module's, but a path as a rule.
     with contextlib.suppress(ImportError, ValueError):
         spec = importlib.util.find_spec(name)
         if spec and spec.submodule_search_locations:
@@ -98,7 +98,7 @@ def _module_paths(name: str) -> set[Path]:
 
 
 def _is_like(path: Path, patterns: Iterable[str]) -> bool:
-    # A pattern with a slash is one for the whole path (pytest's fnmatch_ex).
+    # A pattern with a slash is matched with the whole path (pytest's fnmatch_ex).
     return any(
         fnmatch.fnmatch(str(path), f"*{pattern}")
         if "/" in pattern

@@ -1,4 +1,4 @@
-"""Guests that boot while the others go on, and the place that each keeps in xdist's loop."""
+"""Waits for guests that boot during the run, each with a placeholder in xdist's loop."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from pytest_bpflink.matrix.guests.guests import Guest
 
 
-# Two for each guest that boots at the same time.
+# Two threads for each guest that boots at the same time.
 _THREADS = 64
 
 
 class Replacements:
-    """Waits for guests to boot, without keeping xdist's loop from the other workers.
+    """Waits for guests to boot, while xdist's loop serves the other workers.
 
-    The loop would stand still until a replacement for a dead worker is connected. So it is given a
-    place that is no worker, and a call when the guest is up.
+    The loop would stand still until the replacement of a dead worker is connected. So the loop gets
+    a placeholder at once, and a call that connects the worker when its guest is up.
     """
 
     def __init__(self, config: pytest.Config, loop: XdistLoop) -> None:
@@ -34,14 +34,14 @@ class Replacements:
         self._threads = futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="replace")
 
     def await_boot(self, guest: Guest, connect: Callable[[], WorkerController]) -> WorkerController:
-        """Return what keeps the place of a worker; its guest was started in the main thread."""
+        """Return a placeholder for a worker; the main thread has started to boot its guest."""
         place = self._loop.place()
         if guest.item is None:
             self._progress.line(f"booting {guest.name} again")
 
         def wait() -> None:
             ready = self._threads.submit(guest.wait_ready)
-            # Nobody waits for it after -x: killed, it is ready at once.
+            # After -x nobody needs the guest: `kill` ends the wait for it.
             while futures.wait([ready], timeout=0.1).not_done:
                 if self._loop.is_stopping:
                     guest.kill()
@@ -58,7 +58,7 @@ class Replacements:
         return place
 
     def nobody(self) -> WorkerController:
-        """Return a place that the loop leaves at once, for a worker that is not needed."""
+        """Return a placeholder that leaves the loop at once, for a worker that is not needed."""
         place = self._loop.place()
         self._loop.call(lambda: self._loop.leave(place))
         return place

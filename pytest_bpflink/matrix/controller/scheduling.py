@@ -1,7 +1,7 @@
-"""Which worker runs which item: those of its kernel, in order, a few at a time.
+"""Deals the items of each kernel to the kernel's workers, in order, a few at a time.
 
-Knows xdist's scheduler protocol (xdist.scheduler.protocol.Scheduling), and what was seen of each
-item so far. Nothing of guests: a worker belongs to the kernel that its spec names.
+Knows xdist's scheduler protocol (xdist.scheduler.protocol.Scheduling) and the `ItemLog`. Knows
+nothing of guests: a worker belongs to the kernel that its spec names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.matrix.controller.item_log import ItemLog
 
 
-# What the only guest of a kernel holds at most; it is given more when it has half of that.
+# Items that the only guest of a kernel holds at most; it gets more when half of them are left.
 _MOST_AHEAD = 16
 
 
@@ -30,21 +30,20 @@ class KernelScheduling:
 
     - Items keep their order. Workers of one kernel take the next item as they get free, so they
       balance; items of one `xdist_group` go to one worker.
-    - A worker holds two items, no more: what was sent is run, even after `-x` stopped the others.
-      And no less while it lives: a worker begins an item when it knows the next one, or that none
-      comes (xdist 3.8: WorkerInteractor.run_one_test), so with one it would wait for ever.
-    - The only guest of a kernel holds more where no failure stops the run. Nobody else could run
-      it, a guest is killed where other workers are left to run what they have, and this one need
-      not wait for each item to be dealt.
-    - A kernel's items start when that kernel's workers have collected, whatever the others do.
-    - When a worker dies, what it held goes back to the front of the queue. The item that it died
-      in is returned by `remove_node` if it was seen to start; if not, it is nobody's fault.
-    - Items that run on a kernel of their own wait beside the queues, until they have a worker that
-      is there for one of them only. `on_fresh` is called when one may be given a guest; its
+    - A worker holds two items. It gets no more, since it runs all items that it was sent, even
+      after `-x` stopped the run. It gets no fewer, since a worker begins an item only when it knows
+      the next one, or that none comes (xdist 3.8: WorkerInteractor.run_one_test).
+    - If a kernel has one guest and no failure stops the run, that guest is given up to 16 items at
+      once: no other worker could run them, and it then need not wait for each to be sent.
+    - A kernel's items start when that kernel's workers have collected; other kernels may lag.
+    - When a worker dies, its unfinished items go back to the front of the queue, except the item
+      that was seen to start: `remove_node` returns that item, as the one that the worker died in.
+    - Items that run on a kernel of their own (`FreshItems`) are in no queue. Each waits for a
+      worker that runs only this item. `on_fresh` is called when an item may get a guest; its
       argument is `left_beside_fresh`.
     """
 
-    #: Plugins look for it there, as xdist's own schedulers have it: pytest-rerunfailures does.
+    #: Plugins such as pytest-rerunfailures read it, since xdist's own schedulers have it.
     config: pytest.Config
 
     def __init__(
@@ -59,9 +58,9 @@ class KernelScheduling:
         on_fresh: Callable[[Callable[[str], Iterable[str]]], None],
         ahead: Collection[str] = (),
     ) -> None:
-        """ONLY_ITEM tells the one item that a worker is there for, None for ordinary workers.
+        """ONLY_ITEM(node) is the only item that a worker is for, None for ordinary workers.
 
-        AHEAD are the kernels whose only worker may hold more than two items.
+        AHEAD has the kernels with one worker, which may hold more than two items.
         """
         self._ahead = ahead
         self._fresh = fresh
@@ -103,7 +102,7 @@ class KernelScheduling:
 
     @property
     def has_pending(self) -> bool:
-        """Whether something was dealt out: xdist then stops showing how many have collected."""
+        """Whether a kernel has started: xdist then stops showing how many workers collected."""
         return bool(self._queues)
 
     def add_node(self, node: WorkerController) -> None:
@@ -111,7 +110,7 @@ class KernelScheduling:
         self._held[node] = []
 
     def add_node_collection(self, node: WorkerController, collection: Sequence[str]) -> None:
-        """Take in what a worker collected."""
+        """Take in a worker's collection."""
         kernel = kernel_of(node)
         self._collections[node] = collection
         self._indices[node] = {nodeid: index for index, nodeid in enumerate(collection)}
@@ -126,7 +125,7 @@ class KernelScheduling:
         self._on_collected(self._expected())
 
     def schedule(self) -> None:
-        """Start the kernels that can start, and give something to workers that have nothing."""
+        """Start the kernels that can start, and give items to workers that have none."""
         for kernel in self._workers:
             if kernel not in self._queues and self._has_collected(kernel):
                 self._queues[kernel] = self._fresh.take_out(kernel, self.collected[kernel])
@@ -136,7 +135,7 @@ class KernelScheduling:
     def mark_test_complete(
         self, node: WorkerController, item_index: int, duration: float = 0
     ) -> None:
-        """Note that a worker is through with an item, and give it another."""
+        """Note that a worker has finished an item, and give it another."""
         del duration
         nodeid = self._collections[node][item_index]
         self._held[node].remove(nodeid)
@@ -146,7 +145,7 @@ class KernelScheduling:
         self._tell_of_fresh()
 
     def mark_test_pending(self, item: str) -> None:
-        """Run an item again: for plugins that rerun what crashed (pytest_handlecrashitem)."""
+        """Run an item again: for plugins that rerun crashed items (pytest_handlecrashitem)."""
         if item in self._fresh:
             self._fresh.again(item)
             self._tell_of_fresh()
@@ -158,11 +157,11 @@ class KernelScheduling:
     def remove_pending_tests_from_node(
         self, node: WorkerController, indices: Sequence[int]
     ) -> None:
-        """Answer to a theft; this scheduler steals nothing."""
+        """Never called: this scheduler takes no items back from workers."""
         raise NotImplementedError
 
     def remove_node(self, node: WorkerController) -> str | None:
-        """Let a worker go, and return the item that it died in, if it died in one.
+        """Forget a worker, and return the item that it died in, if it died in one.
 
         Raises KeyError if the worker never got ready, which xdist expects.
         """
@@ -172,7 +171,7 @@ class KernelScheduling:
         for key in [key for key, worker in self._group_workers.items() if worker is node]:
             del self._group_workers[key]
         crashed = held[0] if held and self._log.is_running(held[0]) else None
-        # It may have died after the last words about an item and before saying that it is through.
+        # The worker may have died between an item's logfinish and runtest_protocol_complete.
         left = [id_ for id_ in held if id_ != crashed and not self._log.is_finished(id_)]
         for nodeid in held:
             if nodeid not in left:
@@ -192,7 +191,7 @@ class KernelScheduling:
         return held[0] if held and self._log.is_running(held[0]) else None
 
     def latest(self, node: WorkerController) -> str | None:
-        """Return the item that a worker was last through with, if any."""
+        """Return the item that a worker has finished last, if any."""
         held = self._held.get(node)
         if held and self._log.is_finished(held[0]):
             return held[0]
@@ -215,7 +214,7 @@ class KernelScheduling:
         return bool(self._queues.get(kernel))
 
     def left_beside_fresh(self, kernel: str) -> list[str]:
-        """Return the items of a kernel's ordinary workers that are not through."""
+        """Return the unfinished items of a kernel's ordinary workers."""
         held = [
             nodeid
             for node, ids in self._held.items()
@@ -224,14 +223,14 @@ class KernelScheduling:
         ]
         return [*self._queues[kernel], *(nodeid for nodeid in held if nodeid not in self._fresh)]
 
-    # How it does it.
+    # Dealing.
 
     def _tell_of_fresh(self) -> None:
         if self._fresh.waiting:
             self._on_fresh(self.left_beside_fresh)
 
     def _expected(self) -> int:
-        """Return how many items there are, taking kernels that still collect for the largest."""
+        """Return the number of items; a kernel that still collects counts like the largest one."""
         numbers = [len(collection) for collection in self.collected.values()]
         return sum(numbers) + max(numbers) * (len(self._workers) - len(numbers))
 
@@ -241,7 +240,7 @@ class KernelScheduling:
         return sum(kernel_of(node) == kernel for node in self._indices) >= self._workers[kernel]
 
     def _feed(self, nodes: Iterable[WorkerController]) -> None:
-        """Bring workers to two items each; one apiece first, so that few items are spread."""
+        """Bring workers to two items each; first to one each, so that few items are spread."""
         for enough in (1, 2):
             for node in nodes:
                 if not node.shutting_down and len(self._held[node]) < enough:
@@ -270,7 +269,7 @@ class KernelScheduling:
         node.send_runtest_some([self._indices[node][nodeid]])
 
     def _take(self, node: WorkerController) -> str | None:
-        """Return the next item that a worker may run, out of its kernel's queue or its only one."""
+        """Return the next item that a worker may run: from its kernel's queue, or its only item."""
         only = self._only_item(node)
         if only:
             given = self._held[node] or self._latest.get(node)
@@ -286,9 +285,9 @@ class KernelScheduling:
         return None
 
     def _forget_unknown(self, kernel: str) -> None:
-        """Drop what no living worker of a kernel collected: nobody could run it.
+        """Drop the items that no living worker of a kernel collected: no worker could run them.
 
-        The controller then misses it among the reports, and says so.
+        The controller raises LostItems for them at the end.
         """
         known: set[str] = set()
         for node, indices in self._indices.items():

@@ -1,6 +1,6 @@
-"""The kernels that a run is to have: those that could be found, and why the others can't be used.
+"""The kernels of a run: those that were found, and for each other the reason why it can't be used.
 
-Where kernels come from is `vm`'s business, and what becomes of their guests `guests`'.
+`vm.kernels` finds and fetches a kernel; `guests` boots it.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
 
 class WantedKernels:
-    """The kernels of a run, as `--kernel` names them; `find` learns what is known of them."""
+    """The kernels of a run, as `--kernel` names them; `find` adds release and acceleration."""
 
     def __init__(self, kernels: Sequence[MatrixKernel], factory: GuestFactory) -> None:
         self._all = list(kernels)
         self._factory = factory
         self._found: dict[str, tuple[Kernel, Acceleration]] = {}
-        # By spec: why it can't be used.
+        # Why a kernel can't be used, by SPEC.
         self._unusable: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[MatrixKernel]:
         return iter(self._all)
 
     def find(self, config: pytest.Config, progress: Progress) -> None:
-        """Find or fetch each, and the libbpf that goes with it.
+        """Find or fetch each kernel, and the libbpf that goes with it.
 
-        Raises UsageError where none of them can be used, or this host can run no guest.
+        Raises UsageError if no kernel can be used, or this host can run no guest.
         """
         for index, kernel in enumerate(self._all):
             if not kernel.is_native:
@@ -54,7 +54,7 @@ class WantedKernels:
         progress.done()
 
     def guest(self, kernel_id: str, name: str, item: FreshItem | None = None) -> Guest:
-        """Return a worker's guest with this kernel, for all of its items or for one."""
+        """Return a guest with this kernel for a worker, for any items or for ITEM only."""
         kernel = next(kernel for kernel in self._all if kernel.id == kernel_id)
         if kernel.is_native:
             return self._factory.native(kernel, name=name)
@@ -71,7 +71,7 @@ class WantedKernels:
                 found = machines.find(kernel.spec, progress)
                 self._found[kernel.spec] = found, machines.acceleration(found)
             except KernelError as error:
-                # The others are still worth their run; this one's items are errors that say why.
+                # The other kernels still run; this kernel's items are errors with this reason.
                 self._unusable[kernel.spec] = str(error)
             except MachineError as error:
                 raise pytest.UsageError(f"--kernel {kernel.spec}: {error}") from None

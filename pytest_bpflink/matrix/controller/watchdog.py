@@ -1,7 +1,6 @@
-"""A deadline for whatever a guest does: one that hangs is asked where it stands, and killed.
+"""A deadline for each step of a guest: a guest that hangs is asked for its stack, and killed.
 
-Knows what xdist's workers report and are told, and when. What becomes of a dead guest is
-`controller`'s.
+Knows the events and commands of xdist's workers. `controller` decides what replaces a dead guest.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.session.kernel import MatrixKernel
 
-# As much as `vm.machines` gives an emulated guest to boot.
+# The factor that `vm.machines` uses for the boot of an emulated guest.
 _TCG_FACTOR = 5
 
 
@@ -31,8 +30,8 @@ _TCG_FACTOR = 5
 class Limits:
     """Seconds that a guest may take, under KVM; an emulated guest has five times as much.
 
-    `connecting` begins with execnet's first byte and ends when pytest is configured in the guest.
-    `answer` is not scaled: a Python that can still answer does so at once.
+    `connecting` is from execnet's first byte until pytest is configured in the guest. `answer` is
+    not scaled: a guest that can still send its stack does so at once.
     """
 
     test: float
@@ -43,7 +42,7 @@ class Limits:
 
     @classmethod
     def of(cls, test: float) -> Limits:
-        """Derive all from --kernel-timeout, so that one number is enough to have patience."""
+        """Derive all limits from --kernel-timeout, so that one option is enough."""
         return cls(
             test=test,
             connecting=max(60.0, test),
@@ -52,7 +51,7 @@ class Limits:
         )
 
     def scaled(self, kernel: MatrixKernel) -> Limits:
-        """Return what the guests of this kernel have."""
+        """Return the limits of this kernel's guests."""
         if kernel.where != "tcg":
             return self
         return replace(
@@ -64,12 +63,12 @@ class Limits:
         )
 
 
-#: Other limits than `Limits.of` gives; tests put theirs here.
+#: Limits in place of those by `Limits.of`; tests set them.
 LIMITS = pytest.StashKey[Limits]()
 
 
 class Watched(Protocol):
-    """What is needed of a guest; `guests.Guest` is one."""
+    """The parts of a guest that the watchdog uses; `guests.Guest` has them."""
 
     kernel: MatrixKernel
     verdict: str
@@ -86,16 +85,16 @@ class _Watch:
     seconds: float
     deadline: float | None
     items: int = 0
-    """What it was given and is not through with."""
+    """The number of items that the worker holds."""
     ask: Callable[[], object] | None = None
     stack: str | None = None
 
 
 class Watchdog:
-    """Kills guests that take too long, from a thread of its own.
+    """Kills guests that take too long, in a thread of its own.
 
-    It is fed by the threads that receive what workers say: the main loop stands still while it
-    connects to a replacement, and healthy guests were killed for that.
+    It hears events in the threads that receive them, not in xdist's loop: the loop stands still
+    while it connects to a replacement, and healthy guests would be killed.
     """
 
     def __init__(self, limits: Limits | None) -> None:
@@ -119,27 +118,27 @@ class Watchdog:
                 self._thread.start()
 
     def connected(self, guest: Watched, node: WorkerController, ask: Callable[[], object]) -> None:
-        """Take the events of a worker; `ask` makes its Python say where it is, to `answered`."""
+        """Hear the events of a worker; `ask` makes its Python send a stack, for `answered`."""
         watch = self._watches.get(guest)
         if watch is None:
             return
         watch.ask = ask
-        listen(node, heard=partial(self._heard, watch, node), told=partial(self._told, watch))
+        listen(node, heard=partial(self._heard, watch, node), sent=partial(self._sent, watch))
 
     def answered(self, guest: Watched, stack: str) -> None:
-        """Take what a guest's Python says of where it is."""
+        """Take the stack that a guest's Python sent."""
         with self._changed:
             if guest in self._watches:
                 self._watches[guest].stack = stack
                 self._changed.notify_all()
 
     def forget(self, guest: Watched) -> None:
-        """Stop watching: it is gone, or will be by other means."""
+        """Stop watching a guest that is gone, or that others will end."""
         with self._changed:
             self._watches.pop(guest, None)
 
     def stop(self) -> None:
-        """Kill nothing any more."""
+        """Stop watching all guests, for good."""
         with self._changed:
             self._watches.clear()
             self._stopped = True
@@ -147,7 +146,7 @@ class Watchdog:
         if self._thread:
             self._thread.join()
 
-    # What a worker does now, by what it says and is told.
+    # The step that a worker is in, by its events and the commands sent to it.
 
     def _heard(
         self, watch: _Watch, node: WorkerController, event: str, details: dict[str, Any]
@@ -164,14 +163,14 @@ class Watchdog:
                 elif watch.items > 1:
                     self._begin(watch, "beginning a test", watch.limits.test)
                 else:
-                    # It waits to be told what is next.
+                    # The worker waits for the next command.
                     watch.deadline = None
             elif event == "collectionfinish":
                 watch.deadline = None
             elif event in {"workerfinished", "errordown"} and self._is_watched(watch):
                 del self._watches[watch.guest]
 
-    def _told(self, watch: _Watch, command: str, *, indices: Sequence[int] = ()) -> None:
+    def _sent(self, watch: _Watch, command: str, *, indices: Sequence[int] = ()) -> None:
         with self._changed:
             watch.items += len(indices)
             if watch.deadline is None and command == "shutdown":
@@ -199,10 +198,10 @@ class Watchdog:
                         self._end(watch, watch.deadline)
 
     def _end(self, watch: _Watch, deadline: float) -> None:
-        """Ask a guest where it stands, and kill it if it still stands there then."""
+        """Ask a guest for its stack, and kill the guest unless it has gone on meanwhile."""
         watch.stack = None
-        # Not while holding the lock that the guest's words have to pass: execnet sends from here,
-        # and a guest that hangs may have left the pipe full.
+        # In a thread, since execnet sends in the caller's thread and a guest that hangs may have
+        # left the pipe full. This thread holds the lock that `answered` needs, until it waits.
         if watch.ask:
             threading.Thread(target=_suppressing_errors, args=[watch.ask], daemon=True).start()
             self._changed.wait_for(

@@ -1,8 +1,8 @@
-"""What the controller uses of xdist and execnet that is no hook: names of xdist 3.6 to 3.8.
+"""The names of xdist (3.6 to 3.8) and execnet, hooks aside, that the controller uses.
 
-xdist's loop (`DSession`) has no notion of a worker that is not connected yet, of one that it did
-not start, or of an error that no worker reported. Nothing else in the controller's process names
-an attribute of xdist's loop, its `NodeManager` or its `WorkerController`, or imports execnet.
+xdist's loop (`DSession`) has no notion of a worker that is not connected yet, of a worker that it
+did not start, or of an error that no worker reported. No other module in the controller's process
+names an attribute of xdist's loop, its `NodeManager` or its `WorkerController`, or imports execnet.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class XdistLoop:
     # Workers.
 
     def connect_by(self, connect: Connect) -> None:
-        """Have xdist call CONNECT for each worker; that calls `set_up`, or gives a `place`.
+        """Have xdist call CONNECT for each worker; CONNECT calls `set_up` or returns a `place`.
 
         An exception while xdist connects is an internal error, which ends the run for all kernels.
         """
@@ -65,11 +65,11 @@ class XdistLoop:
         return self._set_up(spec, putevent)
 
     def start_worker(self, spec: XSpec) -> None:
-        """Connect to one more worker, and have the loop go on until it is gone."""
+        """Connect to one more worker, and have the loop go on until that worker is gone."""
         self.join(self._manager.setup_node(spec, self._session.queue.put))
 
     def join(self, worker: WorkerController) -> None:
-        """Have the loop go on until a worker is gone, too."""
+        """Have the loop go on until this worker is gone, too."""
         self._session._active_nodes.add(worker)  # noqa: SLF001
 
     def place(self) -> WorkerController:
@@ -77,13 +77,13 @@ class XdistLoop:
         return cast("WorkerController", _Place())
 
     def leave(self, place: WorkerController) -> None:
-        """Have the loop wait no longer for this place; called in the loop."""
+        """Have the loop wait no longer for this place; to be called in the loop."""
         self._session._active_nodes.remove(place)  # noqa: SLF001
 
     def call(self, function: Callable[[], None]) -> None:
-        """Have the loop call a function; any thread may ask for it."""
+        """Have the loop call a function; any thread may call this method."""
         session = self._session
-        # DSession.loop_once calls the method that is called worker_ and the event's name.
+        # DSession.loop_once calls the method f"worker_{event}".
         session.worker_bpflink = _call  # type: ignore[attr-defined]
         session.queue.put(("bpflink", {"function": function}))
 
@@ -97,7 +97,7 @@ class XdistLoop:
             session.shouldstop = f"stopping after {session.countfailures} failures"
 
     def hide_status(self, is_hidden: Callable[[XSpec], bool]) -> None:
-        """Keep xdist from showing, in the midst of a line of results, that some workers are up."""
+        """Keep xdist from writing the status of some workers into a line of results."""
         reporter = self._config.pluginmanager.get_plugin("terminaldistreporter")
         if reporter is None:
             return
@@ -123,11 +123,11 @@ class XdistLoop:
 
 
 class _Place:
-    """Among xdist's active workers, it keeps the loop going."""
+    """Stands among xdist's active workers, so that the loop goes on."""
 
 
 class MissingWorker:
-    """In reports, it stands for a worker that could not be started."""
+    """Stands in reports for a worker that could not be started."""
 
     def __init__(self, spec: XSpec, name: str) -> None:
         self.gateway = SimpleNamespace(spec=spec, id=name)
@@ -136,7 +136,7 @@ class MissingWorker:
 
 
 def worker_spec(text: str) -> XSpec:
-    """Return a worker's specification; written as xdist writes them, it is taken as it is."""
+    """Return a worker's specification; xdist replaces it if its execmodel is not xdist's."""
     return execnet.XSpec(text)
 
 
@@ -144,9 +144,9 @@ def listen(
     node: WorkerController,
     *,
     heard: Callable[[str, dict[str, Any]], None],
-    told: Callable[..., None],
+    sent: Callable[..., None],
 ) -> None:
-    """Hear of a worker's events before the loop has them, and of the commands that it is sent.
+    """Call HEARD with each event of a worker before the loop, and SENT with each command to it.
 
     HEARD is called in the thread that receives: the loop stands still while it connects to another
     worker.
@@ -159,7 +159,7 @@ def listen(
 
     def sendcommand(name: str, **arguments: Any) -> None:
         send(name, **arguments)
-        told(name, **arguments)
+        sent(name, **arguments)
 
     node.putevent = putevent
     node.sendcommand = sendcommand  # type: ignore[method-assign]
@@ -168,7 +168,7 @@ def listen(
 def receive_by(
     node: WorkerController, unpack: Callable[[Callable[[Any], None]], Callable[[Any], None]]
 ) -> None:
-    """Have a worker's messages pass through UNPACK, which is given the function that takes them."""
+    """Have UNPACK(receive) take a worker's messages; `receive` is xdist's function for that."""
     unpacked = unpack(node.process_from_remote)
     node.process_from_remote = unpacked  # type: ignore[method-assign,assignment]
 
@@ -181,18 +181,18 @@ def declare_dead(node: WorkerController, reason: str) -> None:
 
 
 def end_worker(node: WorkerController) -> Any:
-    """End the connection to a worker, and return its process, if one on this host has it.
+    """End the connection to a worker, and return the connection's process, if this host has it.
 
-    xdist keeps processes and pipes up to the end of the session; execnet waits for processes then.
+    xdist keeps processes and pipes until the end of the session, when execnet waits for processes.
     """
     node.gateway.exit()
     return getattr(node.gateway._io, "popen", None)  # noqa: SLF001
 
 
 def count_collected(session: pytest.Session, number: int) -> None:
-    """Have pytest's last line know how many items were collected.
+    """Set the number of collected items, for pytest's last line.
 
-    xdist sets it to the number that the last worker collected; if that is 0, "no tests ran".
+    xdist sets it to the number that the last worker collected; with 0, pytest says "no tests ran".
     """
     session.testscollected = number
 

@@ -1,4 +1,4 @@
-"""Boots the guests of a run side by side, as many at a time as `capacity` says, and shows it."""
+"""Boots guests side by side, as many at a time as `capacity` allows, and shows the progress."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def side_by_side(
     guests: Sequence[Guest], progress: Progress, *, meanwhile: Callable[[], None]
 ) -> None:
-    """Boot guests, and return when each is up or a stand-in, and MEANWHILE was done.
+    """Boot guests, call MEANWHILE, and return when each guest is up or a stand-in.
 
-    Raises MachineError if one can't be started on this host; none is left running then.
+    Raises MachineError if a guest can't be started on this host; then none is left running.
     """
     began = time.monotonic()
     at_once = capacity.boots_at_once()
@@ -40,7 +40,7 @@ def side_by_side(
             while waiting or booting:
                 while waiting and len(booting) < at_once:
                     guest = waiting.popleft()
-                    # Here, since QEMU dies with the thread that starts it.
+                    # In this thread, since QEMU dies with the thread that starts it.
                     try:
                         guest.boot()
                     except MachineError as error:
@@ -56,7 +56,7 @@ def side_by_side(
                     if guest.stand_in:
                         progress.line(f"{guest.name} did not boot")
         except BaseException:
-            # Else leaving the pool would wait for them to come up.
+            # The pool's end would wait until they are up.
             for guest in booting.values():
                 guest.kill()
             raise

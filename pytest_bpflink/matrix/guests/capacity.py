@@ -8,11 +8,11 @@ from pathlib import Path
 
 _MEMORY = Path("/proc/meminfo")
 
-_FRESH = 16
+_MOST_FRESH = 16
 
 
 def affordable_workers(wanted: int, *, kernels: int, memory_mib: int) -> tuple[int, str]:
-    """Return how many guests each kernel may have, and a sentence if it is fewer than wanted."""
+    """Return how many guests each kernel may have, and a sentence if memory is short, else ""."""
     available = _available_mib()
     if not kernels or available is None or wanted * kernels * memory_mib <= available:
         return wanted, ""
@@ -29,17 +29,17 @@ def affordable_workers(wanted: int, *, kernels: int, memory_mib: int) -> tuple[i
 def fresh_at_once(memory_mib: int) -> int:
     """Return how many guests may be up at a time for items that have a kernel of their own.
 
-    One more than there are cores, since a guest that comes up waits now and then; two at least, so
-    that one comes up while another is at work; and no more than `Replacements` has threads for.
+    One more than there are cores, since a guest that boots waits now and then; at least two, so
+    that one boots while another works; and no more than `Replacements` has threads for.
     """
     available = _available_mib()
-    bearable = _FRESH if available is None else min(_FRESH, available // memory_mib)
+    bearable = _MOST_FRESH if available is None else min(_MOST_FRESH, available // memory_mib)
     return max(2, min(1 + (os.cpu_count() or 1), bearable))
 
 
 def boots_at_once() -> int:
     """Return how many guests may boot at a time."""
-    # A boot does not keep a core busy all the time; of too many at once, each misses its deadline.
+    # A boot leaves its core idle now and then; with too many at once, each misses its deadline.
     return max(4, 2 * (os.cpu_count() or 1))
 
 

@@ -1,7 +1,7 @@
-"""What an xdist worker runs on: a guest, the next guest when that one died, or a stand-in.
+"""What an xdist worker runs on: a machine, the next machine when that one died, or a stand-in.
 
-Knows how many guests a worker may use up, and what to say of the dead. Machines are `machines`';
-when a worker is lost is `controller`'s to notice.
+Knows how many machines a worker may use up, and the last words of a dead one. `machines` defines
+machines; `controller` notices that a worker is lost.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.session.kernel import MatrixKernel
     from pytest_bpflink.vm.kernels import Kernel
 
-# Under KVM; a machine that emulates takes it several times. Guests that boot together share cores.
+# Under KVM; an emulating machine multiplies it. Guests that boot together share cores.
 _BOOT_SECONDS = 60.0
 
 _CONSOLE_LINES = 40
@@ -37,8 +37,9 @@ _HINT = " (--kernel-log DIR keeps the whole console)"
 class Guest:
     """The machines that one xdist worker runs on, one after the other.
 
-    When it has used up its restarts, or its kernel does not boot, it is a stand-in: a worker on the
-    host that collects as the others do and runs nothing. Each item is an error that says why.
+    When a guest has used up its restarts, or its kernel does not boot, it becomes a stand-in: a
+    worker on the host that collects like the others, and reports each item as an error that says
+    why.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Guest:
         item: FreshItem | None = None,
         via: str | None = None,
     ) -> None:
-        """ITEM is the only one that this guest is for, None where it is for all.
+        """ITEM is the only item that this guest is for; None if it is for any item.
 
         VIA is the id of xdist's proxy that reaches the machines, if they are on another host.
         """
@@ -72,7 +73,7 @@ class Guest:
         self.verdict = ""
         #: Why no item of this worker is run, once it is a stand-in.
         self.stand_in: str | None = None
-        #: Whether no worker is needed in its place any more.
+        #: Whether its worker is needed no more.
         self.retired = False
 
     @property
@@ -91,9 +92,9 @@ class Guest:
         return self.name if self._workers == 1 else f"{self.name}~{self._workers}"
 
     def boot(self) -> None:
-        """Start a machine, and return at once; `wait_ready` says what came of it.
+        """Start a machine, and return at once; `wait_ready` waits until it has booted.
 
-        Raises MachineError if none can be started on this host.
+        Raises MachineError if this host can't start a machine.
         """
         self.verdict = ""
         self._began = time.monotonic()
@@ -101,7 +102,7 @@ class Guest:
             self._machine = self._new_machine()
             self._machine.start()
         except OSError as error:
-            raise MachineError(f"what a guest needs can't be written: {error}") from None
+            raise MachineError(f"a file of the guest can't be written: {error}") from None
         self.booting = not self.kernel.is_native
 
     def wait_ready(self) -> None:
@@ -117,7 +118,7 @@ class Guest:
         self.booting = False
 
     def last_words(self) -> str:
-        """Return what its death is put down to: the watchdog's verdict, the console's end."""
+        """Return the evidence for its death: the watchdog's verdict, and the console's end."""
         if self.kernel.is_native or self._machine is None:
             return ""
         tail = self._machine.console_tail(lines=_CONSOLE_LINES)
@@ -125,9 +126,9 @@ class Guest:
         return f"{self.verdict}\n{console}" if self.verdict else console
 
     def replace(self, reason: str) -> None:
-        """Boot another machine in place of the dead one, as long as there are restarts left.
+        """Boot another machine in place of the dead one; without restarts left, stand in.
 
-        Returns while it boots; without restarts left this is a stand-in then.
+        Returns while the machine boots.
         """
         self.died += 1
         if not self._restarts_left:
@@ -139,7 +140,7 @@ class Guest:
         self.renew()
 
     def renew(self) -> None:
-        """Boot another machine, whatever became of the one before; return while it boots."""
+        """Boot another machine, without using up a restart; return while it boots."""
         self.close()
         try:
             self.boot()
@@ -152,7 +153,7 @@ class Guest:
         self.close()
 
     def recall(self, reason: str) -> None:
-        """Go on after all, as `replace` does: a plugin runs an item again."""
+        """Undo `retire`, and `replace` the machine: a plugin runs an item again."""
         self.retired = False
         self.replace(reason)
 
@@ -194,20 +195,20 @@ class GuestFactory:
         self._made = 0
 
     def native(self, kernel: MatrixKernel, *, name: str) -> Guest:
-        """Return a worker's place on this machine."""
+        """Return a guest that is this machine: its worker runs here, without a VM."""
         return Guest(kernel, machines.ThisMachine, name=name, restarts=self._restarts)
 
     def guest(
         self, kernel: MatrixKernel, found: Kernel, *, name: str, item: FreshItem | None = None
     ) -> Guest:
-        """Return a guest with a kernel; one for a single item that dies before is replaced once."""
+        """Return a guest with a kernel; a guest for a single item has one restart."""
         new = partial(self._machine, found, name)
         restarts = 1 if item else self._restarts
         via = self.machines.via(found)
         return Guest(kernel, new, name=name, restarts=restarts, item=item, via=via)
 
     def compile_elsewhere(self, sources: Sequence[Path]) -> None:
-        """Compile BPF programs on the other hosts, whose guests see their host's cache."""
+        """Compile BPF programs on the other hosts: each guest sees the cache of its own host."""
         self.machines.compile(sources)
 
     def close(self) -> None:
@@ -232,7 +233,7 @@ class GuestFactory:
 
 
 def _machines_of(config: pytest.Config, connect: Connect) -> Machines:
-    """Return the place of a run's machines: this host, or the hosts that `--kernel-host` names."""
+    """Return where machines come from: this host, or the hosts that `--kernel-host` names."""
     if config.stash.get(machines.MACHINES, None):
         return config.stash[machines.MACHINES]
     if not config.option.kernel_host:

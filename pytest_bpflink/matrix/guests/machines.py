@@ -1,7 +1,6 @@
-"""What a worker runs on, as `guests` sees it: a machine, and the place that machines come from.
+"""The Protocols `Machine` and `Machines`, which `guests` needs, and `ThisMachine`.
 
-Two Protocols, and the machine that pytest itself runs on. `virtual_machines` makes machines on this
-host, `hosts` on others.
+`virtual_machines` makes machines on this host, `hosts` on other hosts.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class Machine(Protocol):
 
     @property
     def gateway_python(self) -> str:
-        """The command that execnet takes for a Python: its stdin and stdout reach the guest's."""
+        """The command that execnet runs as a Python; it connects to the Python in the guest."""
 
     def start(self) -> None:
         """Begin to boot, and return at once."""
@@ -40,7 +39,7 @@ class Machine(Protocol):
         """End it, and leave nothing of it behind."""
 
     def console_tail(self, *, lines: int) -> str:
-        """Return the end of what its kernel said."""
+        """Return the end of its console."""
 
 
 class Machines(Protocol):
@@ -50,13 +49,13 @@ class Machines(Protocol):
         """Return the kernel that a SPEC names, or raise KernelError."""
 
     def acceleration(self, kernel: Kernel) -> Acceleration:
-        """Return what a machine with this kernel runs on."""
+        """Return whether a machine with this kernel uses KVM, and why."""
 
     def machine(self, kernel: Kernel, *, directory: Path, console_log: Path | None) -> Machine:
         """Return a machine that is not started yet."""
 
     def via(self, kernel: Kernel) -> str | None:
-        """Return the id of xdist's proxy that reaches machines with this kernel, if one must."""
+        """Return the id of xdist's proxy to machines with this kernel; None if they need none."""
 
     def compile(self, sources: Sequence[Path]) -> None:
         """Compile BPF programs where the machines will look for them."""
@@ -65,7 +64,7 @@ class Machines(Protocol):
         """Leave nothing behind; the machines must be closed before."""
 
 
-#: What a run takes its machines from; tests put fakes here.
+#: Where machines come from, whatever the options say; tests put fakes here.
 MACHINES = pytest.StashKey[Machines]()
 
 
@@ -75,16 +74,16 @@ class ThisMachine:
     gateway_python = shlex.quote(sys.executable)
 
     def start(self) -> None:
-        """Be there already."""
+        """Do nothing: this machine runs."""
 
     def wait_ready(self, timeout: float) -> None:
-        """Be ready already."""
+        """Do nothing: this machine is ready."""
 
     def kill(self) -> None:
-        """Leave its worker to xdist."""
+        """Do nothing: xdist ends the worker."""
 
     def close(self) -> None:
-        """Leave its worker to xdist."""
+        """Do nothing: xdist ends the worker."""
 
     def console_tail(self, *, lines: int) -> str:
         """Return nothing: the kernel log is not this worker's alone."""

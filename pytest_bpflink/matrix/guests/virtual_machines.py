@@ -1,4 +1,4 @@
-"""The guests' machines on this host: those of `vm`, made as the `--kernel-*` options say."""
+"""Machines on this host: the machines of `vm`, made as the `--kernel-*` options say."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class VirtualMachines:
 
     def _say(self, kernel: Kernel, text: str) -> None:
         said = f"{kernel.id}: {text}"
-        # What goes for one guest of a kernel goes for all.
+        # All guests of a kernel say the same.
         if said not in self._said:
             self._said.add(said)
             self._progress.line(said)

@@ -1,6 +1,6 @@
-"""Which items want a kernel of their own, and the worker that collects one such item only.
+"""Which items need a kernel of their own, and the worker that collects one such item only.
 
-Knows marks, and how pytest is told to collect one item. Runs in workers.
+Knows the marks, and the argument that makes pytest collect one item. Runs in workers.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ def fresh_item(item: pytest.Item) -> FreshItem | None:
     if not marked and not item.config.option.kernel_fresh:
         return None
     inside = item.nodeid.partition("::")[2]
-    # Not the node id: that begins at the root directory, an argument where pytest was called.
+    # Not the node id: it is relative to rootdir, an argument to the current directory.
     return FreshItem(item.nodeid, f"{item.path}::{inside}" if inside else None, item.location)
 
 
 def known_bug(item: pytest.Item) -> str | None:
-    """Return the source that the mark of an item names, which is to crash some kernels."""
+    """Return the source of the bug that an item's mark kernel_bug names; None without the mark."""
     mark = item.get_closest_marker("kernel_bug")
     if mark is None:
         return None
@@ -34,7 +34,7 @@ def known_bug(item: pytest.Item) -> str | None:
 
 
 class OnlyItem:
-    """Has a worker collect one item. What it can't find it leaves out: the controller sees that."""
+    """Has a worker collect one item, or none if pytest can't find it: the controller sees that."""
 
     def __init__(self, config: pytest.Config, item: FreshItem) -> None:
         self._item = item
@@ -46,6 +46,6 @@ class OnlyItem:
     def pytest_collection_modifyitems(
         self, items: list[pytest.Item]
     ) -> Generator[None, None, None]:
-        """Keep it alone, after every other plugin had its say."""
+        """Keep this item only, after every other plugin has seen all items."""
         yield
         items[:] = [item for item in items if item.nodeid == self._item.nodeid][:1]

@@ -1,7 +1,7 @@
-"""Tests that leave their kernel tainted, after which it is no kernel for other tests.
+"""Tests that taint their kernel: the other tests then need another guest.
 
-Knows /proc/sys/kernel/tainted and how a worker ends early. Runs in workers; another guest is
-`controller`'s to give.
+Knows /proc/sys/kernel/tainted and how a worker ends early. Runs in workers; `controller` boots the
+other guest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TAINTED = Path("/proc/sys/kernel/tainted")
 
-# Documentation/admin-guide/tainted-kernels.rst: the flags from bit 0, and what tests may set.
+# Documentation/admin-guide/tainted-kernels.rst: the flags from bit 0, and those that tests may set.
 _FLAGS = "PFSRMBUDAWCIOELKXTNJ"
 _MEANINGS = {
     "F": "a module was loaded by force",
@@ -46,11 +46,11 @@ def flags(bits: int) -> str:
 
 
 class TaintWatch:
-    """Ends a worker after the test that tainted its kernel; what it was given goes to the next."""
+    """Ends a worker after a test that tainted its kernel; its items go to the next worker."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        # Read in each phase of each test, and opening it takes longer than reading.
+        # Kept open, since each phase of each test reads it, and opening takes longer than reading.
         self._fd = os.open(TAINTED, os.O_RDONLY | os.O_CLOEXEC)
         self._bits = self._read()
         self._seen: tuple[str, str] | None = None
@@ -59,13 +59,13 @@ class TaintWatch:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Say in the report of a test that it did it."""
+        """Say in a test's report that the test tainted the kernel."""
         report = yield
         bits = self._read()
         if new := bits & ~self._bits:
             self._bits, self._seen = bits, (item.nodeid, flags(new))
-            report.sections.append(("Kernel", f"This test left it tainted: {flags(new)}"))
-            # JUnit takes those of the teardown's report, which may have been made already.
+            report.sections.append(("Kernel", f"This test left the kernel tainted: {flags(new)}"))
+            # JUnit reads the teardown's report, which may be this one, with a copy of the item's.
             tainted = ("kernel_tainted", flags(new))
             item.user_properties.append(tainted)
             report.user_properties.append(tainted)
@@ -73,16 +73,17 @@ class TaintWatch:
             item.session.shouldstop = _REASON
         return report
 
-    # xdist's own is a wrapper, which has noted by now why the session stops, and sends it later.
+    # xdist's pytest_sessionfinish is a wrapper: it has stored `shouldstop` in workeroutput already
+    # and sends it after this hook.
     def pytest_sessionfinish(self) -> None:
-        """Tell the controller; this is no reason for other workers to stop."""
+        """Tell the controller which test it was, and let other workers go on."""
         output = self._config.workeroutput  # type: ignore[attr-defined]
         if self._seen and output["shouldstop"] == _REASON:
             output["shouldstop"] = False
             output[messages.TAINTED] = self._seen
 
     def pytest_unconfigure(self) -> None:
-        """Stop."""
+        """Close the file."""
         os.close(self._fd)
 
     def _read(self) -> int:

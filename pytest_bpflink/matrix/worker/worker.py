@@ -1,6 +1,6 @@
-"""What a worker does for the kernel matrix, beside collecting as everybody does (`matrix`).
+"""What a worker does for the kernel matrix, beside making items (`items`).
 
-It tells the controller about its items, and runs none that it must not run.
+It sends the controller facts of its items, and reports items that must not run here as errors.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from pytest_bpflink.session.xdist_worker import SendEvent
 
 
-# They are on the stack while an item runs, below the item.
+# Files of the matrix are on the stack of a running test.
 _OWN_FILES = f"{Path(__file__).parents[1]}/"
 
 
 class MatrixWorker:
-    """Tells the controller about the items of this worker, and runs none that it must not run."""
+    """Sends the controller facts of items, and reports items that must not run here as errors."""
 
     def __init__(self, config: pytest.Config, assignment: Assignment) -> None:
         self._config = config
@@ -48,10 +48,10 @@ class MatrixWorker:
         self._refusal = assignment.stand_in or self._wrong_kernel()
 
     def start(self) -> None:
-        """Make this process such a worker: its plugins, its options, and what it sends."""
+        """Register this worker's plugins, set its options, and pack the events that it sends."""
         config = self._config
         register(config, self)
-        # It is called in execnet's thread: also while a test hangs, unless it keeps the GIL.
+        # execnet's thread calls this, also while a test hangs, unless the test keeps the GIL.
         self._channel.setcallback(lambda _: self._channel.send(("stack", _where_the_test_is())))
         if self._item:
             register(config, OnlyItem(config, self._item))
@@ -59,28 +59,28 @@ class MatrixWorker:
             register(config, TaintWatch(config))
         xdist_worker.send_events_by(config, _packed)
         pytest_internals.take_shortcuts()
-        # The scheduler has groups from marks; xdist appends them to node ids, which --lf then does
-        # not find (and with pytest 9.2, whose node ids don't change, xdist 3.8 ignores groups).
+        # `ItemFacts` carry the groups. xdist would append groups to node ids, which --lf then does
+        # not find; with pytest 9.2, whose node ids can't be changed, xdist 3.8 ignores groups.
         config.option.loadgroup = False
-        # The controller has chosen it, and built it if need be.
+        # The controller has chosen this libbpf, and built it if need be.
         config.option.bpf_libbpf = self._libbpf
         if not self._kernel.is_native:
-            # xdist names a directory of the host, whose parents a guest need not have.
+            # xdist names a directory of the host; a guest may lack its parents.
             config.option.basetemp = None if self._refusal else _own_directory(config)
         if self._refusal:
             # No test runs here that could leave or log anything.
             config.option.bpf_leaks = config.option.bpf_dmesg = "off"
 
-    # Before xdist's, so that the controller knows the groups when it has the collection.
+    # Before xdist's hook, so that the controller knows the groups when it has the collection.
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Tell the controller what it can't know from node ids, and look up hooks once a file."""
+        """Send the controller the `ItemFacts`, and have pytest look up hooks once per file."""
         described = {item.nodeid: self._describe(item).plain for item in session.items}
         self._channel.send(("items", described))
         pytest_internals.look_up_hooks_once(session)
 
     def _describe(self, item: pytest.Item) -> ItemFacts:
-        # Natively, and by a stand-in, it is run or refused as any other.
+        # A native worker runs such an item as any other, and a stand-in refuses it as any other.
         fresh = None if self._kernel.is_native or self._refusal else fresh_item(item)
         if fresh and self._is_skipped(item):
             fresh = None  # not worth a guest
@@ -93,29 +93,27 @@ class MatrixWorker:
         )
 
     def _is_skipped(self, item: pytest.Item) -> bool:
-        from pytest_bpflink.session import (
-            requirements,  # costs what runs without such items don't owe
-        )
+        from pytest_bpflink.session import requirements
 
         return requirements.is_skipped(item)
 
     def pytest_sessionstart(self) -> None:
-        """Show what tests print, if that is asked for, but not what this worker's pytest does."""
+        """With -s, send the controller the lines that tests print, without this pytest's own."""
         if self._config.option.capture == "no":
-            # execnet has made /dev/null of what it talks through.
+            # execnet talks through the real stdout, and has replaced it by /dev/null.
             sys.stdout = sys.stderr = Printing(self._channel)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Tell on which kernel something can't be collected: xdist shows it once, for all."""
+        """Report on which kernel a file can't be collected: xdist shows it once for all kernels."""
         if report.failed:
             self._channel.send(("uncollected", report.nodeid))
 
     def pytest_runtest_logfinish(self) -> None:
-        """Pass on what a test printed without ending the line."""
+        """Send the line that a test printed and did not end."""
         if isinstance(sys.stdout, Printing):
             sys.stdout.finish()
 
-    # The whole protocol, so that no mark (skip, xfail) and no plugin turns the error into less.
+    # The whole protocol, so that no mark (skip, xfail) and no plugin hides the error.
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
         """Report an item that must not run as an error in its set-up."""
@@ -138,14 +136,14 @@ class MatrixWorker:
 
 
 class Printing(io.TextIOBase):
-    """Where tests print to with -s: what they say is shown by the controller, line by line."""
+    """The stdout of tests with -s: the controller shows their output, line by line."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._line = ""
 
     def writable(self) -> bool:
-        """Say that it is."""
+        """Return True."""
         return True
 
     def write(self, text: str) -> int:
@@ -156,7 +154,7 @@ class Printing(io.TextIOBase):
         return len(text)
 
     def finish(self) -> None:
-        """Pass on what is left; called when a test is through."""
+        """Pass on a line that was not ended; to be called after each test."""
         if self._line:
             self.write("\n")
 
@@ -166,17 +164,17 @@ def _packed(send: Callable[[object], None], is_next_queued: Callable[[], bool]) 
 
 
 def _own_directory(config: pytest.Config) -> str:
-    """Return a directory for pytest's temporary ones, which goes with the guest.
+    """Return a base directory for pytest's temporary files, which is lost with the guest.
 
-    One that pytest chooses it cleans up at the end, and all that it finds beside it of the host's.
-    As beside xdist's, there is only what this run puts there.
+    If pytest chose the directory it would, at the end, also delete old ones beside it, which are
+    the host's. Here, as with xdist's own, nothing else lies beside it.
     """
     beside = tempfile.mkdtemp(prefix="pytest-")
     return f"{beside}/popen-{config.workerinput['workerid']}"  # type: ignore[attr-defined]
 
 
 def _where_the_test_is() -> str:
-    """Return the stack of the main thread, less what runs tests."""
+    """Return the stack of the main thread, without the frames of test runners."""
     frame = sys._current_frames()[threading.main_thread().ident or 0]  # noqa: SLF001
     stack = traceback.extract_stack(frame)
     tests = [entry for entry in stack if not _runs_tests(entry.filename)]
