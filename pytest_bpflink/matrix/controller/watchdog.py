@@ -30,7 +30,7 @@ _TCG_FACTOR = 5
 class Limits:
     """Seconds that a guest may take, under KVM; an emulated guest has five times as much.
 
-    `connecting` is from execnet's first byte until pytest is configured in the guest. `answer` is
+    `connecting` ends when pytest is configured in the guest. `answer` is
     not scaled: a guest that can still send its stack does so at once.
     """
 
