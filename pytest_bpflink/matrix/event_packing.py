@@ -10,14 +10,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.matrix.plain_values import DamagedError, dumps, loads, sealed, unsealed
+from pytest_bpflink.matrix.plain_values import (
+    SCALARS,
+    DamagedError,
+    dumps,
+    loads,
+    plain,
+    sealed,
+    unsealed,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     Details = dict[str, Any]
 
-# The events of an item. execnet sends all other events, such as warnings, as they are.
+# The events of an item, which share values. All other events, such as warnings, are sent whole.
 _EVENTS = frozenset({"logstart", "testreport", "logfinish", "runtest_protocol_complete"})
 
 # The values that are sent only when they change, and the events that contain each.
@@ -32,10 +40,12 @@ _REPEATED = {
     "testrun_uid": {"testreport"},
 }
 
+# Marks an event that is sent with all its values.
+_WHOLE = "whole"
+
 # Plugins may change these values of a report, so each report gets a copy.
 _COPIED = {"keywords", "user_properties"}
 
-_SCALARS = {str, bytes, int, float, bool, type(None)}
 _SEQUENCES = {tuple, list}
 
 
@@ -61,12 +71,8 @@ class Packing:
         worker that dies meanwhile has died in that item's teardown, as far as the controller knows.
         """
         packed = self._pack(name, details)
-        if packed is None:
-            self._flush()
-            self._send((name, details))
-            return
-        self._held.append(packed)
-        if not self._may_wait(name, details):
+        self._held.append(packed or dumps((name, plain(details), _WHOLE)))
+        if packed is None or not self._may_wait(name, details):
             self._flush()
 
     def _may_wait(self, name: str, details: Details) -> bool:
@@ -76,7 +82,7 @@ class Packing:
         return name != "logstart" and self._is_next_queued()
 
     def _pack(self, name: str, details: Details) -> bytes | None:
-        """Return an event's new values as bytes; None if a value might be unpacked as another.
+        """Return an event's new values as bytes; None if it must be sent whole.
 
         A plugin or a traceback may add any value to a report that execnet takes. A report that
         lacks one of `_REPEATED` would be unpacked with an older event's value.
@@ -95,14 +101,12 @@ class Packing:
                 for key, value in facts.items()
                 if key not in _REPEATED or key not in sent or sent[key] != value
             }
-            if not _are_plain(news.values()):
+            if not all(map(_is_plain, news.values())):
                 return None
-            for key in news.keys() & _COPIED:
-                part = details["data"][key]
-                if not _are_plain(part.values() if type(part) is dict else part):
-                    return None
+            if not all(_is_plain(details["data"][key]) for key in news.keys() & _COPIED):
+                return None
             packed = dumps((name, news))
-        except ValueError:
+        except Exception:  # noqa: BLE001 (a plugin's value may raise anything when it is compared)
             return None
         for key in news.keys() & _REPEATED.keys():
             sent[key] = news[key]
@@ -136,24 +140,20 @@ class _Unpacker:
         self._is_damaged = False
 
     def take(self, message: Any) -> None:
-        # xdist's end marker is neither bytes nor a tuple.
+        # The third kind of message is xdist's end marker.
         if type(message) not in {bytes, tuple}:
             self._receive(message)
-        elif self._is_damaged:
-            return
-        elif type(message) is tuple:
-            self._receive(message)
-        else:
+        elif not self._is_damaged:
             try:
-                events = self._unpack(message)
+                for event in self._unpack(message):
+                    self._receive(event)
             except DamagedError as error:
                 self._is_damaged = True
                 self._damaged(str(error))
-                return
-            for event in events:
-                self._receive(event)
 
-    def _unpack(self, message: bytes) -> list[tuple[str, Details]]:
+    def _unpack(self, message: object) -> list[tuple[str, Details]]:
+        if not isinstance(message, bytes):
+            raise DamagedError("it is not packed")
         held = loads(unsealed(self._number, message))
         self._number += 1
         try:
@@ -161,7 +161,9 @@ class _Unpacker:
         except (AttributeError, KeyError, TypeError) as error:
             raise DamagedError(f"it has no event: {error!r}") from None
 
-    def _event(self, name: str, news: Details) -> tuple[str, Details]:
+    def _event(self, name: str, news: Details, whole: object = None) -> tuple[str, Details]:
+        if whole == _WHOLE and type(name) is str and type(news) is dict:
+            return name, news
         if name not in _EVENTS:
             raise DamagedError(f"it has an unknown event {name!r}")
         sent = self._sent
@@ -174,9 +176,11 @@ class _Unpacker:
         return name, {"data": {**details, **copies}}
 
 
-def _are_plain(values: Iterable[object]) -> bool:
-    """Whether values are unpacked as they are: `dumps` writes bytes-like values as bytes."""
-    return all(
-        type(value) in _SCALARS or (type(value) in _SEQUENCES and _are_plain(value))  # type: ignore[arg-type]
-        for value in values
-    )
+def _is_plain(value: Any) -> bool:
+    """Whether a value is unpacked as it is: `dumps` writes bytes-like values as bytes."""
+    kind = type(value)
+    if kind in _SEQUENCES:
+        return all(map(_is_plain, value))
+    if kind is dict:
+        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
+    return kind in SCALARS

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from pytest_bpflink.matrix.plain_values import DamagedError
+from pytest_bpflink.matrix.plain_values import DamagedError, dumps, loads, plain
 from pytest_bpflink.session.kernel import MatrixKernel
 
 if TYPE_CHECKING:
@@ -55,13 +55,18 @@ class ItemFacts(NamedTuple):
         return tuple(self._replace(fresh=self.fresh and tuple(self.fresh)))  # type: ignore[arg-type]
 
 
+def say(channel: Channel, subject: str, content: Any) -> None:
+    """Send a worker's message, for `said` to read."""
+    channel.send(dumps((subject, plain(content))))
+
+
 def said(message: object) -> tuple[str, Any]:
     """Return the subject of a worker's message, and its content.
 
     The content of "items" is the ItemFacts of each node id, the content of "stack", "printed" and
     "uncollected" a text. Raises DamagedError for any other message.
     """
-    match message:
+    match loads(message) if isinstance(message, bytes) else None:
         case ("stack" | "printed" | "uncollected" as subject, str(text)):
             return subject, text
         case ("items", dict(items)):

@@ -29,6 +29,9 @@ _DIGIT, _DIGIT_BITS = struct.Struct("<H"), 15
 # No report has values as deep as this; Python's own limit is 1000 calls.
 _MOST_DEPTH = 100
 
+SCALARS = frozenset({type(None), bool, int, float, complex, bytes, str})
+_SEQUENCES = frozenset({tuple, list, set, frozenset})
+
 
 class DamagedError(ValueError):
     """The bytes are not those that were written, or are out of order."""
@@ -37,10 +40,36 @@ class DamagedError(ValueError):
 def dumps(value: Any) -> bytes:
     """Return a plain value as bytes. Raises ValueError for a value that `marshal` can't write.
 
-    The value may consist of None, bool, int, float, str, bytes, tuples, lists and dicts; `marshal`
-    writes bytes-like values as bytes.
+    The value may consist of `SCALARS`, tuples, lists, sets, frozensets and dicts; `marshal` writes
+    bytes-like values as bytes.
     """
     return marshal.dumps(value, _VERSION)
+
+
+def plain(value: Any, depth: int = _MOST_DEPTH // 2) -> Any:
+    """Return a value that `dumps` takes and `loads` makes the same: it, or its `repr`.
+
+    A container stays one, with its parts made plain; one that is too deep becomes its `repr`.
+    """
+    kind = type(value)
+    if kind in SCALARS:
+        return value
+    if not depth:
+        return described(value)
+    if kind in _SEQUENCES:
+        return kind(plain(part, depth - 1) for part in value)
+    if kind is dict:
+        return {plain(key, depth - 1): plain(part, depth - 1) for key, part in value.items()}
+    # A str of a class of its own, as of a library for paths or arrays.
+    return str.__str__(value) if isinstance(value, str) else described(value)
+
+
+def described(value: object) -> str:
+    """Return a value's `repr`, or Python's own where the `repr` of its class fails."""
+    try:
+        return str(repr(value))
+    except Exception:  # noqa: BLE001 (it is anyone's)
+        return object.__repr__(value)
 
 
 def loads(data: bytes) -> Any:
@@ -123,6 +152,9 @@ class _Reader:
         value: float = _FLOAT.unpack(self._take(_FLOAT.size))[0]
         return value
 
+    def _complex(self) -> complex:
+        return complex(self._float(), self._float())
+
     def _bytes(self) -> bytes:
         return self._take(self._size())
 
@@ -141,6 +173,15 @@ class _Reader:
 
     def _tuple(self) -> tuple[Any, ...]:
         return tuple(self._list())
+
+    def _frozenset(self) -> frozenset[Any]:
+        try:
+            return frozenset(self._list())
+        except TypeError:
+            raise DamagedError("it has a set of values that can't be in one") from None
+
+    def _set(self) -> set[Any]:
+        return set(self._frozenset())
 
     def _dict(self) -> dict[Any, Any]:
         value = {}
@@ -161,9 +202,12 @@ _READERS: dict[bytes, Callable[[_Reader], Any]] = {
     b"i": _Reader._int,  # noqa: SLF001
     b"l": _Reader._long,  # noqa: SLF001
     b"g": _Reader._float,  # noqa: SLF001
+    b"y": _Reader._complex,  # noqa: SLF001
     b"s": _Reader._bytes,  # noqa: SLF001
     b"u": _Reader._str,  # noqa: SLF001
     b"(": _Reader._tuple,  # noqa: SLF001
     b"[": _Reader._list,  # noqa: SLF001
+    b"<": _Reader._set,  # noqa: SLF001
+    b">": _Reader._frozenset,  # noqa: SLF001
     b"{": _Reader._dict,  # noqa: SLF001
 }

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import warnings
     from collections.abc import Callable, Generator
 
     import pytest
@@ -46,6 +47,34 @@ def send_events_by(
     worker = _worker(config)
     if worker is not None:
         worker.sendevent = wrap(worker.channel.send, lambda: _is_next_queued(worker))
+
+
+def send_any_warning(config: pytest.Config) -> None:
+    """Let a worker send a warning whose text or arguments execnet can't carry: as a text alone."""
+    worker = _worker(config)
+    if worker is None:
+        return
+    # execnet runs xdist's module as a program, so the function is not that of `xdist.remote`.
+    namespace = type(worker).pytest_warning_recorded.__globals__
+    serialize = namespace["serialize_warning_message"]
+
+    def serialize_any(warning_message: warnings.WarningMessage) -> dict[str, Any]:
+        try:
+            data: dict[str, Any] = serialize(warning_message)
+        except Exception:  # noqa: BLE001 (execnet raises whatever its encoding raises)
+            category = warning_message.category
+            data = {
+                **dict.fromkeys(vars(warning_message)),
+                "filename": warning_message.filename,
+                "lineno": warning_message.lineno,
+                "message_str": str(warning_message.message),
+                "message_module": None,
+                "category_module": category.__module__,
+                "category_class_name": category.__name__,
+            }
+        return data
+
+    namespace["serialize_warning_message"] = serialize_any
 
 
 @contextmanager

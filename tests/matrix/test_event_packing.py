@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import enum
+import random
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_bpflink import LinkType
 from pytest_bpflink.matrix.event_packing import Packing, unpacking
 from pytest_bpflink.matrix.plain_values import dumps, sealed
 
@@ -71,14 +75,12 @@ def received(messages: list[Any]) -> list[Any]:
         {"user_properties": [("number", True)]},
         {"user_properties": [("number", 1)]},
         {"user_properties": [("number", 1.0)]},
-        {"user_properties": [("like bytes", bytearray(b"\0"))]},
         {"user_properties": []},
         {"keywords": {"test_it": 1, "of a plugin": ("a", "b")}},
         {"keywords": {"test_it": True, "a mark": 1}},
         {"keywords": {"another": 1}},
         {"of_a_plugin": [("a", "b")]},
         {"of_a_plugin": 3.5},
-        {"of_a_plugin": bytearray(b"\0")},
         {"sections": [("of a plugin", b"\0")]},
         {"sections": []},
         {"$report_type": "OfAPlugin", "keywords": {}},
@@ -97,6 +99,87 @@ def test_what_is_packed_comes_out_the_same(change: dict[str, Any]) -> None:
 def _data(event: tuple[str, Any]) -> dict[str, Any]:
     data: dict[str, Any] = event[1].get("data", event[1])
     return data
+
+
+class Awkward(enum.IntEnum):
+    """Its repr fails."""
+
+    ONE = 1
+
+    def __repr__(self) -> str:
+        raise ValueError
+
+
+class Text(str):
+    """As libraries for paths or arrays have it."""
+
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    ("value", "arrives"),
+    [
+        (bytearray(b"\0"), "bytearray(b'\\x00')"),
+        (Path("/a"), f"{Path('/a')!r}"),
+        (LinkType.XDP, "<LinkType.XDP: 6>"),
+        (Text("text"), "text"),
+        ([{"a": (object,)}], [{"a": ("<class 'object'>",)}]),
+        ({(1, LinkType.XDP): {1}}, {(1, "<LinkType.XDP: 6>"): {1}}),
+        ("\udcff", "\udcff"),
+        (1j, 1j),
+    ],
+)
+def test_a_value_that_can_t_be_sent_arrives_as_its_repr(value: object, arrives: object) -> None:
+    def report(value: object) -> tuple[str, Any]:
+        return "testreport", {"data": {**REPORT, "user_properties": [("odd", value)]}}
+
+    assert received(sent([*ITEM[:2], report(value), *ITEM[3:]])) == [
+        *ITEM[:2],
+        report(arrives),
+        *ITEM[3:],
+    ]
+
+
+def test_a_value_whose_repr_fails_arrives_as_well() -> None:
+    (event,) = received(sent([("other", {"value": Awkward.ONE})]))
+    assert "Awkward" in event[1]["value"]
+
+
+def test_a_value_that_contains_itself_arrives() -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    (event,) = received(sent([("other", {"value": endless})]))
+    assert "[[...]]" in str(event)
+
+
+def test_1000_random_reports_arrive() -> None:
+    chosen = random.Random(20261129)  # noqa: S311 (repeatable, and no secret)
+    scalars = [
+        None,
+        True,
+        0,
+        2**70,
+        0.5,
+        "a",
+        "\udc80",
+        b"\xff",
+        LinkType.XDP,
+        Path(),
+        object(),
+        set,
+    ]
+
+    def value(depth: int) -> object:
+        kind = chosen.randrange(6) if depth else 0
+        parts = [value(depth - 1) for _ in range(chosen.randrange(4))] if kind else []
+        return [chosen.choice(scalars), parts, tuple(parts), dict.fromkeys("ab", parts), *scalars][
+            kind
+        ]
+
+    for _ in range(1000):
+        changed = {chosen.choice([*REPORT, "of_a_plugin"]): value(4) for _ in range(3)}
+        events = [*ITEM[:2], ("testreport", {"data": {**REPORT, **changed}}), *ITEM[3:]]
+        assert [name for name, _ in received(sent(events))] == [name for name, _ in events]
 
 
 def test_what_a_report_lacks_is_not_put_into_it() -> None:
@@ -268,3 +351,75 @@ def test_reports_of_workers_are_as_without_them(
     assert "['Captured stdout call', 'worker'] <class 'tuple'>" in output
     assert "<class 'tuple'>" in output
     assert "why not" in output
+
+
+def test_odd_values_end_no_session(
+    pytester: pytest.Pytester, with_fakes: RunWithFakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each passes in plain pytest, or fails by its own assertion."""
+    # For `pytester`, which reads the output as UTF-8.
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:backslashreplace")
+    pytester.makepyfile(
+        test_odd="""
+        import dataclasses, os, pathlib, warnings
+        from pytest_bpflink import LinkType
+
+        class ProbeWarning(UserWarning):
+            pass
+
+        @dataclasses.dataclass
+        class Record:
+            number: int
+
+        def test_name(): assert os.fsdecode(b"f\\xf6\\xf6") == "foo"
+        def test_enum(record_property): record_property("type", LinkType.XDP)
+        def test_path(record_property): record_property("path", pathlib.Path("/a"))
+        def test_record(record_property): record_property("record", Record(3))
+        def test_text(record_property): record_property("text", "\\udcff")
+        def test_printed(): print("printed \\udcff")
+        def test_warns(): warnings.warn("old probe", ProbeWarning)
+        def test_warns_oddly(): warnings.warn("\\udcff", UserWarning)
+        """
+    )
+
+    result = with_fakes(
+        "--kernel", "native,good", "-W", "default", "--junitxml=x.xml",
+        "--kernel-report", "x.html", "--kernel-report", "x.json", "--kernel-report", "x.md",
+    )  # fmt: skip
+
+    result.assert_outcomes(passed=14, failed=2, warnings=4)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*test_odd.ProbeWarning: old probe*"])
+    properties = (pytester.path / "x.xml").read_text()
+    assert "&lt;LinkType.XDP: 6&gt;" in properties
+    assert "Record(number=3)" in properties
+
+
+def test_a_guest_s_warning_names_no_function_to_call(
+    pytester: pytest.Pytester, with_fakes: RunWithFakes
+) -> None:
+    pytester.makepyfile(
+        test_it="""
+        def test_it(request):
+            (worker,) = [
+                plugin
+                for plugin in request.config.pluginmanager.get_plugins()
+                if hasattr(plugin, "sendevent")
+            ]
+            data = dict.fromkeys(["filename", "lineno", "file", "line", "source", "module"])
+            data |= {"filename": "x", "lineno": 1, "message_str": "said"}
+            data |= {"message_module": "os", "message_class_name": "system"}
+            data |= {"message_args": ["touch called"]}
+            data |= {"category_module": "os", "category_class_name": "system"}
+            worker.sendevent(
+                "warning_recorded",
+                warning_message_data=data, when="runtest", nodeid="", location=None,
+            )
+        """
+    )
+
+    result = with_fakes("--kernel", "good", "-W", "default")
+
+    result.assert_outcomes(passed=1, warnings=1)
+    result.stdout.fnmatch_lines(["*os.system: said*"])
+    assert not (pytester.path / "called").exists()

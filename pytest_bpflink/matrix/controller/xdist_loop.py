@@ -7,12 +7,15 @@ names an attribute of xdist's loop, its `NodeManager` or its `WorkerController`,
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import execnet
 from xdist.report import report_collection_diff
+
+from pytest_bpflink.matrix.plain_values import DamagedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -169,8 +172,42 @@ def receive_by(
     node: WorkerController, unpack: Callable[[Callable[[Any], None]], Callable[[Any], None]]
 ) -> None:
     """Have UNPACK(receive) take a worker's messages; `receive` is xdist's function for that."""
-    unpacked = unpack(node.process_from_remote)
+    process = node.process_from_remote
+
+    def receive(event: Any) -> None:
+        if isinstance(event, tuple) and event[0] == "warning_recorded":
+            data = event[1].get("warning_message_data")
+            event[1]["warning_message_data"] = _of_known_class(data)
+        process(event)
+
+    unpacked = unpack(receive)
     node.process_from_remote = unpacked  # type: ignore[method-assign,assignment]
+
+
+def _of_known_class(data: Any) -> Any:
+    """Return a warning's data with classes that this process has imported, or with Warning.
+
+    xdist imports the modules that the data name, and calls the class: a worker's own class may be
+    missing here, and a guest could name any function.
+    """
+    if not isinstance(data, dict):
+        raise DamagedError("it has no warning")
+    data = dict(data)
+    if not _is_warning(data.get("message_module"), data.get("message_class_name")):
+        data["message_module"] = None
+    if not _is_warning(data.get("category_module"), data.get("category_class_name")):
+        name = f"{data.get('category_module')}.{data.get('category_class_name')}"
+        data["message_str"] = f"{name}: {data.get('message_str')}"
+        data["message_module"] = None
+        data["category_module"], data["category_class_name"] = "builtins", "Warning"
+    return data
+
+
+def _is_warning(module: object, name: object) -> bool:
+    if not isinstance(module, str) or not isinstance(name, str):
+        return False
+    found = getattr(sys.modules.get(module), name, None)
+    return isinstance(found, type) and issubclass(found, Warning)
 
 
 def declare_dead(node: WorkerController, reason: str) -> None:

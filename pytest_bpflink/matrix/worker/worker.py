@@ -18,7 +18,7 @@ import pytest
 
 from pytest_bpflink.matrix.event_packing import Packing
 from pytest_bpflink.matrix.items import is_parametrized, register, without_kernel
-from pytest_bpflink.matrix.messages import ItemFacts
+from pytest_bpflink.matrix.messages import ItemFacts, say
 from pytest_bpflink.matrix.worker.only_item import OnlyItem, fresh_item, known_bug
 from pytest_bpflink.matrix.worker.taint import TaintWatch
 from pytest_bpflink.session import pytest_internals, xdist_worker
@@ -52,12 +52,13 @@ class MatrixWorker:
         config = self._config
         register(config, self)
         # execnet's thread calls this, also while a test hangs, unless the test keeps the GIL.
-        self._channel.setcallback(lambda _: self._channel.send(("stack", _where_the_test_is())))
+        self._channel.setcallback(lambda _: say(self._channel, "stack", _where_the_test_is()))
         if self._item:
             register(config, OnlyItem(config, self._item))
         if not self._kernel.is_native and not self._refusal:
             register(config, TaintWatch(config))
         xdist_worker.send_events_by(config, _packed)
+        xdist_worker.send_any_warning(config)
         pytest_internals.take_shortcuts()
         # `ItemFacts` carry the groups. xdist would append groups to node ids, which --lf then does
         # not find; with pytest 9.2, whose node ids can't be changed, xdist 3.8 ignores groups.
@@ -76,7 +77,7 @@ class MatrixWorker:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Send the controller the `ItemFacts`, and have pytest look up hooks once per file."""
         described = {item.nodeid: self._describe(item).plain for item in session.items}
-        self._channel.send(("items", described))
+        say(self._channel, "items", described)
         pytest_internals.look_up_hooks_once(session)
 
     def _describe(self, item: pytest.Item) -> ItemFacts:
@@ -106,7 +107,7 @@ class MatrixWorker:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Report on which kernel a file can't be collected: xdist shows it once for all kernels."""
         if report.failed:
-            self._channel.send(("uncollected", report.nodeid))
+            say(self._channel, "uncollected", report.nodeid)
 
     def pytest_runtest_logfinish(self) -> None:
         """Send the line that a test printed and did not end."""
@@ -150,7 +151,7 @@ class Printing(io.TextIOBase):
         """Pass on whole lines."""
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
-            self._channel.send(("printed", line))
+            say(self._channel, "printed", line)
         return len(text)
 
     def finish(self) -> None:
