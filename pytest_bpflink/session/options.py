@@ -1,4 +1,4 @@
-"""The options of runs on other kernels: what they are called, and which values make sense."""
+"""The options of runs on other kernels: their names, and the checks of their values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REPORT_ENDINGS = (".html", ".md", ".json")
 
 
 def add(parser: pytest.Parser) -> None:
-    """Add them; `docs` and the README list them in this order."""
+    """Add the options; `docs` and the README list them in this order."""
     kernels = parser.getgroup("bpflink-kernels", "BPF links on other kernels")
     kernels.addoption(
         "--kernel",
