@@ -1,7 +1,7 @@
 """Test the life of BPF links: attach, pin, reopen, update, detach, and see what the kernel does.
 
-All public names are importable from here; each is loaded when it is first asked for, so that a
-pytest session that uses none of them pays nothing.
+All public names are importable from here. Each is loaded at its first use, so that a session
+without tests of BPF loads none.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What can go wrong, as exceptions.
 
-Every failed call of libbpf or of bpf(2) becomes a `BpfError`. Its sentence names the operation and
-its object, the errno by name, and, where there is one, what the reader can do.
+Every failed call of libbpf or of bpf(2) becomes a `BpfError`. Its message names the operation, the
+object and the errno, and says what the reader can do about it, if something helps.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 _Named = TypeVar("_Named")
 
-# Python names errno 95 ENOTSUP; the kernel's sources, and so every kernel developer, EOPNOTSUPP.
+# Python calls errno 95 ENOTSUP; the kernel's sources call it EOPNOTSUPP, and ENOTSUPP is 524.
 _KERNEL_NAMES = {errno.EOPNOTSUPP: "EOPNOTSUPP", 524: "ENOTSUPP"}
 
-# libbpf_errno of libbpf.h: what libbpf returns beyond the kernel's own numbers.
+# libbpf_errno of libbpf.h: the numbers that libbpf returns beside the kernel's.
 _LIBBPF_ERRNOS = {
     4000: ("LIBELF", "Something wrong in libelf"),
     4001: ("FORMAT", "BPF object format invalid"),
@@ -56,7 +56,7 @@ class BpfError(OSError):
     """A BPF operation failed.
 
     `errno` is the kernel's or libbpf's number, `operation` says what was tried on which object,
-    `hint` what the reader can do about it, and `log` is what libbpf logged meanwhile.
+    `hint` what the reader can do about it, and `log` is libbpf's log of the operation.
     """
 
     def __init__(self, number: int, operation: str, *, hint: str = "", log: str = "") -> None:
@@ -72,7 +72,7 @@ class BpfError(OSError):
         return "\n".join([sentence, *(f"  {line}" for line in self._shown_log())])
 
     def __reduce__(self) -> tuple[object, ...]:
-        # By default its class would be called with OSError's two arguments.
+        # Unpickling would call the class with OSError's two arguments.
         return _rebuild, (type(self), self.args, self.__dict__)
 
     def _shown_log(self) -> list[str]:
@@ -115,7 +115,7 @@ class NotSupported(BpfError):  # noqa: N818 - the field says "not supported"
 
 
 class UnknownName(BpfError, KeyError):  # noqa: N818 - it is a KeyError to mappings
-    """No program, map or global variable is called that; the sentence says which there are."""
+    """No program, map or global variable has this name; the message lists the names there are."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], where: object) -> None:
         names = ", ".join(sorted(known))
@@ -124,7 +124,7 @@ class UnknownName(BpfError, KeyError):  # noqa: N818 - it is a KeyError to mappi
 
 
 def by_name(kind: str, name: str, known: Mapping[str, _Named], where: object) -> _Named:
-    """Look a name up, or say which there are."""
+    """Look a name up. Raises UnknownName, which lists the names there are."""
     try:
         return known[name]
     except KeyError:
@@ -141,4 +141,4 @@ def _rebuild(
 
 
 class UnknownFeature(ValueError):  # noqa: N818 - named for what happened
-    """No probe is called that; the sentence says which there are."""
+    """No probe has this name."""

@@ -36,7 +36,7 @@ def _bpf_privileges() -> None:
 
 @pytest.fixture(scope="session")
 def _bpf_estate(_bpf_privileges: None) -> Iterator[Estate]:
-    """What this process makes on the system, for the next session to find should it be killed."""
+    """The record of what this process makes on the system; a later session removes what is left."""
     from pytest_bpflink.ledger.estate import Estate
 
     estate = Estate.found()
@@ -62,7 +62,7 @@ def cgroup_factory(_bpf_estate: Estate) -> Iterator[Callable[[], Cgroup]]:
     parent = Cgroup(_bpf_estate.make_cgroup())
     numbers = count(1)
     yield lambda: parent.create(str(next(numbers)))
-    if _bpf_estate.is_ours:  # a child made by fork may leave by sys.exit, and comes by here
+    if _bpf_estate.is_ours:  # a forked child that calls sys.exit runs this, too
         parent.remove()
 
 
@@ -105,9 +105,9 @@ def bpffs(_bpf_estate: Estate, bpffs_factory: Callable[..., BpfFs]) -> Iterator[
 
 @pytest.fixture
 def netns(_bpf_privileges: None) -> Iterator[NetNs]:
-    """A fresh network namespace with `lo` up; makes veth, dummy and netkit devices; let go after.
+    """A fresh network namespace with `lo` up; makes veth, dummy and netkit devices; closed after.
 
-    Nothing names it, so it goes with this process at the latest. Devices need pyroute2.
+    It has no name, so the kernel ends it with this process at the latest. Devices need pyroute2.
     """
     from pytest_bpflink.bpf.netns import NetNs
 
@@ -160,7 +160,7 @@ def bpf_link(_bpf_estate: Estate) -> Iterator[Callable[..., Link]]:
 
 @pytest.fixture
 def bpf_ledger(request: pytest.FixtureRequest, _bpf_privileges: None) -> BpfLedger:
-    """What programs under test leave: `with bpf_ledger.watch() as watch`, who holds what."""
+    """What programs under test leave, and who holds it: `with bpf_ledger.watch() as watch`."""
     from pytest_bpflink.ledger.bpf_ledger import BpfLedger
     from pytest_bpflink.session.guest import is_in_guest
 

@@ -1,7 +1,7 @@
 """The pytest plugin: options, markers, header, report sections.
 
-Hooks only. Fixtures are in `fixtures`, kernels as a parameter in `matrix`. Nothing that costs time
-(ctypes, libbpf, xdist) is imported before a test or an option asks for it.
+Hooks only. Fixtures are in `fixtures`, kernels as a parameter in `matrix`. Slow imports (ctypes,
+libbpf, xdist) wait until a test or an option needs them.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     options.add(parser)
 
 
-# A wrapper, so that it is before all others.
+# A wrapper, so that it runs before all others.
 @pytest.hookimpl(wrapper=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
-    """Tell plugins that look this early, as pytest-cov does, that there will be workers."""
+    """Set --dist, which plugins such as pytest-cov read this early, if there will be workers."""
     if "BPFLINK_PYCACHE" in os.environ:
         from pytest_bpflink.session import pytest_internals
 
-        # Before conftest files import most of the API.
+        # Before conftest files import modules of the API.
         pytest_internals.use_pycache()
     known = early_config.known_args_namespace
     several_libbpfs = "," in (known.bpf_libbpf or "")
@@ -69,7 +69,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Describe the markers, and set kernels up as a parameter if that was asked for."""
+    """Describe the markers, and set kernels up as a parameter if an option asks for them."""
     config.addinivalue_line(
         "markers",
         "on_kernel(spec, release, libbpf): set on each item by --kernel, to select items by kernel:"
@@ -91,10 +91,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _usual_basetemp_is_anothers() -> bool:
-    """Whether pytest would refuse its usual base directory for temporary files.
+    """Whether pytest would refuse its usual base directory because another user owns it.
 
-    pytest refuses a directory of another user. In a guest it runs as root but sees the host's /tmp,
-    where `pytest-of-USER` may belong to the host's user, or to its root and be unreadable here.
+    In a guest pytest runs as root but sees the host's /tmp, where `pytest-of-USER` may belong to
+    the host's user, or to the host's root and be unreadable here.
     """
     if os.geteuid() or "PYTEST_DEBUG_TEMPROOT" in os.environ:
         return False
@@ -117,26 +117,27 @@ def _configure_watching(config: pytest.Config) -> None:
             )
         setattr(config.option, f"bpf_{name}", value)
     if config.getoption("tx", None) and config.option.bpf_dmesg != "off":
-        from pytest_bpflink.session.kernel_log_check import SplatSummary  # the workers watch
+        # Workers read the log; the controller only lists the tests that share a splat.
+        from pytest_bpflink.session.kernel_log_check import SplatSummary
 
         config.pluginmanager.register(SplatSummary(), "bpflink-splats")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Show the header now if workers run the tests: here in the controller none is collected."""
-    return _stands_on() if config.option.verbose >= 0 and config.getoption("tx", None) else []
+    """Describe the environment in a controller of workers, which collects no tests."""
+    return _environment() if config.option.verbose >= 0 and config.getoption("tx", None) else []
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
-    """Show the header after collection, and only if there are tests of BPF."""
-    return _stands_on() if config.option.verbose >= 0 and _use_bpf(items) else []
+    """Describe the environment if tests of BPF were collected."""
+    return _environment() if config.option.verbose >= 0 and _use_bpf(items) else []
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Watch what tests leave behind and what the kernel logs, in sessions with tests of BPF."""
     if is_in_guest(session.config) or _use_bpf(session.items):
-        from pytest_bpflink.session import watching  # costs what other sessions don't owe
+        from pytest_bpflink.session import watching
 
         watching.start(session.config)
 
@@ -145,7 +146,7 @@ def _use_bpf(items: list[pytest.Item]) -> bool:
     return any("_bpf_privileges" in getattr(item, "fixturenames", ()) for item in items)
 
 
-def _stands_on() -> list[str]:
+def _environment() -> list[str]:
     from pytest_bpflink.session import header
 
     return header.lines()
@@ -153,7 +154,7 @@ def _stands_on() -> list[str]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Choose the libbpf, and remove what sessions left that were killed."""
+    """Choose the libbpf, and remove what killed sessions left."""
     libbpfs.use_chosen(session.config)
     if is_in_guest(session.config):
         return
@@ -163,7 +164,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
     estate.sweep(partial(_complain, session.config))
     if not hasattr(session.config, "workerinput"):
-        # A guest sees the directories of its host, but not that they are locked there.
+        # Not in a worker: a guest sees the host's directories, but not that the host locks them.
         scratch.sweep()
 
 
@@ -175,12 +176,10 @@ def _complain(config: pytest.Config, what: str) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip or fail a test that this kernel lacks something for, before its fixtures."""
+    """Skip or fail a test that can't or mustn't run on this kernel, before its fixtures."""
     needs = ("bpf_requires", "kernel") if is_in_guest(item.config) else _REQUIREMENTS.values()
     if any(item.get_closest_marker(name) for name in needs):
-        from pytest_bpflink.session import (
-            requirements,  # costs what tests without such marks don't owe
-        )
+        from pytest_bpflink.session import requirements
 
         requirements.check(item)
 
@@ -189,9 +188,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     call: pytest.CallInfo[None],
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the verifier's whole log under a test that it failed."""
+    """Show the verifier's whole log in the report of a test that failed by VerifierError."""
     report = yield
-    # Whoever raised it has imported it; nobody else pays for that.
+    # The code that raised a VerifierError has imported the module.
     errors = sys.modules.get("pytest_bpflink.errors")
     if errors and call.excinfo and isinstance(call.excinfo.value, errors.VerifierError):
         report.sections.append(("Verifier log", call.excinfo.value.verifier_log))

@@ -1,4 +1,4 @@
-"""Values of arguments that pytest's options and the `bpflink` command have both."""
+"""Argument types that pytest's options and the `bpflink` command share."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def writable_directory(value: str) -> Path:
-    """Take a directory that this user may write to; raises ArgumentTypeError."""
+    """Return a directory that this user may write to. Raises ArgumentTypeError for any other."""
     directory = Path(value).expanduser().resolve()
     if not directory.exists():
-        raise argparse.ArgumentTypeError(f"{value} is not there: mkdir -p {directory}")
+        raise argparse.ArgumentTypeError(f"{value} does not exist: mkdir -p {directory}")
     if not directory.is_dir():
         raise argparse.ArgumentTypeError(f"{value} is no directory")
     if not os.access(directory, os.W_OK | os.X_OK):
         raise argparse.ArgumentTypeError(f"{value} can't be written to by this user")
     if directory == Path("/"):
-        raise argparse.ArgumentTypeError("/ has all there is: name a directory in it")
+        raise argparse.ArgumentTypeError("/ would share the whole host: name a directory in it")
     return directory

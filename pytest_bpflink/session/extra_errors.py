@@ -1,4 +1,4 @@
-"""Errors beyond a test's own: those of tests that are over, and those that no mark excuses."""
+"""Errors of tests that were reported already, and errors that no mark `xfail` excuses."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def add_error(
 ) -> None:
     """Report one more error in the teardown of a test that was reported already.
 
-    It counts: the session fails by it. To be called while the session's items run, or right after.
-    `mark` is given the report before it goes out.
+    The session fails by it. To be called while the session's items run, or right after. `mark` may
+    change the report before it is sent.
     """
     report = pytest.TestReport(
         nodeid=item.nodeid,
@@ -36,9 +36,9 @@ def add_error(
 
 
 def insist(report: pytest.TestReport) -> None:
-    """Let an error stand that pytest took for the failure which a mark `xfail` expects.
+    """Make a report a failure again if pytest has excused it by a mark `xfail`.
 
-    That mark is about the test's own words; pytest 9.2 applies it to each phase.
+    The mark is about the test's own code; pytest 9.2 applies it to each phase.
     """
     if report.skipped and hasattr(report, "wasxfail"):
         report.outcome = "failed"

@@ -1,4 +1,4 @@
-"""What a run stands on, for the head of its report: kernel, libbpf, clang, cgroup2, privileges."""
+"""The environment of a run, for pytest's header: kernel, libbpf, clang, cgroup2, privileges."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def lines() -> list[str]:
     kernel = KernelInfo()
     btf = "with BTF" if kernel.btf else "without BTF"
     clang = clang_version() or "none (only built .bpf.o can be loaded)"
-    told = [
+    found = [
         f"bpflink: Linux {kernel.release} {btf}, libbpf {_libbpf()}, clang {clang}",
         f"bpflink: cgroup2 {_cgroup2()}, privileges {_privileges()}",
     ]
     unreadable = kernel_log.unreadable()
     if unreadable:
-        told.append(f"bpflink: kernel log unreadable ({unreadable}), so its splats go unseen")
-    return told
+        found.append(f"bpflink: kernel log unreadable ({unreadable}), so its splats go unseen")
+    return found
 
 
 def _libbpf() -> str:
@@ -45,6 +45,6 @@ def _cgroup2() -> str:
 def _privileges() -> str:
     try:
         missing = missing_privileges()
-    except BpfError:  # no libbpf to ask with, which another line says
+    except BpfError:  # no libbpf to probe with, as another line says
         return "unknown"
     return f"incomplete: {missing}" if missing else "complete"

@@ -16,12 +16,11 @@ NATIVE: Final = "native"
 
 @dataclass(frozen=True)
 class MatrixKernel:
-    """One kernel of a run, as controller, workers and reports know it.
+    """One kernel of a run, or a pair of kernel and libbpf if the run has several libbpfs.
 
-    `id` is what test ids end with. `release` (as uname says it) and `where` are None until the
-    kernel was found, as with `--collect-only`. `reason` says how it runs, and why so. Where there
-    are several libbpfs, `libbpf_spec` says which one is meant, and `libbpf` where it is; `id` has
-    it, too.
+    Test ids end with `id`, which names the libbpf of a pair, too. `release` (as in uname) and
+    `where` are None until the kernel was found, as with `--collect-only`. `reason` says how the
+    kernel runs, and why. `libbpf_spec` is the SPEC of a pair's libbpf, `libbpf` its path.
     """
 
     spec: str
@@ -48,13 +47,13 @@ class MatrixKernel:
 
     @property
     def mark(self) -> pytest.MarkDecorator:
-        """What `-m 'on_kernel(spec="6.1")'` selects by."""
+        """The mark of this kernel's items, for `-m 'on_kernel(spec="6.1")'`."""
         libbpf = {"libbpf": self.libbpf_spec} if self.libbpf_spec else {}
         return pytest.mark.on_kernel(spec=self.spec, release=self.release, **libbpf)
 
     @property
     def properties(self) -> list[tuple[str, object]]:
-        """What the reports of its items carry into JUnit's file, and whatever else reads them."""
+        """The properties that reports of this kernel's items have, for JUnit's file and others."""
         facts = {
             "id": self.id,
             "spec": self.spec,
@@ -66,7 +65,7 @@ class MatrixKernel:
         return [(f"kernel_{name}", fact) for name, fact in facts.items() if fact is not None]
 
 
-#: The kernel of a worker; `matrix` sets it when pytest is configured.
+#: The kernel of a worker; `matrix.setup` sets it when pytest is configured.
 RUNNING = pytest.StashKey[MatrixKernel]()
 
 

@@ -1,8 +1,8 @@
-"""The kernel's log in pytest's reports: what was logged during a failed test, and splats as errors.
+"""The kernel's log in pytest's reports: the lines of a failed test's time, and splats as errors.
 
-Tests that run side by side share a kernel, and so its log: each process reads all of it. A splat
-says in which process it happened, as a rule; the test of a sibling's process is the sibling's to
-fail. Where that can't be told, each test that ran then fails, and says so.
+xdist's workers on this host share a kernel, and each reads all of its log. A splat names its
+process, as a rule: if another worker or a child of it is named, that worker fails its test. If no
+worker's process is named, each test that ran then fails, and its error says so.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 _MOST_LINES = 200
 _SECTION = "Kernel log"
 
-# `PROC_PID_INIT_INO`: the kernel's log has pids as they are in the first namespace.
+# `PROC_PID_INIT_INO`: the kernel's log has pids of the first namespace.
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"
 
 
 class DmesgCheck:
-    """Reads the log in each phase of a test; its wrappers are the outermost."""
+    """Reads the log after each phase of a test; its hook wrappers are the outermost."""
 
     def __init__(self, config: pytest.Config) -> None:
-        """Begin. Raises `OSError` where the log may not be read."""
+        """Begin. Raises `OSError` if this process may not read the log."""
         self._config = config
         self._errors = config.option.bpf_dmesg == "error"
         self._log = KernelLog()
@@ -46,7 +46,7 @@ class DmesgCheck:
         self._allowed: list[re.Pattern[str]] = []
         self._lines: list[Line] = []
         self._latest = -1  # number of the last splat that was seen
-        # Found where the test failed by itself: told when it is torn down.
+        # Splats in a phase that failed by itself: the teardown reports them.
         self._held_back: list[Splat] = []
         self._raised: list[Splat] = []
 
@@ -56,22 +56,22 @@ class DmesgCheck:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
-        """Begin with a test; a splat since the one before comes late, and is still of that one."""
+        """Begin with a test; a splat since the test before is still an error of that test."""
         __tracebackhide__ = True
-        self._tell_late()
+        self._report_late()
         self._item, self._lines = item, []
         self._allowed = _allowed(item)
         yield from self._judged()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self) -> Generator[None, None, None]:
-        """Judge the test itself."""
+        """Fail the test for its splats."""
         __tracebackhide__ = True
         yield from self._judged()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self) -> Generator[None, None, None]:
-        """Judge the teardown, and tell what was held back."""
+        """Fail the teardown for its splats, and for splats held back."""
         __tracebackhide__ = True
         try:
             yield
@@ -89,8 +89,8 @@ class DmesgCheck:
         if self._raised:
             extra_errors.insist(report)
         if report.failed:
-            told = [splat for splat in self._raised if splat.head in report.longreprtext]
-            known = {line for splat in told for line in splat.lines}
+            shown = [splat for splat in self._raised if splat.head in report.longreprtext]
+            known = {line for splat in shown for line in splat.lines}
             text = _text([line for line in self._lines if line not in known])
             if text:
                 report.sections.append((_SECTION, text))
@@ -100,11 +100,11 @@ class DmesgCheck:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, object, object]:
-        """Look once more when all is done, or `-x` or Ctrl-C made an end."""
+        """Look once more at the end, also after `-x` or Ctrl-C."""
         try:
             return (yield)
         finally:
-            self._tell_late()
+            self._report_late()
 
     def _judged(self) -> Generator[None, None, None]:
         __tracebackhide__ = True
@@ -140,33 +140,33 @@ class DmesgCheck:
     def _fail(self, found: Sequence[Splat]) -> None:
         if not found:
             return
-        text = self._told(found, "while this test ran")
+        text = self._description(found, "while this test ran")
         if self._errors:
             self._raised = list(found)
             pytest.fail(text, pytrace=False)
         self._config.issue_config_time_warning(SplatWarning(text), stacklevel=2)
 
-    def _tell_late(self) -> None:
+    def _report_late(self) -> None:
         lines = self._log.read()
         if lines:
             lines += self._log.read_rest(lines)
-        # A test that Ctrl-C ended was not torn down.
+        # After Ctrl-C, no teardown has reported what was held back.
         found = [*self._take_held_back(), *(self._unseen(lines) if self._item else [])]
         if not found or not self._item:
             return
-        text = self._told(found, "after this test, before another")
+        text = self._description(found, "after this test, before another")
         if self._errors:
             extra_errors.add_error(self._item, text, mark=lambda report: self._mark(report, found))
         else:
             self._config.issue_config_time_warning(SplatWarning(text), stacklevel=2)
 
-    def _told(self, found: Sequence[Splat], when: str) -> str:
+    def _description(self, found: Sequence[Splat], when: str) -> str:
         texts = []
         for splat in found:
-            whose = f"in process {splat.pid}" if splat.pid is not None else "in no process it names"
+            process = "in an unnamed process" if splat.pid is None else f"in process {splat.pid}"
             if self._siblings and not _is_own(splat.pid):
-                whose += "; whose test set it off can't be told, so each that ran then fails"
-            texts += [splat.head, f"The kernel logged this {when}, {whose}:", _text(splat.lines)]
+                process += "; any of the tests that ran then may have caused it, so each fails"
+            texts += [splat.head, f"The kernel logged this {when}, {process}:", _text(splat.lines)]
         return "\n".join(texts)
 
     def _mark(self, report: pytest.TestReport, found: Sequence[Splat]) -> None:
@@ -177,7 +177,7 @@ class DmesgCheck:
 
 
 class SplatSummary:
-    """Says at the end which tests share a splat: of those that ran then, any may have caused it."""
+    """Lists at the end the tests that share a splat: any of them may have caused it."""
 
     def __init__(self) -> None:
         self._heads: dict[str, str] = {}
@@ -191,12 +191,12 @@ class SplatSummary:
             self._tests[key].append(report.nodeid)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Show those of more than one test."""
+        """Show the splats of more than one test."""
         shared = {key: tests for key, tests in self._tests.items() if len(set(tests)) > 1}
         if shared:
             terminalreporter.write_sep("=", "kernel log")
         for key, tests in shared.items():
-            terminalreporter.write_line(f"{self._heads[key]}: these ran then:")
+            terminalreporter.write_line(f"{self._heads[key]}: these tests ran then:")
             for test in dict.fromkeys(tests):
                 terminalreporter.write_line(f"  {test}")
 
@@ -229,13 +229,13 @@ def _is_own(pid: int | None) -> bool:
 
 
 def _is_siblings(pid: int | None) -> bool:
-    """Whether a process is another worker's of this run, or was started by one."""
+    """Whether a process is another worker of this run, or descends from one."""
     ancestry = _ancestry(pid)
     return os.getppid() in ancestry and os.getpid() not in ancestry
 
 
 def _ancestry(pid: int | None) -> set[int]:
-    """Return a process that lives and those it descends from; none if it can't be told."""
+    """Return a process that lives and its ancestors; an empty set if they can't be found."""
     found: set[int] = set()
     if pid is None or os.readlink("/proc/self/ns/pid") != _FIRST_PID_NAMESPACE:
         return found

@@ -1,4 +1,4 @@
-"""What tests leave behind, as pytest errors: the ledger in the places of pytest's protocol."""
+"""What tests leave behind, as pytest errors: pytest's hooks call the ledger, which finds leaks."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _WAY_OUT = (
 
 
 class LeakCheck:
-    """Tells the ledger whose time it is, and pytest what is left of it.
+    """Tells the ledger which test or fixture is running, and reports what each left behind.
 
-    All its wrappers are the outermost: the ledger looks when every fixture has cleaned up.
+    Most of its hook wrappers are the outermost: the ledger looks when all fixtures have cleaned up.
     """
 
     def __init__(self, config: pytest.Config) -> None:
-        """Begin. Raises `BpfError` without privilege."""
+        """Begin. Raises `BpfError` without the privilege to enumerate objects."""
         self._config = config
         self._errors = config.option.bpf_leaks == "error"
         temporary = temporary_directory(config)
@@ -48,7 +48,7 @@ class LeakCheck:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
-        """Begin a test's time."""
+        """Begin with a test."""
         __tracebackhide__ = True
         self.ledger.begin()
         self._test, self._failed = Owner("the test", item), False
@@ -58,7 +58,7 @@ class LeakCheck:
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
     ) -> Generator[None, object, object]:
-        """Put down to a wider fixture what appears while it is set up: it stays legitimately."""
+        """Make a wider fixture the owner of objects that appear in its set-up: they may stay."""
         __tracebackhide__ = True
         if fixturedef.scope == "function" or self._test is None:
             return (yield)
@@ -73,7 +73,7 @@ class LeakCheck:
             self._test = outer
 
     def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
-        """Let a wider fixture's time end."""
+        """Have a wider fixture's objects judged at the end of this teardown."""
         owner = self._wider.pop(fixturedef, None)
         if owner:
             self._settling.append(owner)
@@ -85,23 +85,23 @@ class LeakCheck:
         try:
             yield
         except Exception:
-            # pytest keeps the traceback, and what is in its frames, until another test is called.
+            # pytest keeps the traceback, and the objects in the frames, until the next test's call.
             self._failed = True
             raise
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:
-        """Judge what is left when the fixtures are done."""
+        """Fail the teardown for what is left when the fixtures have cleaned up."""
         __tracebackhide__ = True
         assert self._test is not None
         self.ledger.look(self._test)
         try:
             yield
         except BaseException:
-            # The fixtures' own error goes before; what is left of the test is told beside it.
-            self._text = self._told(self._judge(item, self._test))
+            # The fixtures' own error goes first; a section beside it shows the leaks.
+            self._text = self._error_text(self._judge(item, self._test))
             raise
-        self._text = self._told(self._judge(item, self._test))
+        self._text = self._error_text(self._judge(item, self._test))
         if self._text:
             pytest.fail(self._text, pytrace=False)
 
@@ -109,7 +109,7 @@ class LeakCheck:
     def pytest_runtest_makereport(
         self,
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Let no mark excuse leaks, and tell them beside another error of the teardown."""
+        """Let no mark excuse leaks, and show them beside another error of the teardown."""
         report = yield
         if self._text:
             extra_errors.insist(report)
@@ -120,18 +120,18 @@ class LeakCheck:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, object, object]:
-        """Judge in the end what needed time, also where `-x` makes an end."""
+        """Judge at the end the objects that were given time, also after `-x`."""
         try:
             return (yield)
         finally:
             if self._test is None:
-                self._tell_late(self.ledger.finish())
+                self._report_late(self.ledger.finish())
 
-    # The innermost: in the others' hooks pytest ends the fixtures of a test that Ctrl-C ended, and
-    # around them it shows what is told by then.
+    # The innermost wrapper: the hooks inside it end the fixtures of a test that Ctrl-C ended, and
+    # the wrappers around it show the errors that were reported.
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self) -> Generator[None, object, object]:
-        """Judge a test that was interrupted, which has no teardown of its own."""
+        """Judge a test that was interrupted before its teardown."""
         test = self._test
         if test is None:
             return (yield)
@@ -140,11 +140,11 @@ class LeakCheck:
         try:
             return (yield)
         finally:
-            self._tell_late(self._judge(test.item, test))
-            self._tell_late(self.ledger.finish())
+            self._report_late(self._judge(test.item, test))
+            self._report_late(self.ledger.finish())
 
     def _judge(self, item: pytest.Item, test: Owner) -> list[Leak]:
-        self._tell_late(self.ledger.overdue())
+        self._report_late(self.ledger.overdue())
         leaks = self.ledger.judge(test, forgive_self=self._failed)
         self._test = None
         owners, self._settling = self._settling, []
@@ -153,8 +153,8 @@ class LeakCheck:
             leaks += self.ledger.judge(owner)
         return [leak for leak in leaks if not _is_allowed(leak)]
 
-    def _told(self, leaks: Iterable[Leak]) -> str:
-        """Return the error's text; without errors warn of it instead."""
+    def _error_text(self, leaks: Iterable[Leak]) -> str:
+        """Return the text of an error; if leaks are warnings, warn and return ""."""
         lines = [*map(str, leaks)]
         text = "\n".join([*lines, _WAY_OUT]) if lines else ""
         if text and not self._errors:
@@ -162,13 +162,13 @@ class LeakCheck:
             return ""
         return text
 
-    def _tell_late(self, leaks: Iterable[Leak]) -> None:
+    def _report_late(self, leaks: Iterable[Leak]) -> None:
         by_item: dict[pytest.Item, list[Leak]] = defaultdict(list)
         for leak in leaks:
             if not _is_allowed(leak):
                 by_item[leak.owner.item].append(leak)
         for item, left in by_item.items():
-            text = self._told(left)
+            text = self._error_text(left)
             if text:
                 extra_errors.add_error(item, text)
 

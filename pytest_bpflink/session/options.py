@@ -1,4 +1,4 @@
-"""The options of the plugin: what they are called, and which values make sense."""
+"""The options of the plugin: their names, and the checks of their values."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What the project uses of pytest that is no public name: names of pytest 9.0 to 9.2.
+"""The private names of pytest (9.0 to 9.2) that the project uses.
 
-A name that another pytest lacks is left alone: sessions are slower then, or a report has less in
-it, and no verdict changes.
+A name that another pytest lacks is not used: sessions are slower then, or a report has less in it,
+and no verdict changes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Rewritten modules.
 
-#: Names the directory of rewritten modules to guests, which must not write `__pycache__`.
+#: The variable that names the directory of rewritten modules; guests must not write `__pycache__`.
 PYCACHE: Final = "BPFLINK_PYCACHE"
 
 
@@ -46,11 +46,11 @@ def use_pycache() -> None:
 def rewrite_modules(config: pytest.Config, modules: Iterable[Path]) -> None:
     """Write the .pyc files that pytest writes when it imports modules; nothing is run.
 
-    In an emulated guest rewriting takes most of a collection, and the guest's files are lost. No
-    API of pytest does this. Without it guests are slow, and no less right.
+    In an emulated guest rewriting takes most of the time of a collection, and the guest's files are
+    lost. pytest has no API for this.
     """
     for module in modules:
-        # Another pytest, or a file that can't be parsed: the module's import tells of that.
+        # Another pytest, or a file that can't be parsed, which an import will report.
         with contextlib.suppress(AttributeError, KeyError, OSError, SyntaxError, TypeError):
             _rewrite(config, module)
 
@@ -67,13 +67,13 @@ def _rewrite(config: pytest.Config, module: Path) -> None:
 
 
 def take_shortcuts() -> None:
-    """Have pytest find out once, in this process, what it finds out anew for each item."""
+    """Shorten, in this process, two look-ups that pytest makes for each item."""
     _replace(python, "getfslineno", _once_a_function)
     _replace(fixtures, "getfuncargnames", _none_at_a_glance)
 
 
 def look_up_hooks_once(session: pytest.Session) -> None:
-    """Have pytest look up the hooks of a file once, and not nine times an item.
+    """Have pytest look up the hooks of a file once, and not nine times per item.
 
     To be called after collection: no conftest file is loaded later.
     """
@@ -87,7 +87,7 @@ def _replace(module: Any, name: str, shortened: Callable[[Function], Function]) 
 
 
 def _once_a_function(find: Function) -> Function:
-    """Find once where a function is defined: for each item pytest looks whether its file exists."""
+    """Cache where a function is defined: pytest looks for each item whether the file exists."""
     find_once = cache(find)
 
     def found(obj: object) -> Any:
@@ -97,9 +97,9 @@ def _once_a_function(find: Function) -> Function:
 
 
 def _none_at_a_glance(find: Function) -> Function:
-    """See that a function has no arguments: pytest asks that of one function for each item.
+    """Answer at once for a function without arguments: pytest asks about one for each item.
 
-    A function with attributes may stand for another, so `find` looks at it.
+    A function with attributes may stand for another function, so `find` answers for it.
     """
 
     def found(function: Function, *args: Any, **kwargs: Any) -> Any:
@@ -116,15 +116,15 @@ def _none_at_a_glance(find: Function) -> Function:
 
 
 def temporary_directory(config: pytest.Config) -> Path | None:
-    """Return the directory below which `tmp_path` makes its own; None without that plugin."""
+    """Return the directory in which `tmp_path` makes directories; None without its plugin."""
     factory = getattr(config, "_tmp_path_factory", None)
     return None if factory is None else Path(factory.getbasetemp())
 
 
 def add_to_junit(config: pytest.Config, report: pytest.TestReport) -> None:
-    """Give a report's properties to JUnit's file, which takes them from teardowns only.
+    """Add a report's properties to JUnit's file, which takes properties from teardowns only.
 
-    The report of an item that died before its teardown has none (pytest 9.2, LogXML.finalize).
+    Without it, an item whose worker died earlier has none there (pytest 9.2, LogXML.finalize).
     """
     log = config.stash.get(junit.xml_key, None)
     if log and report.when != "teardown":
@@ -160,10 +160,10 @@ PLUGINS = tuple(f"_pytest.{plugin}" for plugin in default_plugins)
 
 
 def shorten_search(plugins: Iterable[str]) -> None:
-    """Have these modules name just the hooks and fixtures that pytest looks for.
+    """Have `dir` of these modules name only the hooks and fixtures that pytest looks for.
 
-    pytest goes through all names of a plugin twice, when it registers the plugin and when it finds
-    the plugin's fixtures, which takes a tenth of the time up to the first test.
+    pytest goes through all names of a plugin twice: when it registers the plugin, and when it finds
+    the plugin's fixtures. This takes a tenth of the time up to the first test.
     """
     for plugin in plugins:
         module = sys.modules.get(plugin)
@@ -177,7 +177,7 @@ def _is_looked_for(name: str, value: object) -> bool:
 
 
 def _answering_twice(namespace: dict[str, object], names: list[str]) -> Callable[[], list[str]]:
-    """Return a `__dir__` that answers so twice; from then on the module names all, as any does."""
+    """Return a `__dir__` that answers NAMES twice, and then removes itself from the module."""
     answers = [names, names]
 
     def answer() -> list[str]:

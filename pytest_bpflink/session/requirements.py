@@ -1,7 +1,7 @@
-"""What tests say they need of a kernel, and whether one that lacks it is skipped or fails.
+"""What tests require of their kernel, and whether a test is skipped or fails without it.
 
-Knows the marks `bpf_requires`, `kernel`, `guest_only`, `fresh_kernel` and `kernel_bug`. Whether a
-feature is there is `features`' to find out.
+Knows the marks `bpf_requires`, `kernel`, `guest_only`, `fresh_kernel` and `kernel_bug`. `features`
+probes whether a feature is there.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def check(item: pytest.Item) -> None:
 
 
 def is_skipped(item: pytest.Item) -> bool:
-    """Whether `check` skips a test. What else it says is to be told where the test is run."""
+    """Whether `check` skips a test. Its failures are left to the process that runs the test."""
     try:
         check(item)
     except pytest.skip.Exception:
@@ -74,7 +74,7 @@ def absent(
     since: str = "",
     options: Sequence[str] = (),
 ) -> None:
-    """Skip the test where something explains that the feature is absent, else fail it.
+    """Skip the test if something explains why the feature is absent, else fail it.
 
     With `--bpf-strict` it fails in any case.
     """
@@ -89,7 +89,7 @@ def absent(
 def matches(version: tuple[int, ...], wanted: str) -> bool:
     """Whether a release fits `>=6.6`, or `>=6.1,<6.12`; `==6.1` fits 6.1.176 too.
 
-    Raises UsageError for what can't be read.
+    Raises UsageError if `wanted` can't be parsed.
     """
     return all(_compare(version, each.strip()) for each in wanted.split(","))
 
@@ -105,7 +105,7 @@ def _compare(version: tuple[int, ...], wanted: str) -> bool:
 def _keep_from_native(item: pytest.Item) -> None:
     if is_in_guest(item.config) or item.config.option.bpf_native_all:
         return
-    # With --kernel there is no native item of most of these: see matrix.KernelItems.
+    # With --kernel, most of these tests have no native item: see matrix.items.KernelItems.
     bug = item.get_closest_marker("kernel_bug")
     if bug:
         pytest.skip(f"known to crash kernels ({bug.args[0]}): {_NATIVE}")

@@ -9,14 +9,14 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """Says on the terminal what takes time: in one line that changes, or in few lines."""
+    """Shows on the terminal what is being done: in one line that changes, or in few lines."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._shown = ""
 
     def __call__(self, text: str) -> None:
-        """Say what is being done now."""
+        """Show what is being done now."""
         terminal = self._terminal
         if terminal is None or text == self._shown:
             return
@@ -27,12 +27,12 @@ class Progress:
         self._shown = text
 
     def line(self, text: str) -> None:
-        """Say what was done; what is being done stays in view."""
+        """Write a line above what is being done, which stays in view."""
         if self._terminal is not None:
             self.printed(text)
 
     def printed(self, text: str) -> None:
-        """Show what a test printed, which whoever asks for `-s` wants with `-q` too."""
+        """Write a line that a test printed with `-s`, also with `-q`."""
         terminal, shown = self._reporter, self._shown
         if terminal is None:
             return
@@ -42,7 +42,7 @@ class Progress:
             self(shown)
 
     def done(self) -> None:
-        """Take back what is being done."""
+        """Remove what is being done from view."""
         if self._terminal is not None and self._terminal.isatty and self._shown:
             self._terminal.rewrite("", erase=True)
             self._terminal.rewrite("")

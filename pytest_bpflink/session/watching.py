@@ -1,4 +1,4 @@
-"""Which sessions are watched, for what their tests leave behind and for what the kernel logs."""
+"""Starts the checks of a session: for leaks, and for splats in the kernel's log."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def start(config: pytest.Config) -> None:
-    """Watch all tests of this process, as its options say, and as far as it may.
+    """Watch all tests of this process, as its options say.
 
-    What it may not, the head of the report says.
+    A check that this process may not make is left out; pytest's header says so.
     """
     if any(map(config.pluginmanager.hasplugin, ("bpflink-leaks", "bpflink-dmesg"))):
-        return  # collected once more
+        return  # pytest has collected before
     if config.option.bpf_leaks != "off":
         with contextlib.suppress(BpfError):
             if not missing_privileges():

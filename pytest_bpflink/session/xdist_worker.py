@@ -1,7 +1,7 @@
-"""What a worker uses of xdist and execnet that is no hook: names of xdist 3.6 to 3.8.
+"""The names of xdist (3.6 to 3.8) and execnet, hooks aside, that a worker uses.
 
-xdist registers its `WorkerInteractor`, which runs the items of a worker and sends what came of
-them, as a plugin without a name.
+xdist's `WorkerInteractor` runs a worker's items and sends their events. xdist registers it as a
+plugin without a name.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PLUGINS = ("xdist.looponfail", "xdist.plugin")
 def send_events_by(
     config: pytest.Config, wrap: Callable[[Send, Callable[[], bool]], SendEvent]
 ) -> None:
-    """Have the worker that this process is send its events by another function.
+    """Have this worker send its events by another function.
 
     WRAP is given the function that sends a message, and one that says whether the worker already
     has its next item queued.
@@ -79,7 +79,7 @@ def send_any_warning(config: pytest.Config) -> None:
 
 @contextmanager
 def reporting_another(item: pytest.Item) -> Generator[None, None, None]:
-    """Let a worker report another item than the one that it runs; elsewhere, do nothing."""
+    """Let a worker report another item than its running one; do nothing in other processes."""
     worker = _worker(item.config)
     if worker is None:
         yield
@@ -92,7 +92,7 @@ def reporting_another(item: pytest.Item) -> Generator[None, None, None]:
 
 
 def sent_programs() -> list[tuple[str, str]]:
-    """Return the texts that execnet (2.1) and xdist send to a worker to run, with file names.
+    """Return the sources that a worker gets from execnet (2.1) and xdist, with file names.
 
     gateway_bootstrap.bootstrap_exec sends the first, gateway_base.executetask runs the second.
     """
@@ -113,8 +113,8 @@ def _worker(config: pytest.Config) -> Any:
 
 
 def _is_next_queued(worker: Any) -> bool:
-    """Whether a worker has the item in its queue that it needs to begin the next.
+    """Whether a worker can begin its next item at once: it has the item after that in its queue.
 
-    The queue of xdist 3.6 can't be looked into.
+    xdist 3.6 has no queue that can be inspected: the answer is False.
     """
     return bool(getattr(worker.torun, "_items", ()))

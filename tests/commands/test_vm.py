@@ -112,7 +112,7 @@ def test_a_directory_that_cannot_be_written_to_is_refused(tmp_path: Path) -> Non
     done = bpflink("vm", KERNEL, "--rw", str(tmp_path / "absent"), "--", "true")
 
     assert done.returncode == 2
-    assert f"--rw: {tmp_path}/absent is not there: mkdir -p {tmp_path}/absent" in done.stderr
+    assert f"--rw: {tmp_path}/absent does not exist: mkdir -p {tmp_path}/absent" in done.stderr
 
 
 def current_umask() -> int:

@@ -144,10 +144,10 @@ def test_tests_of_one_module_are_not_reordered(pytester: pytest.Pytester, with_f
         (["--kernel-workers", "0"], "*argument --kernel-workers: 0 is too little*"),
         (
             ["--kernel-rw", "nowhere"],
-            "*argument --kernel-rw: nowhere is not there: mkdir -p */nowhere",
+            "*argument --kernel-rw: nowhere does not exist: mkdir -p */nowhere",
         ),
         (["--kernel-rw", "/bin/sh"], "*argument --kernel-rw: /bin/sh is no directory"),
-        (["--kernel-rw", "/"], "*argument --kernel-rw: / has all there is: *"),
+        (["--kernel-rw", "/"], "*argument --kernel-rw: / would share the whole host: *"),
         (
             ["--kernel", "good", "--kernel-rw", ".", "--kernel-host", "ssh=x"],
             "*--kernel-rw: guests on a --kernel-host can't reach this host",

@@ -158,7 +158,7 @@ def splats(tmp_path_factory: pytest.TempPathFactory) -> Splats:
 def test_splat_fails_its_test(splats: Splats) -> None:
     assert splats.outcomes("test_splats") == ["FAILED"]
     assert re.search(
-        r"^'splat 1'\nThe kernel logged this while this test ran, in no process it names:\n"
+        r"^'splat 1'\nThe kernel logged this while this test ran, in an unnamed process:\n"
         r"\[ *\d+\.\d{6}\] 'splat 1'\n",
         splats.failures["test_splats"],
         re.MULTILINE,
@@ -260,12 +260,12 @@ def test_after_all(): pass
 def test_splat_of_nobody_fails_all_that_ran_then(run: Callable[..., str]) -> None:
     output = run(PARALLEL.format(what='say("splat")'), "-n2")
     assert "2 failed, 2 passed" in output
-    sentence = "whose test set it off can't be told, so each that ran then fails"
+    sentence = "any of the tests that ran then may have caused it, so each fails"
     failures = _by_test(output)
     assert set(failures) == {"test_one", "test_two"}
     assert all(sentence in each for each in failures.values())
     shared = output.partition(" kernel log ====")[2].splitlines()[1:4]
-    assert shared[0] == "'splat': these ran then:"
+    assert shared[0] == "'splat': these tests ran then:"
     assert {line.partition("::")[2] for line in shared[1:]} == {"test_one", "test_two"}
 
 
