@@ -63,11 +63,11 @@ def say(channel: Channel, subject: str, content: Any) -> None:
 def said(message: object) -> tuple[str, Any]:
     """Return the subject of a worker's message, and its content.
 
-    The content of "items" is the ItemFacts of each node id, the content of "stack", "printed" and
-    "uncollected" a text. Raises DamagedError for any other message.
+    The content of "items" is the ItemFacts of each node id, the content of "stack", "printed",
+    "uncollected" and "refused" a text. Raises DamagedError for any other message.
     """
     match loads(message) if isinstance(message, bytes) else None:
-        case ("stack" | "printed" | "uncollected" as subject, str(text)):
+        case ("stack" | "printed" | "uncollected" | "refused" as subject, str(text)):
             return subject, text
         case ("items", dict(items)):
             return "items", {_text(nodeid): _facts(plain) for nodeid, plain in items.items()}

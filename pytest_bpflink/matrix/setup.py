@@ -19,8 +19,12 @@ from pytest_bpflink.session.kernel import RUNNING, native
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from pytest_bpflink.session.kernel import MatrixKernel
+
+# Guests share the host's files, but not these file systems, which each kernel makes itself.
+_NOT_SHARED = ("/dev", "/proc", "/run", "/sys")
 
 # The default of --max-worker-restart: machines that one worker may use up beyond its first.
 _RESTARTS = 3
@@ -88,6 +92,7 @@ def _configure_controller(config: pytest.Config, kernels: Sequence[MatrixKernel]
     from pytest_bpflink.matrix.guests import capacity
 
     option = config.option
+    _refuse_hidden(config, kernels)
     if option.usepdb:
         raise pytest.UsageError("--pdb can't reach into a guest: use it with --kernel native alone")
     if option.tx and not option.numprocesses:
@@ -122,6 +127,27 @@ def _configure_controller(config: pytest.Config, kernels: Sequence[MatrixKernel]
     run = controller.MatrixController(config, kernels, restarts=restarts, bounded=bounded)
     config.pluginmanager.register(run, "bpflink-controller")
     config.pluginmanager.register(run.report, "bpflink-report")
+
+
+def _refuse_hidden(config: pytest.Config, kernels: Sequence[MatrixKernel]) -> None:
+    """Raise UsageError if a guest would not find the tests where the host has them."""
+    if all(kernel.is_native for kernel in kernels):
+        return
+    start = config.invocation_params.dir
+    named = [argument.partition("::")[0] for argument in config.args]
+    for path in (start, *(start / name for name in named)):
+        hidden = _hiding(path)
+        if hidden:
+            raise pytest.UsageError(
+                f"--kernel: {path} is below {hidden}, of which each guest has one of its own; move"
+                " the tests to a directory that guests share with this host"
+            )
+
+
+def _hiding(path: Path) -> str | None:
+    """Return the directory that hides a path from guests; symbolic links are followed."""
+    real = path.resolve()
+    return next((name for name in _NOT_SHARED if real.is_relative_to(name)), None)
 
 
 def _worker_ids(kernel: MatrixKernel, workers: int) -> list[str]:

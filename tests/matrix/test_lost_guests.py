@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
@@ -17,7 +19,6 @@ from tests.support.fake_guests import booted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     Run = Callable[..., pytest.RunResult]
 
@@ -504,3 +505,93 @@ def test_an_item_that_is_never_reported_is_an_internal_error(
 
     assert result.ret == pytest.ExitCode.INTERNAL_ERROR
     result.stdout.fnmatch_lines(["*LostItems: collected, but never reported:*test_y?good?*"])
+
+
+# Workers that collect other items
+
+
+RANDOM = """
+    import random, pytest
+    from fake_guests import panic
+
+    numbers = [random.randint(1, 10**9) for _ in range(3)]
+
+    @pytest.mark.parametrize("n", numbers)
+    def test_before(n): pass
+
+    def test_panics(): panic("on purpose")
+
+    @pytest.mark.parametrize("n", numbers)
+    def test_after(n): pass
+
+    def test_stable(): pass
+"""
+
+
+def test_items_that_a_replacing_guest_does_not_collect_are_errors_that_say_why(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile(test_it=RANDOM)
+
+    result = with_fakes("--kernel", "good")
+
+    result.assert_outcomes(passed=4, failed=1, errors=3)
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+    result.stdout.fnmatch_lines(
+        [
+            "*good~2 collected other ids than the first worker of good: random values or a set in*",
+            "*only the first worker has test_it.py::test_*-good]",
+            "*only good~2 has test_it.py::test_*-good]",
+            "kernel *passed *failed *skipped *errors",
+            "good * 4 * 1 * 0 * 3",
+        ]
+    )
+
+
+def test_workers_of_a_kernel_that_collect_other_ids_are_told_with_the_cause(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile(test_it=RANDOM.replace("panic(", "(lambda why: None)("))
+
+    result = with_fakes("--kernel", "good", "--kernel-workers", "2")
+
+    assert result.ret != 0
+    result.stdout.fnmatch_lines(["*collected other ids than the first worker of good: random*"])
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+
+
+# Workers that collect nothing
+
+
+def test_a_kernel_whose_worker_refuses_to_collect_fails_the_run(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile("def test_x(): pass")
+    pytester.makeconftest(
+        """
+        import os, pytest
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_collection(session):
+            if "FAKE_GUEST_CONSOLE" in os.environ:
+                raise pytest.UsageError("not found in this guest")
+        """
+    )
+
+    result = with_fakes("--kernel", "native,good")
+
+    result.assert_outcomes(passed=1, errors=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*good: not found in this guest*"])
+
+
+@pytest.mark.parametrize("place", ["/dev/shm", "/run"])
+def test_tests_that_no_guest_would_find_are_refused(with_fakes: Run, place: str) -> None:
+    with tempfile.TemporaryDirectory(dir=place) as directory:
+        (Path(directory) / "test_it.py").write_text("def test_it(): pass")
+
+        result = with_fakes("--kernel", "native,good", f"{directory}/test_it.py")
+
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines(["*test_it.py is below /*, of which each guest has one of*"])
+        with_fakes("--kernel", "native", f"{directory}/test_it.py").assert_outcomes(passed=1)

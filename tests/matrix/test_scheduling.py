@@ -13,7 +13,7 @@ from pytest_bpflink.matrix.controller.scheduling import KernelScheduling
 from pytest_bpflink.matrix.messages import FreshItem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 LOCATION = ("file.py", 1, "item")
 
@@ -48,6 +48,7 @@ class Run:
     ) -> None:
         self.log = ItemLog()
         self.expected: list[int] = []
+        self.lost: list[tuple[Sequence[str], str]] = []
         self.fresh = FreshItems(groups or {})
         self.taken: list[tuple[str, str]] = []
         kernels = [worker.gateway.spec.kernel for worker in workers]
@@ -58,6 +59,7 @@ class Run:
             fresh=self.fresh,
             only_item=lambda node: getattr(node, "only", None),
             on_collected=self.expected.append,
+            on_lost=lambda _, lost, text: self.lost.append((lost, text)),
             on_fresh=self._give_guest,
             ahead=ahead,
         )

@@ -46,7 +46,6 @@ NAMES = {
         xdist.dsession.DSession: _active_nodes countfailures maxfail nodemanager queue shouldstop
         xdist.dsession.DSession: loop_once shuttingdown worker_errordown
         xdist.dsession.TerminalDistReporter: setstatus
-        xdist.report: report_collection_diff
         xdist.workermanage.NodeManager: setup_node teardown_nodes
         xdist.workermanage.WorkerController: _down notify_inproc process_from_remote putevent
         xdist.workermanage.WorkerController: gateway sendcommand

@@ -100,6 +100,7 @@ class MatrixController:
             fresh=self._fresh_items,
             only_item=self._only_item,
             on_collected=self._count_collected,
+            on_lost=self._report_lost,
             on_fresh=self._fresh_guests.fill,
             ahead=self._ahead,
         )
@@ -189,11 +190,24 @@ class MatrixController:
             self._progress.printed(f"[{guest.name}] {content}")
         elif subject == "uncollected":
             self.report.uncollected(guest.kernel.id, content)
+        elif subject == "refused":
+            self._loop.call(partial(self._report_refusal, node, content))
         else:
             self._take_description(guest.kernel, content)
 
+    def _report_refusal(self, node: WorkerController, reason: str) -> None:
+        """Let the run fail by a worker that collected nothing, which xdist takes for its end."""
+        kernel = self._guests[node.gateway.spec].kernel
+        report = pytest.CollectReport(node.gateway.id, "failed", f"{kernel.id}: {reason}", [])
+        self._config.hook.pytest_collectreport(report=report)
+        self._scheduling.refused(node)
+
     def _take_description(self, kernel: MatrixKernel, items: dict[str, ItemFacts]) -> None:
+        known = self._scheduling.collected.get(kernel.id)
         for nodeid, facts in items.items():
+            if known is not None and nodeid not in known:
+                # A replaced worker's: the scheduler deals no item that the first has not collected.
+                continue
             if facts.group is not None:
                 self._groups[nodeid] = facts.group
             if facts.fresh:
@@ -214,6 +228,11 @@ class MatrixController:
             return set()
         machines = (guest.kernel.id for guest in self._guests.values() if guest.is_machine)
         return {kernel for kernel in machines if self._workers[kernel] == 1}
+
+    def _report_lost(self, node: WorkerController, nodeids: Sequence[str], reason: str) -> None:
+        spec = node.gateway.spec
+        for nodeid in nodeids:
+            self._crashes.report_lost(spec, self._guests[spec], nodeid, reason)
 
     def _only_item(self, node: WorkerController) -> str | None:
         item = self._guests[node.gateway.spec].item

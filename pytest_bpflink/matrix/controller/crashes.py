@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from execnet import XSpec
     from xdist.workermanage import WorkerController
 
-    from pytest_bpflink.matrix.controller.item_log import ItemLog
+    from pytest_bpflink.matrix.controller.item_log import ItemLog, Location
     from pytest_bpflink.matrix.controller.scheduling import KernelScheduling
     from pytest_bpflink.matrix.controller.xdist_loop import XdistLoop
     from pytest_bpflink.matrix.guests.guests import Guest
@@ -73,13 +73,22 @@ class Crashes:
     def refuse(self, spec: XSpec, guest: Guest) -> None:
         """Report the only item of a guest that could not start as an error in its set-up."""
         assert guest.item is not None
-        nodeid = guest.item.nodeid
+        self._report_error(spec, guest, guest.item.nodeid, guest.item.location, guest.stand_in)
+
+    def report_lost(self, spec: XSpec, guest: Guest, nodeid: str, reason: str) -> None:
+        """Report an item that no worker can run any more as an error in its set-up."""
+        kernel = f"kernel {guest.kernel.id}: not run, since "
+        self._report_error(spec, guest, nodeid, self._log.location(nodeid), kernel + reason)
+
+    def _report_error(
+        self, spec: XSpec, guest: Guest, nodeid: str, location: Location, reason: str | None
+    ) -> None:
         node = MissingWorker(spec, guest.name)
         self._loop.count_failure()
-        for when, failure in (("setup", guest.stand_in), ("teardown", None)):
+        for when, failure in (("setup", reason), ("teardown", None)):
             report = pytest.TestReport(
                 nodeid,
-                guest.item.location,
+                location,
                 {},
                 "failed" if failure else "passed",
                 failure,

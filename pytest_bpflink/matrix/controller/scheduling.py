@@ -6,11 +6,10 @@ nothing of guests: a worker belongs to the kernel that its spec names.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
-
-from pytest_bpflink.matrix.controller.xdist_loop import difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
 
 # Items that the only guest of a kernel holds at most; it gets more when half of them are left.
 _MOST_AHEAD = 16
+
+# The ids that an error names of those that only one worker has collected.
+_MOST_SHOWN = 5
 
 
 class KernelScheduling:
@@ -38,6 +40,8 @@ class KernelScheduling:
     - A kernel's items start when that kernel's workers have collected; other kernels may lag.
     - When a worker dies, its unfinished items go back to the front of the queue, except the item
       that was seen to start: `remove_node` returns that item, as the one that the worker died in.
+    - If the worker that replaces a dead one collects other ids, `on_lost` is called with the items
+      that no worker can run any more, and the reason.
     - Items that run on a kernel of their own (`FreshItems`) are in no queue. Each waits for a
       worker that runs only this item. `on_fresh` is called when an item may get a guest; its
       argument is `left_beside_fresh`.
@@ -55,6 +59,7 @@ class KernelScheduling:
         fresh: FreshItems,
         only_item: Callable[[WorkerController], str | None],
         on_collected: Callable[[int], None],
+        on_lost: Callable[[WorkerController, Sequence[str], str], None],
         on_fresh: Callable[[Callable[[str], Iterable[str]]], None],
         ahead: Collection[str] = (),
     ) -> None:
@@ -65,6 +70,7 @@ class KernelScheduling:
         self._ahead = ahead
         self._fresh = fresh
         self._only_item = only_item
+        self._on_lost = on_lost
         self._on_fresh = on_fresh
         self._workers = workers
         self._log = log
@@ -76,6 +82,7 @@ class KernelScheduling:
         self._queues: dict[str, list[str]] = {}
         self._group_workers: dict[tuple[str, str], WorkerController] = {}
         self._latest: dict[WorkerController, str] = {}
+        self._refusals: Counter[str] = Counter()
         self.collected: dict[str, list[str]] = {}
 
     # What xdist asks.
@@ -119,7 +126,9 @@ class KernelScheduling:
             return
         first = self.collected.setdefault(kernel, list(collection))
         if kernel in self._queues:
-            self._forget_unknown(kernel)
+            lost = self._forget_unknown(kernel)
+            if lost:
+                self._on_lost(node, lost, _difference(node, first, collection))
         else:
             self._report_difference(node, first, collection)
         self._on_collected(self._expected())
@@ -128,7 +137,9 @@ class KernelScheduling:
         """Start the kernels that can start, and give items to workers that have none."""
         for kernel in self._workers:
             if kernel not in self._queues and self._has_collected(kernel):
-                self._queues[kernel] = self._fresh.take_out(kernel, self.collected[kernel])
+                self._queues[kernel] = self._fresh.take_out(
+                    kernel, self.collected.setdefault(kernel, [])
+                )
         self._feed([node for node in self._indices if kernel_of(node) in self._queues])
         self._tell_of_fresh()
 
@@ -185,6 +196,12 @@ class KernelScheduling:
 
     # What the controller asks.
 
+    def refused(self, node: WorkerController) -> None:
+        """Wait for no collection of a worker whose pytest refuses to collect."""
+        self._refusals[kernel_of(node)] += 1
+        if self.collection_is_completed:
+            self.schedule()
+
     def running(self, node: WorkerController) -> str | None:
         """Return the item that a worker is in, if any."""
         held = self._held.get(node)
@@ -237,7 +254,8 @@ class KernelScheduling:
     def _has_collected(self, kernel: str) -> bool:
         if kernel in self._queues:
             return True
-        return sum(kernel_of(node) == kernel for node in self._indices) >= self._workers[kernel]
+        collected = sum(kernel_of(node) == kernel for node in self._indices)
+        return collected + self._refusals[kernel] >= self._workers[kernel]
 
     def _feed(self, nodes: Iterable[WorkerController]) -> None:
         """Bring workers to two items each; first to one each, so that few items are spread."""
@@ -284,27 +302,40 @@ class KernelScheduling:
                 return queue.pop(position)
         return None
 
-    def _forget_unknown(self, kernel: str) -> None:
-        """Drop the items that no living worker of a kernel collected: no worker could run them.
-
-        The controller raises LostItems for them at the end.
-        """
+    def _forget_unknown(self, kernel: str) -> list[str]:
+        """Drop and return the items that no living worker of a kernel has collected."""
         known: set[str] = set()
         for node, indices in self._indices.items():
             if kernel_of(node) == kernel and not node.shutting_down:
                 known |= indices.keys()
+        lost = [nodeid for nodeid in self._queues[kernel] if nodeid not in known]
         self._queues[kernel] = [nodeid for nodeid in self._queues[kernel] if nodeid in known]
+        return lost
 
     def _report_difference(
         self, node: WorkerController, first: Sequence[str], collection: Sequence[str]
     ) -> None:
         if set(first) == set(collection):
             return
-        first_name = f"the first worker of {kernel_of(node)}"
-        text = difference(first, collection, first_name, node.gateway.id)
+        text = _difference(node, first, collection)
         node.config.hook.pytest_collectreport(
             report=pytest.CollectReport(node.gateway.id, "failed", text, [])
         )
+
+
+def _difference(node: WorkerController, first: Sequence[str], collection: Sequence[str]) -> str:
+    """Return the ids that only one of two workers has collected, and the usual cause."""
+    ids = f"other ids than the first worker of {kernel_of(node)}"
+    lines = [f"{node.gateway.id} collected {ids}: random values or a set in parametrize?"]
+    for name, collected, others in (
+        ("the first worker", first, {*collection}),
+        (node.gateway.id, collection, {*first}),
+    ):
+        only = [nodeid for nodeid in collected if nodeid not in others]
+        lines += [f"only {name} has {nodeid}" for nodeid in only[:_MOST_SHOWN]]
+        if only[_MOST_SHOWN:]:
+            lines.append(f"and {len(only) - _MOST_SHOWN} more")
+    return "\n".join(lines)
 
 
 def kernel_of(node: WorkerController) -> str:

@@ -13,12 +13,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import execnet
-from xdist.report import report_collection_diff
 
 from pytest_bpflink.matrix.plain_values import DamagedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import pytest
     from execnet import Channel, XSpec
@@ -232,13 +231,6 @@ def count_collected(session: pytest.Session, number: int) -> None:
     xdist sets it to the number that the last worker collected; with 0, pytest says "no tests ran".
     """
     session.testscollected = number
-
-
-def difference(
-    first: Sequence[str], second: Sequence[str], first_name: str, second_name: str
-) -> str:
-    """Return how two workers' collections differ, in xdist's words."""
-    return str(report_collection_diff(first, second, first_name, second_name))
 
 
 class HostConnection:

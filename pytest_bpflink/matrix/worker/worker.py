@@ -24,7 +24,7 @@ from pytest_bpflink.matrix.worker.taint import TaintWatch
 from pytest_bpflink.session import pytest_internals, xdist_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from execnet import Channel
 
@@ -71,6 +71,15 @@ class MatrixWorker:
         if self._refusal:
             # No test runs here that could leave or log anything.
             config.option.bpf_leaks = config.option.bpf_dmesg = "off"
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_collection(self) -> Generator[None, object, object]:
+        """Tell the controller why pytest refuses to collect: its own message stays in the guest."""
+        try:
+            return (yield)
+        except pytest.UsageError as error:
+            say(self._channel, "refused", "\n".join(map(str, error.args)))
+            raise
 
     # Before xdist's hook, so that the controller knows the groups when it has the collection.
     @pytest.hookimpl(tryfirst=True)
