@@ -1,4 +1,4 @@
-"""The cache, where everything is that is kept between runs, and who may write to it."""
+"""The directory of everything that is kept between runs, and the locks on its parts."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def cache_root() -> Path:
 
 @contextmanager
 def locked(directory: Path, *, unfinished: str, waits: Callable[[], object]) -> Iterator[None]:
-    """Hold the lock of a directory, which is made, and is swept first.
+    """Make DIRECTORY, hold its lock, and remove what interrupted runs left in it.
 
-    WAITS is called if another run holds the lock. Files and directories whose names begin with
-    UNFINISHED were left by a run that was interrupted. Raises OSError.
+    WAITS is called if another run holds the lock. The names of the directories to remove begin with
+    UNFINISHED. Raises OSError.
     """
-    from filelock import FileLock, Timeout  # with logging; a run that only reads needs neither
+    from filelock import FileLock, Timeout
 
     directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / ".lock")
@@ -38,7 +38,7 @@ def locked(directory: Path, *, unfinished: str, waits: Callable[[], object]) -> 
         lock.acquire()
     try:
         for stale in directory.glob(f"{unfinished}*"):
-            # A child of the dead run may still be writing there; then the next run sweeps it.
+            # A child of the dead run may still write there; then the next run removes it.
             shutil.rmtree(stale, ignore_errors=True)
         yield
     finally:

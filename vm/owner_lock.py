@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 _NAME = "owner"
 
-# The directories of this process. A POSIX lock is lost with the first descriptor of its file that
-# is closed, so to look at one's own lock would be to lose it.
+# The directories of this process. Closing any descriptor of a file releases all POSIX locks that
+# the process has on the file, so `is_owned` must not open the owner files in these.
 _own: set[Path] = set()
 
 
@@ -34,7 +34,7 @@ class OwnerLock:
         _own.add(directory)
 
     def release(self) -> None:
-        """Give the directory up, as a rule once it is removed."""
+        """Release the lock, as a rule after the directory was removed."""
         _own.discard(self._directory)
         os.close(self._descriptor)
 
@@ -45,7 +45,7 @@ def own_directories() -> set[Path]:
 
 
 def is_owned(directory: Path) -> bool:
-    """Whether the process that owns a directory lives.
+    """Whether the process that owns DIRECTORY is alive.
 
     Raises FileNotFoundError if the directory never had an owner, else OSError.
     """

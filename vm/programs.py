@@ -1,6 +1,6 @@
-"""Programs that do one thing for us, and end with us.
+"""Runs a program of the host to its end; the program dies if this process does.
 
-Knows processes only. QEMU, which lives as long as a guest, is `machine`'s.
+QEMU, which lives as long as its guest, is started by `machine`.
 """
 
 from __future__ import annotations
@@ -16,29 +16,31 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-# Starts $@ unless the process that asked for it has died before PR_SET_PDEATHSIG was set. timeout
-# sets no limit here: it makes a process group, and passes SIGTERM on to all of it, and SIGKILL 2 s
-# later. Without that apt's downloads and dpkg-deb's tar could go on writing without their parents.
+# Executes $@ unless this process died before setpriv set PR_SET_PDEATHSIG. timeout limits no time
+# here: it makes a process group, and sends the whole group SIGTERM, and SIGKILL 2 s later. Without
+# it the children of apt (downloads) and dpkg-deb (tar) would survive their parents and go on
+# writing.
 _GUARD = '[ "$PPID" = "$1" ] && shift && exec timeout --kill-after=2 0 "$@"'
 
 
-# strerror(ENOSPC), and what tar says when only the beginning of a block could be written.
+# strerror(ENOSPC), and tar's message if the disk was full in the middle of a block.
 _FULL = r"No space left on device|Wrote only \d+ of \d+ bytes"
 
 
-# Where depmod is, and what Debian gives root alone on PATH.
-_ROOTS = "/usr/local/sbin:/usr/sbin:/sbin"
+# Directories that Debian has on root's PATH only; depmod is in one of them.
+_PATH_OF_ROOT = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def find(name: str) -> str | None:
-    """Return the path of a program, also where only root looks for programs; None for none."""
-    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{_ROOTS}")
+    """Return the path of a program, also from root's PATH; None if it is not installed."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{_PATH_OF_ROOT}")
 
 
 def run(command: Sequence[str], *, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end, in English; it ends sooner if this process or thread is killed.
+    """Run a program to its end; if this process or thread dies before, the program is ended.
 
-    Raises FileNotFoundError if it is not installed, and OSError with ENOSPC if it says so itself.
+    Its messages are English. Raises FileNotFoundError if the program is not installed, and OSError
+    with ENOSPC if its messages say that the disk is full.
     """
     program = find(command[0])
     if not program:
@@ -51,13 +53,13 @@ def run(command: Sequence[str], *, cwd: Path | None = None) -> subprocess.Comple
         stderr=subprocess.PIPE,
         text=True,
         cwd=cwd,
-        # What is read of their messages is English.
+        # `_FULL` and the callers read English messages.
         env=os.environ | {"LC_ALL": "C.UTF-8"},
     ) as process:
         try:
             output, errors = process.communicate()
         except BaseException:
-            # By a Ctrl-C, which the process group of its own keeps from the program.
+            # The program has another process group, so Ctrl-C in a terminal does not reach it.
             process.terminate()
             raise
     if re.search(_FULL, errors):

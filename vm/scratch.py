@@ -24,22 +24,22 @@ _PREFIX = "bpflink-"
 
 
 class Scratch:
-    """A directory of this process's own, for its user alone; removed by `close()`, or by `sweep`.
+    """A temporary directory (in `TMPDIR`) that only its user can read; `close()` removes it.
 
-    It is in the system's directory for temporary files (`TMPDIR`). Raises OSError.
+    If its process dies before, a later `sweep()` removes it. Raises OSError.
     """
 
     def __init__(self) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix=_PREFIX)
         top = Path(self._temporary.name)
         self._lock: OwnerLock | None = OwnerLock(top)
-        # Apart from the owner file: whoever uses it may name files as they like.
+        # A subdirectory, so that no name in it can meet that of the owner file.
         self.path = top / "files"
-        """Absolute."""
+        """The absolute path of the directory."""
         self.path.mkdir(mode=0o700)
 
     def close(self) -> None:
-        """Remove it with all that is in it; again is nothing."""
+        """Remove the directory and all that is in it; a second call does nothing."""
         if self._lock:
             self._temporary.cleanup()
             self._lock.release()
@@ -58,7 +58,7 @@ class Scratch:
 
 
 def sweep() -> list[Path]:
-    """Remove what dead processes of this user left, and return what it was."""
+    """Remove and return the directories that dead processes of this user left."""
     swept = dead()
     for directory in swept:
         shutil.rmtree(directory, ignore_errors=True)
@@ -76,7 +76,7 @@ def dead() -> list[Path]:
 def _is_dead(entry: os.DirEntry[str]) -> bool:
     try:
         about = entry.stat(follow_symlinks=False)
-        # Others' are theirs to remove, and anyone may take any name in a directory for all.
+        # Other users remove theirs; and in /tmp anyone may make a file or link with such a name.
         if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():
             return False
         # A directory without an owner file is not a Scratch.

@@ -1,4 +1,4 @@
-"""Files that others see whole or not at all, and never half written."""
+"""Writes files of which readers see the old content or the new, and never a part."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 def beside(file: Path) -> Path:
-    """Return a path beside FILE, for a new file of this writer alone."""
+    """Return a path in FILE's directory that no other writer uses."""
     return file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(2)}")
 
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Give a path beside FILE to write to.
+    """Yield a path beside FILE; the file that is written there replaces FILE after the block.
 
-    What was written there replaces FILE, or is removed if the block raises an exception.
+    If the block raises an exception, FILE stays, and the new file is removed.
     """
     new = beside(file)
     try:
@@ -35,7 +35,7 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Write a file, and make its directory. Raises OSError; a file that was there stays then."""
+    """Write FILE, and make its directory. Raises OSError; an older FILE then stays as it is."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as new:
         new.write_bytes(content)

@@ -1,4 +1,4 @@
-"""What runs in guests; `DIRECTORY` has these programs, some of which are copied into images."""
+"""The programs that run in guests. They are in `DIRECTORY`; images hold copies of some."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""PID 1 of a guest of ours: boots to the point where it is saved, and makes it a host's likeness.
+"""PID 1 of our own guests: sets up the guest before it is saved, and after it is restored.
 
-Runs in the guest's own image, on the host's Python. It loads modules, has its child, the `worker`,
-import what a guest shall have imported, and waits for the host's letter; by then it may have been
-saved and restored. Then it sets what each guest has of its own, makes the host's root its own, and
-hands the letter to the worker. Standard library only, and no program is run: under emulation each
-costs tenths of seconds.
+It runs in the guest's image, on the host's Python. It loads kernel modules, forks the `worker`, and
+waits for the host's letter, while the guest may be saved and restored. Then it sets clock, random
+seed and host name, changes to the host's root, and hands the letter to the worker. Standard library
+only, and no program is run: under emulation each takes tenths of a second.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ else:
     import mounts
     import worker
 
-# Seconds.
+# Between two looks for children that ended, in seconds.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
 Letter = dict[str, Any]
 
 IMAGE = Path("/bpflink")
 
-# What the host waits for, to save the guest; worker.READY comes next.
+# The line that the host waits for before it saves the guest; READY in worker.py comes next.
 BOOTED = b"bpflink: guest booted\n"
 
 _MODPROBE = "/run/modprobe"
@@ -60,7 +59,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def main() -> None:
     """Be PID 1; return in the worker, whose Python then ends as any other."""
-    # Nothing that is imported is to be thrown away.
+    # Imports leave nothing to collect.
     gc.disable()
     with Path("/dev/console").open("wb", buffering=0) as console:
         for descriptor in range(3):
@@ -72,8 +71,8 @@ def main() -> None:
     for module in settings["modules"]:
         _load(IMAGE / "modules" / module)
     ports = [_port(name, mode) for name, mode in _PORTS]
-    # A worker that is saved with its parent takes no fork when it is restored; and one that was
-    # forked before the imports shares no memory, which it would copy page by page.
+    # The worker is forked before the save, so restoring takes no fork; and before the imports, so
+    # it shares no memory with this process that it would copy page by page.
     from_parent, to_worker = os.pipe()
     from_worker, to_parent = os.pipe()
     child = os.fork()
@@ -100,11 +99,11 @@ def main() -> None:
 
 
 def _stay_for(worker_pid: int) -> None:
-    """Adopt and bury orphans, as an init does, until the worker ends; and show up now and then.
+    """Reap orphans, as an init does, until the worker ends; and wake up now and then.
 
-    QEMU's TCG keeps a table of a processor's pages, and fits it to their number only when the
-    processor turns to another process (`tlb_mmu_resize_locked`, 4.0 to 10). A worker is alone: it
-    would stay with the 256 pages of the beginning, and a sixth of its time would go into misses.
+    QEMU's TCG fits the table of a processor's pages to their number only when the processor turns
+    to another process (`tlb_mmu_resize_locked`, QEMU 4.0 to 10). If only the worker ran, the table
+    would keep its initial 256 pages, and the worker would lose a sixth of its time to misses.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     pause = _FIRST_PAUSE
@@ -115,7 +114,7 @@ def _stay_for(worker_pid: int) -> None:
 
 
 def _be_the_same_python(environment: dict[str, str]) -> None:
-    """Start again if the environment has what Python reads only when it starts."""
+    """Start Python again if ENVIRONMENT, which Python reads only at its start, is not set."""
     if any(os.environ.get(name) != value for name, value in environment.items()):
         command = [sys.executable, "-u", __file__]
         os.execve(sys.executable, command, {**os.environ, **environment})  # noqa: S606
@@ -128,9 +127,9 @@ def _set_up_kernel(shell: str) -> None:
     Path(_MODPROBE).write_text(_MODPROBE_SCRIPT.format(shell=shell))
     Path(_MODPROBE).chmod(0o755)
     Path("/proc/sys/kernel/modprobe").write_text(_MODPROBE)
-    # Its children are not to be called after this script.
+    # Children inherit the name of this process, which would be that of the script.
     Path("/proc/self/comm").write_text(os.path.basename(sys.executable))
-    # As systemd has it; programs raise their limit up to it.
+    # systemd sets this value; programs may raise RLIMIT_NOFILE up to it.
     Path("/proc/sys/fs/nr_open").write_text("1048576")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         request = struct.pack("16sh22x", b"lo", 0)
@@ -156,7 +155,7 @@ _PORTS = (
 
 
 def _port(name: str, mode: int) -> int:
-    # Its driver tells a port's name some time after the port.
+    # A port's name appears some time after the port.
     for _ in range(500):
         for candidate in Path("/sys/class/virtio-ports").glob("*/name"):
             if candidate.read_text().strip() == name:
@@ -166,7 +165,7 @@ def _port(name: str, mode: int) -> int:
 
 
 def _forget_image(kept: list[str]) -> None:
-    """Remove the image's files but for these, which are mapped: they would only be saved."""
+    """Remove the image's files, which a save would hold, but for KEPT, which are mapped."""
     for top in Path("/").iterdir():
         if str(top) not in mounts.MOVED:
             _remove(top, kept)
@@ -197,10 +196,10 @@ def _become_a_host(letter: Letter) -> None:
 
 
 def _seed(seed: bytes) -> None:
-    """Make the kernel's randomness this guest's own; all restored from one save had the same.
+    """Reseed the kernel's random numbers: all guests restored from one save would have the same.
 
-    Adding entropy alone reseeds nothing soon; writing to /dev/urandom, and virtio-rng, did not help
-    either.
+    Entropy that is only added does not reseed soon; neither does writing to /dev/urandom, nor
+    virtio-rng.
     """
     device = os.open("/dev/urandom", os.O_WRONLY)
     fcntl.ioctl(device, _RNDADDENTROPY, struct.pack("ii", len(seed) * 8, len(seed)) + seed)

@@ -1,7 +1,6 @@
-"""What a guest of ours has mounted: a system's own file systems, and the host's root.
+"""The mounts of our own guests: the file systems that every system has, and the host's root.
 
-Knows mount(2). When what is mounted is `agent`'s business: 9p can't be saved, all else is mounted
-before.
+Knows mount(2). `agent` chooses the time: 9p can't be saved, all else is mounted before the save.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ _HOST = "/bpflink/host"
 _WRITTEN = "/bpflink/written"
 _MAPPED = "/bpflink/mapped"
 
-# Mounted before the guest is saved, and moved to the host's root as they are.
+# These are mounted before the guest is saved, and moved to the host's root after it is restored.
 MOVED = ("/proc", "/sys", "/dev", "/run")
 _FILESYSTEMS = (
     ("proc", "/proc", ""),
@@ -46,10 +45,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def mount_own() -> None:
-    """Mount what each system has of its own."""
+    """Mount the file systems that every system has."""
     for kind, target, options in _FILESYSTEMS:
         Path(target).mkdir(parents=True, exist_ok=True)
-        # What a kernel lacks, tests of it skip.
+        # A kernel may lack one; tests that need it are skipped.
         with contextlib.suppress(OSError):
             _mount(kind, target, kind, options=options)
     for link, target in _LINKS.items():
@@ -58,20 +57,20 @@ def mount_own() -> None:
 
 
 def prepare_root(libraries: list[str], directories: dict[str, list[int]]) -> None:
-    """Make what lies over the host's root, as far as that goes without it.
+    """Prepare the overlay's upper layers; the host's root is mounted after the guest is restored.
 
-    What this Python has mapped are the image's LIBRARIES: they lie over the host's, which are the
-    same, since a uprobe is attached to a file and not to its content. DIRECTORIES are those they
-    are in, with mode and owner.
+    This Python has LIBRARIES of the image mapped. One layer puts these files over the host's, which
+    have the same content, for a uprobe on a library's path must meet the file that is mapped.
+    DIRECTORIES are the libraries', with mode and owner.
     """
     for directory in (_HOST, _ROOT, _WRITTEN, _MAPPED):
         Path(directory).mkdir(parents=True)
-    # What is written to the host's root goes here.
+    # The uppermost layer, which takes the writes to the host's root.
     _mount("tmpfs", _WRITTEN, "tmpfs", options="size=75%,mode=755")
     for name in ("upper", "work"):
         (Path(_WRITTEN) / name).mkdir()
-    # A directory that is in several layers has mode and owner of the uppermost. Those that are in
-    # this one need not be copied to it, which takes milliseconds, before modules are put below.
+    # A directory in several layers has mode and owner of the uppermost. If the uppermost layer has
+    # it already, `show_modules` need not wait milliseconds for the kernel to copy it up.
     for directory, (mode, user, group) in sorted(directories.items()):
         for layer in (_MAPPED, f"{_WRITTEN}/upper"):
             place = Path(f"{layer}{directory}")
@@ -83,11 +82,12 @@ def prepare_root(libraries: list[str], directories: dict[str, list[int]]) -> Non
 
 
 def change_root(visible: list[str]) -> None:
-    """Make the host's root, with what is written in memory over it, the root of all processes.
+    """Make the host's root, under the overlay in memory, the root of PID 1 and of kernel threads.
 
-    Kernel threads share PID 1's root, so modprobe is run in it too.
+    The kernel runs modprobe in this root, too. VISIBLE are paths of the host to show although they
+    lie below a mount of the guest.
     """
-    # The host's files don't change while a test runs, so that the guest may keep what it read.
+    # The host's files don't change while a test runs, so the guest may cache them.
     options = "trans=virtio,version=9p2000.L,cache=loose,access=any,msize=262144"
     _mount("/dev/root", _HOST, "9p", _MS_RDONLY, options)
     layers = f"lowerdir={_MAPPED}:{_HOST},upperdir={_WRITTEN}/upper,workdir={_WRITTEN}/work"
@@ -107,7 +107,7 @@ def change_root(visible: list[str]) -> None:
 
 
 def share(tag: str, directory: str) -> None:
-    """Mount the host's directory that is shared writably, at its own path; nothing is kept back."""
+    """Mount the writable directory of the host at its path there; the guest caches none of it."""
     Path(directory).mkdir(parents=True, exist_ok=True)
     options = "trans=virtio,version=9p2000.L,access=any,msize=262144"
     _mount(tag, directory, "9p", 0, options)

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Runs in a plain guest when virtme-ng's init is done: gives it what a host has, says that it is
-# ready, and becomes the launch script (argument 1), which is the worker's Python.
+# Runs in a plain guest after virtme-ng's init: sets up the rest of a system, prints that the guest
+# is ready, and runs the launch script (argument 1), which executes the worker's Python.
 
-# The host's end of the port is a pipe that QEMU reads or writes. Where the host has udev installed
-# virtme-ng's init has connected us; where not, it runs us on the console.
+# Prints the device of the virtio port $1; QEMU connects the port with a pipe on the host. If the
+# host has udev, virtme-ng's init runs this script on the ports, otherwise on the console.
 port() {
     for name in /sys/class/virtio-ports/*/name; do
         read -r found < "$name"
@@ -26,13 +26,13 @@ case $(readlink /proc/self/fd/0) in
     ;;
 esac
 
-# Before Linux 5.11 BPF maps and programs are charged against it. POSIX has no -l, dash has.
+# Before Linux 5.11 BPF maps and programs count against this limit. POSIX has no -l, dash has.
 # shellcheck disable=SC3045
 ulimit -l unlimited
 
 mount -t bpf bpf /sys/fs/bpf
 
-# virtme-ng's init has done it where the host has iproute2.
+# virtme-ng's init has already done it if the host has iproute2.
 ip link set dev lo up 2> /dev/null || busybox ip link set dev lo up
 
 # Each BPF FS mount asks for bpf_preload, which starts a user-mode helper: refuse it at once.

@@ -1,9 +1,9 @@
-"""What a guest's Python imports before it is saved: pytest, xdist, pyroute2, and what they need.
+"""The modules that a guest's Python imports before it is saved: pytest, xdist, pyroute2, others.
 
-Frozen in the save: never what is tested. The plugin is there too, apart from the rest, to be left
-out where it was edited since; and what pytest would look for in its own plugins is known by then.
-Runs on the host too, as a program, to tell what files these imports take, and to compile them; that
-is what the guest's image is made of.
+A save freezes them, so no tested code is among them. The plugin is imported apart from the rest,
+for a guest forgets it if it was edited since the save. pytest's search through its plugins is
+shortened. On the host this file runs as a program: it lists the files of these imports, and
+compiles them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _ROOTS = ("pytest", "pytest-xdist", "platformdirs", "pyroute2")
 
 _MODULES = (
-    # For the agent, its worker, and what runs a command.
+    # For agent.py, worker.py and session.py.
     "ast",
     "fcntl",
     "gc",
@@ -42,7 +42,7 @@ _MODULES = (
     "platformdirs.unix",
     # A .pth file of setuptools imports it whenever a Python starts.
     "_distutils_hack",
-    # To show failures, they are highlighted.
+    # pytest highlights failures.
     "pygments.formatters.terminal",
     "pygments.lexers.diff",
     "pygments.lexers.python",
@@ -52,7 +52,7 @@ _MODULES = (
     # Network devices.
     "pyroute2",
     "pyroute2.netlink.exceptions",
-    # What most tests and plugins use, and what Python itself imports late.
+    # Most tests and plugins use these, or Python itself imports them late.
     "cmd",
     "code",
     "concurrent.futures",
@@ -95,7 +95,7 @@ _MODULES = (
     "zipfile",
 )
 
-# What a worker imports of the plugin, and most tests of BPF.
+# The modules of the plugin that workers and most tests of BPF import.
 _PLUGIN = (
     "bpf.attach",
     "ledger.bpf_ledger",
@@ -118,20 +118,20 @@ _XDIST = "pytest_bpflink.session.xdist_worker"
 _PLUGINS = ("platformdirs.pytest_plugin",)
 _OWN_PLUGINS = ("pytest_bpflink.fixtures", "pytest_bpflink.plugin")
 
-# pytest warns of plugins that were imported before it, since it can't rewrite their assertions any
-# more: which is the end of a worker whose warnings are errors.
+# pytest does not rewrite the assertions of a plugin with this in its docstring. Otherwise it warns
+# of plugins that were imported before it, which ends a worker whose warnings are errors.
 _DONT_REWRITE = "PYTEST_DONT_REWRITE"
 
 
 def preload() -> None:
-    """Import it all; a module that is missing here is left to the time when it is needed."""
+    """Import all modules but those of `_PLUGIN`; a missing module is passed over."""
     insides = _insides()
     for name in (*_MODULES, *(name for each in insides for name in each.MODULES)):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     _shorten_search((*_PLUGINS, *(name for each in insides for name in each.PLUGINS)))
-    # Each worker of xdist tells it, and finding it out runs a program. What else is found out with
-    # it is of this guest and no other: its name.
+    # Each worker of xdist reports the platform, and to find it out runs a program. The uname that
+    # is cached with it is dropped, for it has the host name of this guest.
     platform.platform()
     vars(platform)["_uname_cache"] = None
     for name in ("xdist", "execnet", "platformdirs"):
@@ -140,10 +140,10 @@ def preload() -> None:
 
 
 def _insides() -> list[Any]:
-    """Return the modules that know pytest and xdist, or what of them can be imported."""
+    """Return the modules that know pytest and xdist, as far as they can be imported."""
     found = []
     for name in (_PYTEST, _XDIST):
-        # One may be in the midst of being edited; whoever imports it again will tell.
+        # A module may be half edited; the next import of it reports that.
         with contextlib.suppress(Exception):
             found.append(importlib.import_module(name))
     return found
@@ -155,10 +155,10 @@ def _shorten_search(plugins: Iterable[str]) -> None:
 
 
 def preload_plugin() -> set[str]:
-    """Import the plugin, and return the names of all modules that this has brought."""
+    """Import the plugin, and return the names of all modules that this imported."""
     before = {name for name in sys.modules if name.partition(".")[0] != "pytest_bpflink"}
     for name in _PLUGIN:
-        # It may be in the midst of being edited; whoever imports it again will tell.
+        # A module may be half edited; the next import of it reports that.
         with contextlib.suppress(Exception):
             importlib.import_module(f"pytest_bpflink.{name}")
     brought = sys.modules.keys() - before
@@ -172,7 +172,7 @@ def preload_plugin() -> set[str]:
 def compile_what_is_sent() -> dict[tuple[str, str], CodeType]:
     """Return the code of the modules that execnet and xdist send as text, by text and file name.
 
-    To compile them takes a fifth of the time that a worker takes up to its first test.
+    Compiling them takes a fifth of a worker's time up to its first test.
     """
     compiled = {}
     with contextlib.suppress(KeyError, OSError):
@@ -182,7 +182,7 @@ def compile_what_is_sent() -> dict[tuple[str, str], CodeType]:
 
 
 def describe() -> dict[str, list[str]]:
-    """Return the files that this process loads for both, and where it looks for them."""
+    """Return the files that `preload` and `preload_plugin` load, and the path of the search."""
     preload()
     files = _files(_packages())
     libraries = _mapped() - files
@@ -201,8 +201,8 @@ def _files(packages: Collection[str]) -> set[str]:
     libraries = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
     others = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib"))
     for name, module in list(sys.modules.items()):
-        # A module that is frozen into the interpreter has one too: os.py is what Python finds its
-        # standard library by.
+        # A module that is frozen into the interpreter has a file too: Python finds its standard
+        # library by os.py.
         origin = getattr(module, "__file__", None)
         if not origin:
             continue
@@ -215,9 +215,9 @@ def _files(packages: Collection[str]) -> set[str]:
 
 
 def _replaced(name: str) -> str | None:
-    """Return the file of a module that has put another one in its place; None for the others.
+    """Return the file of a module that has put another one in its place; None for other modules.
 
-    As collections.abc does in Python 3.13.0: what is found by its name is _collections_abc.
+    collections.abc does so in Python 3.13.0: sys.modules has _collections_abc under its name.
     """
     module, package = sys.modules[name], sys.modules.get(name.rpartition(".")[0])
     spec, path = getattr(module, "__spec__", None), getattr(package, "__path__", None)
@@ -230,8 +230,8 @@ def _replaced(name: str) -> str | None:
 def write_code(destination: str, files: Collection[str]) -> None:
     """Write the compiled code of FILES to a zip file, named as Python looks for it.
 
-    In an image a source has no time that its .pyc could be checked against, and compiling takes
-    most of the time of an import. So these are not to be checked (PEP 552).
+    Compiling takes most of the time of an import. Files in an image have no times to check a .pyc
+    against, so Python is not to check these (PEP 552).
     """
     import zipfile
 
@@ -242,10 +242,9 @@ def write_code(destination: str, files: Collection[str]) -> None:
             origin = getattr(module, "__file__", None)
             loader = getattr(module, "__loader__", None)
             if origin and origin in files and isinstance(loader, machinery.SourceFileLoader):
-                with contextlib.suppress(ImportError):  # __main__, which is named otherwise
+                with contextlib.suppress(ImportError):  # __main__, for its loader has another name
                     code = marshal.dumps(loader.get_code(name))
-                    # The directory may be a link, as those are through which the plugin has parts
-                    # of it.
+                    # The directory may be a link, as pytest_bpflink/vm is in a checkout.
                     source = Path(origin).parent.resolve() / Path(origin).name
                     archive.writestr(util.cache_from_source(source), header + code)
 
@@ -268,7 +267,7 @@ def _packages() -> set[str]:
             top = file.parts[0]
             if file.suffix in {".py", ".so"} and not top.startswith("."):
                 names.add(top.removesuffix(".py").partition(".")[0])
-    # Where pytest lies in a checkout, its distribution lists no files.
+    # If pytest is installed from a checkout, its distribution lists no files.
     names.update(*(module.PACKAGES for module in _insides()))
     return names | {"platformdirs", "_distutils_hack"}
 
@@ -289,7 +288,7 @@ def _mapped() -> set[str]:
 
 
 if __name__ == "__main__":
-    # The directory of this file is none of the interpreter's.
+    # Python has put the directory of this file there; no module is to be found in it.
     del sys.path[0]
     described = describe()
     write_code(sys.argv[1], {*described["files"], *described["plugin"]})

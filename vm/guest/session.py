@@ -1,8 +1,8 @@
 """Runs a command in a guest: its streams are frames on the guest's ports.
 
-In a guest of ours the `worker` has imported it; in a plain one it is a program of the host's (its
-argument is what `run` is given, as JSON). Standard library only, and only what `preload` has
-imported. A frame is a letter, a length and that many bytes.
+In our own guests `worker` imports this module; in a plain guest it runs as a program of the host's,
+with the arguments of `run` as JSON. Standard library only, and only modules that `preload` imports.
+A frame is a letter, a length and that many bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ FRAME = struct.Struct("!cI")
 # nobody reads any more.
 INPUT, END, SIGNAL, SIZE, CLOSE = b"i", b"e", b"k", b"w", b"c"
 
-# From the guest: the command runs, what it wrote, how much of its input it took, how it ended.
+# From the guest: the command was started, its output, its errors, how much input it took, its
+# status.
 STARTED, OUTPUT, ERRORS, TAKEN, STATUS = b"s", b"o", b"r", b"t", b"x"
 
 # Rows and columns; a number.
@@ -35,7 +36,8 @@ _CHUNK = 1 << 16
 
 _Action = tuple[int, int, int] | tuple[int, int, str, int, int]
 
-# How long output may follow a command's end where a process it left has its terminal open, in ms.
+# If a process that the command left has the terminal open, output may follow so long after the
+# command's end, in milliseconds.
 _LAST_WORDS = 100
 
 
@@ -47,10 +49,10 @@ def run(
     merged: bool,
     environment: Mapping[str, str],
 ) -> None:
-    """Run a command, whose file is PROGRAM, to its end.
+    """Run a command, with the file PROGRAM, to its end.
 
-    It is on a terminal of this SIZE or, without one, on pipes. MERGED has both outputs in one pipe,
-    so that their order is kept.
+    It runs on a terminal of SIZE, its rows and columns; if there is no SIZE, on pipes. If MERGED,
+    both outputs go to one pipe, which keeps their order.
     """
     relay = _Relay(environment)
     error = relay.start(command, program, size, merged=merged)
@@ -58,7 +60,7 @@ def run(
         relay.work()
         return
     _send(ERRORS, f"{command[0]}: {error.strerror}\n".encode())
-    # As shells have it.
+    # The statuses of shells.
     _send(STATUS, NUMBER.pack(127 if isinstance(error, FileNotFoundError) else 126))
 
 
@@ -79,7 +81,7 @@ class _Relay:
     def start(
         self, command: list[str], program: str, size: tuple[int, int] | None, *, merged: bool
     ) -> OSError | None:
-        """Start it, or return why it can't be."""
+        """Start the command; return the error if it can't be started."""
         theirs, actions = self._make_terminal(size) if size else self._make_pipes(merged=merged)
         try:
             # Not fork, which takes long in a process of this size.
@@ -89,7 +91,7 @@ class _Relay:
                 self._environment,
                 file_actions=actions,
                 setsid=True,
-                # What Python ignores, and programs count on.
+                # Signals that Python ignores, and that programs expect to be at their default.
                 setsigdef=[signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ],
             )
         except OSError as error:
@@ -123,7 +125,7 @@ class _Relay:
         self._input = self._terminal
         self._outputs[self._terminal] = OUTPUT
         self._resize(*size)
-        # The first that the leader of a session opens is its controlling terminal.
+        # The first terminal that the leader of a session opens becomes the controlling terminal.
         opened = (os.POSIX_SPAWN_OPEN, 0, os.ttyname(theirs), os.O_RDWR, 0)
         others = [(os.POSIX_SPAWN_DUP2, 0, descriptor) for descriptor in (1, 2)]
         return [theirs], [opened, *others]
@@ -196,7 +198,7 @@ class _Relay:
                 self._input = -1
 
     def _forward(self, descriptor: int) -> bool:
-        """Send on what the command wrote; tell whether there was anything."""
+        """Send on the command's output; return whether there was any."""
         try:
             written = os.read(descriptor, _CHUNK)
         except BlockingIOError:
@@ -220,7 +222,7 @@ class _Relay:
         for descriptor in list(self._outputs):
             waiting = select.poll()
             waiting.register(descriptor, select.POLLIN)
-            # A pipe has all that was written; a terminal hands it on a moment later.
+            # A pipe already has all output; a terminal hands it on a moment later.
             patience = _LAST_WORDS if descriptor == self._terminal else 0
             while waiting.poll(patience) and self._forward(descriptor):
                 pass

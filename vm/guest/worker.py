@@ -1,7 +1,8 @@
-"""The Python that works in a guest of ours: execnet's worker, or what attends to a user's command.
+"""The Python in our own guests: it becomes execnet's worker, or runs a user's command.
 
-A child of the `agent`, saved with it: it imports what `preload` says, and waits for the letter. By
-then the agent has made the guest a host's likeness; what a process has of its own is set here.
+A child of the `agent`, and saved with it. It imports the modules that `preload` names, and waits
+for the letter. Before it gets the letter the agent sets up the guest; this module sets up the
+process: directory, limits, streams, environment.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ else:
 
 Compiled = dict[tuple[str, str], types.CodeType]
 
-# What the host waits for.
+# The line that the host waits for.
 READY = b"bpflink: guest ready\n"
 
-# The length of the letter, before the letter.
+# The length of the letter, which precedes it.
 _LENGTH = struct.Struct("!Q")
 
 
 def main(
     from_parent: int, to_parent: int, ports: Sequence[int], settings: Mapping[str, Any]
 ) -> None:
-    """Import, say so, wait for the letter, and do what it says."""
+    """Import, report it to the agent, wait for the letter, and run the program that it names."""
     own_path = sys.path[1:]
     sys.path[:] = [*settings["path"], *own_path]
     preload.preload()
@@ -61,7 +62,7 @@ def main(
     os.close(to_parent)
     letter = receive(from_parent)
     os.close(from_parent)
-    # PID 1 has another root by now, in which /proc lies.
+    # PID 1 has changed to another root, and moved /proc there.
     os.fchdir(proc)
     os.chroot("1/root")
     os.close(proc)
@@ -70,10 +71,10 @@ def main(
         session.run(**letter["session"], environment=letter["environment"])
         return
     if letter["plugin"] != settings["plugin"]:
-        # Edited since, or not the one that the host runs.
+        # It was edited since the save, or the host runs another one.
         _forget(plugin)
     _be_just_started(letter["environment"])
-    _know_entry_points(letter["offers"])
+    _know_entry_points(letter["entry_points"])
     _run(letter["program"], compiled)
 
 
@@ -85,7 +86,7 @@ def send(letter: Mapping[str, Any], descriptor: int) -> None:
 
 
 def receive(descriptor: int) -> dict[str, Any]:
-    """Read a letter, and nothing of what follows it: that is execnet's."""
+    """Read a letter, and no byte more: the bytes after it are for execnet."""
     letter: dict[str, Any] = json.loads(_read(descriptor, *_LENGTH.unpack(_read(descriptor, 8))))
     return letter
 
@@ -98,7 +99,7 @@ def _read(descriptor: int, length: int) -> bytes:
 
 
 def _take_over(letter: Mapping[str, Any], ports: Iterable[int]) -> None:
-    """Have what this process has of a host's, with the ports as standard streams."""
+    """Set directory, umask and limits from the letter, and make PORTS the standard streams."""
     os.setsid()
     os.chdir("/")
     with contextlib.suppress(OSError):
@@ -107,7 +108,7 @@ def _take_over(letter: Mapping[str, Any], ports: Iterable[int]) -> None:
     for name, limits in letter["limits"].items():
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(getattr(resource, name), limits)
-    # Before Linux 5.11 BPF maps and programs are charged against it.
+    # Before Linux 5.11 BPF maps and programs count against this limit.
     unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
     for descriptor, port in enumerate(ports):
@@ -121,7 +122,7 @@ def _forget(modules: Iterable[str]) -> None:
 
 
 def _be_just_started(environment: dict[str, str]) -> None:
-    """Have this Python know nothing that it learnt before it was saved."""
+    """Set all that Python sets at its start: environment, time zone, locale, path, random seed."""
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()
@@ -141,15 +142,15 @@ def _find_packages_again(python_path: str) -> None:
     before = [path for path in python_path.split(os.pathsep) if path]
     sys.path[:] = [*before, *sys.path]
     site.main()
-    # What `python -c` has.
+    # `python -c` has this.
     sys.path.insert(0, "")
 
 
-def _know_entry_points(offers: Mapping[str, str | None]) -> None:
-    """Remember what installed distributions offer, as the host has read it.
+def _know_entry_points(known: Mapping[str, str | None]) -> None:
+    """Have importlib.metadata return the entry points that the host has read.
 
-    pytest looks through all of them twice, and over 9p each takes a millisecond. What is installed
-    in the guest is read there; what the host has is taken not to change while the guest runs.
+    pytest reads all of them twice, and over 9p each takes a millisecond. Those of distributions
+    that the guest installs are read there; the host's are taken not to change while the guest runs.
     """
     of_directory: Any = metadata.PathDistribution
     parse, read_text = of_directory.entry_points.fget, of_directory.read_text
@@ -157,13 +158,13 @@ def _know_entry_points(offers: Mapping[str, str | None]) -> None:
 
     def text(distribution: Any, name: str) -> Any:
         path = str(distribution._path)  # noqa: SLF001
-        if name == "entry_points.txt" and path in offers:
-            return offers[path]
+        if name == "entry_points.txt" and path in known:
+            return known[path]
         return read_text(distribution, name)
 
     def entry_points(distribution: Any) -> Any:
         path = str(distribution._path)  # noqa: SLF001
-        if path not in offers:
+        if path not in known:
             return parse(distribution)
         if path not in parsed:
             parsed[path] = parse(distribution)
@@ -174,8 +175,8 @@ def _know_entry_points(offers: Mapping[str, str | None]) -> None:
 
 
 def _run(program: str, compiled: Compiled) -> None:
-    """Do what `python -u -c` does with what execnet has its interpreters run."""
-    # What Python itself sets, and faulthandler looks for.
+    """Run execnet's program as `python -u -c` does."""
+    # Python sets both names of each; faulthandler looks for them.
     streams: Any = sys
     streams.stdin = streams.__stdin__ = open(0, closefd=False)  # noqa: SIM115
     streams.stdout = streams.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
@@ -189,9 +190,10 @@ def _run(program: str, compiled: Compiled) -> None:
 
 
 def _run_what_is_sent(namespace: dict[str, Any], compiled: Compiled) -> None:
-    """Do what the program says, exec(eval(sys.stdin.readline())), without compiling what is known.
+    """Run execnet's program, exec(eval(sys.stdin.readline())), with the code in COMPILED.
 
-    Execnet's own module is sent with a few lines after it. By it, in its turn, xdist's is compiled.
+    execnet sends the text of its module with a few lines after it. This module in turn compiles the
+    text of xdist's, by `compile_`.
     """
 
     def compile_(source: Any, name: Any, *arguments: Any, **options: Any) -> Any:

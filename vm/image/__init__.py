@@ -1,1 +1,1 @@
-"""The image of our own guests: what is in it, and how it is written."""
+"""The image of our own guests: its files, and the writing of it."""

@@ -1,7 +1,7 @@
-"""An initramfs: an archive in cpio's "newc" format, with files of the host at their own paths.
+"""An initramfs: an archive in cpio's "newc" format, with files of the host at the host's paths.
 
 Knows the format (Documentation/driver-api/early-userspace/buffer-format.rst) and symbolic links in
-paths. What goes into a guest's image is `guest_image`'s business.
+paths. `guest_image` chooses the files.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ class Archive:
         self._entry("/dev/console", stat.S_IFCHR | 0o600, b"", device=(5, 1))
 
     def _add_way(self, path: Path) -> Path | None:
-        """Add what leads to PATH up to the first link; return where that leads, None without."""
+        """Add the directories of PATH up to the first link; return its target, None for no link."""
         for part in [*reversed(path.parents), path]:
             if part.is_symlink():
                 target = os.readlink(part)
                 self._directory(part.parent)
                 self._entry(str(part), stat.S_IFLNK | 0o777, target.encode())
-                # The directories before this link are none themselves, so that ".." means theirs.
+                # No directory before this link is a link, so normpath may remove "..".
                 return Path(os.path.normpath(part.parent / target / path.relative_to(part)))
         return None
 

@@ -1,6 +1,6 @@
-"""What files hold, by their content, and remembered, so that no file is read twice.
+"""Digests of files, and other answers from their content, remembered so that none is read twice.
 
-Knows when a file is what it was. What is asked about which file is others' business.
+Knows when a file is unchanged. The caller chooses the files and the questions.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-# A file that is written twice within one tick of the kernel's clock keeps its time.
+# A second write within the same tick of the kernel's clock leaves a file's times as they are.
 _SETTLED_NS = 1_000_000_000
 
 
 def identity(path: str | Path) -> list[int]:
-    """Return what no writing leaves as it is: the time of an inode's change can't be set."""
+    """Return numbers that change on every write (st_ctime cannot be set back)."""
     stat = os.stat(path)
     return [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 class Contents:
-    """What is known of files, in RECORD. To be kept by whoever has asked; losing it costs time."""
+    """Answers about files, from RECORD. Call `keep` after the last question."""
 
     def __init__(self, record: Path) -> None:
         self._record = record
@@ -42,9 +42,9 @@ class Contents:
         return found
 
     def ask(self, path: Path, question: Callable[[Path], Any]) -> Any:
-        """Return what QUESTION answers of a file, in JSON's types. One file has one question.
+        """Return QUESTION's answer about a file, of JSON's types. Each file must have one question.
 
-        It is asked again when another file is there, or the same was written to. Raises OSError.
+        The answer is remembered until the file is replaced or written to. Raises OSError.
         """
         name, now = str(path), identity(path)
         known = self._known.get(name)
@@ -58,11 +58,11 @@ class Contents:
         return answer
 
     def keep(self) -> None:
-        """Write down what is new, and forget files that are gone."""
+        """Write new answers to RECORD, without files that are gone."""
         if not self._changed:
             return
         here = {name: known for name, known in self._known.items() if os.path.exists(name)}
-        # Others may keep theirs at the same time: one is lost, and asked again.
+        # If two processes write at the same time, the answers of one are lost, and asked again.
         with suppress(OSError):
             self._record.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_whole(self._record, json.dumps(here).encode())

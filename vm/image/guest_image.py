@@ -1,7 +1,6 @@
-"""The image of our own guests: the host's Python at its own paths, modules, and the agent.
+"""The image of our own guests: the host's Python at the host's paths, modules, and the agent.
 
-Which files of the host's Python that takes is `inventory`'s business, how an initramfs is written
-that of `cpio`.
+`inventory` lists the files of the host's Python, `cpio` writes the initramfs.
 """
 
 from __future__ import annotations
@@ -33,34 +32,35 @@ _PROGRAMS = tuple(
     guest.DIRECTORY / name for name in ("mounts.py", "preload.py", "session.py", "worker.py")
 )
 
-# Where the agent looks (agent.IMAGE).
+# Where the agent looks for its files (IMAGE in guest/agent.py).
 _IMAGE = Path("/bpflink")
 AGENT = _IMAGE / "agent.py"
 
-# What reaches the host's root, and the agent's ports; modules or built in.
+# The drivers of the host's root and of the agent's ports; a kernel may have them built in.
 _MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
 
-# As much of a script's first line as the kernel reads (BINPRM_BUF_SIZE, since Linux 5.1).
+# The kernel reads so many bytes of a script's first line (BINPRM_BUF_SIZE, since Linux 5.1).
 _LONGEST_LINE = 255
 
-# busybox is linked statically, and to load a C library takes a guest six times as long as the rest.
+# busybox is linked statically; another shell also loads a C library, which takes a guest six times
+# as long as the rest of running it.
 _SHELLS = "/bin/busybox sh", "/bin/sh"
 
 _PT_INTERP = 3
 
 
 def own_digest() -> str:
-    """Return a digest of what the project puts into each image."""
+    """Return a digest of the project's own programs, which are in each image."""
     return hashlib.sha256(b"".join(path.read_bytes() for path in (_AGENT, *_PROGRAMS))).hexdigest()
 
 
 def shell() -> str:
-    """Return what runs the guest's modprobe: the first of these that the host has."""
+    """Return the shell for the guest's modprobe script: the first of _SHELLS that the host has."""
     return next(each for each in _SHELLS if os.path.exists(each.split()[0]))
 
 
 def needed_modules(modules: Path, *, contents: Contents | None = None) -> list[Path]:
-    """Return those of a kernel's MODULES that its image has, in the order to load them."""
+    """Return the kernel modules, below MODULES, that an image has, in the order to load them."""
     listing = modules / "modules.dep"
     if not listing.exists():
         return []
@@ -69,7 +69,7 @@ def needed_modules(modules: Path, *, contents: Contents | None = None) -> list[P
 
 
 def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> None:
-    """Write a guest's image. MODULES is the kernel's own directory of modules, if it has one.
+    """Write a guest's image. MODULES is the directory of the kernel's modules, if it has one.
 
     Raises ImageError.
     """
@@ -103,7 +103,7 @@ def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> N
 
 
 def _script(python: str, program: bytes) -> bytes:
-    """Return a program with a first line that has this Python run it."""
+    """Return a program with a first line that names the Python to run it."""
     line = f"#!{python} -u\n".encode()
     if len(line) > _LONGEST_LINE or " " in python:
         raise ImageError(f"no script can name {python}: its path is too long, or has a space in it")
@@ -111,7 +111,7 @@ def _script(python: str, program: bytes) -> bytes:
 
 
 def _surroundings(inventory: Inventory) -> Iterator[str]:
-    """Yield what Python and its loader look for and never have open."""
+    """Yield files that Python and its loader look for and that `preload` does not list."""
     yield inventory.python
     prefix = Path(inventory.python).parent.parent
     if (prefix / "pyvenv.cfg").exists():
@@ -119,7 +119,7 @@ def _surroundings(inventory: Inventory) -> Iterator[str]:
     yield _interpreter(Path(inventory.python).resolve())
     if Path("/etc/ld.so.cache").exists():
         yield "/etc/ld.so.cache"
-    # Libraries are looked for by names that are links to them, in directories that may be links.
+    # The loader finds libraries by names that are links, in directories that may be links.
     yield from (link for link in ("/lib", "/lib64", "/usr/lib64") if Path(link).is_symlink())
     wanted = {os.path.realpath(library) for library in inventory.libraries}
     for directory in {os.path.dirname(library) for library in wanted}:
@@ -166,7 +166,7 @@ def _name(path: str) -> str:
 
 
 def _unpacked(module: Path) -> bytes:
-    # Before Linux 5.17 the kernel itself can't.
+    # Before Linux 5.17 a kernel can't unpack modules itself.
     data = module.read_bytes()
     match module.suffix:
         case ".xz":

@@ -1,7 +1,7 @@
-"""What a guest needs of a Python of the host: the files that it has open, and their compiled code.
+"""The files of a host's Python that a guest needs, and their compiled code.
 
-Knows which they are once that Python has imported what a guest shall import (`guest/preload.py`).
-How an image is made of them is `guest_image`'s business.
+They are listed by that Python itself, which runs `guest/preload.py` on the host. `guest_image`
+makes an image of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PRELOAD = guest.DIRECTORY / "preload.py"
 
 _UNUSED_SECONDS = 30 * 86400.0
 
-# What Python reads from its environment only once, when it starts; the rest the agent sets later.
+# The variables that Python reads only at its start; the worker sets all others, from the letter.
 _STARTUP_VARIABLES = (
     "PYTHONDEVMODE",
     "PYTHONFAULTHANDLER",
@@ -55,8 +55,9 @@ class ImageError(Exception):
 class Inventory:
     """A Python of the host, and the files that a guest needs of it.
 
-    `code` is a zip file with the compiled code of these, named as Python looks for it; `digest` is
-    of the content of them all but the plugin's: guests are told if that is another by now.
+    `code` is a zip file with their compiled code, under the names by which Python finds it.
+    `digest` is a digest of their content without the plugin's: if the plugin has changed since the
+    save, the guest imports it anew.
     """
 
     python: str
@@ -80,11 +81,11 @@ class Inventory:
 
     @property
     def has_installed_plugin(self) -> bool:
-        """Whether the plugin is in no checkout, so that it is replaced and not edited."""
+        """Whether the plugin is in site-packages, where it is replaced and not edited."""
         return bool(re.search("/(site|dist)-packages/", self.plugin_place))
 
     def directories(self) -> dict[str, tuple[int, int, int]]:
-        """Return the directories that the libraries are in, with mode, owner and group of each."""
+        """Return the directories above the libraries, with mode, owner and group of each."""
         found = {}
         for parent in sorted({parent for path in self.libraries for parent in Path(path).parents}):
             stat = os.stat(parent)
@@ -92,17 +93,17 @@ class Inventory:
         return found
 
     def plugin_digest(self) -> str:
-        """Return a digest of the content that the plugin's files have now."""
+        """Return a digest of the present content of the plugin's files."""
         return _digest(self.plugin)
 
 
 def take(python: str, environment: Mapping[str, str], *, cache: Path) -> Inventory:
-    """Return what a guest needs of a Python, remembered in CACHE until one of its files changes.
+    """Return the files of a Python for guests; CACHE remembers them until one of them changes.
 
     Raises ImageError if this Python has no pytest or does not run.
     """
     startup = {name: environment[name] for name in _STARTUP_VARIABLES if name in environment}
-    # What is listed is what `preload` imports.
+    # The list depends on the imports in preload.py.
     asked = [python, startup, environment.get("PYTHONPATH", ""), _PRELOAD.read_text()]
     name = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     record, code = cache / f"python-{name}.json", cache / f"python-{name}.zip"
@@ -125,16 +126,16 @@ def take(python: str, environment: Mapping[str, str], *, cache: Path) -> Invento
 
 
 def _recall(record: Path, code: Path) -> dict[str, Any] | None:
-    """Return what was written down, unless it is damaged, or not true any more."""
+    """Return the description in RECORD, unless it is damaged or a file has changed."""
     try:
         known: dict[str, Any] = json.loads(record.read_text())
         stats = _stats(known)
         if known["stats"] != stats:
-            # Installed anew, perhaps, as on CI: then their content tells.
+            # The files may have been installed anew, as on CI: compare their content.
             if known["digests"] != _digests(known):
                 return None
             write_whole(record, json.dumps(known | {"stats": stats}).encode())
-        # When they were used last.
+        # `_forget_unused` takes this for the time of the last use.
         for file in (record, code):
             os.utime(file)
     except (OSError, ValueError, LookupError, TypeError):
@@ -161,7 +162,7 @@ def _describe(python: str, environment: Mapping[str, str], code: Path) -> dict[s
         )
         if done.returncode:
             last = next(iter(done.stderr.strip().splitlines()[-1:]), "it said nothing")
-            raise ImageError(f"{python} can't tell what a guest needs of it: {last}")
+            raise ImageError(f"{python} can't list the files that a guest needs: {last}")
         described: dict[str, Any] = json.loads(done.stdout)
     if not any(path.endswith("/pytest/__init__.py") for path in described["files"]):
         raise ImageError(f"{python} has no pytest of its own (in a zip file, perhaps)")
@@ -174,7 +175,7 @@ def _stats(described: Mapping[str, list[str]]) -> list[list[int]]:
 
 
 def _digests(described: Mapping[str, list[str]]) -> dict[str, str]:
-    """Return digests of what is frozen in a save, and of the plugin."""
+    """Return a digest of the files that a save freezes, and one of the plugin's."""
     frozen = [*described["files"], *described["libraries"]]
     return {"frozen": _digest(frozen), "plugin": _digest(described["plugin"])}
 

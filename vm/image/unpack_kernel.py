@@ -1,7 +1,7 @@
-"""The kernel inside a compressed image, which QEMU enters at once through PVH.
+"""Unpacks the kernel inside a compressed image, so that QEMU enters it at once, through PVH.
 
-Under emulation a kernel that unpacks itself needs seconds for it. Knows x86's boot protocol; other
-architectures' images are left as they are.
+Under emulation a kernel takes seconds to unpack itself. Knows x86's boot protocol; images of other
+architectures stay as they are.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _stream(new: Callable[[], _Decompressor]) -> Callable[[bytes], bytes]:
 
 def _program(name: str) -> Callable[[bytes], bytes]:
     def run(payload: bytes) -> bytes:
-        # The kernel's build appends the size, which a program takes for the next frame.
+        # The kernel's build appends the size, which these programs would take for the next frame.
         command = [name, "--decompress", "--stdout", "--quiet"]
         return subprocess.run(command, input=payload[:-4], capture_output=True, check=True).stdout
 

@@ -1,7 +1,7 @@
 """Kernels to boot: on disk, in the user's store, or in a distribution's packages.
 
 `find` turns a SPEC into a `Kernel`, `Store` keeps the fetched ones. A name's module is imported
-when the name is first used: reading a kernel's config takes none of the code that fetches kernels.
+when the name is first used, so that reading a kernel's config imports no code that fetches kernels.
 """
 
 from __future__ import annotations

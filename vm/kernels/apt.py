@@ -1,7 +1,6 @@
 """apt with a private directory: the host's own mirror, proxies and keyring, but other suites.
 
-Nothing of the host's package state is read or changed. Which packages are wanted, and what is done
-with them, is the caller's business: kernels are `debian`'s.
+The host's package state is neither read nor changed. `debian` chooses the packages.
 """
 
 from __future__ import annotations
@@ -23,23 +22,24 @@ _ALIASES = ("oldoldstable", "oldstable", "stable", "testing", "unstable")
 
 _FRESH_SECONDS = 3600
 
-# `apt-get download` begins anew each time; this continues.
+# `apt-get download` starts over each time; apt-helper continues a partial download.
 _HELPER = Path("/usr/lib/apt/apt-helper")
 
-# What was downloaded is continued only if it has the file's own time, which apt's http sets when it
-# gets SIGTERM, but not if it finds that apt-helper is gone: so that must not be first to go.
+# apt continues a partial file only if its time is that of the file on the server. apt's http sets
+# the time when it gets SIGTERM, but not when it finds apt-helper dead: so apt-helper ignores
+# SIGTERM.
 _DEAF_TO_TERM = ("sh", "-c", 'trap "" TERM; exec "$@"', "sh")
 
 
 class AptError(Exception):
-    """apt is missing, knows no Debian mirror, or failed; the sentence says which."""
+    """apt is missing, knows no Debian mirror, or failed; the message says which."""
 
 
 class Apt:
     """apt-get and apt-cache with a directory and a list of suites of our own.
 
     `kind` is `deb` for binary packages, `deb-src` for sources. Not safe for use by two processes at
-    once: hold a lock. A full disk is an OSError with ENOSPC, here as elsewhere.
+    once: hold a lock. If the disk is full, methods raise OSError with ENOSPC.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class Apt:
         self._kind = kind
 
     def update(self, progress: Callable[[str], None]) -> bool:
-        """Read the lists of packages, once an hour; say whether they are up to date now.
+        """Read the lists of packages, at most once an hour; return whether they are up to date.
 
-        Where the network fails, what was read earlier is still there. Raises AptError.
+        If the network fails, the lists that were read earlier stay. Raises AptError.
         """
         stamp = self._directory / "updated"
         if stamp.exists() and time.time() - stamp.stat().st_mtime < _FRESH_SECONDS:
@@ -66,7 +66,7 @@ class Apt:
         listed = sources(host_sources(), self._suites, kind=self._kind)
         (self._directory / "sources.list").write_text(listed)
         (self._directory / "apt.conf").write_text(_configuration(self._directory))
-        # With no network at all, waiting before each retry makes 9 s of 0.1 s.
+        # Without a network, pauses before retries would take 9 s; failing at once takes 0.1 s.
         done = self._run("apt-get", "-o", "Acquire::Retries::Delay=false", "update")
         complete = not any(_is_failure(line) for line in done.stderr.splitlines())
         if complete:
@@ -91,11 +91,11 @@ class Apt:
     def download(self, *packages: str) -> list[Path]:
         """Download packages, `NAME=VERSION`, and return their files; call `forget` afterwards.
 
-        apt checks signatures and hashes. A download that was cut off is continued, by any process.
-        Raises AptError.
+        apt checks signatures and hashes. Any later process can continue a download that was cut
+        off. Raises AptError.
         """
         self._archives.mkdir(parents=True, exist_ok=True)
-        # Elsewhere: it leaves out what is in the working directory already.
+        # Not in _archives: apt-get leaves out files that its working directory has already.
         listed = self.output("apt-get", "download", "--print-uris", *packages, cwd=self._directory)
         wanted = re.findall(r"^'(\S+)' (\S+) \d+ (\S+)$", listed, re.MULTILINE)
         files = [self._archives / file for _, file, _ in wanted]
@@ -103,12 +103,12 @@ class Apt:
             self._continue([word for triple in wanted for word in triple])
         else:
             self.forget()
-        # `download` never continues, and believes what is there: it adds who signed the lists.
+        # `apt-get download` accepts these files, and checks the signatures of the lists.
         self.output("apt-get", "download", *packages, cwd=self._archives)
         return files
 
     def forget(self) -> None:
-        """Remove what was downloaded, in whole or in part."""
+        """Remove the downloaded files, whether complete or partial."""
         for path in self._archives.glob("*.deb*"):
             path.unlink()
 
@@ -119,7 +119,7 @@ class Apt:
         except AptError as error:
             if "Hash Sum mismatch" not in str(error):
                 raise
-            # What there was may have been no beginning of what is wanted; apt has dropped it.
+            # The partial file may have been the beginning of another file; apt has removed it.
             self.output(str(_HELPER), "download-file", *triples, cwd=self._archives)
 
     @property
@@ -129,7 +129,7 @@ class Apt:
     def _run(
         self, program: str, *arguments: str, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        # Given on the command line the configuration comes after the host's, and wins.
+        # apt reads --config-file after the host's configuration, so it wins.
         command = [program, "--config-file", str(self._directory / "apt.conf"), *arguments]
         if program == str(_HELPER):
             command = [*_DEAF_TO_TERM, *command]
@@ -137,9 +137,9 @@ class Apt:
 
 
 def _is_failure(line: str) -> bool:
-    """Tell whether a line of an update says that something there is could not be read.
+    """Whether a line of an update reports that an existing list could not be read.
 
-    A mirror need not carry each suite: what it has not is missed later, if it is.
+    A suite that the mirror does not carry is no failure.
     """
     if line.startswith(("E: Some index files", "W: Some index files")):
         return False
@@ -192,7 +192,7 @@ def _mirror(host: list[dict[str, str]], *, security: bool) -> dict[str, str] | N
 
 def _keyring_option(source: dict[str, str]) -> str:
     named = source.get("Signed-By", "")
-    # It may also hold the key itself, which does not fit on one line.
+    # Signed-By may also hold the key itself, which does not fit on one line.
     if not named.startswith("/"):
         found = sorted(Path("/usr/share/keyrings").glob("debian-archive-keyring.*"))
         named = str(found[0]) if found else ""
@@ -200,8 +200,8 @@ def _keyring_option(source: dict[str, str]) -> str:
 
 
 def _configuration(directory: Path) -> str:
-    # As root apt would drop to its own user, who can't read a private directory. The host's hooks
-    # after an update (desktop notifiers, caches) are not for this one.
+    # As root apt would switch to the user _apt, who can't read a private directory. The host's
+    # hooks after an update (desktop notifiers, caches) must not run.
     return f"""\
 Dir::State "{directory}/state";
 Dir::State::status "{directory}/status";

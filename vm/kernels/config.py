@@ -1,4 +1,4 @@
-"""A kernel's build configuration, as its .config has it."""
+"""Reads a kernel's build configuration (.config)."""
 
 from __future__ import annotations
 

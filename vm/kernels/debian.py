@@ -1,7 +1,6 @@
-"""Kernels in Debian's packages: which there are, what they are made of, and fetching them.
+"""Kernels in Debian's packages: lists them, finds the parts of each, and downloads them.
 
-Reads more suites than the host has, through `apt`. What is done with a package once it is here is
-`store`'s business.
+Reads more suites than the host has, through `apt`. `store` unpacks and keeps the packages.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _WAY_OUT = "give the path of a kernel (an image, an unpacked package, or a build
 
 @dataclass(frozen=True)
 class Package:
-    """A binary package; sizes are in bytes. `locked` are its dependencies on the same version."""
+    """A binary package; sizes are in bytes. `locked` names dependencies of exactly its version."""
 
     name: str
     version: str
@@ -50,7 +49,7 @@ class Package:
 
     @property
     def release(self) -> str:
-        """What `uname -r` says on the kernel in this package."""
+        """The release, `uname -r`, of the kernel in this package."""
         return self.name.removeprefix("linux-image-")
 
     @property
@@ -63,13 +62,13 @@ _Packages = dict[tuple[str, str], Package]
 
 
 class Archive:
-    """The distribution's packages, seen through an apt directory of our own.
+    """Debian's packages, read through an apt directory of our own.
 
     Not safe for use by two processes at once: hold the store's lock.
     """
 
     def __init__(self, directory: Path) -> None:
-        #: Whether what is offered was read from the network within the last hour.
+        #: Whether the lists of packages were read from the network within the last hour.
         self.online = False
         self._known = directory / "packages.json"
         self._packages: _Packages = {}
@@ -78,9 +77,10 @@ class Archive:
         self._apt = Apt(directory, _SUITES)
 
     def kernels(self, progress: Callable[[str], None]) -> list[Package]:
-        """Return the plain kernels on offer, in no order; reads the network once an hour.
+        """Return the plain kernels in the lists of packages, in no order.
 
-        Without network they are those that were on offer when there was one.
+        The lists are read at most once an hour. Without a network the lists that were read last
+        count. Raises Unreachable.
         """
         try:
             self.online = self._apt.update(progress)
@@ -96,8 +96,8 @@ class Archive:
     def parts(self, kernel: Package) -> list[Package]:
         """Return the packages that make up a kernel: itself and what it depends on by version.
 
-        From Linux 6.19 on, `linux-image-*` is a shell and the image and modules are in packages
-        that it depends on with `(= version)`: those are built together with it.
+        From Linux 6.19 on, `linux-image-*` is empty. Image and modules are in packages that are
+        built with it, on which it depends with `(= version)`.
         """
         parts = {kernel.name: kernel}
         wanted = list(kernel.locked)
@@ -110,7 +110,7 @@ class Archive:
         return [*parts.values()]
 
     def _is_complete(self, kernel: Package) -> bool:
-        """Tell whether a kernel can be had: suites keep images whose other packages are gone.
+        """Whether all parts of a kernel are there: suites keep images without their other packages.
 
         In November 2026 trixie-backports has no modules for its 6.19, 7.0 and 7.1. Its 6.18 lacks
         only `linux-base-*`, which holds the config and indexes, and no part of the kernel.
@@ -121,8 +121,8 @@ class Archive:
         return all(name.startswith("linux-base-") for name in missing)
 
     def _read_packages(self) -> _Packages:
-        """Return the kernels' packages by name and version, and those that they are locked to."""
-        # apt-cache reads all suites' lists each time, which takes seconds.
+        """Return the packages of kernels, and those they are locked to, by name and version."""
+        # apt-cache takes seconds, for it reads the lists of all suites each time.
         updated = self._apt.updated
         packages = self._recall(updated)
         if packages is None:
@@ -157,7 +157,7 @@ class Archive:
         return packages
 
     def download(self, packages: Iterable[Package]) -> list[Path]:
-        """Download packages, or continue to; call `forget` when done with them."""
+        """Download packages, or continue a download; call `forget` once they are used."""
         try:
             return self._apt.download(
                 *(f"{package.name}={package.version}" for package in packages)
@@ -166,7 +166,7 @@ class Archive:
             raise Unreachable(str(error)) from error
 
     def forget(self) -> None:
-        """Remove what was downloaded, in whole or in part."""
+        """Remove the downloaded files, whether complete or partial."""
         self._apt.forget()
 
     def _output(self, program: str, *arguments: str) -> str:
@@ -182,10 +182,10 @@ def architecture() -> str:
 
 
 def is_plain(name: str, arch: str) -> bool:
-    """Tell whether a package is a kernel of the plain, signed flavour.
+    """Whether a package is a kernel of the plain, signed flavour.
 
-    Cloud kernels are built without 9p, which guests reach the host's root by; realtime ones behave
-    otherwise than what people run; `-unsigned` and `-dbg` are the same kernel once more.
+    Cloud kernels lack 9p, through which guests see the host's root; realtime kernels behave unlike
+    the kernels that people run; `-unsigned` and `-dbg` packages hold the same kernel once more.
     """
     flavour = re.fullmatch(rf"linux-image-\d[^-]*((?:-[^-]+)*)-{re.escape(arch)}", name)
     return flavour is not None and not {"cloud", "rt"} & set(flavour[1].split("-"))

@@ -1,7 +1,7 @@
-"""A kernel on disk: its image, release, modules and config, and whether a guest can be made of it.
+"""A kernel on disk: its image, release, modules and config, and whether it can run as a guest.
 
-Knows how kernels lie in package trees, build trees and installed systems. Where a kernel comes from
-is `store`'s and `debian`'s business, what a SPEC means is that of `specs`.
+Knows the layouts of package trees, build trees and installed systems. `store` and `debian` fetch
+kernels; `specs` knows what a SPEC means.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class KernelError(Exception):
-    """No kernel could be had for a SPEC; the message says why and what to do next."""
+    """There is no usable kernel for a SPEC; the message says why and what to do next."""
 
 
 class KernelNotFound(KernelError):  # noqa: N818 (reads as what happened)
@@ -44,11 +44,11 @@ class Kernel:
     """A kernel on disk, ready to be booted.
 
     `id` is short and made for test ids: the SPEC itself for a release, a name made of the path
-    otherwise. `release` is what `uname -r` will say, `version` the upstream version where it is
-    known to differ (Debian's 6.1.0-50-amd64 is 6.1.176), else the same. `modules` is the directory
-    above `lib/modules`. `config` maps `CONFIG_*` to their values, strings without their quotes;
-    it is empty where no config lies beside the image. A kernel of the store is not removed from it
-    as long as somebody has its `lease`.
+    otherwise. `release` is the kernel's `uname -r`, `version` the upstream version if it is known
+    to differ (Debian's 6.1.0-50-amd64 is 6.1.176), else the same. `modules` is the directory above
+    `lib/modules`. `config` maps `CONFIG_*` to their values, strings without their quotes; it is
+    empty if no config lies beside the image. The store keeps a kernel as long as its `lease`
+    exists.
     """
 
     spec: str
@@ -75,7 +75,7 @@ _NEEDED = (
     "OVERLAY_FS",
 )
 
-# Without these a guest starts, and much of what is tested in it is missing.
+# Without these a guest starts, but many tests of BPF are skipped.
 _WANTED = ("CGROUPS", "BPF_SYSCALL", "CGROUP_BPF", "DEBUG_INFO_BTF")
 
 _IMAGE_NAMES = ("vmlinuz", "vmlinux", "Image", "bzImage")
@@ -111,7 +111,7 @@ def read_kernel(path: Path, *, spec: str | None = None) -> Kernel:
 def check_kernel(kernel: Kernel) -> list[str]:
     """Return the options that tests will miss; raise KernelUnusable if no guest can start.
 
-    A kernel whose config is unknown passes: its console will tell.
+    A kernel with an unknown config passes; if it does not boot, its console says why.
     """
     if not kernel.config:
         return []
@@ -187,7 +187,7 @@ def _release_of(image: Path) -> str:
         return named[1]
     if image.parent.parent.name == "modules":
         return image.parent.name
-    # As virtme-ng does it: file(1) knows x86 images, an uncompressed one carries its banner.
+    # As virtme-ng does: file(1) reads x86 images; an uncompressed image contains the banner.
     described = subprocess.run(["file", "-b", image], capture_output=True, text=True, check=False)
     banner = re.search(r"[vV]ersion (\d\S+)", described.stdout)
     if banner:

@@ -1,7 +1,7 @@
-"""Which of the kernels that there are a SPEC means, and what to say where none is meant.
+"""Chooses the kernels that a SPEC means among known ones; composes the error if it means none.
 
 Knows version numbers only: 6.1 is a series, 6.1.176 an upstream version, 6.1.0-50-amd64 a release.
-Which kernels there are is told by `store` and `debian`.
+`store` and `debian` know which kernels there are.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 #: SPECs that choose among series: the newest longterm one, the newest, the oldest.
 WORDS = ("lts", "newest", "oldest")
 
-# https://www.kernel.org/category/releases.html in November 2026. A list, since nothing in a kernel
-# or its package says so, and no rule does: kernel.org names one about once a year, mostly the last
-# of the year, when it is out already. 5.4 and 4.19 have ended, and have no BPF links or few.
+# https://www.kernel.org/category/releases.html in November 2026. A list, since neither a kernel nor
+# its package says that it is longterm: kernel.org names a series about once a year, mostly the last
+# of the year, after its release. 5.4 and 4.19 have ended, and have few BPF links or none.
 LONGTERM = ("5.10", "5.15", "6.1", "6.6", "6.12", "6.18")
 
 
 class Known(Protocol):
-    """A kernel that can be had: in the store, or in a package."""
+    """A kernel in the store, or in a package that can be fetched."""
 
     @property
     def release(self) -> str:
-        """What `uname -r` says."""
+        """The kernel's `uname -r`."""
 
     @property
     def version(self) -> str:
-        """The version of the package, which sorts."""
+        """The version of the package; `version_key` sorts it."""
 
     @property
     def upstream(self) -> str:
@@ -42,14 +42,14 @@ K = TypeVar("K", bound=Known)
 
 
 def is_glob(spec: str) -> bool:
-    """Tell whether a SPEC is a pattern: it names several kernels."""
+    """Whether a SPEC is a pattern, which may name several kernels."""
     return any(character in spec for character in "*?[")
 
 
 def choose(spec: str, known: Iterable[K]) -> K | None:
-    """Return the kernel that a release or a word means: the newest that matches.
+    """Return the kernel that a release or a word means: the newest one that matches.
 
-    Among equals it is the first. `lts`, `newest` and `oldest` never mean a release candidate.
+    Among equals the first is chosen. `lts`, `newest` and `oldest` never mean a release candidate.
     """
     if spec not in WORDS:
         return _newest(kernel for kernel in known if matches(spec, kernel))
@@ -96,7 +96,7 @@ def meant(spec: str, known: Iterable[K]) -> list[K]:
 
 
 def matches(spec: str, kernel: Known) -> bool:
-    """Tell whether a kernel is meant by a SPEC: 6.1, 6.1.176, 6.12.107+deb13, or a full release."""
+    """Whether a SPEC means a kernel: 6.1, 6.1.176, 6.12.107+deb13, or a full release."""
     # 7.3-rc7 is what upstream calls 7.3~rc7.
     spec = re.sub(r"(?<=\d)-rc(?=\d)", "~rc", spec)
     if spec in (kernel.release, kernel.upstream):
@@ -114,7 +114,7 @@ def series(kernel: Known) -> str:
 
 
 def sentence(spec: str, known: Collection[Known], stored: Collection[Known]) -> str:
-    """Say that no kernel is meant by a SPEC, and what there is, by series."""
+    """Return the message that no kernel matches SPEC, with the known kernels by series."""
     if not known:
         return f"there is no kernel {spec}; there are none at all (is there a network?)"
     own = [kernel for kernel in known if spec.startswith(f"{series(kernel)}.")]
@@ -124,7 +124,7 @@ def sentence(spec: str, known: Collection[Known], stored: Collection[Known]) -> 
 
 
 def offer(known: Iterable[Known], stored: Iterable[Known]) -> list[str]:
-    """Return a line for each series: its newest version, how many more, what is special."""
+    """Return a line for each series: its newest version, the number of older ones, and notes."""
     by_series = _by_series(known)
     here = {name: _all(kernels) for name, kernels in _by_series(stored).items()}
     lines = []

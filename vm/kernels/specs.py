@@ -1,7 +1,6 @@
-"""A SPEC to a kernel on disk, or to several.
+"""Turns a SPEC, which users write after `--kernel`, into a kernel on disk, or a pattern into SPECs.
 
-Knows what users write after `--kernel`. Layouts are in `kernel`, kept kernels in `store`, packages
-in `debian`, which release a SPEC means in `releases`.
+`releases` chooses a release, `store` fetches and keeps kernels, `kernel` reads them from a path.
 """
 
 from __future__ import annotations
@@ -36,14 +35,15 @@ def find(
     store: Store | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Kernel:
-    """Return the kernel that a SPEC names, fetching it if need be.
+    """Return the kernel that a SPEC names; fetch it if it is missing.
 
-    A SPEC is a release (`6.1` is its newest patch release, of those in the store if there is one,
-    else of those in the distribution's packages), `lts`, `newest` or `oldest` (of all of them, and
-    without network of those in the store), `host` (the running kernel's image), or the path of an
-    image, of an unpacked package, or of a build tree. `progress` is told what takes time.
+    A SPEC is a release (`6.1` is the newest patch release in the store or, if the store has none,
+    in the distribution's packages), `lts`, `newest` or `oldest` (of the store and the packages, or
+    without a network of the store), `host` (the running kernel's image), or the path of an image,
+    of an unpacked package, or of a build tree. `progress` is called with a sentence for each slow
+    step.
 
-    A kernel of the store is not removed from it as long as it is referred to. Raises KernelError:
+    The store keeps a kernel as long as the returned object exists. Raises KernelError:
     KernelNotFound, KernelUnusable, or KernelFetchError.
     """
     if spec == "host":
@@ -67,9 +67,9 @@ def expand(
     """Return the SPECs that a pattern names, the oldest kernel first; any other SPEC is its own.
 
     A pattern means each series that it matches (`6.1*` is 6.1, 6.12, 6.18...), else each version
-    (`6.1.*`) or release, in the store and in the distribution's packages, and without network in
-    the store; with a slash in it, each path. Nothing is fetched. Raises KernelNotFound if nothing
-    matches, and KernelFetchError.
+    (`6.1.*`) or release, in the store and in the distribution's packages, or without a network in
+    the store; a pattern with a slash means each path. Nothing is fetched. Raises KernelNotFound if
+    nothing matches, and KernelFetchError.
     """
     if not _is_pattern(spec):
         return [spec]

@@ -1,8 +1,8 @@
 """The kernels kept on this machine, in the user's cache.
 
-One directory per kernel, `RELEASE_VERSION`, that appears by renaming once it is complete. Reading
-needs no lock; whoever adds or removes one holds the lock, and first sweeps away what an interrupted
-run left. What one of them is is in `stored`, which one a SPEC means in `releases`.
+Each kernel has a directory, which is renamed to `RELEASE_VERSION` once it is complete. Reading
+takes no lock. Adding and removing hold the lock, and first remove what interrupted runs left.
+`stored` describes one kernel; `releases` chooses the kernel that a SPEC means.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.vm.kernels.debian import Archive, Package
 
-# Being unpacked, or being removed.
+# Begins the names of directories that are being unpacked or removed.
 _UNFINISHED = ".unfinished-"
 _DAY = 24 * 3600
 
@@ -51,7 +51,7 @@ class Store:
         self.root = root or cache_root() / "kernels"
 
     def kernels(self) -> list[Stored]:
-        """Return what is in the store, the oldest first."""
+        """Return the kernels in the store, the oldest first."""
         paths = [path for path in self.root.glob("[0-9]*_*") if path.is_dir()]
         stored = [Stored(path, *path.name.rsplit("_", 1)) for path in paths]
         return sorted(stored, key=lambda kernel: releases.version_key(kernel.version))
@@ -59,22 +59,21 @@ class Store:
     def get(self, spec: str, progress: Callable[[str], None]) -> Kernel:
         """Return the newest kernel that a release or a word means.
 
-        For a release one is fetched only if none is here. A word chooses among all that can be had,
-        or among those that are here where there is no network.
+        A release is fetched only if no kernel in the store matches. A word chooses among the store
+        and the packages, or without a network among the store.
 
         Raises KernelNotFound, KernelUnusable, KernelFetchError.
         """
         if spec in releases.WORDS:
             return self._obtain(spec, progress)
         stored = releases.choose(spec, self.kernels())
-        # It may be removed just now.
+        # Another run may remove the kernel at this moment.
         return (stored and self._read(stored, spec)) or self._obtain(spec, progress)
 
     def known(self, spec: str, progress: Callable[[str], None]) -> list[Stored | Package]:
-        """Return all that a SPEC can choose from: what is here, and what is on offer.
+        """Return the kernels that a SPEC can choose from, in the store and in packages.
 
-        Where nothing can be fetched that is what is here; raises KernelFetchError if that is
-        nothing.
+        If nothing can be fetched, only the store counts; if it is empty, raises KernelFetchError.
         """
         try:
             with self._writing(progress):
@@ -87,7 +86,7 @@ class Store:
             return [*stored]
 
     def remove(self, kernel: Stored) -> bool:
-        """Remove a kernel unless somebody uses it; tell whether it was removed.
+        """Remove a kernel unless a process uses it; return whether it was removed.
 
         Raises KernelError if it can't be removed.
         """
@@ -98,10 +97,10 @@ class Store:
             raise KernelError(f"{kernel.path} can't be removed: {error.strerror}") from error
 
     def prune(self, *, unused_days: float = 30, keep: Collection[str] = ()) -> list[Stored]:
-        """Remove what was not used for so many days, and downloads that were cut off.
+        """Remove and return the kernels not used for UNUSED_DAYS; remove partial downloads too.
 
-        Return the kernels that were. Those in use stay, and those that a SPEC of KEEP matches.
-        Raises KernelError if the store can't be changed.
+        Kernels in use stay, and kernels that a SPEC of KEEP matches. Raises KernelError if the
+        store can't be changed.
         """
         limit = time.time() - unused_days * _DAY
         try:
@@ -128,7 +127,7 @@ class Store:
             return kernel
 
     def _fetch_unless_here(self, spec: str, progress: Callable[[str], None]) -> Kernel:
-        # Another run may have fetched it while this one waited.
+        # Another run may have fetched the kernel while this one waited for the lock.
         stored = None if spec in releases.WORDS else releases.choose(spec, self.kernels())
         if stored is None:
             archive = self._archive()
@@ -144,7 +143,7 @@ class Store:
         return kernel
 
     def _read(self, stored: Stored, spec: str) -> Kernel | None:
-        """Return a kernel and keep it; None if it is not there any more."""
+        """Return a kernel with its lease; None if the kernel was removed."""
         lease = stored.lease()
         if lease is None:
             return None
@@ -159,11 +158,10 @@ class Store:
         if chooses and stored and not archive.online:
             progress(f"{spec}: there is no network; it is looked for in the store alone")
             return [*stored]
-        # First what is here: among equals it is taken.
+        # The store's come first, for `releases.choose` takes the first among equals.
         return [*stored, *offered]
 
     def _archive(self) -> Archive:
-        # Who finds a kernel in the store pays for none of this, nor for locks.
         from pytest_bpflink.vm.kernels.debian import Archive
 
         return Archive(self.root.parent / "apt")
@@ -183,7 +181,7 @@ class Store:
         )
 
     def _writing(self, progress: Callable[[str], None]) -> AbstractContextManager[None]:
-        """Hold the lock, on a store without remains of those that held it before."""
+        """Hold the store's lock, and first remove what interrupted runs left."""
         waiting = "waiting for another run that is fetching a kernel"
         return locked(self.root, unfinished=_UNFINISHED, waits=lambda: progress(waiting))
 
@@ -199,7 +197,7 @@ class Store:
             progress(f"{spec}: unpacking")
             stored = self._unpack(package, packages)
         except Unreachable:
-            # What came so far stays: the next run goes on from there.
+            # The partial download stays, and the next run continues it.
             raise
         except Exception:
             archive.forget()
@@ -228,7 +226,7 @@ class Store:
 
     def _check_space(self, package: Package, parts: Iterable[Package]) -> None:
         needed = sum(part.download_size + part.installed_size for part in parts)
-        # depmod's indexes, and file sizes rounded up to blocks.
+        # A tenth more, for depmod's indexes and for sizes that are rounded up to blocks.
         needed += needed // 10
         free = shutil.disk_usage(self.root).free
         if free < needed:
@@ -246,7 +244,7 @@ def _unpack(packages: Iterable[Path], tree: Path) -> None:
     kernel = read_kernel(tree)
     if kernel.modules is None:
         raise KernelFetchError(f"the packages of Linux {kernel.release} hold no modules")
-    # virtme-ng would do it at each boot: 20 to 40 s for thousands of compressed modules.
+    # Otherwise virtme-ng runs depmod at each boot: 20 to 40 s for thousands of compressed modules.
     _run(["depmod", "-b", str(kernel.modules), kernel.release])
 
 

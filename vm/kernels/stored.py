@@ -1,7 +1,7 @@
-"""One kernel in the store: what it is, how large, when it was used last, whether it is in use.
+"""One kernel in the store: its version, its size, its last use, and whether it is in use.
 
-Kernels in use are locked with flock(2) on their directories, which also users who can only read may
-do, and which ends with the process. Adding and removing is `store`'s business.
+A kernel in use is locked by flock(2) on its directory: users who can only read may take this lock,
+and it ends with the process. `store` adds and removes kernels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Lease:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
-        # Whoever removes it locks it, renames it, and only then lets go.
+        # A process that removes a kernel locks its directory, renames it, and then unlocks it: this
+        # descriptor may be that directory's.
         if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
             raise FileNotFoundError(f"{path} was replaced")
 
@@ -46,12 +47,12 @@ class Stored:
 
     @property
     def used(self) -> float:
-        """When it was used last, in seconds since 1970."""
+        """The time of the last use, in seconds since 1970."""
         return self.path.stat().st_mtime
 
     @property
     def size(self) -> int:
-        """What it takes on the disk, in bytes."""
+        """The space that it takes on the disk, in bytes."""
         return sum(
             os.lstat(os.path.join(directory, name)).st_blocks * 512
             for directory, _, names in os.walk(self.path)
@@ -59,19 +60,19 @@ class Stored:
         )
 
     def lease(self) -> Lease | None:
-        """Use it now, and keep it from being removed; None if it was removed already."""
+        """Return a lease, and note this use of the kernel; None if the kernel was removed."""
         try:
             lease = Lease(self.path)
         except FileNotFoundError:
             return None
-        # Whose store it is need not be ours.
+        # The store may belong to another user.
         with suppress(OSError):
             os.utime(self.path)
         return lease
 
     @contextmanager
     def unused(self) -> Iterator[bool]:
-        """Keep it from being used, and tell whether that could be done."""
+        """Yield whether nobody uses the kernel; if so, nobody can use it until the block ends."""
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

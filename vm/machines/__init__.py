@@ -1,1 +1,1 @@
-"""Virtual machines: QEMU processes, and what runs and talks in the simplest guests."""
+"""Virtual machines: QEMU processes, the pipes to them, and plain guests."""

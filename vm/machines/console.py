@@ -1,4 +1,4 @@
-"""What kernels say on a console or in their log: which of it is a panic, a warning, their last."""
+"""Reads a kernel's console or log: finds panics and warnings in it, and returns its end."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ _FATAL = re.compile(
     r"Kernel panic|\bOops\b|BUG:|kernel BUG at|general protection fault|Unable to handle kernel"
 )
 
-# What a kernel says of itself that no healthy one does: WARN and most of lockdep ("WARNING: CPU: 0
-# PID: 7 at file:12", since 6.19 "WARNING: file:12 at function, CPU#0: comm/7"), BUG with KASAN,
-# KFENCE and soft lockups, the rest of lockdep, RCU stalls, UBSAN.
+# Lines that no healthy kernel prints: WARN and most of lockdep ("WARNING: CPU: 0 PID: 7 at
+# file:12", since 6.19 "WARNING: file:12 at function, CPU#0: comm/7"), BUG with KASAN, KFENCE and
+# soft lockups, the rest of lockdep, RCU stalls, UBSAN.
 _SPLAT = re.compile(
     rf"^WARNING: |{_FATAL.pattern}|UBSAN: |INFO: (?:rcu_\w+ (?:self-)?detected|trying to register"
     r"|possible |inconsistent |suspicious )"
 )
 
-# A process that was killed by its own doing.
+# A process that was killed for a fault of its program.
 _OF_A_PROCESS = re.compile(r"^traps: ")
 
-# Of WARN(condition, message), which stands before the WARNING.
+# Lines of the message of WARN(condition, message), which stands before "WARNING:".
 _LONGEST_MESSAGE = 5
 
 _CUT = "------------[ cut here ]------------"
 _END = re.compile(r"---\[ end (?:trace|Kernel panic)|^------------\[ cut here \]------------$")
 
-# When it was printed, with CONFIG_PRINTK_CALLER by which thread or processor.
+# The time of a line and, with CONFIG_PRINTK_CALLER, the thread or processor that printed it.
 _TIME = re.compile(r"^\[ *\d+\.\d+\](\[ *[TC]\d+\])? ")
 
 _TAIL_BYTES = 1 << 18
 
-# An oops with its registers, its trace, and the panic that it leads to; lockdep's are as long.
+# Lines of an oops with registers, trace, and the panic after it; a report of lockdep is as long.
 _LONGEST_TRACE = 200
 
 
@@ -56,7 +56,7 @@ def lines(path: Path) -> list[str]:
 
 
 def tail(path: Path, *, count: int) -> str:
-    """Return the last lines of a console file; all from the oops on, where there is one."""
+    """Return the last COUNT lines of a console file, or all from the first oops on."""
     text = lines(path)
     first = next((index for index, line in enumerate(text) if _FATAL.search(line)), len(text))
     start = max(min(first, len(text) - count), len(text) - _LONGEST_TRACE, 0)
@@ -64,16 +64,16 @@ def tail(path: Path, *, count: int) -> str:
 
 
 def cause(text: str) -> str:
-    """Return what a kernel died of, the first line in TEXT that says so; empty without one."""
+    """Return the first line in TEXT that reports a fatal error, without its time; else empty."""
     first = next((line for line in text.splitlines() if _FATAL.search(line)), "")
     return _TIME.sub("", first)
 
 
 def splats(text: Sequence[str]) -> Iterator[range]:
-    """Yield where among the lines of a kernel's log its splats are, each with its trace.
+    """Yield the ranges of lines of a kernel's log that are splats, each with its trace.
 
-    A splat is what tells of a bug in the kernel: WARNING, BUG, oops, lockdep, KASAN, RCU stall. The
-    lines have no times.
+    A splat reports a bug in the kernel: WARNING, BUG, oops, lockdep, KASAN, RCU stall. The lines
+    in TEXT have no times.
     """
     end = 0
     for index, line in enumerate(text):
@@ -84,7 +84,7 @@ def splats(text: Sequence[str]) -> Iterator[range]:
         last = min(len(text), start + _LONGEST_TRACE)
         ends = (at for at in range(index, last) if _END.search(text[at]))
         end = next(ends, last - 1)
-        end += text[end] != _CUT  # which begins another one
+        end += text[end] != _CUT  # _CUT begins the next splat
         yield range(start, end)
 
 

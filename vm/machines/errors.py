@@ -1,4 +1,4 @@
-"""What keeps a machine from being started, or its guest from coming up."""
+"""The errors of starting a machine and booting its guest."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ class MachineError(Exception):
 
 
 class ComposeError(MachineError):
-    """virtme-ng made no QEMU command; the message is what it said, or how to install it."""
+    """virtme-ng made no QEMU command; the message quotes it, or says what to install."""
 
 
 class BootFailed(MachineError):  # noqa: N818 (reads as what happened)
-    """The kernel did not come up to the guest's Python; the message ends with its console.
+    """The guest's Python did not start; the message ends with the end of the console.
 
-    `timed_out` tells a guest that was given up from one that ended.
+    `timed_out`: the guest was killed at its deadline; otherwise it ended by itself.
     """
 
     def __init__(self, message: str, *, timed_out: bool) -> None:

@@ -1,8 +1,8 @@
-"""The "interpreter" that execnet starts: its standard streams are those of a guest's Python.
+"""The "interpreter" that execnet starts: it connects execnet with the Python in a guest.
 
-Run as `python -S -E gateway.py DIRECTORY -u -c BOOTSTRAP`. The guest was booted by someone else
-(`machine`) and its Python waits for execnet's first line; DIRECTORY has the pipes to it. Ends when
-the guest is gone, or execnet is. Standard library only, quick to start.
+Run as `python -S -E gateway.py DIRECTORY -u -c BOOTSTRAP`. `machine` has booted the guest, in which
+a Python waits for execnet's first line; DIRECTORY has the pipes to it. The program ends when the
+guest or execnet ends. Standard library only, so that it starts quickly.
 """
 
 import _thread
@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 
-# What execnet makes an interpreter run; `plain` runs it in the guest.
+# The program that execnet has an interpreter run; the Python in the guest runs it.
 BOOTSTRAP = "import sys;exec(eval(sys.stdin.readline()))"
 
 TO_GUEST = "to-guest"
@@ -24,11 +24,11 @@ def main(arguments: list[str]) -> int:
     directory, *options = arguments
     if options[-2:] != ["-c", BOOTSTRAP]:
         sys.stderr.write(
-            "pytest-bpflink: this version of execnet starts its interpreters in another way than"
-            f" guests are prepared for: {options}\n"
+            "pytest-bpflink: guests are not prepared for this version of execnet, which starts"
+            f" interpreters with {options}\n"
         )
         return 2
-    # Ctrl-C reaches the whole group: it is for pytest, which then closes our streams.
+    # Ctrl-C reaches the whole process group. pytest handles it, and then closes our streams.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         # Without O_NONBLOCK this would wait for a QEMU that may be dead.

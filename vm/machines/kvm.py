@@ -1,4 +1,4 @@
-"""Hardware acceleration that really works, and why not where it does not."""
+"""Finds out by booting a guest whether KVM works on this host, and if not, why."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _DEADLINE = 20.0
 def detect(kernel: Kernel) -> Acceleration:
     """Return the acceleration to use on this machine.
 
-    The device is no proof: on hosts that are guests themselves it may open, create machines, and
-    yet boot no kernel. So KERNEL is booted with it, once per boot of the host and version of QEMU;
-    the answer is kept in the cache. Raises MachineError if there is no QEMU.
+    /dev/kvm proves nothing: if the host is itself a guest, the device may open and create machines,
+    and yet boot no kernel. So KERNEL is booted with KVM, once per boot of the host and version of
+    QEMU; the answer is kept in the cache. Raises MachineError if there is no QEMU.
     """
     lacking = absence()
     if lacking:
@@ -40,7 +40,7 @@ def detect(kernel: Kernel) -> Acceleration:
     known = _recall(cache, key)
     if known:
         return known
-    from filelock import FileLock  # as long to import as all else here takes
+    from filelock import FileLock
 
     cache.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(cache.with_suffix(".lock")):
@@ -53,7 +53,7 @@ def detect(kernel: Kernel) -> Acceleration:
 
 
 def absence() -> str:
-    """Say why KVM is not even worth a try here, in one phrase; empty where it is."""
+    """Return why KVM can't be tried on this host, in one phrase; empty if it can."""
     if not _DEVICE.exists():
         return f"there is no {_DEVICE}"
     if not os.access(_DEVICE, os.R_OK | os.W_OK):
@@ -97,6 +97,6 @@ def _boot_id() -> str:
 
 def _qemu() -> str:
     program = qemu.find()
-    # To ask it for its version would take as long as a tenth of restoring a guest.
+    # Asking QEMU for its version takes a tenth of the time of restoring a guest.
     stat = program.stat()
     return f"{program} {stat.st_size} {stat.st_mtime_ns}"

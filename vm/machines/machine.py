@@ -1,8 +1,7 @@
 """One virtual machine: a QEMU process from its start to its death.
 
-Knows processes, pipes and deadlines. What QEMU is told and what the guest runs is `plain`'s
-business here, and that of `warm` for the guests it makes; which kernel and which acceleration are
-given.
+Knows processes, pipes and deadlines. `plain` composes QEMU's command and the program of the guest;
+`warm.cold` composes others. The caller chooses the kernel and the acceleration.
 """
 
 from __future__ import annotations
@@ -32,24 +31,24 @@ if TYPE_CHECKING:
     from pytest_bpflink.vm.kernels import Kernel
     from pytest_bpflink.vm.machines.acceleration import Acceleration
 
-# Emulated, a guest is this much slower, and more so while its neighbours boot.
+# An emulated guest is so many times as slow, and slower still while other guests boot.
 _TCG_FACTOR = 5
 
-# As much as Linux grants anyone (/proc/sys/fs/pipe-max-size).
+# The most that Linux grants any user (/proc/sys/fs/pipe-max-size).
 _PIPE_BYTES = 1 << 20
 
-# Guests are started side by side, by threads that must agree on the one that lasts.
+# Threads start guests side by side; only one of them may make the thread of `_starter`.
 _CHOOSING = threading.Lock()
 
 
 class Machine:
     """A guest that runs one Python, which execnet reaches through `gateway_python`.
 
-    With a SESSION (`session.call`) it runs a command instead, which `session.run` attends to.
+    With a SESSION (from `session.call`) it runs a command instead, which `session.run` connects.
 
-    DIRECTORY holds the machine's files and must be its own, new one. Nothing the guest writes
-    reaches the host, but for what it writes in WRITABLE. No QEMU survives the process that started
-    it, however that ends.
+    DIRECTORY holds the machine's files: a new directory for each machine. The guest's writes reach
+    the host only in WRITABLE. QEMU dies with the process that started it, however that process
+    ends.
     """
 
     def __init__(
@@ -118,7 +117,7 @@ class Machine:
         self._launch(command)
 
     def _launch(self, command: Sequence[str], *, pass_fds: Sequence[int] = ()) -> None:
-        """Start a QEMU with pipes to it, in place of the one before."""
+        """Start a QEMU with pipes to it; an earlier QEMU of this machine is killed."""
         self.kill()
         self._undo.close()
         with ExitStack() as undo:
@@ -133,7 +132,7 @@ class Machine:
                     stdout=by_guest,
                     stderr=log,
                     pass_fds=pass_fds,
-                    # Ctrl-C is for pytest, which ends its guests when it is done with them.
+                    # pytest alone handles Ctrl-C, and ends its guests afterwards.
                     start_new_session=True,
                 )
             except FileNotFoundError:
@@ -142,13 +141,13 @@ class Machine:
     def wait_ready(self, timeout: float = 60.0) -> None:
         """Return when the guest's Python is about to run.
 
-        TIMEOUT is in seconds under KVM, and five times as much where the guest is emulated. Raises
-        BootFailed, with the end of the console; the machine is dead then.
+        TIMEOUT is in seconds under KVM; an emulated guest has five times as long. Raises
+        BootFailed, with the end of the console; the machine is then dead.
         """
         self._await(plain.READY, timeout)
 
     def _await(self, line: bytes, timeout: float) -> None:
-        """Read what the guest says up to a LINE, or raise BootFailed."""
+        """Read the guest's output up to LINE, or raise BootFailed."""
         scaled = self._scaled(timeout)
         deadline = time.monotonic() + scaled
         poll = select.poll()
@@ -159,7 +158,7 @@ class Machine:
                 self.kill()
                 message = self._obituary(f"was not up after {scaled:.0f} s")
                 raise BootFailed(message, timed_out=True)
-            # Byte by byte: what follows belongs to execnet.
+            # Byte by byte: the bytes after LINE belong to execnet.
             byte = os.read(self._from_guest, 1)
             if not byte:
                 self.kill()
@@ -170,7 +169,7 @@ class Machine:
     @property
     def gateway_python(self) -> str:
         """What to write after `popen//python=` for execnet to run its worker in the guest."""
-        # site-packages and PYTHON* would only cost time.
+        # Without site-packages and PYTHON* variables it starts faster.
         command = [sys.executable, "-S", "-E", gateway.__file__, str(self.directory)]
         # execnet splits its specification at double slashes; in a path they mean one.
         return shlex.join(re.sub("//+", "/", argument) for argument in command)
@@ -204,15 +203,15 @@ class Machine:
         return seconds if self.acceleration.kvm else seconds * _TCG_FACTOR
 
     def _pipe(self, undo: ExitStack, name: str, mode: int) -> int:
-        """Make a pipe, and return QEMU's end of it; ours stays open as long as the machine.
+        """Make a pipe, and return QEMU's end of it; our end stays open as long as the machine.
 
-        A pipe with a name, since the gateway that execnet will start is no child of ours; and a
-        pipe, since QEMU opens its standard streams anew through /proc, which no socket allows.
+        The pipe has a name, for execnet starts the gateway, which inherits nothing from here. It is
+        no socket, for QEMU reopens its standard streams through /proc, which sockets don't allow.
         """
         path = self.directory / name
         os.mkfifo(path, 0o600)
         self._undo.callback(path.unlink)
-        # A FIFO opens at once for reading and writing; then neither end waits for the other.
+        # Opening a FIFO for both never waits; afterwards neither end waits for the other.
         both = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         undo.callback(os.close, both)
         theirs = os.open(path, mode | os.O_CLOEXEC)
@@ -223,7 +222,7 @@ class Machine:
             self._from_guest = ours
         else:
             self._to_guest = ours
-            # Room for all that is written before the guest reads: nobody waits for one that hangs.
+            # Room for all that is written before the guest reads: a guest that hangs blocks nobody.
             with suppress(PermissionError):
                 fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         return theirs
@@ -233,7 +232,7 @@ class Machine:
             f"Linux {self.kernel.release} {what} before its Python ran ({self.acceleration.reason})"
         )
         if self.console_log.parent != self.directory:
-            # That of the machine goes with it.
+            # A log in the machine's directory is removed with it.
             happened += f". Full console: {self.console_log}"
         quotes = [
             self.console_tail() or "(the console is empty)",
@@ -248,7 +247,7 @@ def _in_lasting_thread(
 ) -> subprocess.Popen[bytes]:
     """Start a QEMU in a thread that lives as long as this process.
 
-    QEMU dies with the thread that starts it, for so PR_SET_PDEATHSIG is defined (prctl(2)).
+    PR_SET_PDEATHSIG kills QEMU when the thread that started it ends (prctl(2)).
     """
     if threading.current_thread() is threading.main_thread():
         return start(command, **options)
@@ -259,7 +258,7 @@ def _in_lasting_thread(
 
 @cache
 def _starter() -> Executor:
-    from concurrent.futures import ThreadPoolExecutor  # brings logging; `bpflink vm` needs neither
+    from concurrent.futures import ThreadPoolExecutor
 
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="qemu")
 
@@ -267,9 +266,9 @@ def _starter() -> Executor:
 def _dying_with_parent() -> list[str]:
     """Return the beginning of a command that does not outlive the thread that starts it.
 
-    setpriv sets PR_SET_PDEATHSIG and executes the shell, which keeps it; should this process have
-    died just before, the shell has another parent by now and goes no further. A preexec_fn would do
-    the same and can deadlock where other threads run, as execnet's do.
+    setpriv sets PR_SET_PDEATHSIG and executes the shell, which inherits the setting. If this
+    process died just before, the shell has another parent, and executes nothing. A preexec_fn would
+    do the same, but can deadlock where other threads run, as execnet's do.
     """
     check = f'[ "$PPID" = {os.getpid()} ] && exec "$@"'
     return ["setpriv", "--pdeathsig", "KILL", "sh", "-c", check, "sh"]

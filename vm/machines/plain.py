@@ -1,7 +1,7 @@
-"""A plain guest: virtme-ng's own init on the host's root, as virtme-ng composes it.
+"""A plain guest: virtme-ng's init on the host's root, as virtme-ng composes it.
 
-Knows what the guest runs, and which of the host's directories it needs. Starting, watching and
-ending QEMU is `machine`'s business.
+Knows the program of the guest, and the directories of the host that it needs. `machine` starts,
+watches and ends QEMU.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _SESSION = guest.DIRECTORY / "session.py"
 # The line that GUEST_SCRIPT prints once the guest is ready.
 READY = b"bpflink: guest ready\n"
 
-# virtme-ng's init mounts a tmpfs on each: what the host has there is not seen by the guest.
+# virtme-ng's init mounts a file system on each, which hides the host's files there from the guest.
 _HIDDEN = ("/run", "/dev", "/proc", "/sys", "/var/log", "/var/tmp", "/var/cache")  # noqa: S108
 
-# Where programs keep what they write, beside the working directory.
+# Variables with directories that programs write to, beside the working directory.
 _WRITABLE_VARIABLES = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "BPFLINK_CACHE", "PYTHONPYCACHEPREFIX")
 
 
@@ -39,8 +39,8 @@ _WRITABLE_VARIABLES = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "BPFLINK_CACHE", "PYT
 class Worker:
     """The Python to run in the guest: its executable, directory and environment, as on the host.
 
-    `writable` is the one directory of the host that it may write to. With a `session` it runs a
-    command, and no worker of execnet's; these are the arguments of `guest/session.run`.
+    `writable` is the only directory of the host that it may write to. With a `session`, which are
+    arguments of `run` in guest/session.py, it runs a command and no worker of execnet's.
     """
 
     python: str
@@ -72,11 +72,11 @@ def compose(
 ) -> list[str]:
     """Return the QEMU command of a guest; its files are made in DIRECTORY.
 
-    The command's stdin and stdout are to be pipes: they are those of the guest's Python.
+    Start the command with pipes as stdin and stdout: the guest's Python gets them as its own.
     Raises ComposeError.
     """
     launch = directory / "launch.sh"
-    # It holds the environment, secrets and all.
+    # It holds the environment, with all secrets.
     launch.touch(mode=0o600)
     launch.write_text(worker.launch_script())
     composed = virtme.compose(
@@ -100,8 +100,8 @@ def compose(
 def _overlaid(worker: Worker) -> list[str]:
     """Return the directories on which the guest has an overlay, so that tests can write there.
 
-    What is written stays in the guest: the host's files are below, and read-only. The first are
-    those of `vng`; the kernel's command line has no room for every directory of a root.
+    Writes stay in the guest; below the overlay the host's files are read-only. `usual` are the
+    directories of `vng`; the kernel's command line has no room for every directory of a root.
     """
     usual = {"etc", "home", "opt", "srv", "tmp", "usr", "var"}
     named = [worker.environment.get(name, "") for name in _WRITABLE_VARIABLES]

@@ -1,4 +1,4 @@
-"""The QEMU of this host: what it is called, where it is, and the package that has it."""
+"""The QEMU of this host: its name, its path, and the package that has it."""
 
 from __future__ import annotations
 

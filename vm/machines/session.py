@@ -1,7 +1,7 @@
 """A command in a guest, as if it ran here: streams, terminal, signals, exit status.
 
-Knows the host's end of the guest's pipes; the guest's is in `guest/session.py`, with the frames
-between them. What is said of a guest that died is the caller's business.
+Knows the host's end of the guest's pipes. `guest/session.py` has the guest's end, and the frames.
+The caller reports a guest that died.
 """
 
 from __future__ import annotations
@@ -27,27 +27,30 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.vm.machines.machine import Machine
 
-# Input that the command has not taken yet; what is more stays where it comes from.
+# The most input, in bytes, that is sent before the command takes it; then we stop reading ours.
 _MOST_INPUT = 1 << 18
 
 _CHUNK = 1 << 16
 
-# What would end a command here is passed on; the third within two seconds ends the guest, since
-# one that hangs passes nothing on. On a terminal Ctrl-C is a character, and Ctrl-] takes its part.
+# Signals that end a command are passed on to the one in the guest. The third within two seconds
+# ends the guest, which may hang. On a terminal Ctrl-C is sent as a character; there three Ctrl-]
+# end the guest.
 _ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 _PASSED_ON = {*_ENDING, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT}
 _ESCAPE = b"\x1d"
 _TIMES, _WITHIN = 3, 2.0
 
-# Longer than that it waits for whoever reads our output, which a user who gives up need not.
+# How long `run` waits at its end for the thread that reads frames. If that takes longer, the thread
+# is writing to a blocked output, for which a user who gave up the guest need not wait.
 _LAST_RING_SECONDS = 0.5
 
 
 def call(command: Sequence[str]) -> dict[str, Any]:
-    """Return what a machine is told to run this command on streams like this process's."""
+    """Return the SESSION of a Machine that runs COMMAND on streams like this process's."""
     return {
         "command": list(command),
-        # Emulated, each directory of PATH takes milliseconds; most files are the same here.
+        # An emulated guest takes milliseconds to look into each directory of PATH; the host looks,
+        # for most files are the same.
         "program": shutil.which(command[0]) or command[0],
         "size": _size() if _is_on_terminal() else None,
         "merged": _is_one_output(),
@@ -55,10 +58,10 @@ def call(command: Sequence[str]) -> dict[str, Any]:
 
 
 def run(machine: Machine) -> int | None:
-    """Attend to the command of a guest that is ready, on this process's standard streams.
+    """Connect the command of a ready guest with this process's standard streams and signals.
 
-    Return its status as Popen does, negative for a signal; None if the guest ended before it, of
-    itself or by the user's will. To be called in the main thread, which has the signals.
+    Return the command's status as Popen does, negative for a signal; None if the guest ended before
+    the command, by itself or by the user. Call it in the main thread, which gets the signals.
     """
     with ExitStack() as undo:
         return _Session(machine, undo).run()
@@ -73,7 +76,7 @@ class _Session:
         self._on_terminal = _is_on_terminal()
         self._to_guest = self._open(gateway.TO_GUEST, os.O_WRONLY)
         self._from_guest = self._open(gateway.FROM_GUEST, os.O_RDONLY)
-        # Signals, and the thread that reads, have the main thread look after things.
+        # Signals, and the thread that reads frames, wake up the main thread through this pipe.
         self._bell, self._ringer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         undo.callback(os.close, self._bell)
         undo.callback(os.close, self._ringer)
@@ -88,7 +91,7 @@ class _Session:
         if self._on_terminal:
             self._undo.callback(termios.tcsetattr, 0, termios.TCSADRAIN, termios.tcgetattr(0))
             tty.setraw(0)
-        # One that waits for whoever reads our output must not keep the rest waiting.
+        # In a thread, for a blocked output of ours must not delay input and signals.
         reader = threading.Thread(target=self._read_frames, daemon=True)
         reader.start()
         poll = select.poll()
@@ -102,9 +105,9 @@ class _Session:
                 elif listens:
                     self._relay_input()
                 elif events:
-                    # It was hung up, of which poll tells whether it is asked or not.
+                    # The input was hung up, which poll reports even if no event is asked for.
                     poll.unregister(0)
-        # It rings once more, and the bell is about to be closed.
+        # The thread rings once more, and the bell is about to be closed.
         reader.join(_LAST_RING_SECONDS)
         return self._status
 
@@ -120,7 +123,7 @@ class _Session:
         before = signal.set_wakeup_fd(self._ringer, warn_on_full_buffer=False)
         self._undo.callback(signal.set_wakeup_fd, before)
         for number in (*_PASSED_ON, signal.SIGWINCH):
-            # What is ignored, by nohup for one, stays so.
+            # An ignored signal, as SIGHUP under nohup, stays ignored.
             if signal.getsignal(number) != signal.SIG_IGN:
                 self._undo.callback(signal.signal, number, signal.signal(number, _do_nothing))
 
@@ -164,7 +167,7 @@ class _Session:
         self._write(guest.FRAME.pack(kind, len(contents)) + contents)
 
     def _write(self, data: bytes) -> None:
-        with contextlib.suppress(BrokenPipeError):  # of which the other pipe tells
+        with contextlib.suppress(BrokenPipeError):  # the guest ended, so the other pipe does
             while data:
                 data = data[os.write(self._to_guest, data) :]
 
@@ -187,13 +190,13 @@ class _Session:
             try:
                 _write_out(1 if kind == guest.OUTPUT else 2, contents)
             except OSError:
-                # The command shall learn that nobody reads it.
+                # Nobody reads our output: have the guest close the command's.
                 self._unread.append(kind)
                 self._ring()
         else:
             if kind == guest.STARTED:
                 if self._on_terminal:
-                    # It may have another size than when the guest was started.
+                    # The terminal may have been resized since the guest was started.
                     self._send_size()
                 self._runs = True
             elif kind == guest.TAKEN:
@@ -206,14 +209,14 @@ class _Session:
 
 
 def _do_nothing(_number: int, _frame: object) -> None:
-    """Be a handler: signals are read from the bell."""
+    """Handle a signal: its number is read from the bell."""
 
 
 def _write_out(descriptor: int, data: bytes) -> None:
     while data:
         try:
             data = data[os.write(descriptor, data) :]
-        except BlockingIOError:  # somebody shares it who has it so
+        except BlockingIOError:  # a process that shares the file set O_NONBLOCK
             select.select([], [descriptor], [])
 
 
@@ -227,7 +230,7 @@ def _size() -> tuple[int, int]:
 
 
 def _is_one_output() -> bool:
-    """Whether both outputs go to the same place, where the order of lines counts."""
+    """Whether both outputs are the same file, in which the order of lines counts."""
     with contextlib.suppress(OSError):
         return os.path.samestat(os.fstat(1), os.fstat(2))
     return False

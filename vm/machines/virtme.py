@@ -1,7 +1,7 @@
-"""virtme-ng composes a machine's QEMU command; it is run as a program.
+"""Runs virtme-ng, as a program, to compose a machine's QEMU command.
 
-Knows how virtme-ng is found, run and explained, and what every guest is told. What a guest runs is
-`plain`'s and `guest_image`'s business.
+Knows its path, options and errors, and the kernel parameters of every guest. `plain` and
+`guest_image` know what a guest runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.vm.kernels import Kernel
     from pytest_bpflink.vm.machines.acceleration import Acceleration
 
-# The kernel's usual modules but for those that need a policy, where its config is not known.
+# If the kernel's config is unknown: its usual security modules, less those that need a policy.
 _USUAL_LSM = "landlock,lockdown,yama"
 
 
@@ -40,25 +40,25 @@ def compose(
 ) -> list[str]:
     """Return the QEMU command of a machine; virtme-ng's OPTIONS say what it runs.
 
-    The command's stdin and stdout are to be pipes. Files are made in DIRECTORY. Raises
+    Start the command with pipes as stdin and stdout. Files are made in DIRECTORY. Raises
     ComposeError.
     """
     program = virtme_run()
-    # It looks for its other programs there: virtme-prep-kdir-mods, for build trees.
+    # For build trees virtme-run looks for virtme-prep-kdir-mods on PATH.
     path = f"{os.environ.get('PATH', os.defpath)}:{Path(program).parent}"
     command = [
         program,
         *("--kimg", str(kernel.image), "--mods", "auto" if kernel.modules else "none"),
         *("--name", host_name(kernel)),
         *("--memory", f"{memory_mib}M", "--cpus", str(cpus)),
-        # Where virtiofsd is found but does not work, virtme-ng loses 3 s finding out.
+        # virtme-ng would wait 3 s for a virtiofsd that is installed but does not work.
         "--force-9p",
         *([] if acceleration.kvm else ["--disable-kvm"]),
         *options,
         *("--save-initramfs", str(directory / "initramfs")),
         *("--dry-run", "--show-command"),
     ]
-    # With its standard streams at hand it gives the guest ports to talk through, whatever they are.
+    # virtme-run makes virtio ports only if it has standard streams, of whatever kind.
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -70,7 +70,7 @@ def compose(
     )
     if done.returncode or not done.stdout.strip():
         raise ComposeError(_explain(done.stderr))
-    # virtme-ng would rather emulate than fail; what is reported as KVM shall be KVM.
+    # With accel=kvm:tcg QEMU would emulate where KVM fails; a guest reported as KVM must use it.
     return [word.replace("accel=kvm:tcg", "accel=kvm") for word in shlex.split(done.stdout)]
 
 
@@ -85,25 +85,25 @@ def virtme_run() -> str:
 
 
 def host_name(kernel: Kernel) -> str:
-    """Return a guest's name: never this host's, which plugins would take for the same machine."""
+    """Return a guest's host name; with the host's, plugins would take both for one machine."""
     return f"bpflink-{re.sub('[^a-z0-9]+', '-', kernel.id.lower())}".rstrip("-")
 
 
 def kernel_options(kernel: Kernel) -> Iterator[str]:
-    """Yield what every guest's kernel is told."""
+    """Yield the kernel parameters of every guest."""
     yield "oops=panic"
     yield "panic=-1"
-    # Warnings and worse; virtme-ng's own choice shows nothing but a panic.
+    # Warnings and worse; virtme-ng's default shows panics only.
     yield "loglevel=5"
     modules = kernel.config.get("CONFIG_LSM", _USUAL_LSM)
     yield f"lsm={modules}" if "bpf" in modules.split(",") else f"lsm={modules},bpf"
 
 
 def redirected(command: list[str], *, console: Path, errors: Path) -> list[str]:
-    """Send the guest's console and errors to files.
+    """Return COMMAND with the guest's console and errors sent to files.
 
-    virtme-ng discards the one, and has the other overwrite QEMU's own standard error. Standard
-    output that does not come through the worker's port (/dev/stdout) would garble its channel.
+    virtme-ng discards the console, and lets the errors overwrite QEMU's standard error. ERRORS also
+    gets the guest's /dev/stdout, which would garble the channel of the worker's port.
     """
     files = {"console": console, "stderr": errors, "dev_stdout": errors, "dev_stderr": errors}
     result = []
@@ -118,7 +118,7 @@ def redirected(command: list[str], *, console: Path, errors: Path) -> list[str]:
 
 
 def _explain(errors: str) -> str:
-    """Return what virtme-ng said, less its traceback, and what to install."""
+    """Return the last line of virtme-ng's errors, and what to install."""
     last = next(iter(errors.strip().splitlines()[-1:]), "it said nothing")
     hints = {
         "cannot find qemu": f"QEMU is not installed: apt-get install {qemu.package()}",

@@ -1,7 +1,6 @@
-"""The QEMU command of our own guests: what virtme-ng composes, with another image in it.
+"""The QEMU command of our own guests: virtme-ng's command, changed to boot our image.
 
-Knows how that command is taken apart. Processes are `machine`'s business, the order of things that
-of `warm`.
+Knows the words of that command. `cold` and `warm` choose when to run it, `machine` runs it.
 """
 
 from __future__ import annotations
@@ -24,21 +23,22 @@ if TYPE_CHECKING:
 # Ports that only virtme-ng's init uses; each costs time at every start.
 _UNUSED_PORTS = ("dev_stdout", "dev_stderr", "ret")
 
-# Beside the host's root a machine shares another directory, which it is told at each start: what is
-# saved does not depend on it.
+# A machine shares a second directory of the host, beside the root. Its path is an option of each
+# start (`share`), so that no save depends on it.
 _ROOT_TAG = "mount_tag=/dev/root"
 SHARE_TAG = "bpflink"
 _SHARE = "writable"
 
-# What differs between a guest that boots and one that is restored.
+# The options of a guest that boots; one that is restored has none of them.
 _BOOT_OPTIONS = ("-kernel", "-initrd", "-append")
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A machine: how QEMU makes it, where the console is, where its kernel's modules are.
+    """A machine: QEMU's command, the kernel parameters of its consoles, the modules' directory.
 
-    `modules` is as seen from `Kernel.modules`, for the kernel may be elsewhere at the next start.
+    If `modules` lies below `Kernel.modules` it is relative to that, for at the next start the
+    kernel may be in another place.
     """
 
     command: tuple[str, ...]
@@ -63,7 +63,7 @@ class Blueprint:
             cwd=directory,
             memory_mib=memory_mib,
             cpus=cpus,
-            # Only where something is to be run are there ports to talk through.
+            # virtme-ng makes the virtio ports only if the guest has something to run.
             options=["--script-sh", "true"],
         )
         parameters = shlex.split(composed[composed.index("-append") + 1])
@@ -82,9 +82,9 @@ class Blueprint:
             return None
         return kernel.modules / self.modules
 
-    def booting(self, *, image: Path, initramfs: Path, init: Sequence[str]) -> list[str]:
-        """Return the options that boot an image; INIT is what the kernel is told of its init."""
-        append = " ".join([*self.consoles, *init])
+    def booting(self, *, image: Path, initramfs: Path, parameters: Sequence[str]) -> list[str]:
+        """Return the options that boot IMAGE with the consoles' and these kernel PARAMETERS."""
+        append = " ".join([*self.consoles, *parameters])
         return ["-kernel", str(image), "-initrd", str(initramfs), "-append", append]
 
 
@@ -98,33 +98,33 @@ def _seen_from(root: Path | None, path: str) -> str:
 def kernel_parameters(
     kernel: Kernel, *, acceleration: Acceleration, append: Sequence[str]
 ) -> list[str]:
-    """Return what the kernel of one of our own guests is told."""
+    """Return the kernel parameters of one of our own guests."""
     return [
         *virtme.kernel_options(kernel),
-        # An emulated processor does not speculate, and detours at indirect calls take a tenth of
-        # its time. Not mitigations=off, which has the verifier let more programs pass (6.7).
+        # An emulated processor does not speculate, and retpolines take a tenth of its time. Not
+        # mitigations=off: with it the verifier accepts more programs since Linux 6.7.
         *([] if acceleration.kvm else ["spectre_v2=off"]),
-        # Freed memory is then saved as holes.
+        # Freed pages are then zero, and become holes in the save.
         "init_on_free=1",
-        # Emulated, the tests that a kernel has of its cryptography take 0.6 s.
+        # The kernel's self-tests of its cryptography take 0.6 s under emulation.
         "cryptomgr.notests",
-        # A tmpfs would have half of the memory, and the image needs more where there is little.
+        # A tmpfs may take half of the memory, which in a small guest is too little for the image.
         "rootfstype=ramfs",
-        # A script, for what the kernel does not know it hands to init as arguments: a Python would
-        # take the first for its program.
+        # A script: the kernel hands parameters that it does not know to init as arguments, and a
+        # Python would take the first one for its program.
         f"rdinit={guest_image.AGENT}",
         *append,
     ]
 
 
 def memory(*, mib: int) -> list[str]:
-    """Return the options for memory that is read from what was saved with a `memory_file`."""
+    """Return the options for memory that is restored from the state, and not from a file."""
     backend = f"memory-backend-ram,id=ram,size={mib}M"
     return ["-object", backend, "-machine", "memory-backend=ram"]
 
 
 def memory_file(path: Path, *, mib: int, shared: bool) -> list[str]:
-    """Return the options that make a file the machine's memory: itself if shared, else its copy."""
+    """Return the options that map PATH as the memory, shared with the file or copy-on-write."""
     escaped = str(path).replace(",", ",,")
     share = "on" if shared else "off"
     backend = f"memory-backend-file,id=ram,size={mib}M,mem-path={escaped},share={share}"
@@ -132,7 +132,7 @@ def memory_file(path: Path, *, mib: int, shared: bool) -> list[str]:
 
 
 def share(directory: Path, *, writable: bool) -> list[str]:
-    """Return the options that share a directory, under `SHARE_TAG`."""
+    """Return the options that share a directory with the guest, under `SHARE_TAG`."""
     escaped = str(directory).replace(",", ",,")
     options = "security_model=none,multidevs=remap" + ("" if writable else ",readonly=on")
     return ["-fsdev", f"local,id={_SHARE},path={escaped},{options}"]
@@ -145,7 +145,7 @@ def monitor(descriptor: int) -> list[str]:
 
 
 def _with_share(command: Iterable[str]) -> Iterator[str]:
-    """Add a device for the share, of the same kind as the root's is."""
+    """Add a device for the share, of the same kind as the device for the root."""
     for word in command:
         yield word
         if word.endswith(_ROOT_TAG):
@@ -153,10 +153,10 @@ def _with_share(command: Iterable[str]) -> Iterator[str]:
 
 
 def _without_slow(command: Iterable[str]) -> Iterator[str]:
-    """Leave out what an emulated processor claims to do fast, and does byte by byte.
+    """Leave out the feature erms of an emulated processor.
 
-    QEMU's TCG has the "enhanced" string instructions of x86, by which kernel and libc then clear
-    and copy memory.
+    With it kernel and libc clear and copy memory by x86's "enhanced" string instructions, which
+    QEMU's TCG executes byte by byte.
     """
     options = list(command)
     for option, word in zip(["", *options], options, strict=False):
@@ -165,10 +165,10 @@ def _without_slow(command: Iterable[str]) -> Iterator[str]:
 
 
 def _without_unused(command: Sequence[str]) -> Iterator[str]:
-    """Leave out boot options, and ports that nobody uses, and room for more.
+    """Leave out boot options and unused ports, and limit the ports of each controller.
 
-    Each controller has two queues a port, for 31 ports if it is not told otherwise, and QEMU's main
-    loop looks at all of them whenever it wakes. The first port is kept for a console.
+    A controller has two queues for each of up to 31 ports by default, and QEMU's main loop looks at
+    all queues whenever it wakes. Each has two ports here: the first is reserved for a console.
     """
     words = list(command)
     for port in _UNUSED_PORTS:

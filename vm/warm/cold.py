@@ -1,7 +1,7 @@
-"""Cold guests: the image of warm ones, booted at each start.
+"""Cold guests: booted from our own image at each start, and never saved.
 
-Knows the order of things: image, boot, letter, worker. The QEMU command is `blueprint`'s business,
-the image `guest_image`'s, the letter `letter`'s, processes are `machine`'s.
+Knows the order of the steps: image, boot, letter, worker. `guest_image`, `blueprint`, `letter` and
+`machine` do them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.vm.kernels import Kernel
 
-# What the agent says when it has imported everything (agent.BOOTED).
+# The line that the agent prints when everything is imported (BOOTED in guest/agent.py).
 BOOTED = b"bpflink: guest booted\n"
 
 
@@ -33,20 +33,20 @@ def _hush(text: str) -> None:
 
 
 class ColdMachine(Machine):
-    """A guest of our own: the host's Python in an image of its own, on the host's root.
+    """A guest of our own: it boots an image that holds the host's Python, and has the host's root.
 
-    Where no such image can be made of this Python or for this kernel, it is a plain guest.
+    If no image can be made of this Python or for this kernel, it is a plain guest, as `Machine`.
     """
 
     def __init__(
         self, kernel: Kernel, *, say: Callable[[str], None] = _hush, **options: Any
     ) -> None:
-        """As Machine; SAY is told what takes time, and why a guest is another than asked for."""
+        """As Machine; SAY is called with a sentence for each slow step and each fallback."""
         super().__init__(kernel, **options)
         self._say = say
         self._blueprint: Blueprint
         self._inventory: Inventory
-        # What `wait_ready` has to do.
+        # The rest of the start, which `wait_ready` calls with its timeout.
         self._next: Callable[[float], None] = self._wait_booted
 
     def start(self) -> None:
@@ -71,10 +71,8 @@ class ColdMachine(Machine):
         self._boot()
 
     def _boot(self, options: Iterable[str] = (), pass_fds: Sequence[int] = ()) -> None:
-        """Start a QEMU that boots the image, with these options more."""
-        from pytest_bpflink.vm.image import (
-            unpack_kernel,  # and what unpacks it, which restoring takes none of
-        )
+        """Start a QEMU that boots the image; OPTIONS are added to its command."""
+        from pytest_bpflink.vm.image import unpack_kernel
 
         files = self._boot_files
         shutil.rmtree(files, ignore_errors=True)
@@ -91,12 +89,11 @@ class ColdMachine(Machine):
         guest_image.build(initramfs, self._inventory, modules=drawn.modules_of(self.kernel))
         if not unpack_kernel.unpack(self.kernel.image, image):
             image = self.kernel.image
-        init = self._kernel_parameters
         self._blueprint = drawn
-        self._run(
-            [*drawn.command, *drawn.booting(image=image, initramfs=initramfs, init=init), *options],
-            pass_fds,
+        booting = drawn.booting(
+            image=image, initramfs=initramfs, parameters=self._kernel_parameters
         )
+        self._run([*drawn.command, *booting, *options], pass_fds)
 
     def _run(self, command: Sequence[str], pass_fds: Sequence[int]) -> None:
         errors = self.directory / "stderr.log"
@@ -107,7 +104,7 @@ class ColdMachine(Machine):
         )
 
     def _share(self) -> list[str]:
-        """Return the options for the directory that the guest may write to, or for an empty one."""
+        """Return the options that share the writable directory, or else an empty one."""
         if self._worker.writable:
             return blueprint.share(self._worker.writable, writable=True)
         nothing = self.directory / "nothing"
@@ -120,11 +117,11 @@ class ColdMachine(Machine):
 
     def _await_agent(self, timeout: float) -> None:
         self._await(BOOTED, timeout)
-        # QEMU has read them; they are larger than all that a guest keeps.
+        # QEMU has read these files, which are larger than all others of a guest.
         shutil.rmtree(self._boot_files, ignore_errors=True)
 
     def _hand_over(self, timeout: float) -> None:
-        """Tell the agent what only this guest has, and wait for its Python."""
+        """Send the agent the letter, and wait for the guest's Python."""
         modules = self._blueprint.modules_of(self.kernel)
         contents = letter.compose(
             self._worker,
@@ -137,12 +134,12 @@ class ColdMachine(Machine):
             try:
                 contents = contents[os.write(self._to_guest, contents) :]
             except BrokenPipeError:
-                break  # the guest is dead, which is noticed next
+                break  # the guest is dead: wait_ready raises BootFailed
         super().wait_ready(timeout)
 
     @property
     def _plugin(self) -> str:
-        """What a worker compares with what it has imported of the plugin."""
+        """The letter's digest of the plugin; empty for a session, or if Python finds another."""
         known = self._inventory
         if self._worker.session or not known.has_this_plugin:
             return ""

@@ -1,7 +1,7 @@
-"""What the distributions that are installed for a Python offer: their entry points, as text.
+"""The entry points of the distributions that are installed for a Python, as text.
 
-Knows how they lie in site-packages. A guest is told, for each file of the host's costs it a
-millisecond, and pytest looks through all of them twice.
+Knows their files in site-packages. The letter holds them, for pytest reads all of them twice, and
+over 9p a guest would take a millisecond for each.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FILE = "entry_points.txt"
 
 
 def read(directories: Iterable[str]) -> dict[str, str | None]:
-    """Return what each distribution in these directories offers, by path; None for nothing."""
+    """Return the entry points of each distribution in DIRECTORIES by its path, None for none."""
     found = {}
     for directory in directories:
         with suppress(OSError):  # a zip file, or not there

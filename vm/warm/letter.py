@@ -1,6 +1,6 @@
-"""The letter that makes a restored guest one of its own: clock, seed, environment, limits.
+"""The letter that a guest gets once it was booted or restored: clock, seed, environment, limits.
 
-Knows what a guest must have from its host, and how its `agent` and `worker` (`guest/`) read it.
+Knows these values of the host. `guest/agent.py` and `guest/worker.py` read and apply the letter.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.vm.machines.plain import Worker
 
-# As worker.receive reads it.
+# The length, which `receive` in guest/worker.py reads first.
 _LENGTH = struct.Struct("!Q")
 
 # More than the 32 bytes of the kernel's random number generator.
@@ -41,10 +41,11 @@ _LIMITS = (
 def compose(
     worker: Worker, *, host_name: str, modules: str | None, plugin: str, path: Iterable[str]
 ) -> bytes:
-    """Return the letter for a guest in which this worker shall run, as of now.
+    """Return the letter for a guest that is to run WORKER; it holds the present time.
 
-    PLUGIN is a digest of the plugin that the worker has to find, empty where any is another. PATH
-    is where its Python finds distributions.
+    PLUGIN is the digest of the plugin's files: a guest in which they had another digest when it was
+    saved imports the plugin anew, and so does each guest if PLUGIN is empty. PATH are the
+    directories in which the worker's Python finds distributions.
     """
     letter = json.dumps(
         {
@@ -54,8 +55,8 @@ def compose(
             "modules": modules,
             "plugin": plugin,
             "writable": worker.writable and [SHARE_TAG, str(worker.writable)],
-            # Where these lie on a file system that guests have of their own, /run for one, they
-            # are put into it.
+            # A guest mounts file systems on /run and others; if one of these paths lies below such
+            # a mount, the guest binds the host's directory there.
             "visible": [str(worker.cwd), sys.prefix],
             "environment": {"HOME": "/root", **worker.environment},
             "cwd": str(worker.cwd),
@@ -63,13 +64,13 @@ def compose(
             "limits": {name: resource.getrlimit(getattr(resource, name)) for name in _LIMITS},
             "program": BOOTSTRAP,
             "session": worker.session,
-            "offers": {} if worker.session else entry_points.read(path),
+            "entry_points": {} if worker.session else entry_points.read(path),
         }
     ).encode()
     return _LENGTH.pack(len(letter)) + letter
 
 
 def _umask() -> int:
-    # It can be read from /proc; by umask(2) only by setting it, for all threads.
+    # umask(2) returns it only by changing it, for all threads.
     with open("/proc/self/status") as status:
         return next(int(line.split()[1], 8) for line in status if line.startswith("Umask:"))

@@ -1,7 +1,7 @@
 """QEMU's monitor: commands, results and events, with deadlines.
 
-Knows the protocol (QEMU's docs/interop/qmp-spec) over one end of a socket pair; what is asked of
-QEMU is `warm`'s business.
+Knows the protocol (QEMU's docs/interop/qmp-spec) over one end of a socket pair. `warm` chooses the
+commands.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Monitor:
         self._connection = connection
         self._received = b""
         self._events: list[str] = []
-        # What QEMU has not answered yet; the first "answer" is its greeting.
+        # The commands that QEMU has not answered yet; the first answer is its greeting.
         self._unanswered = ["QEMU"]
         self.send("qmp_capabilities")
 
     def send(self, command: str, **arguments: Any) -> None:
-        """Send a command, also before QEMU reads any; `settle` takes its result."""
+        """Send a command, even before QEMU reads any; `settle` returns its result."""
         request = {"execute": command, "arguments": arguments}
         self._unanswered.append(command)
         try:
@@ -62,7 +62,7 @@ class Monitor:
         return self.settle()
 
     def wait_for(self, event: str, *, seconds: float = _SECONDS) -> None:
-        """Return when QEMU has told of an EVENT, or raise MonitorError."""
+        """Return when QEMU has sent EVENT, or raise MonitorError."""
         deadline = time.monotonic() + seconds
         while event not in self._events:
             self._events.append(self._next(deadline).get("event", ""))

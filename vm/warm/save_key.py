@@ -1,8 +1,8 @@
-"""The key of a save: a digest of everything that a saved guest is made of.
+"""The key of a save: a digest of everything that a saved guest depends on.
 
-Knows what a saved guest depends on: what files hold, and not when or by whom they were written, so
-that a machine that has the same finds what another one saved. Another kernel, package, QEMU or
-processor is another key, so a stale save is never found; `Saves.prune` removes it in time.
+Files count by content, not by time or owner, so that a save can be used on another machine with the
+same files. Another kernel, package, QEMU or processor gives another key, so a stale save is never
+found; `Saves.prune` removes it in time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _CPUINFO = Path("/proc/cpuinfo")
 
-# To be raised when saves are made in another way from the same things.
+# Raise it when the same inputs give another save.
 _FORMAT = 4
 
 
@@ -40,8 +40,8 @@ def save_key(
 ) -> str:
     """Return the key of a guest with this kernel and this Python on this host.
 
-    MACHINE is what its command is composed from, beside these. What is read is remembered in CACHE.
-    Raises MachineError where QEMU or virtme-ng is not installed.
+    MACHINE are the other parameters of its QEMU command. Digests of files are remembered in CACHE.
+    Raises MachineError if QEMU or virtme-ng is not installed.
     """
     contents = Contents(cache / "contents.json")
     parts = {
@@ -65,20 +65,21 @@ def save_key(
 
 
 def _plugin(inventory: Inventory) -> list[str]:
-    # What is edited is imported anew in guests that are restored: each edit would be another save.
+    # A restored guest imports an edited plugin anew. Were the content of a checkout in the key,
+    # each edit would make another save.
     if not inventory.has_installed_plugin:
         return [inventory.plugin_place]
     return [inventory.plugin_place, inventory.plugin_digest()]
 
 
 def _modules(kernel: Kernel, contents: Contents) -> Iterator[Any]:
-    """Yield what tells the modules in the image from others."""
+    """Yield digests of the modules in the image, and identities of those of a build tree."""
     if kernel.modules is None:
         return
     installed = kernel.modules / "lib/modules" / kernel.release
     for module in guest_image.needed_modules(installed, contents=contents):
         yield contents.digest(module)
-    # Which ones a build tree's guests need is known once virtme-ng has collected them all.
+    # Which modules of a build tree a guest needs is known only after virtme-ng has collected all.
     built = kernel.modules / "modules.order"
     if built.exists():
         for line in built.read_text().splitlines():
@@ -92,7 +93,7 @@ def _qemu(contents: Contents) -> list[str]:
 
 
 def _virtme(contents: Contents) -> list[Any]:
-    """Return the digest of what pip has installed; else when it was written, by whomever."""
+    """Return the path of virtme-ng, with a digest of pip's RECORD, else the path's identity."""
     program = Path(virtme.virtme_run()).resolve()
     records = program.parent.parent.glob("lib/python3*/*-packages/virtme_ng-*/RECORD")
     installed = [contents.digest(record) for record in sorted(records)]
@@ -100,10 +101,11 @@ def _virtme(contents: Contents) -> list[Any]:
 
 
 def _processor(*, kvm: bool) -> list[str]:
-    """Return what a guest has of the host's processor, and counts on.
+    """Return the lines of /proc/cpuinfo that a saved guest depends on.
 
-    Under KVM that is what it can do. An emulated one is the same on all hosts, but its time stamp
-    counter is the host's, whose frequency the kernel has measured; it goes with the model.
+    Under KVM the features are among them. An emulated processor is the same on all hosts but for
+    the time stamp counter, which is the host's: the saved kernel has measured its frequency, which
+    depends on the model.
     """
     wanted = {"vendor_id", "cpu family", "model", "model name", "stepping"}
     wanted |= {"CPU implementer", "CPU part"}

@@ -1,9 +1,9 @@
 """Saved guests on disk: found by key, made under a lock, checked before use, pruned.
 
-A save is a directory that appears by renaming once it is complete: the guest's memory, which QEMU
-maps copy-on-write and nobody ever writes again, its devices' state, and a description. They hold a
-kernel's memory, so they are readable by their owner alone. What is in a key is `save_key`'s
-business, and how a guest is saved and restored that of `warm`.
+A save is a directory, renamed to its key once it is complete. It holds the guest's memory, which
+QEMU maps copy-on-write and nobody writes to again, its devices' state, and a description. Only the
+owner can read it, for it holds a kernel's memory. `save_key` computes the key; `warm` saves and
+restores guests.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ _SAVING = ".saving-"
 
 _DAY = 86400.0
 
-# What is read of a guest's memory at once; a multiple of a page.
+# Bytes of a guest's memory that are read at once; a multiple of a page.
 _BLOCK = 1 << 16
 _ZEROS = bytes(_BLOCK)
 
 
 class SaveError(Exception):
-    """A guest can't be saved: no room on the disk, or it can't be written; the message says."""
+    """A guest can't be saved; the message says why."""
 
 
 @dataclass(frozen=True)
 class Save:
-    """A saved guest: the machine, and the files that its memory and its devices' state are in.
+    """A saved guest: the machine, and the files with its memory and its devices' state.
 
-    `mapped` tells whether QEMU can map the memory; if not, the state has it all.
+    `mapped` says whether QEMU maps the memory from its file; if not, the state holds the memory.
     """
 
     directory: Path
@@ -62,7 +62,7 @@ class Save:
 
     @property
     def state(self) -> Path:
-        """What QEMU migrated."""
+        """The file that QEMU's migration wrote."""
         return self.directory / _STATE
 
 
@@ -73,7 +73,7 @@ class Saves:
         self.root = root
 
     def find(self, key: str) -> Save | None:
-        """Return the save with this key if it is whole. A damaged one is as good as none."""
+        """Return the save with this key; None if there is none or it is damaged."""
         directory = self.root / key
         try:
             description = json.loads((directory / _DESCRIPTION).read_text())
@@ -83,23 +83,24 @@ class Saves:
             return None
         if not whole:
             return None
-        # When it was used last, for pruning.
+        # `kept` takes this for the time of the last use.
         with contextlib.suppress(OSError):
             os.utime(directory / _DESCRIPTION)
         return save
 
     def lock(self, key: str) -> FileLock:
         """Return the lock that whoever makes or discards this save must hold."""
-        from filelock import FileLock  # whoever restores one does not pay for it
+        from filelock import FileLock
 
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         return FileLock(self.root / f".{key}.lock")
 
     @contextmanager
     def making(self, key: str, *, room: int) -> Iterator[Path]:
-        """Give a directory to save into; the lock must be held. Raises SaveError.
+        """Yield a directory to save into; the caller must hold the lock. Raises SaveError.
 
-        ROOM is what it may take, in bytes; what remains are the pages that are not zero.
+        ROOM is the most that the save may take while it is made, in bytes; `keep` digs holes where
+        pages are zero.
         """
         for stale in self.root.glob(f"{_SAVING}{key}-*"):
             shutil.rmtree(stale, ignore_errors=True)
@@ -115,7 +116,7 @@ class Saves:
             yield self.root / temporary
 
     def keep(self, key: str, made: Path, blueprint: Blueprint, *, mapped: bool) -> Save:
-        """Make what was saved in MADE the save of this key; the lock must be held."""
+        """Make the directory MADE the save of this key; the caller must hold the lock."""
         save = Save(made, blueprint, mapped)
         if mapped:
             _dig_holes(save.memory)
@@ -135,35 +136,35 @@ class Saves:
             )
         )
         self.discard(key)
-        # TemporaryDirectory finds nothing to remove then.
+        # The TemporaryDirectory of `making` then finds nothing to remove.
         made.rename(self.root / key)
         return Save(self.root / key, blueprint, mapped)
 
     def discard(self, key: str) -> None:
-        """Remove a save; guests that run on it keep their memory. The lock must be held."""
+        """Remove a save; the caller must hold the lock. Guests that run on it keep their memory."""
         with contextlib.suppress(FileNotFoundError):
             doomed = self.root / f"{_SAVING}{key}-{os.getpid()}-old"
             (self.root / key).rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
 
     def prune(self, *, days: float = 30.0, size: int = 5_000_000_000) -> list[str]:
-        """Remove saves not used for DAYS, then the oldest until all take SIZE bytes at most.
+        """Remove saves not used for DAYS, then the least recently used above SIZE bytes in all.
 
-        Returns the keys that were removed. Guests that run on them are not disturbed: files are
+        Return the keys of the removed saves. Guests that run on them are not disturbed: files are
         unlinked, never truncated.
         """
         from filelock import Timeout
 
         removed = []
         for key in self.unused(days=days, size=size):
-            # Whoever holds the lock is about to make it anew.
+            # If another run holds the lock, it is making this save anew.
             with contextlib.suppress(Timeout), self.lock(key).acquire(blocking=False):
                 self.discard(key)
                 removed.append(key)
         return removed
 
     def unused(self, *, days: float = 30.0, size: int = 5_000_000_000) -> dict[str, int]:
-        """Return the keys of the saves that `prune` would remove, and what each takes in bytes."""
+        """Return the keys of the saves that `prune` would remove, with their sizes in bytes."""
         found, total = {}, 0
         for key, (used, taken) in self.kept().items():
             total += taken
@@ -172,9 +173,9 @@ class Saves:
         return found
 
     def kept(self) -> dict[str, tuple[float, int]]:
-        """Return the keys of all saves, when each was used last, and what it takes in bytes.
+        """Return all saves by key, with the time of the last use and the size in bytes.
 
-        The one that was used last comes first.
+        The most recently used one comes first.
         """
         found = {}
         for description in self.root.glob(f"[!.]*/{_DESCRIPTION}"):
@@ -197,8 +198,8 @@ def _is_whole(save: Save, description: dict[str, Any]) -> bool:
         return False
     if not save.mapped or identity(save.memory) == description["unchanged"]:
         return True
-    # Copied from elsewhere, perhaps, as caches of CI are: then its content tells. It takes as much
-    # as all the guest's memory if what was a hole came as zeros.
+    # The file may be a copy, as from a cache of CI: compare its content. A copy may have zeros in
+    # place of holes, and so take as much room as the guest has memory.
     _dig_holes(save.memory)
     if _digest(save.memory) != description["memory"]:
         return False
@@ -208,7 +209,7 @@ def _is_whole(save: Save, description: dict[str, Any]) -> bool:
 
 
 def _digest(file: Path) -> str:
-    """Return a digest of a file's content. Holes are as good as zeros, and cost nothing."""
+    """Return a digest of a file's content. Holes count as zeros, and are not read."""
     digest = hashlib.sha256()
     with file.open("rb") as opened:
         descriptor, end = opened.fileno(), opened.seek(0, os.SEEK_END)
@@ -220,7 +221,7 @@ def _digest(file: Path) -> str:
             except OSError:  # ENXIO: a hole up to the end
                 break
             hole = os.lseek(descriptor, at, os.SEEK_HOLE)
-            # Where holes begin and end is the file system's choice.
+            # The file system chooses where holes begin and end: take whole blocks, and skip zeros.
             for block in range(at // _BLOCK, -(-hole // _BLOCK)):
                 data = os.pread(descriptor, _BLOCK, block * _BLOCK)
                 if data != _ZEROS[: len(data)]:
@@ -230,7 +231,7 @@ def _digest(file: Path) -> str:
 
 
 def _dig_holes(file: Path) -> None:
-    # It stays as large as the guest if this fails, and works as well.
+    # If this fails the file takes as much room as the guest has memory, and works as well.
     with contextlib.suppress(FileNotFoundError):
         subprocess.run(["fallocate", "--dig-holes", file], check=False, capture_output=True)
 

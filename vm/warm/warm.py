@@ -1,7 +1,7 @@
-"""Warm guests: restored from a save, which is made where there is none.
+"""Warm guests: restored from a save; if there is none, it is made first.
 
-Knows the order of things: boot, save, restore, and what to do when that fails. What a guest is made
-of is `cold`'s business, the QEMU command `blueprint`'s, what is kept on disk `saves`'.
+Knows the order of the steps (boot, save, restore) and the fallbacks if one fails. `cold` boots,
+`blueprint` has the QEMU command, `saves` keeps the files.
 """
 
 from __future__ import annotations
@@ -27,25 +27,26 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.vm.kernels import Kernel
 
-# Under KVM, as all timeouts here; restoring takes 0.1 s.
+# Under KVM, as all timeouts here (`_scaled`); restoring takes 0.1 s.
 _RESTORE_SECONDS = 10.0
 
-# A restore that failed may be the fault of a damaged save; a second one is not.
+# A damaged save makes one restore fail, and is made anew; after another failure the guest boots.
 _MOST_FAILURES = 2
 
+# Between two looks.
 _LOCK_SECONDS = 0.1
 _MIGRATION_SECONDS = 0.01
 
-# Of the devices; 0.6 MB with 7.2.
+# Bytes for the state of the devices, which takes 0.6 MB with Linux 7.2.
 _STATE_ROOM = 16 << 20
 
 _MAPPING = {"capability": "x-ignore-shared", "state": True}
 
 
 class WarmMachine(ColdMachine):
-    """A guest of our own that is restored from a save, which is made where there is none.
+    """A guest of our own that is restored from a save; if there is none, it is made first.
 
-    What can't be saved, or not be restored twice, is booted as a ColdMachine is.
+    If it can't be saved, or restoring fails twice, it is booted as a ColdMachine.
     """
 
     def __init__(self, kernel: Kernel, **options: Any) -> None:
@@ -93,7 +94,7 @@ class WarmMachine(ColdMachine):
             self._boot_instead(error)
 
     def _restore_or_save(self) -> None:
-        """Restore the guest, or boot it to be saved; wait if another run is about that."""
+        """Restore the guest, or boot it to be saved, or wait for another run that is saving it."""
         save = self._saves.find(self._key)
         if save:
             self._restore(save)
@@ -105,7 +106,7 @@ class WarmMachine(ColdMachine):
         except Timeout:
             self._next = self._wait_for_another_run
             return
-        # Another run may have made it, and let go of the lock, in between.
+        # Another run may have made the save and released the lock in between.
         save = self._saves.find(self._key)
         if save:
             self._saving.close()
@@ -143,7 +144,7 @@ class WarmMachine(ColdMachine):
         self._await_agent(timeout)
         save = self._save(made)
         self._saving.close()
-        # What this one replaces is never looked for again.
+        # A save whose key is outdated is never looked for again.
         self._saves.prune()
         self._restore(save)
         self._next(timeout)
@@ -156,7 +157,7 @@ class WarmMachine(ColdMachine):
             try:
                 self._monitor.execute("migrate-set-capabilities", capabilities=[_MAPPING])
             except MonitorError:
-                mapped = False  # this QEMU must write the memory with the state, and read it again
+                mapped = False  # this QEMU writes the memory into the state, and reads it there
             self._monitor.execute("migrate", uri=target)
             self._await_migration()
         except MonitorError as error:
@@ -193,12 +194,12 @@ class WarmMachine(ColdMachine):
             self._next = partial(self._resume, f"fd:{state.fileno()}")
 
     def _resume(self, descriptor: str, timeout: float) -> None:
-        del timeout  # that of a boot
+        del timeout  # meant for a boot
         try:
             try:
                 self._monitor.settle()
             except MonitorError:
-                # Before 8.2 QEMU knows no files by their names; 11.1 knows none by descriptors.
+                # Before 8.2 QEMU takes no file by its name (file:); 11.1 takes none by fd:.
                 self._monitor.execute("migrate-incoming", uri=descriptor)
             self._monitor.wait_for("RESUME")
             self._hand_over(_RESTORE_SECONDS)
@@ -211,7 +212,7 @@ class WarmMachine(ColdMachine):
 
     @contextmanager
     def _monitored(self) -> Iterator[int]:
-        """Give QEMU's end of a monitor's connection; ours is `_monitor` when QEMU runs."""
+        """Yield QEMU's end of a monitor's connection; `_monitor` has the other end."""
         ours, theirs = socket.socketpair()
         with theirs:
             self._monitor = Monitor(ours)
@@ -220,9 +221,9 @@ class WarmMachine(ColdMachine):
             except BaseException:
                 ours.close()
                 raise
-            # Not before: starting a QEMU ends all that belonged to the one before.
+            # After the block: `_launch`, which it calls, first closes everything in `_undo`.
             self._undo.callback(ours.close)
 
 
 class _NotRestored(Exception):  # noqa: N818 (reads as what happened)
-    """A save was found, and no guest came of it."""
+    """A save was found, but no guest could be restored from it."""
