@@ -79,7 +79,7 @@ class Options(_FromMarkdown):
 
 
 class Api(_FromMarkdown):
-    """Every public name with its docstring, by module, below the module's first paragraph."""
+    """Every public name by its docstring, below the name and the first sentence of its module."""
 
     def markdown(self) -> str:
         """Write a section for each module, with directives of autodoc."""
@@ -88,7 +88,7 @@ class Api(_FromMarkdown):
             about = inspect.getdoc(importlib.import_module(f"pytest_bpflink.{module}")) or ""
             described = "\n\n".join(map(_autodoc, names))
             sections += [
-                f"## {module}",
+                f"## {module.rpartition('.')[2]}",
                 about.partition("\n\n")[0],
                 f"```{{eval-rst}}\n{described}\n```",
             ]

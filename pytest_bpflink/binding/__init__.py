@@ -1,1 +1,1 @@
-"""The C library and the kernel's numbers, as they are."""
+"""libbpf through ctypes, the kernel's numbers, and BTF."""

@@ -1,7 +1,7 @@
-"""Values in memory as Python values, through BTF: what a global variable or a map's value holds.
+"""Memory as Python values, through BTF: the content of a global variable or of a map's value.
 
-Reads the raw BTF of one object, as libbpf hands it out after opening (when it has filled in where
-each global variable stands). Knows the encoding of `Documentation/bpf/btf.rst` and no kernel.
+Reads the raw BTF of one object after libbpf has opened it and filled in the offset of each global
+variable. Knows the encoding of `Documentation/bpf/btf.rst`, and no kernel.
 
 | C | Python |
 |---|---|
@@ -80,7 +80,7 @@ _PER_MEMBER = {
 
 @dataclass(frozen=True)
 class Variable:
-    """A global variable: where it stands in its section, and its type."""
+    """A global variable: its type, and its offset and size in its section in bytes."""
 
     name: str
     type_id: int
@@ -95,7 +95,7 @@ class _Type:
     members: int
     bit_fields: bool
     size_or_type: int
-    extra: int  # where its members begin
+    extra: int  # offset of the bytes that follow the type
 
 
 class Btf:
@@ -111,7 +111,7 @@ class Btf:
         self._types += self._read_types(header + type_at, header + type_at + type_length)
 
     def section(self, name: str) -> dict[str, Variable]:
-        """Return the variables of a section such as `.bss`, by name; empty where it has none."""
+        """Return the variables of a section such as `.bss`, by name; empty for one without any."""
         for each in self._types:
             if each.kind is Kind.DATASEC and each.name == name:
                 return {variable.name: variable for variable in self._variables(each)}
@@ -121,7 +121,7 @@ class Btf:
         """Return the Python value of a type's bytes."""
         each = self._strip(type_id)
         match each.kind:
-            case Kind.INT:  # which nearly all counters are, and they are read often
+            case Kind.INT:  # first, since nearly all counters are integers, and are read often
                 bits, encoding = data[: each.size_or_type], self._encoding(each)
                 if encoding & _BOOL:
                     return any(bits)
@@ -142,8 +142,8 @@ class Btf:
     def encode(self, type_id: int, value: Any, present: bytes) -> bytes:
         """Return a type's bytes for a Python value.
 
-        What the value leaves out (members of a struct) stays as in `present`. Raises `TypeError`
-        or `OverflowError` for a value that the type can't hold.
+        Members of a struct that the value leaves out stay as in `present`. Raises `TypeError` or
+        `OverflowError` for a value that the type can't hold.
         """
         each = self._strip(type_id)
         match each.kind:
@@ -206,7 +206,7 @@ class Btf:
         return each.bit_fields and each.kind in {Kind.ENUM, Kind.ENUM64}  # kind_flag: signed
 
     def _array(self, each: _Type) -> tuple[int, int]:
-        """Return an array's type of element, and how many there are."""
+        """Return the type of an array's elements, and their number."""
         element, _, count = _ARRAY.unpack_from(self._raw, each.extra)
         return element, count
 
@@ -215,7 +215,10 @@ class Btf:
         return each.kind is Kind.INT and each.size_or_type == 1 and each.name == "char"
 
     def _members(self, each: _Type) -> Iterator[tuple[str, int, int, int]]:
-        """Yield name, type, bit offset, and bits (0: not a bit field); anonymous ones unfolded."""
+        """Yield each member's name, type, bit offset, and bits (0: not a bit field).
+
+        The members of an anonymous struct or union are yielded in its place.
+        """
         for index in range(each.members):
             name, type_id, place = _MEMBER.unpack_from(self._raw, each.extra + index * _MEMBER.size)
             bit, bits = (place & 0xFFFFFF, place >> 24) if each.bit_fields else (place, 0)
@@ -252,7 +255,7 @@ class Btf:
     def _encode_array(self, each: _Type, value: Any, present: bytes) -> bytes:
         element, count = self._array(each)
         if self._is_char(element):
-            if isinstance(value, int):  # which bytes() would take for a length
+            if isinstance(value, int):  # bytes() would take it for a length
                 raise TypeError(f"{value} for a char[{count}], which holds bytes or str")
             text = value.encode() if isinstance(value, str) else bytes(value)
             if len(text) > count:

@@ -1,7 +1,7 @@
-"""The types that the running kernel describes itself by: its functions, and the names in its enums.
+"""The running kernel's BTF: its structs, its functions, and the names in its enums.
 
-Through libbpf, since there are 150,000 of them. Those of modules and of programs are asked for by
-number.
+libbpf looks types up, since the kernel has 150,000 of them. The BTF of modules and programs is
+read by id.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
 @cache
 def vmlinux() -> Vmlinux:
-    """Return the kernel's types, read once per process. Raises `BpfError` where it has none."""
+    """Return the kernel's types, read once per process. Raises `BpfError` without such BTF."""
     return Vmlinux(libbpf.call("btf__load_vmlinux_btf", doing="read the kernel's BTF"))
 
 
 @contextlib.contextmanager
 def types_of(btf_id: int, *, after: Vmlinux | None = None) -> Iterator[Vmlinux]:
-    """Read the types of a program, or of a module, whose numbers go on after the kernel's.
+    """Read the types of a program or of a module by the id of its BTF, for a `with` block.
 
-    Raises `BpfError` for one that is gone.
+    For a module `after` is the kernel's types, after which the module's are numbered. Raises
+    `BpfError` when the BTF is gone.
     """
     base = after and after.pointer
     doing = f"read BTF {btf_id}"
@@ -40,7 +41,7 @@ def types_of(btf_id: int, *, after: Vmlinux | None = None) -> Iterator[Vmlinux]:
 
 
 class _Type(ctypes.Structure):
-    """`struct btf_type`, behind which its members are."""
+    """`struct btf_type`, which its members follow in memory."""
 
     _fields_ = (
         ("name_off", ctypes.c_uint32),
@@ -56,7 +57,7 @@ class _Enumerator(ctypes.Structure):
 
 
 class _Member(ctypes.Structure):
-    """`struct btf_member`; of the offset 24 are bits, the others the size of a bit field."""
+    """`struct btf_member`; `offset` has 24 bits of bit offset, and 8 of a bit field's size."""
 
     _fields_ = (
         ("name_off", ctypes.c_uint32),
@@ -69,22 +70,22 @@ _MEMBERS = _BITS = 0xFFFFFF
 
 
 class Vmlinux:
-    """The kernel's types; `vmlinux()` returns them, and `types_of()` a module's or a program's."""
+    """Types of the kernel, from `vmlinux()`, or of a module or a program, from `types_of()`."""
 
     def __init__(self, pointer: int) -> None:
         self.pointer = pointer
 
     def find(self, name: str, kind: Kind) -> int:
-        """Return the number of a type or a function. Raises `BpfError`, ENOENT for none."""
+        """Return the id of a type or a function. Raises `BpfError` with ENOENT for none."""
         doing = f"find {kind.name.lower()} {name} in the kernel's BTF"
         return libbpf.call("btf__find_by_name_kind", self.pointer, name.encode(), kind, doing=doing)
 
     def name(self, type_id: int) -> str | None:
-        """Return the name of a type or a function. Raises `BpfError` for a number of none."""
+        """Return the name of a type or a function. Raises `BpfError` for an unknown id."""
         return self._text(self._type(type_id).name_off)
 
     def members(self, name: str) -> dict[str, tuple[int, int]]:
-        """Return the members of a struct: how many are before each, and where it is, in bytes."""
+        """Return a struct's members by name: the index of each, and its offset in bytes."""
         found = self._type(self.find(name, Kind.STRUCT))
         array = (_Member * (found.info & _MEMBERS)).from_address(_behind(found))
         return {
@@ -93,17 +94,17 @@ class Vmlinux:
         }
 
     def size(self, name: str) -> int:
-        """Return how many bytes a struct has."""
+        """Return the size of a struct in bytes."""
         return int(self._type(self.find(name, Kind.STRUCT)).size)
 
     def enumerators(self, name: str) -> dict[str, int]:
-        """Return the names in an enum, with their values."""
+        """Return the values of an enum by name."""
         found = self._type(self.find(name, Kind.ENUM))
         array = (_Enumerator * (found.info & _MEMBERS)).from_address(_behind(found))
         return {self._text(each.name_off) or "": each.value for each in array}
 
     def _type(self, type_id: int) -> _Type:
-        doing = f"look up type {type_id} of the kernel's"
+        doing = f"look up type {type_id} in the kernel's BTF"
         return _Type.from_address(
             libbpf.call("btf__type_by_id", self.pointer, type_id, doing=doing)
         )

@@ -1,10 +1,10 @@
 """libbpf.so.1 through ctypes: one table of prototypes, its log, and its errnos.
 
-The thin layer: `call()` is the C API, with errors as exceptions. What the calls mean is known to
-`objects`, `link`, `cgroup` and their neighbours. Only public symbols are used. One that the loaded
-libbpf lacks raises `NotSupported` when it is called, not at import.
+`call()` is the C API, with errors as exceptions; the modules of `bpf` know what the calls mean.
+Only public symbols are used. A symbol that the loaded libbpf lacks raises `NotSupported` when it is
+called, not at import.
 
-The library is loaded on the first call; `use()` chooses another one than the system's before that.
+The first call loads the library. Before it, `use()` can choose another one than the system's.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 _Structure = TypeVar("_Structure", bound=ctypes.Structure)
 
 SONAME = "libbpf.so.1"
-"""What the dynamic linker is asked for unless `use()` names another."""
+"""The library that the dynamic linker looks up, unless `use()` names another."""
 
 _int = (c_int,)
 _pointer = (c_void_p,)
 
-# name: (result, arguments, the libbpf release that has it). An int result is negative on failure,
-# a pointer null; both set errno. A result of None can't fail, c_char_p and c_size_t are facts.
+# name: (result, arguments, first libbpf release with the function). On failure an int result is
+# negative and a pointer is null, and both set errno. Functions with other results can't fail.
 _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
     "bpf_object__open_file": (c_void_p, (c_char_p, c_void_p), "0.0.6"),
     "bpf_object__load": (c_int, _pointer, "0.0.1"),
@@ -164,9 +164,9 @@ class _State:
 
 
 def use(path: str | Path) -> None:
-    """Load this shared object instead of the system's; call it before anything else.
+    """Load this shared object instead of the system's; to be called before any other function.
 
-    Raises `RuntimeError` when another libbpf is in use already: two in one process would share
+    Raises `RuntimeError` when another libbpf is loaded already: two in one process would share
     nothing, not even their logs.
     """
     if _state.library is not None and _state.path != str(path):
@@ -176,22 +176,22 @@ def use(path: str | Path) -> None:
 
 def version() -> str:
     """Release of the loaded libbpf, such as `1.1.2`."""
-    told: bytes = _library().function("libbpf_version_string")()
-    return told.decode().removeprefix("v")
+    string: bytes = _library().function("libbpf_version_string")()
+    return string.decode().removeprefix("v")
 
 
 def path() -> str:
-    """What was given to the dynamic linker: the system's soname or the path given to `use()`."""
+    """The name of the loaded library: the system's soname, or the path given to `use()`."""
     return _state.path
 
 
 def require(name: str) -> None:
-    """Raise `NotSupported` where the loaded libbpf lacks a function that the project uses."""
+    """Raise `NotSupported` where the loaded libbpf lacks a function of `_PROTOTYPES`."""
     _library().function(name)
 
 
 def has(name: str) -> bool:
-    """Whether the loaded libbpf has a function that the project uses."""
+    """Whether the loaded libbpf has a function of `_PROTOTYPES`."""
     try:
         _library().function(name)
     except NotSupported:
@@ -200,18 +200,18 @@ def has(name: str) -> bool:
 
 
 def address(name: str) -> int:
-    """Return where in this process a function of the loaded libbpf is."""
+    """Return the address of a function of the loaded libbpf in this process."""
     return ctypes.cast(_library().function(name), c_void_p).value or 0
 
 
 def call(name: str, *arguments: Any, doing: str, answer: int = 0) -> int:
-    """Call a function of libbpf and return its result: a number, or the address of something.
+    """Call a function of libbpf and return its result: a number or an address.
 
-    `doing` says what is tried, on which object: it begins the sentence of the error. Raises
-    `VerifierError`, `NotSupported` or `BpfError`, with what libbpf logged meanwhile; but an errno
-    that is an `answer` is returned, as its negative.
+    `doing` names the operation and its object; the sentence of the error begins with it. Raises
+    `VerifierError`, `NotSupported` or `BpfError`, with libbpf's log of the call. A failure with the
+    errno `answer` raises nothing: the negative errno is returned.
     """
-    __tracebackhide__ = True  # a failed test shows where it called, not how
+    __tracebackhide__ = True  # a failed test's traceback ends at the caller
     function = _library().function(name)
     lines: list[str] = []
     _log.lines = lines
@@ -228,9 +228,9 @@ def call(name: str, *arguments: Any, doing: str, answer: int = 0) -> int:
 
 
 def text(name: str, *arguments: Any) -> str | None:
-    """Call a function that tells a string of an object; None where it has none."""
-    told: bytes | None = _library().function(name)(*arguments)
-    return None if told is None else os.fsdecode(told)
+    """Call a function that returns a string of an object; None where the object has none."""
+    string: bytes | None = _library().function(name)(*arguments)
+    return None if string is None else os.fsdecode(string)
 
 
 def read_info(fd: int, kind: type[_Structure], *, doing: str) -> _Structure:
@@ -239,13 +239,13 @@ def read_info(fd: int, kind: type[_Structure], *, doing: str) -> _Structure:
 
 
 def refresh_info(fd: int, info: _Structure, *, doing: str) -> _Structure:
-    """`BPF_OBJ_GET_INFO_BY_FD` into `info`, whose buffers the kernel fills."""
+    """`BPF_OBJ_GET_INFO_BY_FD` into `info`, and into the buffers that `info` points to."""
     length = c_uint32(ctypes.sizeof(info))
     call("bpf_obj_get_info_by_fd", fd, ctypes.byref(info), ctypes.byref(length), doing=doing)
     return info
 
 
-# Iterators end with null.
+# Iterators end with null; a map may have no initial value, and an object no BTF.
 _NULL_IS_AN_ANSWER = frozenset(
     {
         "bpf_object__next_program",
@@ -271,7 +271,7 @@ def _error(number: int, doing: str, lines: list[str]) -> BpfError:
 
 
 class _Library:
-    """A loaded libbpf: functions with their prototypes, and its log caught."""
+    """A loaded libbpf: its functions with their prototypes. Its log goes to `_catch_log`."""
 
     def __init__(self, path: str) -> None:
         try:
@@ -307,7 +307,7 @@ class _Library:
         return function
 
     def _release(self) -> str:
-        # Asked while the library is being loaded, too, and of one that is no libbpf.
+        # Called while the library is being loaded, too, and for a library that is no libbpf.
         function = getattr(self._dll, "libbpf_version_string", None)
         if function is None:
             return "of an unknown release"
@@ -329,7 +329,7 @@ _LIBBPF_DEBUG = 2
 
 
 class _Log(threading.local):
-    """What libbpf logged in this thread during the present call, and what wanted to end it."""
+    """libbpf's log of this thread's present call, and the exception that is to end the call."""
 
     lines: list[str]
     interruption: BaseException | None
@@ -344,20 +344,20 @@ _state = _State()
 
 
 def _keep_interruptions() -> None:
-    """Let Ctrl-C end a call of libbpf's.
+    """Let Ctrl-C end a call of libbpf.
 
-    Python runs the handlers of signals wherever it comes to, in the middle of a callback too. What
-    they raise there can't go through libbpf: ctypes tells it to this hook, and drops it.
+    Python may run a signal handler inside `_catch_log`. The exception of the handler can't pass
+    through libbpf: ctypes reports it to `sys.unraisablehook` and drops it. `call()` raises it.
     """
     others = sys.unraisablehook
 
-    def keep(told: sys.UnraisableHookArgs) -> None:
-        # From Python 3.13 on in words alone.
-        is_ours = told.object is _catch_log or repr(_catch_log) in (told.err_msg or "")
-        if is_ours and told.exc_value is not None:
-            _log.interruption = told.exc_value
+    def keep(unraisable: sys.UnraisableHookArgs) -> None:
+        # Python 3.13 and later name the callback in err_msg only.
+        is_ours = unraisable.object is _catch_log or repr(_catch_log) in (unraisable.err_msg or "")
+        if is_ours and unraisable.exc_value is not None:
+            _log.interruption = unraisable.exc_value
         else:
-            others(told)
+            others(unraisable)
 
     sys.unraisablehook = keep
 

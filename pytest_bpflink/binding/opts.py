@@ -1,6 +1,6 @@
-"""libbpf's `*_opts` structures: arguments that later releases add to.
+"""libbpf's `*_opts` structures: arguments that later releases extend.
 
-A structure may be shorter than the loaded libbpf's own, and longer where what is beyond is zero.
+libbpf takes a structure that is shorter than its own, and a longer one with zeros in the rest.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Options(ctypes.Structure):
-    """Base of libbpf's `*_opts` structures, whose first field `sz` is their own size."""
+    """Base of libbpf's `*_opts` structures; the first field, `sz`, is the size of the structure."""
 
     def __init__(self, **fields: Any) -> None:
         super().__init__(sz=ctypes.sizeof(self), **fields)
@@ -24,7 +24,7 @@ class LinkUpdateOptions(Options):
 
 
 class LinkCreateOptions(Options):
-    """`struct bpf_link_create_opts`, as far as every link type has it."""
+    """`struct bpf_link_create_opts`, as far as all link types share it."""
 
     _fields_ = (
         ("sz", c_size_t),
@@ -36,7 +36,7 @@ class LinkCreateOptions(Options):
 
 
 class CgroupLinkOptions(Options):
-    """`struct bpf_link_create_opts` for a cgroup; tcx and netkit have the same (libbpf 1.3)."""
+    """`struct bpf_link_create_opts` for a cgroup; the same for tcx and netkit (libbpf 1.3)."""
 
     _fields_ = (
         *LinkCreateOptions._fields_,
@@ -100,7 +100,7 @@ class MapCreateOptions(Options):
 
 
 class ObjGetOptions(Options):
-    """`struct bpf_obj_get_opts`, without the descriptor that paths begin at (libbpf 1.3)."""
+    """`struct bpf_obj_get_opts` without its last field, `path_fd` (libbpf 1.3)."""
 
     _fields_ = (("sz", c_size_t), ("file_flags", c_uint32))
 

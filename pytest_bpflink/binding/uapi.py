@@ -1,8 +1,8 @@
 """The part of the kernel's `uapi/linux/bpf.h` that the project uses: enums and structures.
 
-Names are the kernel's less their common prefix: `BPF_LINK_TYPE_CGROUP` is `LinkType.CGROUP`. The
-numbers are ABI and never change; releases after this file add to them, so a number that an enum
-does not know becomes a member called `UNKNOWN_<number>` instead of an error.
+Names are the kernel's without their common prefix: `BPF_LINK_TYPE_CGROUP` is `LinkType.CGROUP`.
+Numbers are ABI and never change, but later kernels add some: a number that an enum does not know
+becomes a member called `UNKNOWN_<number>` instead of an error.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class KernelEnum(IntEnum):
 
 
 class LinkType(KernelEnum):
-    """`enum bpf_link_type`: what kind of hook a link holds."""
+    """`enum bpf_link_type`: the kind of hook that a link holds."""
 
     UNSPEC = 0
     RAW_TRACEPOINT = 1
@@ -47,7 +47,7 @@ class LinkType(KernelEnum):
 
 
 class ProgType(KernelEnum):
-    """`enum bpf_prog_type`: what kind of program the verifier checked."""
+    """`enum bpf_prog_type`: the type of a program, for which the verifier checks it."""
 
     UNSPEC = 0
     SOCKET_FILTER = 1
@@ -195,14 +195,14 @@ CGROUP_ATTACH_TYPES = tuple(
     for attach_type in AttachType
     if attach_type.name.startswith("CGROUP_") or attach_type is AttachType.LSM_CGROUP
 )
-"""The attach types that a cgroup has a list of programs for."""
+"""The attach types for which a cgroup has a list of programs."""
 
 
 class AttachFlags(IntFlag):
     """The `BPF_F_*` flags of attaching: `BPF_PROG_ATTACH`, `BPF_LINK_CREATE`, `BPF_LINK_UPDATE`.
 
-    `ALLOW_OVERRIDE`, `ALLOW_MULTI` 4.10 and 4.15; `REPLACE` 5.6; `BEFORE` to `LINK` 6.6 (tcx);
-    `PREORDER` about 6.15, and backported.
+    `ALLOW_OVERRIDE` since 4.10, `ALLOW_MULTI` 4.15, `REPLACE` 5.6, `BEFORE`, `AFTER`, `ID` and
+    `LINK` 6.6 (tcx), `PREORDER` about 6.15, and backported.
     """
 
     ALLOW_OVERRIDE = 1 << 0
@@ -224,10 +224,10 @@ class XdpFlags(IntFlag):
 
 
 QUERY_EFFECTIVE = 1 << 0
-"""`BPF_F_QUERY_EFFECTIVE`: what runs here, ancestors' programs included."""
+"""`BPF_F_QUERY_EFFECTIVE`: all programs that run in the cgroup, its ancestors' included."""
 
 PROG_NAME_LENGTH = 16
-"""`BPF_OBJ_NAME_LEN`: names of programs and maps, with the closing zero."""
+"""`BPF_OBJ_NAME_LEN`: bytes of the name of a program or a map, with the closing zero."""
 
 
 class _RawTracepoint(ctypes.Structure):
@@ -420,7 +420,7 @@ class _IterInfoTask(ctypes.Structure):
 
 
 class IterInfo(ctypes.Union):
-    """`union bpf_iter_link_info`: what an iterator is to go over (map 5.9, the others 6.1)."""
+    """`union bpf_iter_link_info`: a map (5.9), cgroup or task (6.1) that an iterator goes over."""
 
     _fields_ = (
         ("map_fd", ctypes.c_uint32),
@@ -430,7 +430,7 @@ class IterInfo(ctypes.Union):
 
 
 class PerfEventType(KernelEnum):
-    """`enum bpf_perf_event_type`: what a PERF_EVENT link's event is (6.6)."""
+    """`enum bpf_perf_event_type`: the kind of a PERF_EVENT link's event (6.6)."""
 
     UNSPEC = 0
     UPROBE = 1
@@ -442,13 +442,13 @@ class PerfEventType(KernelEnum):
 
 
 class BpfNumber(ctypes.Structure):
-    """What the infos of links, programs and maps begin with; the kernel fills no more."""
+    """The common beginning of the infos of links, programs and maps; the kernel fills no more."""
 
     _fields_ = (("type", ctypes.c_uint32), ("id", ctypes.c_uint32))
 
 
 class BpfProgInfo(ctypes.Structure):
-    """The beginning of `struct bpf_prog_info`, as far as the count of its runs (5.1)."""
+    """The beginning of `struct bpf_prog_info`, up to `run_cnt` (5.1)."""
 
     _fields_ = (
         ("type", ctypes.c_uint32),
@@ -465,7 +465,7 @@ class BpfProgInfo(ctypes.Structure):
         ("name", ctypes.c_char * PROG_NAME_LENGTH),
         ("ifindex", ctypes.c_uint32),
         ("gpl_compatible", ctypes.c_uint32),
-        # Device, inode and what is said of its instructions, which nobody asks for.
+        # From netns_dev to jited_func_lens, which are not used.
         ("place", ctypes.c_uint64 * 5),
         ("btf_id", ctypes.c_uint32),
         ("func_info_rec_size", ctypes.c_uint32),
@@ -475,7 +475,7 @@ class BpfProgInfo(ctypes.Structure):
 
 
 class BpfMapInfo(ctypes.Structure):
-    """The beginning of `struct bpf_map_info`, as far as the name (4.15)."""
+    """The beginning of `struct bpf_map_info`, up to `name` (4.15)."""
 
     _fields_ = (
         ("type", ctypes.c_uint32),
@@ -489,7 +489,7 @@ class BpfMapInfo(ctypes.Structure):
 
 
 class BpfBtfInfo(ctypes.Structure):
-    """`struct bpf_btf_info` (4.18; name and whose it is since 5.11)."""
+    """`struct bpf_btf_info` (4.18; `name` and `kernel_btf` since 5.11)."""
 
     _fields_ = (
         ("btf", ctypes.c_uint64),

@@ -1,1 +1,1 @@
-"""What people use: objects, programs, maps, links, and the places that programs attach to."""
+"""The API for tests: objects, programs, maps, links, and the places that programs attach to."""

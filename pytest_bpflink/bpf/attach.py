@@ -43,7 +43,7 @@ def to_cgroup(
 
 
 def to_ordered_device(function: str) -> Callable[..., Link]:
-    """Return the function that attaches by a call of libbpf for tcx (6.6) or netkit (6.7)."""
+    """Return the way to attach by one of libbpf's functions, for tcx (6.6) or netkit (6.7)."""
 
     def to_device(
         program: ProgramHandle,
@@ -68,7 +68,7 @@ def to_ordered_device(function: str) -> Callable[..., Link]:
 def _order(
     *, flags: int, relative: ProgramHandle | Link | None, expected_revision: int
 ) -> opts.OrderOptions:
-    """Say where among several programs one shall stand."""
+    """Return the options that give a program its place among the programs of one target."""
     if isinstance(relative, Link):
         flags |= AttachFlags.LINK
     return opts.OrderOptions(
@@ -87,7 +87,7 @@ def to_xdp(program: ProgramHandle, device: Device, *, flags: XdpFlags | int = 0)
                 "bpf_program__attach_xdp", program.pointer, device.ifindex, doing=f"attach {name}"
             )
             return attached(pointer, name)
-        # libbpf's own helper has no place for flags.
+        # bpf_program__attach_xdp() takes no flags.
         return _create(program, device.ifindex, AttachType.XDP, name, flags=flags)
 
 
@@ -109,7 +109,7 @@ def to_netfilter(
     priority: int = 0,
     flags: int = 0,
 ) -> Link:
-    """Attach to a netfilter hook (6.4) of a namespace, by default the present one."""
+    """Attach to a netfilter hook (6.4) of a namespace, by default this thread's."""
     name = f"{program.name} on netfilter hook {hooknum} at {priority}"
     options = opts.NetfilterOptions(pf=pf, hooknum=hooknum, priority=priority, flags=flags)
     with netns.entered() if netns else contextlib.nullcontext():
@@ -139,7 +139,7 @@ def to_iterator(
     tid: int = 0,
     pid: int = 0,
 ) -> Link:
-    """Attach to an iterator (5.8) over what `SEC()` names, perhaps of one map, cgroup or task."""
+    """Attach to the iterator that `SEC()` names (5.8), or to that of one map, cgroup or task."""
     info = IterInfo()
     if isinstance(target, Map):
         info.map_fd = target.fd
@@ -158,7 +158,7 @@ def to_iterator(
 def to_function(
     program: ProgramHandle, target: ProgramHandle | None, *, function: str = ""
 ) -> Link:
-    """Put it in place of a function of another program, or of what `SEC()` names."""
+    """Replace a function of another program, or the function that `SEC()` names."""
     name = f"{program.name} in place of {function or program.section}"
     if target is None:
         return events.as_section_says(program)

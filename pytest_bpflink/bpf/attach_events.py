@@ -1,6 +1,7 @@
 """Attaching to events: functions of the kernel and of programs, tracepoints, perf events.
 
-Before 5.15 such a program is on a perf event, which libbpf wraps up as if it were a link.
+Before 5.15 libbpf attaches kprobes, uprobes and tracepoints without a BPF link, and returns a
+`struct bpf_link *` for the perf event.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def as_section_says(program: ProgramHandle, _target: None = None) -> Link:
-    """Attach to what `SEC()` names."""
+    """Attach to the target that `SEC()` names."""
     doing = f"attach {program.name} ({program.section})"
     pointer = libbpf.call("bpf_program__attach", program.pointer, doing=doing)
     return _perf_or_other(program, pointer, program.name)
@@ -36,8 +37,8 @@ def as_section_says(program: ProgramHandle, _target: None = None) -> Link:
 def to_perf_event(program: ProgramHandle, event: PerfEvent, *, cookie: int = 0) -> Link:
     """Attach to a perf event (5.15).
 
-    Not by libbpf's helper: its link owns the event, and `bpf_link__destroy()` disables that, so
-    that the program stops whoever else holds the link.
+    Does not call `bpf_program__attach_perf_event()`: a link from there owns the event, and
+    `bpf_link__destroy()` disables the event, which stops the program even if others hold the link.
     """
     name = f"{program.name} on {event}"
     fd = libbpf.call(
@@ -114,7 +115,7 @@ def to_kprobe_multi(
     retprobe: bool = False,
     cookies: Sequence[int] = (),
 ) -> Link:
-    """Attach to many functions of the kernel, each with a cookie or none of them."""
+    """Attach to many functions of the kernel, with a cookie for each or none at all."""
     if target is None:
         return as_section_says(program)
     name = f"{program.name} on {target}"
@@ -139,7 +140,7 @@ def to_kprobe_multi(
 def to_tracing_multi(
     program: ProgramHandle, target: str | Sequence[str] | None, *, cookies: Sequence[int] = ()
 ) -> Link:
-    """Attach to many functions of the kernel by trampolines (7.2), each with a cookie or none."""
+    """Attach to many functions of the kernel by trampolines (7.2); cookies as for kprobe.multi."""
     if target is None:
         return as_section_says(program)
     name = f"{program.name} on {target}"
@@ -168,7 +169,7 @@ def to_uprobe_multi(
     retprobe: bool = False,
     cookies: Sequence[int] = (),
 ) -> Link:
-    """Attach to many places of a file, each with a cookie or none of them."""
+    """Attach to many places of a file, with a cookie for each or none at all."""
     if file is None:
         return as_section_says(program)
     name = f"{program.name} on {file}"
@@ -193,7 +194,10 @@ def to_uprobe_multi(
 def _require_one_each(
     cookies: Sequence[int], places: Sequence[object], what: str, *, doing: str
 ) -> None:
-    """Refuse cookies of another number than places: the kernel would read beyond the shorter."""
+    """Raise `BpfError` unless there is a cookie for each place, or none at all.
+
+    With fewer cookies than places the kernel would read beyond the array.
+    """
     if cookies and len(cookies) != len(places):
         hint = f"{len(cookies)} cookies for {len(places)}: there must be one for each {what}"
         raise BpfError(errno.EINVAL, doing, hint=hint)
@@ -205,7 +209,7 @@ def _perf_or_other(program: ProgramHandle, pointer: int, name: str) -> Link:
     except BpfError as error:
         if error.errno != errno.EINVAL:
             raise
-        # Before 5.15 libbpf makes up a link around a perf event, which is none to the kernel.
+        # Before 5.15 libbpf returns a `struct bpf_link *` for a perf event, without a BPF link.
         raise NotSupported(
             f"attach {name} ({program.section}) by a BPF link",
             since="Linux 5.15",

@@ -18,24 +18,24 @@ _MNT_DETACH = 2
 
 
 class BpfFs(os.PathLike[str]):
-    """A BPF FS mount of its own, path-like: `bpffs / "link"` is where a link is pinned.
+    """The mount of a separate BPF FS, path-like: `bpffs / "link"` is a path to pin a link at.
 
-    Lives until `unmount()` or the end of a `with` block. Then its pins go with it, and with them
-    every link that nothing else holds; the kernel may do that up to about 30 ms later (5.10).
+    Mounted until `unmount()` or the end of a `with` block. Then its pins go, and with them every
+    link that nothing else holds; the kernel may end the links up to about 30 ms later (5.10).
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        """Where it is mounted."""
+        """The directory on which the BPF FS is mounted."""
         self._mounted = True
 
     @classmethod
     def mount(cls, directory: str | os.PathLike[str], **options: str | int) -> Self:
         """Mount a fresh BPF FS on an existing directory.
 
-        `options` are those of the file system: `mode=0o700`; since 6.9 `delegate_cmds="any"`,
-        `delegate_maps`, `delegate_progs`, `delegate_attachs`. The kernel ignores names that it does
-        not know. Raises `BpfError`: EPERM without CAP_SYS_ADMIN, EINVAL for a value it refuses.
+        `options` are mount options: `mode=0o700`; since 6.9 `delegate_cmds="any"`, `delegate_maps`,
+        `delegate_progs`, `delegate_attachs`. The kernel ignores names that it does not know. Raises
+        `BpfError`: EPERM without CAP_SYS_ADMIN, EINVAL for a value that the kernel refuses.
         """
         path = Path(directory)
         text = ",".join(f"{name}={_option(name, value)}" for name, value in options.items())
@@ -45,14 +45,14 @@ class BpfFs(os.PathLike[str]):
         return cls(path)
 
     def unmount(self) -> None:
-        """Unmount it; idempotent. What is still open in it keeps living, out of reach."""
+        """Unmount the BPF FS; idempotent. Objects still open live on, without their pins."""
         if not self._mounted:
             return
         self._mounted = False
         unmount(self.path)
 
     def pins(self) -> Iterator[Path]:
-        """Yield every pinned object in it, less the two iterators of the kernel's own."""
+        """Yield the path of every pin, except the two iterators that the kernel pins itself."""
         return pins_below(self.path)
 
     def __fspath__(self) -> str:
@@ -72,7 +72,7 @@ class BpfFs(os.PathLike[str]):
 
 
 def unmount(path: Path) -> None:
-    """Unmount whatever is mounted on a path, at once even where it is in use."""
+    """Unmount the file system on a path, even while it is in use (MNT_DETACH)."""
     if libc().umount2(os.fsencode(path), _MNT_DETACH):
         raise BpfError(ctypes.get_errno(), f"unmount {path}")
 

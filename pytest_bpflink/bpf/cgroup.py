@@ -1,7 +1,7 @@
-"""A cgroup of the second version: a place that programs attach to, and that can go away.
+"""Cgroups of version 2, which programs attach to.
 
-Links to a cgroup end when it is removed: the kernel detaches them on its own ("auto-detach", 5.7),
-some milliseconds later, and not before the last socket that was made inside is closed.
+When a cgroup is removed, the kernel detaches the links to it ("auto-detach", 5.7): some
+milliseconds later, and not before the last socket that was made in the cgroup is closed.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Attached:
-    """What `BPF_PROG_QUERY` answers: ids of programs in the order they run, and flags.
+    """The answer of `BPF_PROG_QUERY`: ids of programs in the order in which they run, and flags.
 
-    `flags` are those of the attach type as a whole; with `effective` 5.10 gives real ones, 6.1 and
-    later 0.
+    `flags` belong to the attach type as a whole. With `effective`, 5.10 gives the real flags, and
+    6.1 and later 0.
     """
 
     prog_ids: tuple[int, ...]
@@ -49,20 +49,20 @@ class Attached:
 class Cgroup:
     """A cgroup v2 directory.
 
-    Lives until `remove()`, which the `cgroup` fixture calls; nested ones, made with `create()`, go
-    with it.
+    Lives until `remove()`, which the `cgroup` fixture calls; nested cgroups, made with `create()`,
+    are removed with it.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        """Where it is in the file system."""
+        """The directory."""
         self.id = self.path.stat().st_ino
-        """The kernel's number for it: what a link's `info.cgroup_id` holds."""
+        """The kernel's id of the cgroup, as in the `info.cgroup_id` of a link."""
         self._fd: int | None = None
         self._removed = False
 
     def fileno(self) -> int:
-        """Descriptor of the directory, opened when first asked for and kept until `close()`.
+        """Return a descriptor of the directory, opened on the first call and kept until `close()`.
 
         Raises `BpfError` with ENOENT when the cgroup is gone.
         """
@@ -81,16 +81,16 @@ class Cgroup:
             os.close(fd)
 
     def create(self, name: str) -> Cgroup:
-        """Make a cgroup below this one. Raises `FileExistsError` where there is one."""
+        """Make a cgroup below this one. Raises `FileExistsError` if it exists already."""
         path = self.path / name
         path.mkdir()
         return Cgroup(path)
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[Self]:
-        """Move this process in for the length of a `with` block, and then back where it was.
+        """Move this process into the cgroup for a `with` block, and then back.
 
-        Sockets belong to the cgroup they were *made* in, for good: make them inside.
+        A socket belongs to the cgroup in which it was *made*, for good: make sockets in the block.
         """
         home = own_cgroup()
         self.add(os.getpid())
@@ -100,27 +100,27 @@ class Cgroup:
             _write(home / "cgroup.procs", str(os.getpid()))
 
     def add(self, pid: int) -> None:
-        """Move a process in."""
+        """Move a process into the cgroup."""
         _write(self.path / "cgroup.procs", str(pid))
 
     @property
     def procs(self) -> list[int]:
-        """Pids of the processes in it, without those below."""
+        """Pids of the processes in this cgroup, without nested ones."""
         return [int(pid) for pid in (self.path / "cgroup.procs").read_text().split()]
 
     @property
     def procs_below(self) -> set[int]:
-        """Pids of the processes in it and below."""
+        """Pids of the processes in this cgroup and in nested ones."""
         return {pid for path in self._directories_below() for pid in Cgroup(path).procs}
 
     def freeze(self, frozen: bool = True) -> None:  # noqa: FBT001, FBT002 - freeze(False) thaws
-        """Stop every process in it and below, or let them go on (5.2)."""
+        """Freeze every process in this cgroup and in nested ones; with False, thaw them (5.2)."""
         _write(self.path / "cgroup.freeze", str(int(frozen)))
 
     def kill(self) -> None:
-        """Kill every process in it and below: `cgroup.kill` (5.14), before that one by one.
+        """Kill every process in this cgroup and in nested ones: by `cgroup.kill` (5.14), or singly.
 
-        Raises `AssertionError` when one is still there after a second.
+        Raises `AssertionError` when a process is still there after a second.
         """
         switch = self.path / "cgroup.kill"
         if switch.exists():
@@ -128,7 +128,7 @@ class Cgroup:
         eventually(self._is_killed_empty, what=f"processes in {self.path} end by SIGKILL")
 
     def attached(self, attach_type: AttachType, *, effective: bool = False) -> Attached:
-        """Which programs are attached here; with `effective` those that run here (4.15).
+        """Return the programs attached to the cgroup; with `effective` all that run in it (4.15).
 
         Raises `BpfError`: EINVAL for an attach type that the kernel lacks.
         """
@@ -137,12 +137,12 @@ class Cgroup:
         except BpfError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            deep = len(self.path.parts)  # programs of each level above may be in effect
+            deep = len(self.path.parts)  # the programs of each level above may run here
             return self._query(attach_type, effective=effective, room=USUAL_PROGRAMS * deep)
 
     @property
     def is_attached_to(self) -> bool:
-        """Whether anything is attached here, with a link or without; False for one that is gone."""
+        """Whether any program is attached, by a link or without; False if the cgroup is gone."""
         for attach_type in CGROUP_ATTACH_TYPES:
             if attach_type not in _refused:
                 try:
@@ -154,11 +154,11 @@ class Cgroup:
         return False
 
     def attach(self, program: ProgramHandle, flags: AttachFlags | None = None) -> None:
-        """Attach by the legacy `BPF_PROG_ATTACH` (4.10): no link, stays until `detach()`.
+        """Attach by the legacy `BPF_PROG_ATTACH` (4.10): without a link, until `detach()`.
 
         Raises `BpfError` with EPERM where another attachment excludes this one.
         """
-        ids.note_made("program", program.id)  # it may live on here, with nothing to show for it
+        ids.note_made("program", program.id)  # the cgroup alone may keep it alive
         libbpf.call(
             "bpf_prog_attach",
             program.fd,
@@ -169,7 +169,7 @@ class Cgroup:
         )
 
     def detach(self, program: ProgramHandle) -> None:
-        """Detach what `attach()` attached. Raises `BpfError` with ENOENT when it is not there."""
+        """Undo `attach()`. Raises `BpfError` with ENOENT when the program is not attached."""
         libbpf.call(
             "bpf_prog_detach2",
             program.fd,
@@ -179,11 +179,11 @@ class Cgroup:
         )
 
     def remove(self, *, within: float = 1.0) -> None:
-        """Remove it and all below, and wait until its links are detached; idempotent.
+        """Remove the cgroup and nested ones, and wait until their links are detached; idempotent.
 
-        Moves the processes in it out to its parent. Raises `AssertionError` when links are still
-        attached after `within` seconds, with what holds them: a socket that was made inside and is
-        still open, as a rule.
+        Processes are moved to the parent. Raises `AssertionError` when links are still attached
+        after `within` seconds. The error names what holds the links: as a rule a socket that was
+        made inside and is still open.
         """
         if self._removed:
             return
@@ -224,11 +224,11 @@ class Cgroup:
         return not alive
 
     def _directories_below(self) -> list[Path]:
-        """It and all below, the deepest first."""
+        """Return the directories of this cgroup and of nested ones, the deepest first."""
         return [Path(directory) for directory, _, _ in os.walk(self.path, topdown=False)]
 
     def _links_inside(self) -> dict[int, int]:
-        """Links to it or below: id, and the cgroup's id. Costs next to nothing without any."""
+        """Return the links to this cgroup and nested ones: the cgroup's id by the link's id."""
         if next(ids.alive("link"), None) is None:
             return {}
         attached = set()
@@ -241,14 +241,14 @@ class Cgroup:
         return _links_to(attached) if attached else {}
 
 
-# Attach types that this kernel does not know. Asking once is enough: cgroups are removed often.
+# Attach types that this kernel does not know, which are asked for once: cgroups are removed often.
 _refused: set[AttachType] = set()
 
 
 def _write(file: Path, text: str) -> None:
-    """Write to a file of the cgroup file system, whose errors have errnos that say something."""
+    """Write to a file of the cgroup file system. Raises `BpfError`."""
     try:
-        # As `open` would, so that a file which the cgroup lacks is EACCES, and not ENOENT as well.
+        # With O_CREAT a file that the kernel lacks gives EACCES instead of ENOENT.
         fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC)
         try:
             os.write(fd, text.encode())
@@ -260,7 +260,7 @@ def _write(file: Path, text: str) -> None:
 
 
 def _evacuate(directory: Path, *, to: Path) -> None:
-    """Move all processes elsewhere; those that end meanwhile need no moving."""
+    """Move all processes to another cgroup; processes that end meanwhile are skipped."""
     with contextlib.suppress(FileNotFoundError):
         for pid in (directory / "cgroup.procs").read_text().split():
             with contextlib.suppress(ProcessLookupError):
@@ -268,7 +268,7 @@ def _evacuate(directory: Path, *, to: Path) -> None:
 
 
 def _remove_directory(directory: Path, within: float) -> None:
-    """Remove a cgroup. Tasks that are dead and waited for may keep it busy for a moment (7.2)."""
+    """Remove a cgroup. Tasks that were just waited for may keep it busy for a moment (7.2)."""
     deadline = time.monotonic() + within
     while True:
         try:
@@ -303,7 +303,7 @@ def _await_auto_detach(path: Path, attached: dict[int, int], within: float) -> N
 
 
 def _still_attached(attached: dict[int, int]) -> list[int]:
-    """Return those of the links that have their cgroup yet; others on the system are let be."""
+    """Return the links of `attached` that still are attached to their cgroup."""
     still = []
     for link_id, cgroup_id in attached.items():
         with contextlib.suppress(BpfError), ids.opened("link", link_id) as fd:

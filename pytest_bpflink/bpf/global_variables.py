@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Globals(MutableMapping[str, Any]):
-    """The global variables of one section, by name; a value is a copy, an assignment writes.
+    """The global variables of one section, by name: reading gives a copy, an assignment writes.
 
-    A whole variable is read or written at a time: `bss["counts"] = [0, 0]`, not an element of it.
-    A name that is not there raises `UnknownName`, which says which there are; writing what loading
+    A variable is read or written as a whole: `bss["counts"] = [0, 0]`, not a single element. An
+    unknown name raises `UnknownName`, which lists the known ones. Writing to a section that loading
     has frozen raises `BpfError` with EACCES.
     """
 
@@ -46,7 +46,7 @@ class Globals(MutableMapping[str, Any]):
         encoded = btf.encode(variable.type_id, value, bytes(image[_span(variable)]))
         try:
             image[_span(variable)] = encoded
-        except TypeError as error:  # how mmap says that it is read-only
+        except TypeError as error:  # the error of a read-only mmap
             raise BpfError(
                 errno.EACCES, f"write {name} in {self._name}", hint="it is frozen by loading"
             ) from error
@@ -83,7 +83,7 @@ class Globals(MutableMapping[str, Any]):
         return self._live, self._btf
 
     def _map_live(self, section: MapHandle) -> mmap.mmap:
-        # libbpf maps it too, but only from 1.6 on in bpf_object__load(), before in skeletons.
+        # bpf_object__load() maps the section too, from libbpf 1.6 on; before, only skeletons do.
         protection = mmap.PROT_READ
         if not self._name.startswith(".rodata"):
             protection |= mmap.PROT_WRITE

@@ -29,7 +29,7 @@ class ObjectHandle(Protocol):
 
 
 class ProgramHandle(Protocol):
-    """A program that is attached, or put into a link."""
+    """A program that is attached, or that replaces the program of a link."""
 
     @property
     def pointer(self) -> int:
@@ -37,31 +37,31 @@ class ProgramHandle(Protocol):
 
     @property
     def fd(self) -> int:
-        """Its descriptor, borrowed. Raises `BpfError` before the object is loaded."""
+        """The program's descriptor, borrowed. Raises `BpfError` before the object is loaded."""
 
     @property
     def id(self) -> int:
-        """The kernel's number for it."""
+        """The kernel's id of the program."""
 
     @property
     def name(self) -> str:
-        """The name of its function."""
+        """The name of the program's function."""
 
     @property
     def section(self) -> str:
-        """What `SEC()` says."""
+        """The text of `SEC()`."""
 
     @property
     def type(self) -> ProgType:
-        """Its program type."""
+        """The program's type."""
 
     @property
     def expected_attach_type(self) -> AttachType:
-        """The attach type that it is loaded for."""
+        """The attach type for which the program is loaded."""
 
 
 class MapHandle(Protocol):
-    """A map that a link has, or that global variables are in."""
+    """A map that replaces the map of a link, or that holds global variables."""
 
     @property
     def pointer(self) -> int:
@@ -69,12 +69,12 @@ class MapHandle(Protocol):
 
     @property
     def fd(self) -> int:
-        """Its descriptor, borrowed."""
+        """The map's descriptor, borrowed."""
 
     @property
     def name(self) -> str:
-        """Its name in the object."""
+        """The map's name in the object."""
 
     @property
     def loaded(self) -> bool:
-        """Whether the kernel has it."""
+        """Whether the kernel has the map."""

@@ -1,8 +1,8 @@
-"""A BPF link: the tie between a program and a hook, and everything that keeps it.
+"""BPF links, which tie a program to a hook, and the references that keep a link alive.
 
 A link lives while a descriptor or a pin refers to it; when the last reference goes, the kernel
-detaches the program. `Link` is one reference. It stands on libbpf's `bpf_link *` (attach, open) or
-on a bare descriptor (`from_fd`, `by_id`, `links()`), with the same behaviour and errors on both.
+detaches the program. A `Link` is one reference. It has libbpf's `bpf_link *` (attach, open) or a
+bare descriptor (`from_fd`, `by_id`, `links()`), with the same behaviour and errors for both.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Link:
     """The kernel's number for this link, unique on the system; known after `destroy()` too."""
 
     pins: tuple[Path, ...] = ()
-    """Where this handle has pinned the link, whether those files are still there or not."""
+    """The paths at which this handle has pinned the link; the files may be gone."""
 
     before_pinning: Callable[[Path], None] | None = None
-    """Called with each path, so that someone remembers it should this process be killed."""
+    """Called with each path before pinning: a fixture records it in case this process is killed."""
 
     def __init__(self, reference: _Reference, name: str) -> None:
         self._reference: _Reference | None = None
@@ -64,7 +64,7 @@ class Link:
     def open(cls, path: str | os.PathLike[str]) -> Self:
         """Open a pinned link.
 
-        Raises `BpfError`: ENOENT where there is none, EINVAL where a map or a program is pinned,
+        Raises `BpfError`: ENOENT where there is no pin, EINVAL where a map or a program is pinned,
         EACCES where the file's mode refuses reading and writing.
         """
         doing = f"open the link pinned at {Path(path)}"
@@ -103,17 +103,17 @@ class Link:
 
     @property
     def info(self) -> LinkInfo:
-        """What the kernel says about it now, as the dataclass of its type."""
+        """What the kernel now says about the link, as the dataclass of the link's type."""
         doing = self._doing("read the info of")
         return read_link_info(self._live("read the info of").fd, doing=doing)
 
     @property
     def pin_path(self) -> Path | None:
-        """Where this handle is pinned or was opened; None when it is not, and after `unpin()`."""
+        """Where this handle is pinned or was opened; None without a pin, and after `unpin()`."""
         return self._live("look at").pin_path
 
     def pin(self, path: str | os.PathLike[str]) -> None:
-        """Pin it in a BPF FS, so that it outlives this handle and this process.
+        """Pin the link in a BPF FS, so that it outlives this handle and this process.
 
         Makes the last directory of the path where it is missing, as libbpf does. Raises `BpfError`:
         EBUSY when this handle is pinned already, EEXIST over an existing path, EINVAL outside a
@@ -141,8 +141,8 @@ class Link:
     def unpin(self) -> None:
         """Remove the pin of this handle; the handle still holds the link.
 
-        Raises `BpfError`: EINVAL when it is not pinned, ENOENT when the file is gone already, and
-        then the handle stays pinned, as in libbpf.
+        Raises `BpfError`: EINVAL when the handle is not pinned, ENOENT when the file is gone (the
+        handle then stays pinned, as in libbpf).
         """
         reference = self._live("unpin")
         if reference.pin_path is None:
@@ -150,15 +150,15 @@ class Link:
         reference.unpin(self._doing("unpin", f" from {reference.pin_path}"))
 
     def update(self, program: ProgramHandle, *, old: ProgramHandle | None = None) -> None:
-        """Put another program in place of the present one, with no moment in between (5.7).
+        """Replace the link's program by another one, without a moment in between (5.7).
 
-        With `old` only if that is the present one (compare-exchange, `BPF_F_REPLACE`). Raises
+        With `old`, only if `old` is the present program (compare-exchange, `BPF_F_REPLACE`). Raises
         `BpfError`: EINVAL for another program type and for a link type that can't be updated,
         EPERM when `old` is not the present program, ENOLINK when the target is gone.
         """
         reference = self._live("update")
         if old is None:
-            _ = program.fd  # says that the program is not loaded, where libbpf says EBADF
+            _ = program.fd  # its error names a program that is not loaded; libbpf's is EBADF
             reference.update(program, self._doing("update", f" to {program.name}"))
             return
         doing = self._doing("update", f" from {old.name} to {program.name}")
@@ -166,7 +166,7 @@ class Link:
         libbpf.call("bpf_link_update", reference.fd, program.fd, ctypes.byref(options), doing=doing)
 
     def update_map(self, new: MapHandle) -> None:
-        """Put another struct_ops map in place of the present one (6.4, libbpf 1.2).
+        """Replace the link's struct_ops map by another one (6.4, libbpf 1.2).
 
         Raises `BpfError` with EINVAL for a link of another type, `NotSupported` on an older libbpf.
         """
@@ -175,15 +175,16 @@ class Link:
     def detach(self) -> None:
         """Take the program off the hook now, whoever else holds the link (5.9).
 
-        The link stays, without a target: `info` answers, an update is ENOLINK, a second detach
-        does nothing. Raises `BpfError` with EOPNOTSUPP for a link type that can't be detached.
+        The link stays, without a target: `info` still works, an update gives ENOLINK, a second
+        detach does nothing. Raises `BpfError` with EOPNOTSUPP for a link type that can't be
+        detached.
         """
         self._live("detach").detach(self._doing("detach"))
 
     def disconnect(self) -> None:
-        """Make `destroy()` leave the descriptor open, and with it the program attached.
+        """Make `destroy()` leave the descriptor open, so that the program stays attached.
 
-        `close()` closes it after all; left to the garbage collector it is a ResourceWarning.
+        `close()` closes the descriptor; without it the garbage collector gives a ResourceWarning.
         """
         self._live("disconnect").disconnect()
         self._disconnected = True
@@ -198,28 +199,28 @@ class Link:
         reference.destroy(self._doing("destroy"))
 
     def close(self) -> None:
-        """Destroy it, and close the descriptor that `disconnect()` made that leave open."""
+        """Destroy the reference, and close the descriptor that stayed open after `disconnect()`."""
         self.destroy()
         if self._left_open is not None:
             fd, self._left_open = self._left_open, None
-            # Whoever closed it by its number has done the same, and the number may be another's.
+            # A test may have closed the number already, and another file may have it now.
             with contextlib.suppress(OSError):
                 if kind_of_descriptor(fd) == "link" and read_link_info(fd).id == self.id:
                     os.close(fd)
 
     def remove_pins(self) -> None:
-        """Remove every pin that this handle made and that still is one of this link."""
+        """Remove every pin that this handle made, unless its path now has something else."""
         for path in self.pins:
             remove_pin(path, self.id)
 
     def holders(self) -> tuple[Holder, ...]:
-        """Who holds it: descriptors of processes, and pins, as far as this process may see.
+        """Return the holders of the link: descriptors and pins, as far as this process may see.
 
         Pins in other mount namespaces are found through a process there: their paths begin with
-        `/proc/PID/root`. Pins are opened for a moment to see whose they are; those in the private
-        mounts of other sessions are let be.
+        `/proc/PID/root`. Each pin is opened for a moment to see what is pinned, except pins in the
+        private mounts of other sessions, which are not looked at.
         """
-        from pytest_bpflink.introspection.holders import holders  # rarely asked, and it reads /proc
+        from pytest_bpflink.introspection.holders import holders
 
         return holders("link", self.id)
 
@@ -252,9 +253,9 @@ class Link:
 def links() -> Iterator[Link]:
     """Iterate over all links on the system (5.8; needs CAP_SYS_ADMIN).
 
-    Each is open while the loop is at it and destroyed when it goes on; `Link.by_id(link.id)` keeps
-    one. For that moment the loop holds it, whoever else lets go of it. Links that go away
-    meanwhile, and those that are just being made, are left out.
+    Each `Link` holds its link for one step of the loop, and is destroyed before the next;
+    `Link.by_id(link.id)` makes one that stays. Links that end meanwhile, and links that are just
+    being made, are left out.
     """
     for link_id in link_ids():
         try:
@@ -273,14 +274,14 @@ def link_ids(after: int = 0) -> Iterator[int]:
 
 
 def remove_pin(path: Path, link_id: int) -> None:
-    """Remove a pin if it is one of this link; anything else that is there is somebody else's."""
+    """Remove a pin of this link; anything else at the path is left alone."""
     with contextlib.suppress(BpfError), Link.open(path) as link:
         if link.id == link_id:
             path.unlink()
 
 
 class _Reference(Protocol):
-    """What `Link` stands on."""
+    """A reference to a link: libbpf's, or a bare descriptor."""
 
     @property
     def fd(self) -> int: ...
@@ -296,7 +297,7 @@ class _Reference(Protocol):
 
 
 class _LibbpfLink:
-    """A `struct bpf_link *` of libbpf's."""
+    """A reference by libbpf's `struct bpf_link *`."""
 
     def __init__(self, pointer: int) -> None:
         self._pointer = pointer
@@ -333,7 +334,7 @@ class _LibbpfLink:
 
 
 class _Descriptor:
-    """A bare descriptor, with what libbpf does around one done here."""
+    """A reference by a bare descriptor, which behaves as a `struct bpf_link *`."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -344,7 +345,7 @@ class _Descriptor:
         try:
             path.parent.mkdir(mode=0o700)
         except (FileExistsError, FileNotFoundError):
-            pass  # the second is told by pinning
+            pass  # FileNotFoundError: pinning reports it
         except OSError as error:
             raise BpfError(error.errno or 0, doing) from error
         libbpf.call("bpf_obj_pin", self.fd, os.fsencode(path), doing=doing)
@@ -352,7 +353,7 @@ class _Descriptor:
 
     def unpin(self, doing: str) -> None:
         try:
-            os.unlink(self.pin_path or "")  # a Path would be the same call
+            os.unlink(self.pin_path or "")
         except OSError as error:
             raise BpfError(error.errno or 0, doing) from error
         self.pin_path = None
@@ -378,7 +379,7 @@ class _Descriptor:
 
 
 def attached(pointer: int, name: str) -> Link:
-    """Make the `Link` of a `struct bpf_link *` that libbpf's attach handed out."""
+    """Make the `Link` of a `struct bpf_link *` that attaching by libbpf returned."""
     reference = _LibbpfLink(pointer)
     try:
         _require_link(reference.fd, f"attach {name}")
@@ -389,7 +390,7 @@ def attached(pointer: int, name: str) -> Link:
 
 
 def created(fd: int, name: str) -> Link:
-    """Make the `Link` of a descriptor that `BPF_LINK_CREATE` gave, which is now the link's own."""
+    """Make the `Link` that owns a descriptor, which `BPF_LINK_CREATE` returned."""
     return _made(Link(_Descriptor(fd), name))
 
 

@@ -1,4 +1,4 @@
-"""A map of a BPF object, as a mapping from keys to values."""
+"""Maps of BPF objects, as mappings from keys to values."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Map(MutableMapping[Any, Any]):
         self._owner = owner
         self._pointer = pointer
         self.name = libbpf.text("bpf_map__name", pointer) or ""
-        """Its name in the object; one of libbpf's own has the object's before the section's."""
+        """The map's name; libbpf names a map of global variables by object and section."""
 
     @property
     def pointer(self) -> int:
@@ -48,44 +48,43 @@ class Map(MutableMapping[Any, Any]):
 
     @property
     def fd(self) -> int:
-        """Its descriptor, borrowed."""
+        """The map's descriptor, borrowed."""
         return self._ask("bpf_map__fd")
 
     @property
     def id(self) -> int:
-        """The kernel's number for it."""
+        """The kernel's id of the map."""
         return int(libbpf.read_info(self.fd, BpfMapInfo, doing=self._doing("ask about")).id)
 
     @property
     def loaded(self) -> bool:
-        """Whether the kernel has it."""
+        """Whether the kernel has the map."""
         return self._owner.loaded
 
     @property
     def is_internal(self) -> bool:
-        """Whether it holds global variables."""
+        """Whether the map holds global variables."""
         return bool(self._ask("bpf_map__is_internal"))
 
     def attach(self) -> Link:
-        """Put a struct_ops map in force by a BPF link, which is the caller's to destroy (6.4).
+        """Register a struct_ops map by a BPF link, which the caller destroys (6.4).
 
-        The map is one in `SEC(".struct_ops.link")`. Raises `BpfError`: EINVAL for any other map,
-        EEXIST where one of its name is in force; `NotSupported` where no BPF link comes of it.
+        The map must be in `SEC(".struct_ops.link")`. Raises `BpfError`: EINVAL for a map of another
+        type, EEXIST where a map with the same struct_ops name is registered; `NotSupported` where
+        libbpf registers the map without a BPF link.
         """
         doing = f"attach struct_ops map {self.name}"
         pointer = libbpf.call("bpf_map__attach_struct_ops", self.pointer, doing=doing)
         try:
             return attached(pointer, self.name)
         except BpfError as error:
-            # Without BPF_F_LINK the map itself stands for the attachment, and libbpf says so.
-            raise NotSupported(
-                f"attach {self.name} by a BPF link",
-                since='Linux 6.4, libbpf 1.2 and a map in SEC(".struct_ops.link")',
-                here="without one of them",
-            ) from error
+            # Without BPF_F_LINK libbpf's `struct bpf_link *` has the descriptor of the map.
+            refusal = NotSupported(f"attach {self.name} by a BPF link", since="Linux 6.4", here="")
+            refusal.hint = 'needs Linux 6.4, libbpf 1.2, and a map in SEC(".struct_ops.link")'
+            raise refusal from error
 
     def pin(self, path: str | os.PathLike[str]) -> None:
-        """Pin it in a BPF FS; whoever asked removes the file."""
+        """Pin the map in a BPF FS; the caller removes the file."""
         note_made("map", self.id)
         libbpf.call("bpf_map__pin", self.pointer, os.fsencode(path), doing=self._doing("pin"))
 
@@ -143,9 +142,9 @@ class Map(MutableMapping[Any, Any]):
 
     @cached_property
     def _value(self) -> _Codec:
-        # The kernel would write a value for each processor into the room for one.
+        # The kernel would write a value for each processor into a buffer for one.
         if self._ask("bpf_map__type") in _PER_CPU_MAPS:
-            hint = "a per-CPU map has a value for each processor, which is not offered"
+            hint = "a per-CPU map has a value for each processor: no access to it is implemented"
             raise BpfError(errno.EOPNOTSUPP, self._doing("use"), hint=hint)
         return self._codec("bpf_map__btf_value_type_id", "bpf_map__value_size")
 
@@ -163,7 +162,7 @@ class Map(MutableMapping[Any, Any]):
 
 
 class _Codec:
-    """How keys or values of a map become Python values, and back."""
+    """Converts keys or values of a map to Python values, and back."""
 
     def __init__(self, btf: Btf | None, type_id: int, size: int) -> None:
         self.size = size

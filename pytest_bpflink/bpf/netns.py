@@ -1,9 +1,9 @@
-"""Network namespaces and the devices in them: places that programs attach to and that can go away.
+"""Network namespaces and their devices, which programs attach to.
 
-A namespace has no name and is held by a descriptor, so that nothing of it outlives the process:
-the kernel removes it, its devices and the attachments to both, some milliseconds after the last
-descriptor, process and socket that is in it. Devices are made with pyroute2 (`pip install
-'pytest-bpflink[net]'`); a namespace with nothing but `lo` does without.
+A namespace has no name and is held by a descriptor, so that nothing of it outlives the process.
+When the last descriptor, process and socket in it is gone, the kernel removes the namespace, its
+devices and the attachments to both, some milliseconds later. Devices are made with pyroute2 (`pip
+install 'pytest-bpflink[net]'`), which a namespace with `lo` alone does not need.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ _IFREQ = struct.Struct("16sh14x")
 
 
 class NetNs:
-    """A network namespace, with `lo` up in one that was made here.
+    """A network namespace; `create()` makes one, with `lo` up.
 
     Lives until `close()` or the end of a `with` block, and then until the last socket or process
-    in it is gone. Devices go with it.
+    in it is gone. Devices go with their namespace.
     """
 
     def __init__(self, fd: int) -> None:
         self._fd: int | None = fd
         self._names = count()
         self.ino = os.fstat(fd).st_ino
-        """The kernel's number for it: what a link's `info.netns_ino` holds."""
+        """The namespace's inode number, as in the `info.netns_ino` of a link."""
 
     @classmethod
     def create(cls) -> Self:
-        """Make a fresh one and bring its `lo` up. Raises `BpfError` with EPERM if not allowed."""
+        """Make a fresh namespace with `lo` up. Raises `BpfError` with EPERM if not allowed."""
         fds: list[int] = []
         errors: list[BpfError] = []
 
@@ -64,7 +64,7 @@ class NetNs:
             except BpfError as error:
                 errors.append(error)
 
-        # In a thread, whose namespace nobody needs afterwards.
+        # In a thread, which ends: unshare changes the namespace of the calling thread.
         thread = threading.Thread(target=make)
         thread.start()
         thread.join()
@@ -76,26 +76,27 @@ class NetNs:
 
     @classmethod
     def current(cls) -> Self:
-        """Refer to the one that this thread is in."""
+        """Refer to the namespace that this thread is in."""
         return cls(os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC))
 
     def fileno(self) -> int:
-        """Descriptor of the namespace. Raises `BpfError` with EBADF after `close()`."""
+        """Return the descriptor of the namespace. Raises `BpfError` with EBADF after `close()`."""
         if self._fd is None:
             raise BpfError(errno.EBADF, f"use network namespace {self.ino}", hint="it was closed")
         return self._fd
 
     def close(self) -> None:
-        """Let go of it; idempotent. It goes when nothing else holds it, and its devices too."""
+        """Close the descriptor; idempotent. The namespace goes when nothing else holds it."""
         if self._fd is not None:
             fd, self._fd = self._fd, None
             os.close(fd)
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[Self]:
-        """Move this thread in for the length of a `with` block, and then back where it was.
+        """Move this thread into the namespace for a `with` block, and then back.
 
-        Sockets belong to the namespace they were *made* in, for good: make them inside.
+        A socket belongs to the namespace in which it was *made*, for good: make sockets in the
+        block.
         """
         with contextlib.closing(NetNs.current()) as home:
             _set(self.fileno(), f"enter network namespace {self.ino}")
@@ -105,14 +106,14 @@ class NetNs:
                 _set(home.fileno(), f"go back to network namespace {home.ino}")
 
     def attached(self, attach_type: AttachType) -> tuple[int, ...]:
-        """Ids of the programs attached to it: FLOW_DISSECTOR (5.3) or SK_LOOKUP (5.9).
+        """Return the ids of the attached programs: FLOW_DISSECTOR (5.3) or SK_LOOKUP (5.9).
 
-        Raises `BpfError` with EINVAL for an attach type that it has none of.
+        Raises `BpfError` with EINVAL for any other attach type.
         """
         return prog_query(self.fileno(), attach_type, where=str(self)).prog_ids
 
     def attach(self, program: ProgramHandle) -> None:
-        """Attach by the legacy `BPF_PROG_ATTACH` (4.20): no link, stays until `detach()`.
+        """Attach by the legacy `BPF_PROG_ATTACH` (4.20): without a link, until `detach()`.
 
         Raises `BpfError`: EEXIST beside a link, EINVAL for the program that is attached already.
         """
@@ -128,7 +129,7 @@ class NetNs:
             )
 
     def detach(self, program: ProgramHandle) -> None:
-        """Detach what `attach()` attached. Raises `BpfError`: ENOENT when it is not there."""
+        """Undo `attach()`. Raises `BpfError` with ENOENT when the program is not attached."""
         with self.entered():
             libbpf.call(
                 "bpf_prog_detach2",
@@ -140,7 +141,7 @@ class NetNs:
 
     @property
     def lo(self) -> Device:
-        """Its loopback device."""
+        """The namespace's loopback device."""
         return self.device("lo")
 
     def device(self, name: str) -> Device:
@@ -159,17 +160,17 @@ class NetNs:
         return first, second
 
     def dummy(self) -> Device:
-        """Make a dummy device and bring it up: it drops what is sent. Many hosts lack it.
+        """Make a dummy device, up, which drops packets that are sent. Many hosts lack the kind.
 
-        All that it receives is what two macvlans on it send each other: see `macvlans()`.
+        It receives only the packets that two macvlans on it send each other: see `macvlans()`.
         """
         (device,) = self._make("dummy", f"dummy{next(self._names)}")
         return device
 
     def macvlans(self, below: Device) -> tuple[Device, Device]:
-        """Make two macvlan devices on another one, both up.
+        """Make two macvlan devices on the device `below`, both up.
 
-        What the one sends to the other's address, the device below receives.
+        `below` receives the packets that one sends to the other's address.
         """
         on = {"link": below.ifindex, "macvlan_mode": "bridge"}
         first, second = (
@@ -180,8 +181,8 @@ class NetNs:
     def netkit(self) -> tuple[Device, Device]:
         """Make a pair of netkit devices (6.7) in the L3 mode, both up: the primary and its peer.
 
-        A program is attached to either through the primary. Raises `BpfError` with EOPNOTSUPP
-        where the kernel lacks them.
+        Programs attach to either through the primary. Raises `BpfError` with EOPNOTSUPP where the
+        kernel lacks netkit.
         """
         # pyroute2 knows nothing of netkit: the mode and the peer's name are the kernel's choice.
         (primary,) = self._make("netkit", f"netkit{next(self._names)}")
@@ -211,26 +212,26 @@ class NetNs:
 
 
 class Device:
-    """A network device, which is its namespace and its index there."""
+    """A network device, identified by its namespace and its index there."""
 
     def __init__(self, netns: NetNs, name: str, ifindex: int) -> None:
         self.netns = netns
-        """Where it is; an index means nothing outside of it."""
+        """The namespace that the device is in; its index means nothing elsewhere."""
         self.name = name
-        """What it is called there."""
+        """The device's name there."""
         self.ifindex = ifindex
-        """The kernel's number for it: what a link's `info.ifindex` holds."""
+        """The kernel's number for the device, as in the `info.ifindex` of a link."""
 
     def up(self) -> None:
-        """Bring it up."""
+        """Bring the device up."""
         self._set_flags(lambda flags: flags | _IFF_UP)
 
     def down(self) -> None:
-        """Bring it down."""
+        """Bring the device down."""
         self._set_flags(lambda flags: flags & ~_IFF_UP)
 
     def remove(self) -> None:
-        """Remove it, and with it its peer. Raises `BpfError` with ENODEV when it is gone."""
+        """Remove the device and its peer. Raises `BpfError` with ENODEV when it is gone."""
         _link(self.netns, f"remove {self}", "del", index=self.ifindex)
 
     def __repr__(self) -> str:
@@ -248,7 +249,7 @@ class Device:
 
 
 def _peer_of(device: Device) -> tuple[str, int]:
-    """Return the name and the index of the other one of a pair."""
+    """Return the name and the index of a device's peer."""
     (answer,) = _link(device.netns, f"find the peer of {device}", "get", index=device.ifindex)
     index = answer.get_attr("IFLA_LINK")
     with device.netns.entered():
@@ -256,13 +257,13 @@ def _peer_of(device: Device) -> tuple[str, int]:
 
 
 def _link(netns: NetNs, doing: str, command: str, **attributes: Any) -> list[Any]:
-    """Ask about a device, or for a change of one, over netlink."""
+    """Query or change a device, over netlink."""
     try:
         from pyroute2 import IPRoute  # type: ignore[import-untyped]
         from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
     except ImportError as error:
         raise ImportError(f"{doing}: needs pyroute2 (pip install 'pytest-bpflink[net]')") from error
-    # The socket would keep the namespace, so it lives as long as the question.
+    # The netlink socket holds the namespace, so each request opens and closes one.
     with netns.entered(), IPRoute() as route:
         try:
             return list(route.link(command, **attributes))
@@ -276,6 +277,6 @@ def _set(fd: int, doing: str) -> None:
 
 
 def _call(name: str, *arguments: int, doing: str) -> None:
-    """Call a function that Python has from 3.12 on."""
+    """Call `unshare` or `setns` of the C library, which Python has from 3.12 on."""
     if getattr(libc(), name)(*arguments):
         raise BpfError(ctypes.get_errno(), doing, hint="needs CAP_SYS_ADMIN")

@@ -1,7 +1,7 @@
-"""A BPF object file, its programs and maps, and its global variables by name.
+"""BPF object files: their programs and maps, and their global variables by name.
 
 `Object.open()` reads the file, `load()` hands it to the kernel; in between, `rodata` can be
-written. Programs and maps borrow from their object: they are of no use once it is closed.
+written. Programs and maps borrow from their object, and can't be used once it is closed.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Object:
     def __init__(self, pointer: int, path: Path) -> None:
         self._pointer: int | None = pointer
         self.path = path
-        """The file that it was opened from, as it was named."""
+        """The path that `open()` was given."""
         self.loaded = False
-        """Whether the kernel has its programs and maps."""
+        """Whether the kernel has the object's programs and maps."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a `.bpf.o`, or compile a `.bpf.c` and read that; the kernel is not asked yet.
+        """Read a `.bpf.o`, or compile a `.bpf.c` and read its object, without loading it yet.
 
         Raises `BpfError`: ENOENT where there is no file, EINVAL or an errno of libbpf's own for a
         file that is no BPF object; `CompileError` for a source that clang refuses.
@@ -55,17 +55,17 @@ class Object:
         return cls(pointer, Path(path))
 
     def load(self) -> Self:
-        """Hand its programs and maps to the kernel, and return the object itself.
+        """Load the programs and maps into the kernel, and return the object itself.
 
-        Raises `VerifierError` when the verifier refuses a program, `BpfError` for anything else;
-        the object can't be loaded again then.
+        Raises `VerifierError` when the verifier refuses a program, and `BpfError` for any other
+        failure. After a failure the object can't be loaded again.
         """
         libbpf.call("bpf_object__load", self.pointer, doing=f"load BPF object {self.path}")
         self.loaded = True
         return self
 
     def close(self) -> None:
-        """Release everything that it holds; idempotent."""
+        """Release the object, its programs and its maps; idempotent."""
         if self._pointer is None:
             return
         pointer, self._pointer = self._pointer, None
@@ -86,39 +86,39 @@ class Object:
     def program(self, name: str) -> Program:
         """Return a program by the name of its function.
 
-        Raises `UnknownName`, which says which there are.
+        Raises `UnknownName`, which lists the object's programs.
         """
         return by_name("program", name, self.programs, self.path)
 
     def map(self, name: str) -> Map:
-        """Return a map by its name. Raises `UnknownName`, which says which there are."""
+        """Return a map by its name. Raises `UnknownName`, which lists the object's maps."""
         return by_name("map", name, self.maps, self.path)
 
     @cached_property
     def programs(self) -> dict[str, Program]:
-        """All its programs, by the names of their functions."""
+        """All programs of the object, by the names of their functions."""
         each = _each("bpf_object__next_program", self.pointer)
         return {program.name: program for program in (Program(self, one) for one in each)}
 
     @property
     def maps(self) -> dict[str, Map]:
-        """All its maps by name, those of libbpf's own making (`.bss`, `.rodata`) included."""
+        """All maps of the object by name, with those for global variables (`.bss`, `.rodata`)."""
         each = _each("bpf_object__next_map", self.pointer)
         return {one.name: one for one in (Map(self, pointer) for pointer in each)}
 
     @cached_property
     def bss(self) -> Globals:
-        """Global variables that start as zero."""
+        """Global variables with the initial value zero."""
         return self._globals(".bss")
 
     @cached_property
     def data(self) -> Globals:
-        """Global variables that start as something else."""
+        """Global variables with any other initial value."""
         return self._globals(".data")
 
     @cached_property
     def rodata(self) -> Globals:
-        """Global constants: written before `load()`, then frozen, so that the verifier knows."""
+        """Global constants, to be written before `load()`, which freezes them for the verifier."""
         return self._globals(".rodata")
 
     @cached_property
@@ -159,14 +159,14 @@ def _each(function: str, owner: int) -> Iterator[int]:
         yield pointer
 
 
-# Of as many files as are in use at a time: to read the types takes longer than to load programs.
+# For as many files as are in use at a time: reading types takes longer than loading programs.
 @lru_cache(maxsize=8)
 def _types(raw: bytes) -> Btf:
     return Btf(raw)
 
 
 def _require_elf(file: Path, doing: str) -> None:
-    """Say clearly what libbpf says in the words of libelf."""
+    """Raise `BpfError` with a clear sentence, where libbpf would report an error of libelf."""
     try:
         with file.open("rb") as stream:
             start = stream.read(len(_ELF_MAGIC))

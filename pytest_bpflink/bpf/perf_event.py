@@ -1,4 +1,4 @@
-"""Perf events: what a program of the type PERF_EVENT attaches to."""
+"""Perf events, which programs of the type PERF_EVENT attach to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CLOSE_ON_EXEC = 1 << 3
 
 
 class SoftwareEvent(KernelEnum):
-    """`enum perf_sw_ids`: what the kernel itself counts."""
+    """`enum perf_sw_ids`: the events that the kernel itself counts."""
 
     CPU_CLOCK = 0
     TASK_CLOCK = 1
@@ -29,7 +29,7 @@ class SoftwareEvent(KernelEnum):
 
 
 class PerfEvent:
-    """A perf event, open. Lives until `close()`, and longer where a link to it does."""
+    """An open perf event. It lives until `close()`, and longer if a link to it does."""
 
     def __init__(self, fd: int, name: str) -> None:
         self._fd: int | None = fd
@@ -37,7 +37,7 @@ class PerfEvent:
 
     @classmethod
     def software(cls, event: SoftwareEvent, *, period: int = 1, pid: int = 0) -> Self:
-        """Open a software event of this process (`pid` 0) or another one's, on any processor.
+        """Open a software event of this process (`pid` 0) or of another one, on any processor.
 
         Each `period`-th occurrence makes an attached program run. Raises `BpfError`.
         """
@@ -55,13 +55,13 @@ class PerfEvent:
         return cls(fd, event.name)
 
     def fileno(self) -> int:
-        """Descriptor of the event. Raises `BpfError` with EBADF after `close()`."""
+        """Return the descriptor of the event. Raises `BpfError` with EBADF after `close()`."""
         if self._fd is None:
             raise BpfError(errno.EBADF, f"use perf event {self._name}", hint="it was closed")
         return self._fd
 
     def close(self) -> None:
-        """Close it; idempotent."""
+        """Close the event; idempotent."""
         if self._fd is not None:
             fd, self._fd = self._fd, None
             os.close(fd)

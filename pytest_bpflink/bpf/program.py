@@ -1,4 +1,4 @@
-"""A program of a BPF object, and the table of ways in which programs of each kind attach."""
+"""Programs of BPF objects, and the ways in which programs of each type attach."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Program:
         self._owner = owner
         self._pointer = pointer
         self.name = libbpf.text("bpf_program__name", pointer) or ""
-        """The name of its function."""
+        """The name of the program's function."""
         self.section = libbpf.text("bpf_program__section_name", pointer) or ""
-        """What `SEC()` says: the program's type and, for most types, its target."""
+        """The text of `SEC()`: the program's type and, for most types, its target."""
 
     @property
     def pointer(self) -> int:
@@ -46,48 +46,48 @@ class Program:
 
     @property
     def type(self) -> ProgType:
-        """Its program type."""
+        """The program's type."""
         return ProgType(self._ask("bpf_program__type"))
 
     @property
     def expected_attach_type(self) -> AttachType:
-        """The attach type that it is loaded for."""
+        """The attach type for which the program is loaded."""
         return AttachType(self._ask("bpf_program__expected_attach_type"))
 
     @property
     def fd(self) -> int:
-        """Its descriptor, borrowed. Raises `BpfError` before the object is loaded."""
+        """The program's descriptor, borrowed. Raises `BpfError` before the object is loaded."""
         return self._ask("bpf_program__fd")
 
     @property
     def id(self) -> int:
-        """The kernel's number for it."""
+        """The kernel's id of the program."""
         doing = f"ask for the id of program {self.name}"
         return int(libbpf.read_info(self.fd, BpfProgInfo, doing=doing).id)
 
     def set_autoload(self, load: bool) -> None:  # noqa: FBT001 - libbpf's own shape
-        """Choose whether `Object.load()` takes it along; before loading."""
+        """Choose, before `Object.load()`, whether it loads this program."""
         libbpf.call(
             "bpf_program__set_autoload", self.pointer, load, doing=f"set autoload of {self.name}"
         )
 
     def pin(self, path: str | os.PathLike[str]) -> None:
-        """Pin it in a BPF FS; whoever asked removes the file."""
+        """Pin the program in a BPF FS; the caller removes the file."""
         doing = f"pin program {self.name} at {Path(path)}"
         note_made("program", self.id)
         libbpf.call("bpf_program__pin", self.pointer, os.fsencode(path), doing=doing)
 
     def attach(self, target: object | None = None, **options: Any) -> Link:
-        """Attach it by a BPF link, which is the caller's to destroy.
+        """Attach the program by a BPF link, which the caller destroys.
 
-        `target` is what a program of this type attaches to, and the options are those it has:
+        The program's type decides which `target` and which options it takes:
 
         - cgroup programs: a `Cgroup`; `flags`, `relative` (a program or link to stand before or
           after) and `expected_revision` (libbpf 1.6; kernels before 6.17 ignore or refuse them).
         - tcx (6.6), netkit (6.7; the primary device): a `Device`; the same options.
         - xdp: a `Device`; `flags` (`XdpFlags`).
         - flow_dissector, sk_lookup: a `NetNs`.
-        - netfilter (6.4): a `NetNs`, or nothing for the present one; `pf`, `hooknum`, `priority`,
+        - netfilter (6.4): a `NetNs`, or nothing for this thread's; `pf`, `hooknum`, `priority`,
           `flags`.
         - sk_msg, sk_skb (6.10): a `Map` of sockets.
         - iter: nothing, a `Map`, a `Cgroup` with `order` (6.1), or `tid` or `pid` (6.1).
@@ -99,10 +99,11 @@ class Program:
           with `retprobe` and `cookies`, as many as there are names or offsets.
         - fentry.multi, fexit.multi, fsession.multi (7.2, libbpf 1.8): names or a pattern;
           `cookies`, as many as there are names.
-        - all others: nothing, since `SEC()` says it.
+        - all others: nothing, since `SEC()` names the target.
 
-        Raises `BpfError`: EINVAL for the wrong kind of target, and what the kernel says;
-        `NotSupported` where no BPF link comes of it (kprobe and tracepoint before 5.15).
+        Raises `BpfError`: EINVAL for the wrong kind of target or an unknown option, and the errnos
+        of the kernel; `NotSupported` where libbpf attaches without a BPF link (kprobe and
+        tracepoint before 5.15).
         """
         return _attach(self, target, options)
 
@@ -114,7 +115,7 @@ class Program:
 
 
 def _attach(program: Program, target: object | None, options: dict[str, Any]) -> Link:
-    """Attach a program to a target of the kind that its type takes; see `Program.attach()`."""
+    """Attach a program, once the target and the options fit its type; see `Program.attach()`."""
     way = _way_of(program)
     if not isinstance(target, way.targets):
         doing = f"attach {program.name} ({program.type.name}, {program.section}) to {target!r}"
@@ -140,12 +141,12 @@ def _options_of(function: Callable[..., Link]) -> list[str]:
 
 def _not_by_itself(program: Program, _target: object) -> Link:
     doing = f"attach {program.name} ({program.type.name})"
-    raise BpfError(errno.EINVAL, doing, hint="its struct_ops map is what attaches: Map.attach()")
+    raise BpfError(errno.EINVAL, doing, hint="attach its struct_ops map instead: Map.attach()")
 
 
 @dataclass(frozen=True)
 class _Way:
-    """How programs of one kind attach."""
+    """How programs of one type attach."""
 
     attach: Callable[..., Link]
     targets: tuple[type, ...]
@@ -191,7 +192,7 @@ _BY_PROGRAM_TYPE = {
     ProgType.STRUCT_OPS: _Way(_not_by_itself, (object,), "nothing by itself"),
 }
 
-# These say more than the type of the program does.
+# Looked up first: for these attach types the program's type does not say enough.
 _BY_ATTACH_TYPE = {
     AttachType.LSM_CGROUP: _CGROUP,
     AttachType.TRACE_ITER: _ITER,

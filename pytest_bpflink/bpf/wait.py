@@ -1,4 +1,4 @@
-"""Waiting for what the kernel defers by design, with a deadline."""
+"""Waiting, with a deadline, for effects that the kernel defers by design."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _LONGEST_PAUSE = 0.02
 
 
 def eventually(condition: Callable[[], object], *, within: float = 1.0, what: str = "") -> float:
-    """Wait until a condition holds and return the seconds that took.
+    """Wait until a condition holds, and return the seconds that this took.
 
-    For what the kernel defers by design: the end of a link after its last pin is unlinked, a
-    cgroup's programs after rmdir. What the kernel does at once is asserted at once, without this.
-    The condition is tried at least once after the deadline has passed; its exceptions go through.
+    For effects that the kernel defers by design: a link ends some time after its last pin is
+    unlinked, a cgroup's programs go some time after rmdir. Assert immediate effects without it. The
+    condition is called at least once after the deadline has passed; its exceptions go through.
 
-    Raises `AssertionError`, with `what` was awaited and the last value, after `within` seconds.
+    Raises `AssertionError` after `within` seconds, with `what` and the condition's last value.
     """
     start = time.monotonic()
     pause = _FIRST_PAUSE

@@ -1,1 +1,1 @@
-"""From a .bpf.c to a .bpf.o, and libbpf itself."""
+"""Compiling a .bpf.c to a .bpf.o, and choosing or building a libbpf."""

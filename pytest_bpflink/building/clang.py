@@ -1,6 +1,6 @@
-"""clang, as BPF programs are compiled with it: where it is, its flags, and what it made of what.
+"""clang for BPF programs: its path, its flags, and the compilation of one source.
 
-Knows neither caches nor the rest of the project, so that the wheel can be built with it.
+Knows neither caches nor the rest of the project, since the build of the wheel imports it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 _TARGETS = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv", "ppc64le": "powerpc"}
 
 
-class ClangRefusal(Exception):  # noqa: N818 - clang refused; a wrong source is no error of ours
-    """clang made no object; the text is what it says."""
+class ClangRefusal(Exception):  # noqa: N818 - named for what happened
+    """clang made no object; the text is clang's message."""
 
 
 @functools.cache
 def clang() -> Path | None:
-    """Return the clang that compiles, the one that `CLANG` names or the first on PATH."""
+    """Return the path of clang: what `CLANG` names, by default `clang`; None if it is not found."""
     found = shutil.which(os.environ.get("CLANG", "clang"))
     return Path(found).resolve() if found else None
 
@@ -37,7 +37,7 @@ def flags() -> list[str]:
     return [
         *("-target", "bpf", "-O2", "-g", "-Wall", "-mcpu=v3"),
         f"-D__TARGET_ARCH_{_TARGETS.get(machine, machine)}",
-        # Debian keeps asm/ apart per architecture, where clang looks for its own target's only.
+        # Debian has asm/ below a directory per architecture, and clang searches its target's only.
         f"-I/usr/include/{machine}-linux-gnu",
     ]
 
@@ -47,8 +47,8 @@ def translate(command: Sequence[str], source: Path) -> tuple[bytes, list[Path]]:
 
     Raises `ClangRefusal`.
     """
-    # The object through a pipe, its dependencies through memory: whatever kills this process, no
-    # file is left, and clang ends at the closed pipe.
+    # clang writes the object to a pipe and the dependencies to memory: if this process is killed,
+    # no file is left, and clang ends at the closed pipe.
     with memory_file() as depends:
         result = subprocess.run(
             [*command, "-MD", "-MF", depends, "-MT", "object", "-c", source, "-o", "-"],

@@ -1,8 +1,8 @@
-"""A `.bpf.c` to a `.bpf.o`, with clang, cached.
+"""Compiles a `.bpf.c` to a `.bpf.o` with clang, and caches the object.
 
-The cache's key is everything that decides the outcome: the source, what it includes, the flags and
-the compiler. Where the cache can't be written (a guest, a full disk) the object is made in a
-temporary file instead.
+The key of the cache is everything that decides the object: the source, the files it includes, the
+flags and the compiler. Where the cache can't be written (a guest, a full disk) the object goes into
+a temporary directory.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _RUN_VARIABLE = "BPFLINK_RUN"
 
 
 def object_of(path: str | os.PathLike[str]) -> Path:
-    """Return the object file to load: the path itself, or what a `.bpf.c` compiles to.
+    """Return the object file to load: the path itself, or the object compiled from a `.bpf.c`.
 
-    A source that came with its object, as in the wheel, is not compiled again unless it was
-    edited. Raises `CompileError`; a path that ends in neither `.c` nor exists is returned as it is,
-    for the loader to say what is wrong.
+    A source that is installed with its object, as in the wheel, is compiled only if it was edited.
+    A path that does not end in `.c` is returned as it is, whether the file exists or not. Raises
+    `CompileError`.
     """
     given = Path(path)
     remembered = _remembered(given)
@@ -54,11 +54,11 @@ def object_of(path: str | os.PathLike[str]) -> Path:
 
 
 def prepare(sources: Iterable[Path], *, before_each: Callable[[Path], object]) -> None:
-    """Compile sources before guests start, which find the objects in the cache.
+    """Compile sources into the cache before guests start: clang takes minutes in an emulated one.
 
-    clang takes minutes in an emulated guest. The error of a source that does not compile is kept
-    for the test that asks for it, in this run. Guests compile against this kernel's `vmlinux.h`
-    too: CO-RE makes it fit. `before_each` is called with each source that was not compiled before.
+    The error of a source that does not compile is kept for the test that loads it in this run.
+    Guests, too, compile with this kernel's `vmlinux.h`; CO-RE adapts programs to their kernels.
+    `before_each` is called with each source that is not in the cache.
     """
     run = os.environ[_RUN_VARIABLE] = uuid.uuid4().hex
     for source in sources:
@@ -74,7 +74,7 @@ def prepare(sources: Iterable[Path], *, before_each: Callable[[Path], object]) -
 
 
 def clang_version() -> str:
-    """Release of clang, such as `14.0.6`; empty without clang. Costs a process once per clang."""
+    """Return the release of clang, such as `14.0.6`; empty without clang. Each clang runs once."""
     compiler = clang()
     if compiler is None:
         return ""
@@ -91,14 +91,14 @@ def clang_version() -> str:
 
 
 def _one_name(source: Path) -> Path:
-    """Return the same path whatever symlinks lead to a source, so that it is compiled once.
+    """Return one path for a source, whichever symlinks lead to its directory: it is compiled once.
 
-    The source itself may be a link: clang looks for headers beside that.
+    A source that is a symlink itself stays one: clang looks for headers beside the link.
     """
     return source.parent.resolve() / source.name
 
 
-# source: its object, and the state of the files it was made of when that was last looked at.
+# By source: its object, and the signature and the paths of the files that the object was made of.
 _compiled: dict[Path, tuple[Path, object, list[Path]]] = {}
 
 
@@ -119,8 +119,8 @@ def _compile_cached(source: Path, *, given: Path) -> Path:
         _raise_kept_failure(source, entry)
         found = _compile(source, command, entry)
     built, parts = found
-    # By the name that was given, too: to find out where it leads takes longer than all else. What
-    # is there is looked at by that name, since it may lead elsewhere the next time.
+    # Remembered by the given name, too, since resolving it takes longer than all the rest. The
+    # signature includes the file at that name, since the name may lead elsewhere the next time.
     for name in (source, given):
         _compiled[name] = built, _signature([name, *parts]), [name, *parts]
     return built
@@ -136,7 +136,7 @@ def _is_compiled(source: Path) -> bool:
 
 
 def _entry(source: Path, command: list[str]) -> Path:
-    # Sources may include each other, so what a source includes is only known from compiling it.
+    # Without the files that the source includes: only compiling it shows which these are.
     identity = _identity(Path(command[0]))
     return cache_root() / "objects" / _digest(identity, *command, str(source))
 
@@ -149,7 +149,10 @@ def _keep_failure(source: Path, run: str, log: str) -> None:
 
 
 def _raise_kept_failure(source: Path, entry: Path) -> None:
-    """Raise what clang said on the host in this run; headers may have changed since another."""
+    """Raise the error that clang gave on the host in this run.
+
+    An error of another run is ignored, since headers may have changed.
+    """
     try:
         kept: dict[str, str] = json.loads((entry / "failure.json").read_bytes())
     except (OSError, ValueError):
@@ -164,7 +167,7 @@ def _refusal(source: Path, log: str) -> CompileError:
 
 
 def _look_up(entry: Path) -> tuple[Path, list[Path]] | None:
-    """Find an object whose source and headers are what they were when it was made."""
+    """Find an object in the cache; None if its source or a header has changed since it was made."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         contents: dict[str, str] = json.loads((entry / "parts.json").read_bytes())
         parts = [Path(name) for name in contents]
@@ -192,7 +195,7 @@ def _compile(source: Path, command: list[str], entry: Path) -> tuple[Path, list[
 
 
 def _place(entry: Path, contents: dict[str, str]) -> Path:
-    # The file's name is seen by users: libbpf puts it before the names of maps for globals.
+    # Users see the file's name: libbpf puts it before the names of global variables' maps.
     source = Path(next(iter(contents)))
     return entry / _digest(*contents.values()) / source.with_suffix(".o").name
 
@@ -215,7 +218,7 @@ def _includes_kernel_types(source: Path) -> bool:
 
 
 def _vmlinux_header() -> Path:
-    """Dump the running kernel's types as C, once per kernel; in a guest take its host's."""
+    """Return the running kernel's `vmlinux.h`, dumped once per kernel; in a guest, the host's."""
     named = os.environ.get(_HEADER_VARIABLE)
     if named:
         return Path(named)
@@ -240,7 +243,7 @@ def _identity(program: Path) -> str:
 
 
 def _signature(files: list[Path]) -> list[tuple[int, int, int]] | None:
-    """Return what changes when a file does, None where one is missing."""
+    """Return numbers that change with the files; None where a file is missing."""
     try:
         status = [file.stat() for file in files]
     except OSError:
@@ -248,12 +251,12 @@ def _signature(files: list[Path]) -> list[tuple[int, int, int]] | None:
     return [(each.st_mtime_ns, each.st_size, each.st_ino) for each in status]
 
 
-# Sources include much the same headers: the digest of each, and the state that it had then.
+# By file: its signature, and its digest at that time. Most sources include the same headers.
 _contents: dict[Path, tuple[object, str]] = {}
 
 
 def _content(part: Path) -> str:
-    """Return the digest of a file, which is read again when it has changed. Raises `OSError`."""
+    """Return the digest of a file, which is read again if it has changed. Raises `OSError`."""
     state = _signature([part])
     known = _contents.get(part)
     if known is None or known[0] != state:

@@ -1,7 +1,7 @@
 """libbpf from source: a tree on this machine, or the distribution's source package.
 
-Each is built once, by its own `make`, into the cache; a directory there appears by renaming once
-the library in it is complete. Nothing is written into a tree.
+libbpf's own `make` builds each once, into the cache. A directory in the cache gets its name once
+the library in it is complete. Nothing is written into a source tree.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 _BUILDING = ".building-"
 
-# What a build in the tree itself leaves there.
+# Files that a build inside the tree leaves there.
 _MADE = r"\.(a|cmd|d|o|pc|so(\.[\d.]+)?)$"
 
-# The newest is in the first, and reading their lists costs a quarter of reading all.
+# The first have the newest release; reading their lists takes a quarter of reading all lists.
 _SUITES = (
     ("sid", "experimental"),
     ("bookworm", "bookworm-backports", "trixie", "trixie-backports", "forky"),
@@ -40,9 +40,10 @@ _SUITES = (
 
 
 def version(spec: str, progress: Progress) -> Path:
-    """Return the newest libbpf that matches a release, in full or in part, or of all (`newest`).
+    """Return the newest libbpf that matches a release, in full or in part, or `newest`.
 
-    A release that is built already is not looked for anew. Raises LibbpfError.
+    Where a matching release is built already, no mirror is read, except for `newest`. Raises
+    LibbpfError.
     """
     built = _newest(spec, _built())
     if built and spec != NEWEST:
@@ -71,7 +72,7 @@ def tree(directory: Path, progress: Progress) -> Path:
 
 @dataclass(frozen=True)
 class _Package:
-    """A source package of libbpf, by its Debian version; its directory holds what is built."""
+    """A source package of libbpf, by its Debian version; `path` is the directory of its build."""
 
     version: str
     suites: tuple[str, ...] = ()
@@ -90,7 +91,7 @@ class _Package:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where a source tree has its Makefile, how that is told where to build, and its sources."""
+    """A source tree: directory of the Makefile, make's variable for the output, and sources."""
 
     makefile: Path
     output: str
@@ -99,7 +100,7 @@ class _Layout:
     @classmethod
     def of(cls, tree: Path) -> _Layout:
         if (tree / "tools/lib/bpf/libbpf.c").exists():
-            # What tools/lib/bpf/Makefile includes and compiles. It appends file names to OUTPUT.
+            # tools/lib/bpf/Makefile uses these directories, and appends file names to OUTPUT.
             parts = ("lib/bpf", "include", "build", "scripts", "arch")
             sources = tuple(tree / "tools" / part for part in parts)
             return cls(tree / "tools/lib/bpf", "OUTPUT={}/", sources)
@@ -107,12 +108,12 @@ class _Layout:
             if (root / "src/libbpf.c").exists() and tree in {root, root / "src"}:
                 return cls(root / "src", "OBJDIR={}", (root / "src", root / "include"))
         raise LibbpfError(
-            f"{tree} is no source tree of libbpf: it has neither src/libbpf.c nor, as the kernel's"
-            " has, tools/lib/bpf/libbpf.c"
+            f"{tree} is no source tree of libbpf: it has neither src/libbpf.c nor"
+            " tools/lib/bpf/libbpf.c, as the kernel's tree has"
         )
 
     def digest(self) -> str:
-        """Return what changes when a source does, or what `make` takes from the environment."""
+        """Return a digest of the sources, and of the variables that `make` reads."""
         whole = hashlib.sha256()
         for name in ("CC", "CFLAGS", "EXTRA_CFLAGS", "LDFLAGS", "EXTRA_LDFLAGS"):
             whole.update(f"{name}={os.environ.get(name)}\n".encode())
@@ -141,7 +142,7 @@ def _newest(spec: str, packages: Iterable[_Package]) -> _Package | None:
 
 
 def _library_in(directory: Path) -> Path:
-    # The full name, libbpf.so.1.7.0: what is loaded shows by it.
+    # The full name, libbpf.so.1.7.0, which shows the release.
     return max(directory.glob("libbpf.so.*"), key=lambda path: len(path.name))
 
 
@@ -210,7 +211,7 @@ def _offered(suites: tuple[str, ...]) -> list[_Package]:
 def _build_package(package: _Package, progress: Progress) -> None:
     with _scratch() as scratch:
         progress(f"libbpf {package}: fetching its source")
-        # Unpatched: a release is what upstream says it is.
+        # Without Debian's patches, so that it is upstream's release.
         try:
             _apt(package.suites).output(
                 "apt-get",
@@ -227,7 +228,7 @@ def _build_package(package: _Package, progress: Progress) -> None:
         (archive,) = scratch.glob("*.orig.tar.*")
         _run(["tar", "-xf", archive, "--strip-components=1", "-C", unpacked])
         progress(f"libbpf {package}: building (10 s)")
-        # A release meets compilers that are younger than it, and warn of more.
+        # Compilers that are newer than the release warn of more.
         _make(_Layout.of(unpacked), scratch, package.path, "EXTRA_CFLAGS=-Wno-error")
 
 
@@ -247,13 +248,13 @@ def _make(layout: _Layout, scratch: Path, target: Path, *variables: str) -> None
 
 
 def _require_tools() -> None:
-    """Raise LibbpfError that names the packages which building needs and this host lacks."""
+    """Raise LibbpfError with the packages that are needed for building and missing on this host."""
     missing = [package for tool, package in (("make", "make"), ("cc", "gcc")) if not _has(tool)]
     for header, package in (("libelf.h", "libelf-dev"), ("zlib.h", "zlib1g-dev")):
         if _has("cc") and not _compiles(f"#include <{header}>\n"):
             missing.append(package)
     if missing:
-        raise LibbpfError(f"building it needs more: apt-get install {' '.join(missing)}")
+        raise LibbpfError(f"needed to build it: apt-get install {' '.join(missing)}")
 
 
 def _has(tool: str) -> bool:
@@ -268,7 +269,7 @@ def _compiles(source: str) -> bool:
 
 
 def _run(command: list[str | Path]) -> None:
-    # Run from a Makefile, ours would take orders that are meant for that one.
+    # If pytest itself runs under make, that make's flags are not for this one.
     environment = {
         name: value
         for name, value in os.environ.items()

@@ -1,7 +1,7 @@
-"""Which libbpf a run uses: a SPEC to the shared object to load.
+"""Which libbpf a run uses: finds the shared object that a SPEC names.
 
-`libbpf_library` says which shared objects are a libbpf, `libbpf_build` makes one from source, and
-`libbpf` loads the one that was chosen.
+`libbpf_library` checks whether a shared object is a libbpf, `libbpf_build` builds one from source,
+and `binding.libbpf` loads the chosen one.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def choose(spec: str, progress: Progress, *, directory: Path) -> str:
-    """Return what to give to `libbpf.use()`; builds it where it is missing.
+    """Return the argument for `libbpf.use()`, and build the library where it is missing.
 
-    A relative path is taken from `directory`. Raises LibbpfError.
+    A relative path starts at `directory`. Raises LibbpfError.
     """
     spec = spec.strip()
     path = directory / Path(spec).expanduser()

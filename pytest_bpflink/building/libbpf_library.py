@@ -1,4 +1,4 @@
-"""What `--bpf-libbpf` can name, and whether a shared object is a libbpf that will do."""
+"""The words that `--bpf-libbpf` takes, and the check whether a shared object is a usable libbpf."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SYSTEM = "system"
-"""The SPEC of the distribution's own, which the dynamic linker finds as `libbpf.SONAME`."""
+"""The SPEC of the distribution's libbpf, which the dynamic linker finds as `libbpf.SONAME`."""
 
 NEWEST = "newest"
 """The SPEC of the newest release whose source the distribution has."""
 
 OLDEST = (1, 0)
-"""The first release that will do."""
+"""The oldest release that can be used."""
 
 
 class LibbpfError(Exception):
-    """There is no such libbpf, or none that can be used; the sentence says why, and what to do."""
+    """A libbpf can't be found, built or used; the sentence says why, and what to do."""
 
 
 def release(library: str) -> str:
-    """Return the release of a shared object that `choose` has returned, such as `1.7.0`."""
+    """Return the release, such as `1.7.0`, of a library that `libbpf_choice.choose` returned."""
     with _loaded(library) as loaded:
         loaded.libbpf_version_string.restype = ctypes.c_char_p
         return str(loaded.libbpf_version_string().decode()).removeprefix("v")
@@ -40,7 +40,7 @@ def is_version(spec: str) -> bool:
 
 
 def check(library: Path) -> None:
-    """Raise LibbpfError for a file that is no libbpf, or one that is too old."""
+    """Raise LibbpfError for a file that is no libbpf, or a libbpf that is too old."""
     try:
         with _loaded(str(library)) as loaded:
             is_libbpf = hasattr(loaded, "bpf_object__open_file")

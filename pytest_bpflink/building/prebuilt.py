@@ -1,9 +1,9 @@
-"""Objects that came with their sources, as the selftests' do in the wheel.
+"""Objects that are installed beside their sources, as the selftests' objects in the wheel.
 
-They stand beside the sources, with a `prebuilt.json` that says what each was made of. An object is
-used where that still is what is there: an edited source or header is compiled anew. Times decide
-nothing, since installers set them as they like. Knows neither caches nor the rest of the project
-but `clang`, so that the wheel can be built with it.
+`prebuilt.json` beside them has digests of the files that each object was made of. An object is used
+only while these files are unedited. File times are ignored, since installers set them as they like.
+Knows neither caches nor the rest of the project except `clang`, since the build of the wheel
+imports it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ INDEX = "prebuilt.json"
 
 
 def find(source: Path) -> Path | None:
-    """Return the object that came with a source, None where there is none that fits."""
+    """Return the object installed beside a source; None without one, or if a file was edited."""
     index = _read(source.parent / INDEX)
     parts = index.get(platform.machine(), {}).get(source.name)
     if not parts:
@@ -37,10 +37,10 @@ def find(source: Path) -> Path | None:
 
 
 def build(sources: Path, into: Path, *, named: str) -> list[Path]:
-    """Compile each `.bpf.c` of a directory, and return the objects and the index.
+    """Compile each `.bpf.c` of a directory, and return the paths of the objects and the index.
 
-    `named` is what the objects' debug information calls the directory, lest it depend on where
-    they were built. Raises `ClangRefusal`, and `FileNotFoundError` without clang.
+    `named` is the directory's name in the objects' debug information, which so does not depend on
+    the place of the build. Raises `ClangRefusal`, and `FileNotFoundError` without clang.
     """
     compiler = clang()
     if compiler is None:
@@ -50,20 +50,20 @@ def build(sources: Path, into: Path, *, named: str) -> list[Path]:
     made = []
     for source in sorted(sources.glob("*.bpf.c")):
         image, parts = translate(command, source)
-        # Headers of the system are not the project's to edit.
+        # Only the project's own files are checked for edits, not the system's headers.
         own = [part for part in parts if part.is_relative_to(sources)]
         index[source.name] = {str(part.relative_to(sources)): _digest(part) for part in own}
         made.append(into / source.with_suffix(".o").name)
         made[-1].write_bytes(image)
     made.append(into / INDEX)
-    # What a program reads of registers depends on the machine that it was compiled for.
+    # By machine: how a program reads registers depends on the architecture.
     made[-1].write_text(json.dumps({platform.machine(): index}, indent=1) + "\n")
     return made
 
 
 @functools.cache
 def _read(index: Path) -> dict[str, dict[str, dict[str, str]]]:
-    # Written by the build alone: it doesn't change while a session runs.
+    # Read once: only the build of the wheel writes it.
     return json.loads(index.read_text()) if index.exists() else {}
 
 

@@ -1,4 +1,4 @@
-"""The types of the running kernel as C, which `#include "vmlinux.h"` is about."""
+"""Writes the types of the running kernel as C, for `#include "vmlinux.h"`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def dump(header: Path) -> None:
     doing = "make vmlinux.h of the kernel's BTF"
     c = libc()
     c.fopen.restype = c_void_p
-    # vfprintf has the very signature of btf_dump_printf_fn_t, with the stream for its context:
-    # a million small prints without a Python frame each.
+    # vfprintf has the signature of btf_dump_printf_fn_t, with the stream as its context, which
+    # saves a call of Python for each of a million small prints.
     print_function = ctypes.cast(c.vfprintf, c_void_p)
     btf = libbpf.call("btf__load_vmlinux_btf", doing=doing)
     stream = c_void_p(c.fopen(os.fsencode(header), b"w"))

@@ -1,4 +1,4 @@
-"""What the running kernel says of itself: its release, its BTF, its build configuration."""
+"""The running kernel's release, whether it has BTF, and its build configuration."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class KernelInfo:
     """The kernel that a test runs on."""
 
     release: str = field(default_factory=lambda: os.uname().release)
-    """As `uname -r` has it."""
+    """The output of `uname -r`."""
     where: str = "native"
-    """`native`, or how its VM is run: `kvm` or `tcg`."""
+    """`native`, or the accelerator of the kernel's VM: `kvm` or `tcg`."""
     spec: str = "native"
-    """What `--kernel` called it."""
+    """The SPEC of the kernel in `--kernel`."""
 
     @cached_property
     def version(self) -> tuple[int, ...]:
@@ -36,9 +36,9 @@ class KernelInfo:
 
     @cached_property
     def config(self) -> dict[str, str]:
-        """Its build configuration, `{"CONFIG_BPF_LSM": "y", ...}`; empty where there is none.
+        """The build configuration, `{"CONFIG_BPF_LSM": "y", ...}`; empty if it is not installed.
 
-        Values that are strings are without their quotes.
+        String values are without quotes.
         """
         return _read_config(self.release)
 
@@ -51,10 +51,10 @@ def _read_config(release: str) -> dict[str, str]:
         modules / "config",
         Path(f"/usr/lib/modules/{release}/config"),
     ]
-    # In a guest that is a link into the unpacked package, which has its config above.
+    # In a guest `modules` is a link into the unpacked package, which has boot/ further up.
     places += [parent / f"boot/config-{release}" for parent in modules.resolve().parents]
     if packed.exists():
-        import gzip  # few kernels have it
+        import gzip  # few kernels have /proc/config.gz
 
         return parse_config(gzip.decompress(packed.read_bytes()).decode())
     for place in places:

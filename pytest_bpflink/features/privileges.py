@@ -1,4 +1,4 @@
-"""What a process needs to test BPF links on the running kernel: capabilities, and bpf(2) itself."""
+"""The privileges for tests of BPF links on the running kernel: capabilities, and bpf(2) itself."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.errors import BpfError
 
-# Bits of CapEff in /proc/self/status, and what asks for them.
+# Bits of CapEff in /proc/self/status.
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 
 WAY_OUT = "--kernel 6.12 runs the test in a VM, where it is root whoever you are"
 
 
 def missing_privileges() -> str:
-    """Say why this process can't test BPF links on the running kernel; empty when it can."""
+    """Return why this process can't test BPF links on the running kernel; empty when it can."""
     held = _effective_capabilities()
     lacking = [name for name, bit in _CAPABILITIES.items() if not held >> bit & 1]
     if lacking:
@@ -32,7 +32,7 @@ def _effective_capabilities() -> int:
 
 
 def _refusal_of_bpf() -> str:
-    """Ask bpf(2) something harmless: containers refuse it by seccomp whoever asks."""
+    """Try a harmless bpf(2) call: a container's seccomp filter refuses it to root, too."""
     try:
         libbpf.call(
             "bpf_link_get_next_id", 0, ctypes.byref(ctypes.c_uint32()), doing="enumerate links"

@@ -1,9 +1,9 @@
-"""Does this kernel have it? Probes by effect, and the excuses for what is absent.
+"""Whether this kernel has a feature, by its effect, and the excuses for absent features.
 
-A probe makes the kernel do the thing and looks whether it was done: a link type is there when a
-program that it holds *ran*, a revision is honoured when a wrong one was *refused*. Acceptance says
-nothing (6.12.107 takes a revision for a cgroup and ignores it), nor does the release (6.12.117
-honours it, as 6.17 does).
+A probe uses the feature and looks for the effect: a link type is there if the program of a link
+*ran*, and revisions are honoured if a wrong one was *refused*. It proves nothing that the kernel
+accepts a call (6.12.107 takes a revision for a cgroup and ignores it), nor does the kernel's
+release (6.12.117 honours revisions, as 6.17 does).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @cache
 def absence(feature: str) -> BpfError | None:
-    """Probe a feature, once per process: None where it is there, else the error that it gave.
+    """Probe a feature, once per process: return None where it is there, else the probe's error.
 
-    `link:tcx`, `attach:tcx_ingress`, `prog:netfilter`, `map:ringbuf`, `helper:bpf_loop`,
-    `helper:bpf_sk_assign:sk_lookup`, `kfunc:bpf_task_acquire`, `cgroup:revision`,
-    `cgroup:preorder`. Raises `UnknownFeature`.
+    Features are `link:tcx`, `attach:tcx_ingress`, `prog:netfilter`, `map:ringbuf`,
+    `helper:bpf_loop`, `helper:bpf_sk_assign:sk_lookup`, `kfunc:bpf_task_acquire`,
+    `cgroup:revision`, `cgroup:preorder`. Raises `UnknownFeature` for any other kind or name.
     """
     kind, _, name = feature.partition(":")
     probes = {"link": _LINKS, "cgroup": _CGROUPS}
@@ -54,10 +54,11 @@ def absence(feature: str) -> BpfError | None:
 def excuse(
     error: BpfError, kernel: KernelInfo, *, since: str = "", config: Sequence[str] = ()
 ) -> str:
-    """Say what explains that a feature is absent; empty where nothing does, which is a failure.
+    """Return the reason for which a feature may be absent; empty where there is none: a failure.
 
-    Four things can be shown: the loaded libbpf lacks a function, the kernel is older than the
-    feature, it is built without one of the options of `config`, or this host's policy refuses it.
+    Four reasons can be shown: the loaded libbpf lacks a function, the kernel is older than `since`,
+    the kernel is built without one of the options of `config`, or this host's policy refuses the
+    feature.
     """
     if isinstance(error, NotSupported) and error.since.startswith("libbpf"):
         return error.hint
@@ -67,19 +68,19 @@ def excuse(
     if lacking:
         return f"this kernel ({kernel.release}) is built without {', '.join(lacking)}"
     if error.errno == errno.EPERM and kernel.where == "native" and not missing_privileges():
-        return f"this host's policy refuses it, every capability notwithstanding: {error.strerror}"
+        return f"this host's policy refuses it, though no capability is missing: {error.strerror}"
     return ""
 
 
 def require_libbpf(release: str, *, what: str) -> None:
-    """Raise `NotSupported` where the loaded libbpf is older: it knows no such section, say."""
+    """Raise `NotSupported` where the loaded libbpf is older than a release that `what` needs."""
     here = libbpf.version()
     if version_tuple(here) < version_tuple(release):
         raise NotSupported(what, since=f"libbpf {release}", here=f"libbpf {here}")
 
 
 def version_tuple(release: str) -> tuple[int, ...]:
-    """Return the numbers of a release: `(6, 6)`. Raises ValueError for what is none."""
+    """Return the numbers of a release: `(6, 6)`. Raises ValueError for any other text."""
     return tuple(int(part) for part in release.split("."))
 
 

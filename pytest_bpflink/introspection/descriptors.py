@@ -1,12 +1,12 @@
 """Which BPF objects processes have open.
 
-A descriptor of another process is duplicated (pidfd_getfd(2), 5.6) and asked about. Its fdinfo in
-/proc would tell, too, but there the kernel runs a function of the link's type, and 6.18.15 oopses
-in that of KPROBE_MULTI links without cookies. The duplicate holds the object for some microseconds,
-as reading fdinfo does.
+A descriptor of another process is duplicated (pidfd_getfd(2), 5.6) to read the object's id. fdinfo
+in /proc has the id, too, but to print it the kernel runs a function of the link's type, and 6.18.15
+oopses in the function of KPROBE_MULTI for links without cookies. The duplicate holds the object for
+some microseconds, as reading fdinfo does.
 
 Where duplicating is refused, by a container's seccomp filter or Yama's `ptrace_scope` 3, fdinfo is
-read: not that of links, on kernels which may have the bug.
+read after all, but for a link only if the kernel can't have the bug.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.introspection.ids import Key, Kind
 
-# By what `kind_of_descriptor` says.
+# By the answer of `kind_of_descriptor`.
 _KINDS: dict[str, Kind] = {"link": "link", "prog": "program", "map": "map"}
 _ALL = frozenset(_KINDS.values())
 
@@ -39,11 +39,10 @@ _PIDFD_GETFD = 438  # the same on all architectures that libbpf runs on; glibc 2
 
 
 def held_by(pid: int, kinds: Collection[Kind] = _ALL) -> Iterator[tuple[Key, int]]:
-    """Yield each BPF object that a process has open, with the descriptor; none of one that is gone.
+    """Yield each BPF object of some kinds that a process has open, with the descriptor.
 
-    Or those of some kinds: to ask for an id takes longer than to see of which kind it is.
-
-    Raises `PermissionError` for a process that this one may not look into.
+    A process that is gone has none. Fewer `kinds` are faster, since only their ids are read. Raises
+    `PermissionError` for a process that this one may not look into.
     """
     find = key_of if pid == os.getpid() else partial(_key_of_another, pid)
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -54,17 +53,17 @@ def held_by(pid: int, kinds: Collection[Kind] = _ALL) -> Iterator[tuple[Key, int
 
 
 def kind_of_descriptor(fd: int, pid: int | str = "self") -> str:
-    """Say what a process's descriptor is of: `link`, `map`, `prog`, or the file's own name.
+    """Return the kind of a process's descriptor: `link`, `map`, `prog`, or the file's name.
 
-    The kernel's info call answers for each kind of BPF object with numbers that look alike, so the
-    name of the anonymous inode decides: `bpf-map`, `bpf-prog`, `bpf_link` or `bpf-link`.
+    The info of an object does not say of which kind it is, so the name of the anonymous inode
+    decides: `bpf-map`, `bpf-prog`, `bpf_link` or `bpf-link`.
     """
     name = os.readlink(f"/proc/{pid}/fd/{fd}").removeprefix("anon_inode:").strip("[]")
     return name[4:] if name.startswith(("bpf-", "bpf_")) else name
 
 
 def key_of(fd: int, kinds: Collection[Kind] = _ALL) -> Key | None:
-    """Return the object that a descriptor of this process is of, None for anything else."""
+    """Return the BPF object behind a descriptor of this process; None for any other file."""
     try:
         kind = _KINDS.get(kind_of_descriptor(fd))
         if kind and kind in kinds:
@@ -85,7 +84,7 @@ def _key_of_another(pid: int, fd: int, kinds: Collection[Kind]) -> Key | None:
             if error.errno == errno.EBADF:  # closed meanwhile
                 return None
             if error.errno in {errno.EPERM, errno.ENOSYS}:
-                return _read_about(pid, fd, kind)
+                return _read_fdinfo(pid, fd, kind)
             raise
         try:
             return key_of(duplicate)
@@ -95,7 +94,7 @@ def _key_of_another(pid: int, fd: int, kinds: Collection[Kind]) -> Key | None:
 
 
 def _duplicate(pid: int, fd: int) -> int:
-    """Return a descriptor of this process's for what another one has open. Raises `OSError`."""
+    """Return a duplicate, in this process, of another process's descriptor. Raises `OSError`."""
     pidfd = os.pidfd_open(pid)
     try:
         duplicate: int = libc().syscall(_PIDFD_GETFD, pidfd, fd, ctypes.c_uint(0))
@@ -107,7 +106,7 @@ def _duplicate(pid: int, fd: int) -> int:
         os.close(pidfd)
 
 
-def _read_about(pid: int, fd: int, kind: str) -> Key | None:
+def _read_fdinfo(pid: int, fd: int, kind: str) -> Key | None:
     if kind == "link" and _reading_may_crash():
         return None
     text = procfs.read(f"/proc/{pid}/fdinfo/{fd}")
@@ -117,7 +116,7 @@ def _read_about(pid: int, fd: int, kind: str) -> Key | None:
 
 @cache
 def _reading_may_crash() -> bool:
-    """Whether the kernel has what 6.18 has a bug in; where that can't be seen it may have it."""
+    """Whether the kernel has the function with the bug of 6.18; True where that can't be read."""
     try:
         return b" bpf_kprobe_multi_show_fdinfo" in Path("/proc/kallsyms").read_bytes()
     except OSError:

@@ -1,4 +1,4 @@
-"""A link, program or map that somebody found, and what it says of itself."""
+"""Links, programs and maps that were found on the system, with their types and names."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 class Entry:
     """A link, program or map that was alive when it was looked at; equal by kind and id.
 
-    Holds nothing: it may be gone by now, which `is_alive` says.
+    An `Entry` does not hold the object, which may be gone since: see `is_alive`.
     """
 
     kind: Kind
     """`link`, `program` or `map`."""
     id: int
-    """The kernel's number for it, among those of its kind."""
+    """The kernel's id of the object, unique among objects of its kind."""
     type: LinkType | ProgType | MapType = field(compare=False)
     name: str = field(default="", compare=False)
-    """What a program or map is called, as far as the kernel keeps it; where a link is attached."""
+    """The name of a program or map, as far as the kernel keeps it; of a link, its target."""
 
     @property
     def is_alive(self) -> bool:
-        """Whether the kernel still has it. Programs and maps end up to 300 ms after their use."""
+        """Whether the object still exists. Programs and maps outlive their use by up to 300 ms."""
         return ids.is_alive(self.kind, self.id)
 
     def holders(self) -> tuple[Holder, ...]:
-        """Who holds it, as `Link.holders()`; nobody, of what is gone or only the kernel holds."""
-        from pytest_bpflink.introspection.holders import holders  # rarely asked
+        """Return the holders, as `Link.holders()`; none if only the kernel holds the object."""
+        from pytest_bpflink.introspection.holders import holders
 
         return holders(self.kind, self.id)
 
@@ -49,7 +49,7 @@ class Entry:
 
 
 def entry_of(key: Key) -> Entry | None:
-    """Look at an object by its id; None where it is gone, or just being made."""
+    """Look at an object by its id; None if the object is gone, or just being made."""
     kind, number = key
     with contextlib.ExitStack() as undo:
         try:
@@ -66,8 +66,8 @@ def _link(fd: int) -> Entry:
 
 def _where(info: LinkInfo) -> str:
     facts = {"tp_name", "cgroup_id", "ifindex", "netns_ino", "target_name", "prog_id"}
-    told = {name: value for name, value in vars(info).items() if name in facts and value}
-    return ", ".join(f"{name} {value}" for name, value in told.items())
+    found = {name: value for name, value in vars(info).items() if name in facts and value}
+    return ", ".join(f"{name} {value}" for name, value in found.items())
 
 
 def _program(fd: int) -> Entry:

@@ -1,8 +1,8 @@
 """Who holds a BPF object: descriptors, pins, other BPF objects, cgroups.
 
-What cannot be seen: a descriptor in flight over SCM_RIGHTS; a perf event, a device or a network
-namespace that a program is attached to without a link; what belongs to other users' processes,
-without privilege; and see `descriptors` for what is seen of other processes' links in containers.
+Holders that can't be found are a descriptor in flight over SCM_RIGHTS, and a perf event, device or
+network namespace to which a program is attached without a link; without privilege, also other
+users' processes. `descriptors` says which links of other processes are missed in containers.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class ObjectHolder:
 
 @dataclass(frozen=True)
 class CgroupHolder:
-    """A cgroup that the program is attached to; without a link, if no link is a holder too."""
+    """A cgroup that the program is attached to: by a link if one is a holder too, else without."""
 
     path: Path
     attach_type: AttachType
@@ -78,12 +78,12 @@ Holder = DescriptorHolder | PinHolder | ObjectHolder | CgroupHolder
 
 
 def holders(kind: Kind, number: int) -> tuple[Holder, ...]:
-    """Find who holds an object: descriptors in the order of pids, pins, objects, cgroups."""
+    """Find the holders of an object: descriptors in the order of pids, pins, objects, cgroups."""
     return holders_of([(kind, number)])[kind, number]
 
 
 def holders_of(keys: Iterable[Key]) -> dict[Key, tuple[Holder, ...]]:
-    """Find who holds each of some objects, at the price of one."""
+    """Find the holders of several objects, in one search."""
     found: dict[Key, list[Holder]] = {key: [] for key in keys}
     kinds = {kind for kind, _ in found}
     searches: list[Callable[[], Iterator[tuple[Key, Holder]]]] = [
@@ -143,10 +143,10 @@ def _maps_of(program_fd: int) -> list[int]:
 
 
 def cgroups(programs: set[int]) -> Iterator[tuple[Key, Holder]]:
-    """Yield which of some programs are attached to which cgroups, by a link or without one."""
+    """Yield the cgroups that some programs are attached to, by a link or without one."""
     with contextlib.suppress(BpfError):  # no cgroup2
         for directory, _, _ in os.walk(cgroup2_mount()):
-            with contextlib.suppress(OSError):  # it is removed meanwhile
+            with contextlib.suppress(OSError):  # the cgroup is removed meanwhile
                 for attach_type, attached in _attached_to(directory):
                     for number in programs.intersection(attached):
                         yield ("program", number), CgroupHolder(Path(directory), attach_type)

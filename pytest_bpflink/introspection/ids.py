@@ -1,7 +1,7 @@
-"""Links, programs and maps by the numbers that the kernel gives them.
+"""Links, programs and maps by their ids, and a note of the objects that this process made.
 
-Ids only grow (a kernel has two billion of each kind), so what was made since some moment has ids
-above the highest of that moment. And a note of what this process made, where somebody asks for one.
+Ids only grow (a kernel has two billion for each kind), so objects that were made since some moment
+have ids above the highest of that moment.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 Kind = Literal["link", "program", "map"]
 Key = tuple[Kind, int]
-"""A BPF object: each kind has numbers of its own."""
+"""A BPF object: its kind, and its id among the objects of that kind."""
 
 KINDS: tuple[Kind, ...] = ("link", "program", "map")
 
 _SHORT = {"link": "link", "program": "prog", "map": "map", "btf": "btf"}
 
-# None: nobody wants to know.
+# The objects that this process made in the `with` block of noting(); None outside of one.
 _made: set[Key] | None = None
 
 
@@ -35,16 +35,16 @@ def alive(kind: Kind, after: int = 0) -> Iterator[int]:
     found = ctypes.c_uint32(after)
     function, doing = f"bpf_{_SHORT[kind]}_get_next_id", f"enumerate {kind}s"
     end = errno.ENOENT
-    # Asked several times for each test: no exception is made where all is well.
+    # Called several times for each test: the end of the list shall raise no exception.
     while not libbpf.call(function, found.value, ctypes.byref(found), doing=doing, answer=end):
         yield found.value
 
 
 def open_by_id(kind: Kind | Literal["btf"], number: int) -> int:
-    """Return a descriptor, which is the caller's to close.
+    """Return a descriptor of an object, which the caller closes.
 
-    Raises `BpfError`: ENOENT for what is gone, EAGAIN for what is just being made, EPERM without
-    CAP_SYS_ADMIN.
+    Raises `BpfError`: ENOENT for an object that is gone, EAGAIN for one that is just being made,
+    EPERM without CAP_SYS_ADMIN.
     """
     doing = f"open {kind} {number} by id"
     return libbpf.call(f"bpf_{_SHORT[kind]}_get_fd_by_id", number, doing=doing)
@@ -61,7 +61,7 @@ def opened(kind: Kind | Literal["btf"], number: int) -> Iterator[int]:
 
 
 def is_alive(kind: Kind, number: int) -> bool:
-    """Whether there is such an object; looking holds it for a moment."""
+    """Whether there is such an object, which is held for a moment to find out."""
     try:
         os.close(open_by_id(kind, number))
     except BpfError as error:
@@ -70,7 +70,7 @@ def is_alive(kind: Kind, number: int) -> bool:
 
 
 def is_listed(kind: Kind, number: int) -> bool:
-    """Whether there is such an object, or one that is just being freed; looking holds nothing."""
+    """Whether there is such an object, even if it is just being freed; without holding it."""
     return next(alive(kind, number - 1), None) == number
 
 
@@ -82,7 +82,7 @@ def note_made(kind: Kind, number: int) -> None:
 
 @contextlib.contextmanager
 def noting() -> Iterator[set[Key]]:
-    """Have it noted what this process makes, for the length of a `with` block."""
+    """Collect the objects that this process makes during a `with` block."""
     global _made  # noqa: PLW0603 - of the process, as the objects are
     outer, _made = _made, set()
     try:

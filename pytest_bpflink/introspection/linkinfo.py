@@ -1,7 +1,7 @@
 """What the kernel says about a link: `bpf_link_info`, as a frozen dataclass per link type.
 
-Fields that the running kernel does not fill are zero or empty: each class says since which release
-it does. A type that this file does not know gives the common part, `LinkInfo`.
+Fields that the running kernel does not fill are zero or empty: each class names the first release
+that fills them. A link of an unknown type gives the common part, `LinkInfo`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NAME_BYTES = 512  # KSYM_NAME_LEN since 6.1; for a longer name the kernel says 
 
 @dataclass(frozen=True)
 class LinkInfo:
-    """What every link has: its id, and the id of its program (0 for struct_ops)."""
+    """The info of every link: its id, and the id of its program (0 for struct_ops)."""
 
     id: int
     prog_id: int
@@ -53,7 +53,7 @@ class TracingLinkInfo(LinkInfo):
 
 @dataclass(frozen=True)
 class CgroupLinkInfo(LinkInfo):
-    """A program on a cgroup (5.7); `cgroup_id` is 0 once it is detached or the cgroup is gone."""
+    """A program on a cgroup (5.7); `cgroup_id` is 0 after detaching, or if the cgroup is gone."""
 
     cgroup_id: int
     attach_type: AttachType
@@ -75,7 +75,7 @@ class IterLinkInfo(LinkInfo):
 
 @dataclass(frozen=True)
 class NetnsLinkInfo(LinkInfo):
-    """A flow dissector or sk_lookup program (5.8); `netns_ino` is 0 once it is detached."""
+    """A flow dissector or sk_lookup program (5.8); `netns_ino` is 0 after detaching."""
 
     netns_ino: int
     attach_type: AttachType
@@ -84,7 +84,7 @@ class NetnsLinkInfo(LinkInfo):
 
 @dataclass(frozen=True)
 class XdpLinkInfo(LinkInfo):
-    """An XDP program on a device (5.9); `ifindex` is 0 once it is detached."""
+    """An XDP program on a device (5.9); `ifindex` is 0 after detaching."""
 
     ifindex: int
     type: LinkType = field(default=LinkType.XDP, kw_only=True)
@@ -122,7 +122,7 @@ class KprobeMultiLinkInfo(LinkInfo):
 
 @dataclass(frozen=True)
 class StructOpsLinkInfo(LinkInfo):
-    """A struct_ops map in force (6.4); `map_id` is 0 once it is detached."""
+    """A registered struct_ops map (6.4); `map_id` is 0 after detaching."""
 
     map_id: int
     type: LinkType = field(default=LinkType.STRUCT_OPS, kw_only=True)
@@ -141,7 +141,7 @@ class NetfilterLinkInfo(LinkInfo):
 
 @dataclass(frozen=True)
 class TcxLinkInfo(LinkInfo):
-    """A program on a device's ingress or egress (6.6); `ifindex` is 0 once it is detached."""
+    """A program on a device's ingress or egress (6.6); `ifindex` is 0 after detaching."""
 
     ifindex: int
     attach_type: AttachType
@@ -164,7 +164,7 @@ class UprobeMultiLinkInfo(LinkInfo):
 
 @dataclass(frozen=True)
 class NetkitLinkInfo(LinkInfo):
-    """A program on a netkit device or its peer (6.7); `ifindex` is 0 once it is detached."""
+    """A program on a netkit device or its peer (6.7); `ifindex` is 0 after detaching."""
 
     ifindex: int
     attach_type: AttachType
@@ -173,7 +173,7 @@ class NetkitLinkInfo(LinkInfo):
 
 @dataclass(frozen=True)
 class SockmapLinkInfo(LinkInfo):
-    """A program on a sockmap or sockhash (6.10); `map_id` is 0 once it is detached."""
+    """A program on a sockmap or sockhash (6.10); `map_id` is 0 after detaching."""
 
     map_id: int
     attach_type: AttachType
@@ -184,7 +184,7 @@ class SockmapLinkInfo(LinkInfo):
 class TracingMultiLinkInfo(LinkInfo):
     """A program on many kernel functions by trampolines (7.2); all beyond the common part in 7.3.
 
-    `ids` are the functions' numbers in the BTF `btf_obj_id`, in ascending order.
+    `ids` are the functions' type ids in the BTF `btf_obj_id`, in ascending order.
     """
 
     attach_type: AttachType | None = None
@@ -199,8 +199,8 @@ class TracingMultiLinkInfo(LinkInfo):
 def read_link_info(fd: int, *, doing: str = "read a link's info") -> LinkInfo:
     """Ask the kernel about the link behind a descriptor.
 
-    Raises `BpfError` with EBADF for a descriptor that is not open, EINVAL for one that is not of
-    a BPF object (a perf event, say).
+    Raises `BpfError`: EBADF for a descriptor that is not open, EINVAL for a file that is no BPF
+    object, such as a perf event.
     """
     raw = libbpf.read_info(fd, BpfLinkInfo, doing=doing)
     kind = LinkType(raw.type)
@@ -212,8 +212,8 @@ def read_link_info(fd: int, *, doing: str = "read a link's info") -> LinkInfo:
 def infos() -> Iterator[LinkInfo]:
     """Yield what the kernel says about each link on the system (5.8; needs CAP_SYS_ADMIN).
 
-    Each link is open while it is asked, and closed before the next step of the loop. Links that go
-    away meanwhile, and those that are just being made, are left out.
+    Each link is open only while its info is read. Links that end meanwhile, and links that are just
+    being made, are left out.
     """
     for link_id in ids.alive("link"):
         try:

@@ -1,4 +1,4 @@
-"""BPF file systems that are mounted, and which BPF objects are pinned in them."""
+"""The mounted BPF file systems, and the BPF objects that are pinned in them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def mounts() -> Iterator[Path]:
 
 
 def pins_below(mount: Path) -> Iterator[Path]:
-    """Yield what is pinned in a BPF FS.
+    """Yield the paths of the pins in a BPF FS.
 
-    Names with a dot are the kernel's (`maps.debug`, of CONFIG_BPF_PRELOAD): nobody else may make
-    them, nor look them up.
+    Left out are names with a dot. They are the kernel's (`maps.debug`, of CONFIG_BPF_PRELOAD):
+    nobody else may make them or look them up.
     """
     for directory, _, names in os.walk(mount):
         for name in sorted(names):
@@ -43,7 +43,7 @@ def pins_below(mount: Path) -> Iterator[Path]:
 
 def is_on_bpffs(path: str | os.PathLike[str]) -> bool:
     """Whether a path, or the nearest directory above it that exists, is on a BPF FS."""
-    here = Path(os.path.abspath(path))  # resolve() would look the last name up
+    here = Path(os.path.abspath(path))  # not resolve(), which looks up the last name
     while True:
         with contextlib.suppress(OSError):
             return _file_system(here) == MAGIC
@@ -53,11 +53,11 @@ def is_on_bpffs(path: str | os.PathLike[str]) -> bool:
 
 
 def pinned_in(mount: Path) -> Iterator[tuple[Key, Path]]:
-    """Yield each object that is pinned in a BPF FS; looking holds it for a moment."""
+    """Yield each object that is pinned in a BPF FS, which is held for a moment, and its path."""
     for path in pins_below(mount):
         try:
             fd = libbpf.call("bpf_obj_get", os.fsencode(path), doing=f"look at {path}")
-        except BpfError:  # gone meanwhile
+        except BpfError:  # the pin is gone meanwhile
             continue
         try:
             key = key_of(fd)
@@ -68,13 +68,16 @@ def pinned_in(mount: Path) -> Iterator[tuple[Key, Path]]:
 
 
 def readable_mounts() -> Iterator[Path]:
-    """Yield each BPF FS once, also those in other mount namespaces, through a process there."""
+    """Yield each mounted BPF FS once, except those in the estates of other sessions.
+
+    A mount in another mount namespace is reached through a process there: `/proc/PID/root/...`.
+    """
     seen: set[tuple[str, Path]] = set()
     for pid in _one_in_each_mount_namespace():
         with contextlib.suppress(OSError):
             for mount in sorted(mounted("bpf", pid), key=lambda mount: mount.path):
                 what = mount.device, mount.root
-                # Looking at a pin holds the link, which might be about to end there.
+                # Looking at a pin holds its link, which a test of that session may expect to end.
                 if what not in seen and not estates.is_of_another_session(mount.path):
                     inside = str(mount.path).lstrip("/")
                     yield mount.path if pid == os.getpid() else Path(f"/proc/{pid}/root", inside)

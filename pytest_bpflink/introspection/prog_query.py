@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from pytest_bpflink.binding.uapi import AttachType
 
 USUAL_PROGRAMS = 64
-"""As many as the kernel lets be attached to a cgroup, a namespace (sk_lookup) or a device."""
+"""The most programs that the kernel attaches to a cgroup, a namespace (sk_lookup) or a device."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Ids of programs in the order they run, and the flags of their attachment."""
+    """Ids of programs in the order in which they run, and the flags of their attachment."""
 
     prog_ids: tuple[int, ...]
     attach_flags: int
@@ -31,10 +31,10 @@ def prog_query(
     query_flags: int = 0,
     room: int = USUAL_PROGRAMS,
 ) -> Answer:
-    """Ask what is attached to `target`: a descriptor, or the index of a device.
+    """Ask which programs are attached to `target`: a descriptor, or the index of a device.
 
     Raises `BpfError`: EINVAL for an attach type that the kernel lacks, ENOSPC where more than
-    `room` programs are attached. `where` names the target in its sentence.
+    `room` programs are attached. `where` names the target in the error.
     """
     ids = (ctypes.c_uint32 * room)()
     count, flags = ctypes.c_uint32(room), ctypes.c_uint32()

@@ -1,1 +1,1 @@
-"""Who left which BPF object behind, and what a killed session left."""
+"""Which test left which BPF object behind, and removing the remains of killed sessions."""

@@ -1,6 +1,6 @@
-"""Assertions about what programs under test do to the system: what they hold, and what they leave.
+"""Assertions about the BPF objects of processes under test: which they hold, and which they leave.
 
-What the `bpf_ledger` fixture gives. Whether a *test* cleans up after itself is `ledger`'s matter.
+The `bpf_ledger` fixture gives a `BpfLedger`. Whether a *test* cleans up is judged by `ledger`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 
 class BpfLedger:
-    """What is alive on this kernel, and who holds it: `with bpf_ledger.watch() as watch`."""
+    """The BPF objects on this kernel, and their holders; `watch()` follows objects that appear."""
 
     def __init__(self, *, alone: bool) -> None:
-        """`alone` says that there is nobody else on this kernel, as in a guest."""
+        """`alone`: nobody else uses this kernel, as in a guest."""
         self._alone = alone
 
     def alive(self, kind: Kind | None = None) -> tuple[Entry, ...]:
@@ -43,7 +43,7 @@ class BpfLedger:
         return _entries((each, number) for each in kinds for number in ids.alive(each))
 
     def held_by(self, pid: int, kind: Kind | None = None) -> tuple[Entry, ...]:
-        """Return what a process has open, all or of one kind; nothing of a process that is gone.
+        """Return the objects that a process has open, all or of one kind; none if it is gone.
 
         Raises `PermissionError` for a process that this one may not look into.
         """
@@ -51,16 +51,16 @@ class BpfLedger:
         return _entries(key for key in keys if kind in {None, key[0]})
 
     def assert_gone(self, entries: Iterable[Entry], *, within: float = 1.0) -> None:
-        """Assert that the kernel has none of these any more; it takes a while over programs.
+        """Assert that none of these objects exists any more; programs go some time after their use.
 
-        Raises `AssertionError` after `within` seconds, with who holds what is left.
+        Raises `AssertionError` after `within` seconds, with the objects left and their holders.
         """
         __tracebackhide__ = True
         _await_end([(entry.kind, entry.id) for entry in entries], within, alone=True)
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[Watch]:
-        """Watch what appears for the length of a `with` block, and let it be judged afterwards."""
+        """Watch which objects appear during a `with` block; the `Watch` judges them afterwards."""
         watch = Watch(alone=self._alone)
         try:
             yield watch
@@ -69,10 +69,10 @@ class BpfLedger:
 
 
 class Watch:
-    """What appeared during a `with bpf_ledger.watch()` block, less what is other people's.
+    """The objects that appeared during a `with bpf_ledger.watch()` block, except strangers'.
 
-    That is what a process holds that this one did not start, and on the running kernel what
-    somebody keeps where nobody sees it, in a mount of another session.
+    Strangers are processes that this one did not start and other sessions; in a guest there are
+    none. A link without a visible holder is a stranger's: another session's mounts can't be seen.
     """
 
     def __init__(self, *, alone: bool) -> None:
@@ -81,19 +81,19 @@ class Watch:
         self._keys: list[Key] | None = None
 
     def alive(self) -> tuple[Entry, ...]:
-        """Return what appeared in the block and is alive now; programs may just be ending."""
+        """Return the objects of the block that are alive now; programs may just be ending."""
         return _entries(_unsettled(self._appeared(), alone=self._alone))
 
     def assert_nothing_left(self, *, within: float = 1.0) -> None:
-        """Assert that the kernel has nothing of it any more.
+        """Assert that no object of the block exists any more.
 
-        Raises `AssertionError` after `within` seconds, with who holds what is left.
+        Raises `AssertionError` after `within` seconds, with the objects left and their holders.
         """
         __tracebackhide__ = True
         _await_end(self._appeared(), within, alone=self._alone)
 
     def end(self) -> None:
-        """End the block: what appears from now on is not watched."""
+        """End the block: objects that appear from now on are not watched."""
         self._keys = self._appeared()
 
     def _appeared(self) -> list[Key]:
@@ -114,13 +114,13 @@ def _await_end(keys: Iterable[Key], within: float, *, alone: bool) -> None:
     left = [key for key in keys if ids.is_alive(*key)]
     while unsettled := _unsettled(left, alone=alone):
         if time.monotonic() > deadline:
-            raise AssertionError(f"after {within:g} s there is still {_told(unsettled)}")
+            raise AssertionError(f"after {within:g} s there is still {_described(unsettled)}")
         time.sleep(min(0.02, within / 10))
         left = [key for key in unsettled if ids.is_alive(*key)]
 
 
-def _told(found: Mapping[Key, Sequence[Holder]]) -> str:
-    # A program goes with the link that holds it, which is told.
+def _described(found: Mapping[Key, Sequence[Holder]]) -> str:
+    # An object that another object holds goes with it, so the other one is named.
     roots = {
         key: holders
         for key, holders in found.items()
@@ -133,14 +133,14 @@ def _told(found: Mapping[Key, Sequence[Holder]]) -> str:
 
 
 def _unsettled(keys: Iterable[Key], *, alone: bool) -> dict[Key, tuple[Holder, ...]]:
-    """Return what is alive of some objects and is no stranger's, with its holders."""
+    """Return the live objects that are no stranger's, with their holders."""
     alive = [key for key in keys if ids.is_alive(*key)]
     found = holders_of(alive) if alive else {}
     if alone:
         return found
     pids = family().pids()
     ours: dict[Key, tuple[Holder, ...]] = {}
-    for kind in ids.KINDS:  # links hold programs, and these maps
+    for kind in ids.KINDS:  # in this order: links hold programs, and programs hold maps
         for key, holders in found.items():
             if key[0] == kind and _is_ours(key, holders, pids, ours):
                 ours[key] = holders
@@ -151,7 +151,7 @@ def _is_ours(
     key: Key, holders: Collection[Holder], family: Collection[int], ours: Container[Key]
 ) -> bool:
     if not holders:
-        # A link is pinned where it can't be seen; a program may be ending, or be attached.
+        # A link is pinned in a mount that can't be seen; a program may be ending, or be attached.
         return key[0] != "link"
     verdicts = []
     for holder in holders:
@@ -163,5 +163,5 @@ def _is_ours(
             case CgroupHolder():
                 verdicts.append(not estates.is_cgroup_of_another_session(holder.path))
             case PinHolder():
-                pass  # a process that holds it too says more
+                pass  # a process that holds the object, too, says more
     return any(verdicts) if verdicts else True

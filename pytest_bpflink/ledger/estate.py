@@ -1,9 +1,9 @@
-"""What a session made on the system, named so that a later one can remove it.
+"""Records of the mounts, cgroups and pins that a session made, so that a later one removes them.
 
-Each process that tests has an *estate*: a directory below `/run/pytest-bpflink` that is locked as
-long as the process lives, that its BPF FS mounts are in, and in which symbolic links name what it
-made elsewhere: its cgroup, and pins outside its own mounts. A process that was killed leaves its
-estate unlocked; whoever comes next removes it and all that it names, and nothing else.
+Each process that runs tests has an *estate*: a directory below `/run/pytest-bpflink` that is locked
+while the process lives. The process makes its BPF FS mounts there, and symbolic links to its cgroup
+and to pins outside its mounts. A killed process leaves its estate unlocked; the next session
+removes the estate and everything that it names, and nothing else.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _CGROUP, _PINS = "cgroup", "pins"
 
 
 class Estate:
-    """What this process makes; removed by `close()`, or by the next session."""
+    """The estate of this process; removed by `close()`, or by the next session."""
 
     def __init__(self, directory: Path, lock: OwnerLock) -> None:
         self.directory = directory
-        """The process's own, for its BPF FS mounts."""
+        """The directory, in which the process makes its BPF FS mounts."""
         self._lock = lock
         self._pid = os.getpid()
 
     @classmethod
     def found(cls) -> Self:
-        """Make and lock a new one."""
+        """Make and lock a new estate."""
         estates.ROOT.mkdir(mode=0o700, exist_ok=True)
         with _no_sweep():
             directory = estates.ROOT / f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -46,7 +46,7 @@ class Estate:
         return cls(directory, lock)
 
     def make_cgroup(self) -> Path:
-        """Make the cgroup that all of this process's are made in."""
+        """Make the cgroup in which this process makes its cgroups."""
         from pytest_bpflink.system.cgroup2 import cgroup2_mount
 
         path = cgroup2_mount() / estates.cgroup_name(self.directory)
@@ -55,7 +55,10 @@ class Estate:
         return path
 
     def record_pin(self, path: Path, link_id: int) -> None:
-        """Remember a pin, lest it outlive this process; those in our own mounts need none."""
+        """Record a pin, so that it is removed if this process is killed.
+
+        A pin in a mount of the estate needs no record.
+        """
         if path.absolute().is_relative_to(self.directory):
             return
         pins = self.directory / _PINS
@@ -65,27 +68,28 @@ class Estate:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this process made it: a child made by fork has all of its parent's objects."""
+        """Whether this process made the estate: a forked child has its parent's `Estate`, too."""
         return os.getpid() == self._pid
 
     def close(self) -> None:
-        """Remove all that is still there. Raises `ExceptionGroup` with what could not be."""
+        """Remove everything that is left. Raises `ExceptionGroup` with all failures."""
         if not self.is_ours:
             return
         try:
             _undo(self.directory)
             with _no_sweep():
-                # In the middle of it there is no owner any more.
+                # While rmtree runs the owner file may be gone, and a sweeper would take the
+                # estate for a dead one.
                 shutil.rmtree(self.directory)
         finally:
             self._lock.release()
 
 
 def sweep(complain: Callable[[str], object]) -> list[str]:
-    """Remove what dead processes left, and return the names of their estates.
+    """Remove the estates of dead processes and everything these name; return the estates' names.
 
-    What can't be removed is complained of, and left to the next sweep. The estates of others than
-    this user's are theirs to remove.
+    `complain` is called about each estate that can't be removed, which is left to the next sweep.
+    A user who may not write into the directory of estates sweeps nothing.
     """
     if not _is_ours_to_sweep():
         return []
@@ -97,14 +101,14 @@ def sweep(complain: Callable[[str], object]) -> list[str]:
                 shutil.rmtree(directory)
             except ExceptionGroup as error:
                 reasons = "; ".join(map(str, error.exceptions))
-                complain(f"what a killed session left stays in {directory}: {reasons}")
+                complain(f"{directory}, left by a killed session, can't be removed: {reasons}")
             else:
                 swept.append(directory.name)
     return swept
 
 
 def remains() -> dict[Path, list[str]]:
-    """Return the estates that `sweep` would remove, and what each names."""
+    """Return the estates that `sweep` would remove, each with the things that it names."""
     if not _is_ours_to_sweep():
         return {}
     with _no_sweep():
@@ -113,7 +117,7 @@ def remains() -> dict[Path, list[str]]:
 
 @contextlib.contextmanager
 def _no_sweep() -> Iterator[None]:
-    """Keep sweepers from taking an estate that is just being founded for a dead one."""
+    """Keep sweepers out: they would take an estate that is just being made for a dead one."""
     root = os.open(estates.ROOT, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(root, fcntl.LOCK_EX)
@@ -151,10 +155,10 @@ def _is_dead(directory: Path) -> bool:
 
 
 def _undo(directory: Path) -> None:
-    """Remove all that an estate names.
+    """Remove everything that an estate names.
 
-    What can't be removed doesn't keep the rest, but it keeps the record of it. Raises
-    `ExceptionGroup`.
+    A step that fails does not stop the others. Raises `ExceptionGroup` with all failures; the
+    caller then keeps the estate as the record of what is left.
     """
     from pytest_bpflink.bpf import bpffs
     from pytest_bpflink.introspection import pins
@@ -187,7 +191,7 @@ def _remove_cgroup(path: Path) -> None:
     from pytest_bpflink.bpf.cgroup import Cgroup
 
     cgroup = Cgroup(path)
-    # Those of a dead session; this process may be inside itself, having been left there by a test.
+    # Processes of the dead session are killed. A test may have left this process inside as well.
     if cgroup.procs_below - {os.getpid()}:
         cgroup.kill()
     cgroup.remove()

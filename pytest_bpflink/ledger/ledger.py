@@ -1,9 +1,9 @@
-"""The ledger: which links, programs and maps came to be in whose time, and what is left of them.
+"""The ledger: which links, programs and maps appeared while a test ran, and which of them are left.
 
-It is told when a test or a wider fixture begins and ends, and sees by ids what appeared in between.
-Of that only what is this session's is ever called a leak: what the project's own API made, what
-this process or one that it started holds, what is pinned in the session's own mounts; in a guest,
-where nobody else is, everything. What strangers hold is theirs.
+The caller reports when a test or a wider fixture begins and ends; ids show which objects appeared
+in between. Only this session's objects can be leaks: objects that the project's API made, that this
+process or a descendant holds, or that are pinned in the session's mounts. In a guest, which nobody
+else uses, every object is the session's.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from pytest_bpflink.introspection.holders import Holder
     from pytest_bpflink.introspection.ids import Key
 
-_GRACE = 0.1  # seconds, for what ends a moment after its holder: a child that was just killed
+_GRACE = 0.1  # seconds; objects end a moment after their holder, such as a child just killed
 
-# Programs and maps that nothing holds any more end after grace periods of RCU: up to 283 ms on an
-# idle 6.18.
+# Seconds. Programs and maps without holders end after grace periods of RCU: up to 283 ms on an idle
+# 6.18.
 _DRAIN = 1.0
 
 
@@ -44,13 +44,13 @@ class LeakWarning(UserWarning):
 
 @dataclass(eq=False)
 class Owner:
-    """A test or a fixture, in whose time objects appear."""
+    """A test or a fixture, which owns the objects that appear while it runs."""
 
     name: str
     item: Any
-    """Whatever the caller knows it by."""
+    """The caller's object for the test or fixture."""
     keys: list[Key] = field(default_factory=list)
-    """What appeared in its time and is not judged yet."""
+    """The objects that appeared while it ran, and are not judged yet."""
 
     def __str__(self) -> str:
         return self.name
@@ -58,21 +58,21 @@ class Owner:
 
 @dataclass(frozen=True)
 class Leak:
-    """Something that outlived its owner, and who holds it."""
+    """An object that outlived its owner, and its holders."""
 
     owner: Owner
     entry: Entry
     holders: tuple[Holder, ...]
 
     def __str__(self) -> str:
-        # Attached without a link, as a rule, to what can't be looked through.
+        # As a rule a program that is attached without a link, where holders can't be searched.
         held = ", ".join(map(str, self.holders)) or "the kernel: no process, no pin, no cgroup"
         return f"{self.owner} left {self.entry}, held by {held}"
 
 
 @dataclass(frozen=True)
 class _Later:
-    """What is to be judged later."""
+    """An object that is to be judged later."""
 
     owner: Owner
     key: Key
@@ -82,7 +82,7 @@ class _Later:
 
 @dataclass(frozen=True)
 class _Found:
-    """What is left of an owner's: for sure, perhaps just draining, and with wider fixtures."""
+    """The objects left of an owner: held, perhaps just draining, and held by wider fixtures."""
 
     left: list[Key]
     draining: list[Key]
@@ -90,10 +90,10 @@ class _Found:
 
 
 class Ledger:
-    """Follows what appears on the system while tests run; until `close()`."""
+    """Follows which objects appear on the system while tests run, until `close()`."""
 
     def __init__(self, *, alone: bool, places: Collection[Path] = ()) -> None:
-        """Begin. `alone` says that everything here is this session's, `places` where its files are.
+        """Begin. `alone`: all objects are this session's. `places`: directories of its files.
 
         Raises `BpfError` without the privilege to enumerate objects.
         """
@@ -101,9 +101,10 @@ class Ledger:
         self._places = places
         self._pid = os.getpid()
         self._highest = dict.fromkeys(ids.KINDS, 0)
-        # What was in the hands of this session while its owner's time ran.
+        # Objects that this session held while their owner ran.
         self._seen: set[Key] = set()
         self._later: list[_Later] = []
+        # Processes that lived before the present test began.
         self._elders: set[int] = set()
         self._undo = contextlib.ExitStack()
         self._made = self._undo.enter_context(ids.noting())
@@ -114,10 +115,10 @@ class Ledger:
         """Stop."""
         self._undo.close()
 
-    # Whose time it is.
+    # Which owner runs.
 
     def advance(self, owner: Owner | None) -> None:
-        """Put down what appeared since the last time to an owner, or to nobody."""
+        """Give the objects that appeared since the last call to an owner, or to nobody."""
         for kind in ids.KINDS:
             for number in ids.alive(kind, self._highest[kind]):
                 self._highest[kind] = number
@@ -125,38 +126,39 @@ class Ledger:
                     owner.keys.append((kind, number))
 
     def begin(self) -> None:
-        """A test begins: what appeared meanwhile is nobody's, what lives by now is not the test's.
+        """A test begins: objects that appeared since the last test belong to nobody.
 
-        A process that lived before belongs to a wider fixture. What it comes to hold while a test
-        runs may be meant to outlive that test.
+        Processes that already live belong to wider fixtures, not to this test. Objects that they
+        open while the test runs may be meant to outlive it.
         """
         self.advance(None)
         self._elders = self._family.known - {self._pid}
 
     def wider_began(self) -> None:
-        """A fixture of wider scope is set up: its processes are not the test's either."""
+        """A fixture of wider scope is set up: its processes do not belong to the test either."""
         self._elders = self._family.pids() - {self._pid}
 
     def look(self, owner: Owner) -> None:
-        """Note what of an owner's is in this session's hands, while its fixtures still hold it."""
+        """Note which objects of an owner this session holds, while its fixtures still hold them."""
         if self._alone:
-            return  # it is this session's, whoever holds it
+            return  # all objects are this session's, whoever holds them
         self.advance(owner)
         if owner.keys:
             self._seen.update(set(owner.keys).intersection(self._held(owner.keys)))
 
-    # What is left.
+    # Which objects are left.
 
     def judge(self, owner: Owner, *, forgive_self: bool = False) -> list[Leak]:
-        """Return what an owner left, whose fixtures are done. Programs and maps may drain yet.
+        """Return the leaks of an owner after its fixtures are torn down.
 
-        With `forgive_self` this process may still hold things.
+        Programs and maps that may be draining are judged later. With `forgive_self` this process's
+        own descriptors do not count.
         """
         self.advance(owner)
         appeared, owner.keys = owner.keys, []
         if self._is_forked:
             return []
-        # Most tests leave nothing. Only where one did is it worth looking who holds what.
+        # Most tests leave nothing: holders are searched only for objects that are left.
         keys = [key for key in appeared if ids.is_listed(*key)]
         leaks = self._judge(owner, keys, forgive_self=forgive_self) if keys else []
         self._made.difference_update(appeared)
@@ -166,12 +168,12 @@ class Ledger:
     def _judge(self, owner: Owner, keys: list[Key], *, forgive_self: bool) -> list[Leak]:
         found = self._look_at(keys, forgive_self=forgive_self)
         if found.left:
-            gc.collect()  # a cycle with an exception in it, say, may hold what the test let go
+            gc.collect()  # a reference cycle, say of an exception, may still hold objects
             found = self._wait_for(found, forgive_self=forgive_self)
         attached = self._attached(found.draining)
         leaks = self._leaks([(owner, key, key in self._made) for key in (*found.left, *attached)])
         drained = time.monotonic() + _DRAIN
-        # What leaked objects hold drains with them.
+        # Where there are leaks, the draining objects are taken for objects that the leaks hold.
         later = dict.fromkeys(found.draining if not leaks else (), drained)
         later |= dict.fromkeys(found.with_elders, math.inf)
         for key, due in later.items():
@@ -179,11 +181,11 @@ class Ledger:
         return leaks
 
     def overdue(self) -> list[Leak]:
-        """Return what had time to drain and is still there."""
+        """Return the objects that had the time to drain and still exist."""
         return self._take(before=time.monotonic())
 
     def finish(self) -> list[Leak]:
-        """Return what is left at the end, after the time to drain, when all fixtures are done."""
+        """Return the leaks at the end, when fixtures are torn down, after the time to drain."""
         deadline = time.monotonic() + _DRAIN
         while self._later and time.monotonic() < deadline:
             self._later = [each for each in self._later if ids.is_alive(*each.key)]
@@ -198,7 +200,7 @@ class Ledger:
         return self._leaks([(each.owner, each.key, each.made_here) for each in due])
 
     def _wait_for(self, found: _Found, *, forgive_self: bool) -> _Found:
-        """Give what is left the time to end after all."""
+        """Give the objects that are left some time to end after all."""
         deadline = time.monotonic() + _GRACE
         while True:
             again = self._look_at(found.left, forgive_self=forgive_self)
@@ -212,7 +214,7 @@ class Ledger:
             time.sleep(_GRACE / 20)
 
     def _look_at(self, keys: Collection[Key], *, forgive_self: bool) -> _Found:
-        """Find this session's among some objects."""
+        """Find this session's objects among `keys`, by the way in which they are left."""
         found = _Found([], [], [])
         held, pinned = self._held(keys), self._pinned()
         for key in keys:
@@ -228,8 +230,8 @@ class Ledger:
         return found
 
     def _attached(self, draining: Iterable[Key]) -> list[Key]:
-        """Return the programs that are attached to a cgroup without a link, to stay."""
-        # Of the few that this process attached so, or pinned.
+        """Return the programs that do not drain, but are attached to a cgroup without a link."""
+        # Only objects that this process attached or pinned itself are in question: a few.
         programs = {number for kind, number in draining if (kind, number) in self._made}
         return sorted({key for key, _ in cgroups(programs)}) if programs else []
 
@@ -237,7 +239,7 @@ class Ledger:
         return self._alone or key in self._made or key in self._seen
 
     def _held(self, keys: Collection[Key]) -> dict[Key, set[int]]:
-        """Return who in the family holds what, of the kinds of some objects."""
+        """Return the objects that the family holds, of the same kinds as `keys`, with the pids."""
         kinds = {kind for kind, _ in keys}
         held: dict[Key, set[int]] = {}
         for pid in self._family.pids():
@@ -259,7 +261,7 @@ class Ledger:
         leaks = []
         for owner, key, made_here in alive:
             entry, holders = entry_of(key), found[key]
-            # What another object holds is that object's matter.
+            # An object that another object holds goes with it.
             if any(isinstance(holder, ObjectHolder) for holder in holders) or entry is None:
                 continue
             if made_here or not self._is_strangers(holders):
@@ -268,7 +270,7 @@ class Ledger:
 
     @property
     def _is_forked(self) -> bool:
-        """Whether this is a child of the process that tests, on its way out through pytest."""
+        """Whether this is a forked child of the process that runs tests, leaving through pytest."""
         return os.getpid() != self._pid
 
     def _is_strangers(self, holders: Iterable[Holder]) -> bool:

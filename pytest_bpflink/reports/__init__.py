@@ -1,1 +1,1 @@
-"""What came of a run on several kernels, as data, and the files that `--kernel-report` writes."""
+"""The results of a run by kernel: as data, on the terminal, and in the files of a report."""

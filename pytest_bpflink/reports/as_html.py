@@ -1,7 +1,7 @@
-"""A run as a page for people: one file, which needs nothing else and no network.
+"""A run as an HTML page: one file, which needs no other files and no network.
 
-`page.html`, `page.css` and `page.js` are its parts. Without scripts, where a CI server forbids
-them, the page shows all there is, and only the filters are missing.
+`page.html`, `page.css` and `page.js` are the parts of the page. Where a CI server forbids scripts,
+the page shows everything, and only its filters are missing.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.reports.results import Cause, Difference, Place, Result, Run, RunKernel
 
-# Browsers read a page as a whole. What is beyond is left to JSON, whose readers ask for a part.
+# Characters. Browsers load the whole page; readers of JSON, which has all details, ask for parts.
 _DETAILS_LIMIT = 20_000_000
 
 _PLACES = 12
 
-# What a cell says; the table of kernels counts.
+# The words in a cell; the table of kernels has plurals, since it counts.
 _SINGULAR: Final = TITLES | {"error": "error"}
 
 
@@ -70,7 +70,7 @@ def _part(name: str) -> str:
 
 
 def _columns(kernels: Sequence[RunKernel]) -> str:
-    """Return the style that says each cell's kernel where a narrow page has no columns."""
+    """Return the style that names each cell's kernel on a narrow page, which has no columns."""
     rules = [f"#tests{{--kernels:{len(kernels)}}}"]
     for column, each in enumerate(kernels, start=2):
         name = "".join(f"\\{ord(sign):x} " for sign in each.id)
@@ -112,7 +112,7 @@ def _kernel(row: RunKernel, counts: Counter[str], shown: Sequence[str]) -> str:
 
 
 def _bar(counts: Counter[str]) -> str:
-    """Return the shares of outcomes as a picture; numbers beside it say the same."""
+    """Return the shares of outcomes as a picture, beside the numbers."""
     total = counts.total()
     if not total:
         return ""
@@ -153,7 +153,7 @@ def _uncollected(run: Run) -> str:
 
 
 def _files(run: Run, numbers: Mapping[Cause, int]) -> Iterator[str]:
-    """Return the rows, those of a file together."""
+    """Yield the rows of tests, grouped by file."""
     ids = [each.id for each in run.kernels]
     differences = run.differences()
     files: dict[str, list[str]] = {}
@@ -191,7 +191,7 @@ def _cell(result: Result | None, numbers: Mapping[Cause, int]) -> str:
     return f'<td class="{result.outcome}">{word}</td>'
 
 
-# What a cell leads to
+# Details, to which cells lead
 
 
 def _details(causes: Mapping[Cause, Sequence[Place]]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A run as JSON: everything that is known, for programs. `schema.json` describes it."""
+"""A run as JSON, in full, for programs. `schema.json` describes the file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pytest_bpflink.reports.results import OUTCOMES
 if TYPE_CHECKING:
     from pytest_bpflink.reports.results import Difference, Result, Run, RunKernel, Section
 
-#: Raised when a reader of the last one would misread the next; what is merely added leaves it.
+#: Raised when a field is removed or changes its meaning; a new field does not raise it.
 SCHEMA_VERSION: Final = 1
 
 
@@ -20,7 +20,7 @@ def render(run: Run) -> str:
 
 
 def document(run: Run) -> dict[str, Any]:
-    """Return what the file holds. Texts that results have in common are there once."""
+    """Return the content as data. Texts that several results share are there once."""
     details: dict[tuple[Section, ...], int] = {}
     differences = run.differences()
     tests = [

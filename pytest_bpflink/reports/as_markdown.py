@@ -1,6 +1,6 @@
-"""A run as Markdown, for the summary of a CI job: short, and below a limit whatever came of it.
+"""A run as GitHub's Markdown, for the summary of a CI job: short, and always below a size limit.
 
-What matters most comes first; what is left out is said. It is GitHub's Markdown.
+The most important sections come first, and a section says how much of it is left out.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.reports.results import Cause, Place, Run
 
-# GitHub takes 1 MiB for the summary of a step, and shows none of what is larger.
+# GitHub takes 1 MiB for the summary of a step, and shows nothing of a larger one.
 _LIMIT_BYTES = 1_000_000
 
-# Leaves something for what comes after.
+# Limits of single sections, which leave room for the later ones.
 _DIFFERENCES_BYTES = 100_000
 _FAILURES_BYTES = 600_000
 _SKIPS_BYTES = 100_000
@@ -55,10 +55,10 @@ def render(run: Run) -> str:
 
 
 class _Page:
-    """Text that stays below a limit in bytes, with a sentence for what did not fit."""
+    """Text that stays below a limit in bytes; a sentence says how many blocks did not fit."""
 
     def __init__(self, limit: int) -> None:
-        # Each section may end with such a sentence.
+        # Each section may end with this sentence.
         self._left = limit - 2_000
         self._parts: list[str] = []
 
@@ -69,7 +69,7 @@ class _Page:
     def add_section(
         self, head: str, blocks: Sequence[str], *, what: str, foot: str = "\n", limit: int = 0
     ) -> None:
-        """Add as many blocks as fit between head and foot; nothing where there are none."""
+        """Add head, as many blocks as fit, and foot; nothing if there are no blocks."""
         if not blocks:
             return
         left = min(self._left, limit or self._left) - len((head + foot).encode())
@@ -190,11 +190,11 @@ def _by_worst(run: Run) -> list[tuple[Cause, list[Place]]]:
 
 
 def _places(places: Sequence[Place]) -> str:
-    """Return tests with their kernels: of one cause on many kernels the test comes once."""
+    """Return the tests of `places`, each once, with its kernels."""
     by_test: dict[str, list[str]] = {}
     for place in places:
         by_test.setdefault(place.test, []).append(place.kernel)
-    # Mostly it is the same kernels for all of them.
+    # Mostly all tests have the same kernels, which are then named once.
     alike = all(kernels == by_test[places[0].test] for kernels in by_test.values())
     names = [
         _code_in_html(test) + ("" if alike else _on(kernels))
@@ -231,7 +231,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _folded(summary: str, *texts: str) -> str:
-    """Return texts that are shown on a click; the summary is HTML."""
+    """Return texts that a click on the summary shows; the summary is HTML."""
     blocks = "".join(map(_block, texts))
     return f"<details><summary>{summary}</summary>\n\n{blocks}</details>\n\n"
 
@@ -244,7 +244,7 @@ def _block(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """Return a name as code, whatever is in it; readable as it stands if it can be."""
+    """Return a name as code: in backquotes if its characters allow it, else as HTML."""
     if re.search(r"[`|\\\n]|^ | $|^$", text):
         return f"<code>{_escaped(text)}</code>"
     return f"`{text}`"
@@ -255,7 +255,7 @@ def _code_in_html(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return text in which nothing is Markdown or HTML, and no word calls a person or an issue."""
-    # Within a word an underscore is only itself.
+    """Escape Markdown and HTML, and the signs of GitHub's references (`@`, `#`)."""
+    # An underscore within a word is no Markdown.
     signs = r"(?<!\w)_|_(?!\w)|[\\`*\[\]<>#|@~&$]"
     return re.sub(signs, lambda sign: f"&#{ord(sign[0])};", text).replace("\n", " ")

@@ -1,6 +1,6 @@
 """The files of `--kernel-report`: whether they can be written, and writing them.
 
-Knows paths and disks. What is in a file is the business of the module of its format.
+Knows paths and disks. The module of each format makes the content.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.reports.results import Run
 
-# By the endings that `kernel_options` takes.
+# By ending; the option takes those in REPORT_ENDINGS of session/options.py.
 _FORMATS: Final[dict[str, Callable[[Run], str]]] = {
     ".html": as_html.render,
     ".md": as_markdown.render,
@@ -25,14 +25,14 @@ _FORMATS: Final[dict[str, Callable[[Run], str]]] = {
 }
 
 
-class Unwritable(Exception):  # noqa: N818 (reads as what it is of a file)
+class Unwritable(Exception):  # noqa: N818 - named for the file's state
     """A report can't be written; the message says why."""
 
 
 def checked(values: Iterable[str], directory: Path) -> list[Path]:
-    """Return the files to write, once each, by paths that hold whatever tests do.
+    """Return the files to write, each once; absolute, since tests may change the directory.
 
-    Raises Unwritable if one can't be written where it is to be.
+    Raises Unwritable if one can't be written.
     """
     paths = list(dict.fromkeys((directory / Path(value).expanduser()) for value in values))
     for path in paths:
@@ -44,17 +44,17 @@ def checked(values: Iterable[str], directory: Path) -> list[Path]:
 
 
 def write(run: Run, path: Path) -> None:
-    """Write a report, whole or not at all. Raises Unwritable; a file that was there stays then."""
+    """Write a report, whole or not at all. Raises Unwritable; then an older file stays."""
     content = _FORMATS[path.suffix](run)
     try:
         if _is_written_through(path):
             path.write_text(content, encoding="utf-8")
             return
-        # A symbolic link stays one.
+        # resolve(): a symbolic link stays one.
         with replacing(path.resolve()) as new, new.open("x", encoding="utf-8") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())  # also a disk that finds out later that it is full
+            os.fsync(file.fileno())  # some disks report only here that they are full
     except OSError as error:
         raise Unwritable(f"{path} was not written: {_why(path, error)}") from None
 
@@ -72,7 +72,7 @@ def _try(path: Path) -> None:
 
 
 def _is_written_through(path: Path) -> bool:
-    """Whether it is there and no file that could be replaced, but a device or a pipe."""
+    """Whether the path is a device or a pipe, which can't be replaced by a new file."""
     return path.exists() and not path.is_file()
 
 

@@ -1,7 +1,7 @@
-"""What is told of a run on several kernels: how it comes about, and what came of it.
+"""Reports the results of a run by kernel: on the terminal, and in the files of `--kernel-report`.
 
-Knows pytest's terminal reporter, and when a session is over. Which kernels there are, and which
-test an item is, it is told. What is in a file of `--kernel-report` is the business of `reports`.
+Knows pytest's terminal reporter, and when a session is over. The caller names the kernels, and the
+test of each item. `files` writes the files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.reports.results import Run
     from pytest_bpflink.session.kernel import MatrixKernel
 
-# Kernels differ in what they have, so a suite may have hundreds; files have them all.
+# On the terminal. A suite may have hundreds, since kernels differ in features; files have all.
 _MOST_DIFFERENCES: Final = 40
 
 
@@ -31,7 +31,7 @@ def files(config: pytest.Config) -> list[Path]:
     """Return the files of `--kernel-report`. Raises UsageError if one can't be written."""
     if not config.option.kernel_report:
         return []
-    from pytest_bpflink.reports import files as reports  # with the formats, for runs that ask
+    from pytest_bpflink.reports import files as reports
 
     try:
         return reports.checked(config.option.kernel_report, config.invocation_params.dir)
@@ -55,40 +55,41 @@ class KernelReport:
         self.uncollected = self._recorder.uncollected
         self._run: Run | None = None
         self._stopped = ""
-        self._said: list[tuple[str, bool]] = []
+        #: Lines about the files, which are not shown yet; True for errors.
+        self._messages: list[tuple[str, bool]] = []
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Take down what could not be collected."""
+        """Record a file that could not be collected."""
         self._recorder.add_collection(report)
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        """Take down why a run is cut short: Ctrl-C, or what pytest stopped for."""
+        """Record why a run is cut short: Ctrl-C, or pytest's own reason."""
         self._stopped = str(excinfo.value) or "interrupted"
 
     def pytest_internalerror(self, excrepr: object) -> None:
-        """Take down that pytest itself failed."""
+        """Record that pytest itself failed."""
         self._stopped = f"internal error: {str(excrepr).strip().splitlines()[-1]}"
 
-    # After xdist's, which waits for what workers still have to say.
+    # After xdist's, which waits for the last reports of workers.
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Write the files; a run whose report is missing did not succeed."""
+        """Write the files; the run fails if a file can't be written."""
         stopped = self._stopped or session.shouldfail or session.shouldstop or ""
         self._finish(int(exitstatus), str(stopped))
-        if any(failed for _, failed in self._said) and not session.exitstatus:
+        if any(failed for _, failed in self._messages) and not session.exitstatus:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Write a line per kernel, the tests whose outcome depends on it, and where files are."""
+        """Show a line per kernel, the tests that differ between kernels, and paths of files."""
         if self._table and self._run and terminalreporter.verbosity >= 0:
             _show(self._run, terminalreporter)
-        self._say()
+        self._show_messages()
 
     def pytest_unconfigure(self) -> None:
-        """Write and say what was not yet: a run may be cut short before it begins."""
+        """Write the files of a run that was cut short before it began; show messages about them."""
         if self._run is None and self._stopped:
             self._finish(pytest.ExitCode.INTERRUPTED, self._stopped)
-        self._say()
+        self._show_messages()
 
     def _finish(self, exit_status: int, stopped: str) -> None:
         self._run = self._recorder.run(self._kernels(), exit_status=exit_status, stopped=stopped)
@@ -100,29 +101,29 @@ class KernelReport:
             try:
                 reports.write(self._run, path)
             except reports.Unwritable as error:
-                self._said.append((f"ERROR: --kernel-report: {error}", True))
-            except Exception:  # noqa: BLE001 (what the run showed matters more than this defect)
+                self._messages.append((f"ERROR: --kernel-report: {error}", True))
+            except Exception:  # noqa: BLE001 - the summary matters more than this defect
                 why = f"{path} was not written, which is a defect of pytest-bpflink"
-                self._said.append((f"ERROR: --kernel-report: {why}\n{format_exc()}", True))
+                self._messages.append((f"ERROR: --kernel-report: {why}\n{format_exc()}", True))
             else:
-                self._said.append((f"kernel report: {path}", False))
+                self._messages.append((f"kernel report: {path}", False))
 
-    def _say(self) -> None:
+    def _show_messages(self) -> None:
         terminal: pytest.TerminalReporter | None = self._config.pluginmanager.get_plugin(
             "terminalreporter"
         )
-        for text, failed in self._said:
+        for text, failed in self._messages:
             if terminal is None:
                 sys.stderr.write(f"{text}\n" if failed else "")
             elif failed:
                 terminal.write_line(text, red=True)
             elif terminal.verbosity >= 0:
                 terminal.write_sep("-", text)
-        self._said.clear()
+        self._messages.clear()
 
 
 class NativeReport(KernelReport):
-    """The same where there is this kernel only, and pytest or xdist run as ever."""
+    """The report of a run without guests: on this kernel only, by plain pytest or xdist."""
 
     def __init__(self, config: pytest.Config, kernel: MatrixKernel) -> None:
         super().__init__(config, lambda: [RunKernel(kernel)], table=False)
@@ -131,16 +132,16 @@ class NativeReport(KernelReport):
         self._endings = (f"[{kernel.id}]", f"-{kernel.id}]") if config.option.kernel else ()
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Take down what is to be run; where xdist deals it out nothing is collected here."""
+        """Record the items to run; under xdist there are none here, but in workers."""
         self._take([item.nodeid for item in session.items])
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
-        """Take down what an xdist worker is to run."""
+        """Record the items that an xdist worker collected."""
         self._take(ids)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take down what came of an item."""
+        """Record the outcome of an item."""
         self.add(report, self._kernel, ran=True)
 
     def _take(self, ids: Sequence[str]) -> None:
@@ -188,7 +189,7 @@ def _show(run: Run, terminal: pytest.TerminalReporter) -> None:
 
 
 def _known_bugs(run: Run) -> dict[str, list[str]]:
-    """Return which known bugs showed themselves, and on which kernels."""
+    """Return the known bugs that the run has shown, each with its kernels."""
     bugs: dict[str, list[str]] = {}
     for test, results in run.tests.items():
         for kernel, result in results.items():

@@ -1,4 +1,4 @@
-// Filters rows by kernel, outcome and text. Without it the page shows all there is.
+// Filters rows by kernel, outcome and text. Without this script the page shows everything.
 "use strict";
 
 const form = document.querySelector("#filters");
@@ -8,7 +8,7 @@ const columns = document.head.appendChild(document.createElement("style"));
 
 const kernels = [...form.querySelectorAll("[name=kernel]")].map((box) => box.value);
 
-// What each row says, read once.
+// The content of each row, read once.
 const files = [...table.tBodies].map((body) => ({
   body,
   rows: [...body.rows].slice(1).map((row) => ({

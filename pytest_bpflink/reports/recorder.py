@@ -1,6 +1,6 @@
-"""Takes down what came of each item, from pytest's reports.
+"""Records the outcome of each item.
 
-Knows pytest's reports. Which kernel an item ran on, and which test it is of, it is told.
+Knows pytest's reports. The caller names the kernel and the test of each item.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 _PHASES: Final = {"setup": "set-up", "call": "call", "teardown": "teardown"}
 
-# Of one traceback, output or console; enough for every sane one.
+# Characters of one traceback, output or console.
 _TEXT_LIMIT = 1 << 18
 
-# Where a traceback says what was wrong, if its report doesn't.
+# The line with the error in a traceback, for a report that does not have the error itself.
 _ERROR_LINE = re.compile(r"^E\s+(\S.*)$", re.MULTILINE)
 
 
@@ -37,57 +37,57 @@ class Recorder:
         self._config = config
         self._run = Run(config.rootpath.name, datetime.now(UTC))
         self._began = time.monotonic()
-        #: Test ids by node id; each kernel's own, since its items are.
+        #: Test ids by kernel and node id.
         self._tests: dict[tuple[str, str], str] = {}
-        #: Kernels by node id of what can't be collected there.
+        #: By node id of a file, the kernels on which it can't be collected.
         self._uncollected: dict[str, list[str]] = {}
         self._sections: dict[Section, Section] = {}
 
     def collected(self, kernel: str, nodeid: str, test: str, *, parametrized: bool) -> None:
-        """Take down an item, which test it is of, and whether it is there for each kernel."""
+        """Record an item, its test, and whether the test has an item for each kernel."""
         self._tests[kernel, nodeid] = test
         if not parametrized:
             self._run.run_once.add(test)
         self._result(kernel, nodeid)
 
     def add(self, report: pytest.TestReport, kernel: str, *, ran: bool) -> None:
-        """Take down an outcome, in pytest's own words for it; `ran` is False for a stand-in's."""
+        """Record an outcome by pytest's category; `ran` is False for a stand-in's report."""
         result = self._result(kernel, report.nodeid)
         result.ran = ran
         result.seconds += getattr(report, "duration", 0.0)
         category = self._category(report)
-        # A subtest that failed fails its test; no other says anything about it.
+        # A failed subtest fails its test; other subtests do not decide its outcome.
         if category not in OUTCOMES or (_is_subtest(report) and not report.failed):
             return
         reason = _reason(report)
         if reason and reason not in result.reason:
             result.reason = "; ".join(filter(None, [result.reason, reason]))
         if report.failed:
-            # Of a kernel that does not boot every item says the same: one copy is enough.
+            # All items of a kernel that does not boot have the same text: one copy is enough.
             sections = (self._sections.setdefault(each, each) for each in _sections(report))
             result.sections += tuple(each for each in sections if each not in result.sections)
         if OUTCOMES.index(category) < OUTCOMES.index(result.outcome):
             result.outcome = category
 
     def add_collection(self, report: pytest.CollectReport) -> None:
-        """Take down what could not be collected."""
+        """Record a file that could not be collected."""
         if report.passed:
             return
         text = _text(report.longrepr)
         outcome = "error" if report.failed else "skipped"
-        # Once: xdist 3.8 keeps to itself what another worker said already.
+        # Once for all workers: xdist 3.8 drops a report that another worker has sent already.
         self._run.uncollected.append(
             Uncollected(clean(report.nodeid), outcome, _reason(report), text)
         )
 
     def uncollected(self, kernel: str, nodeid: str) -> None:
-        """Take down on which kernel something could not be collected."""
+        """Record a kernel on which a file could not be collected."""
         kernels = self._uncollected.setdefault(clean(nodeid), [])
         if kernel not in kernels:
             kernels.append(kernel)
 
     def run(self, kernels: Sequence[RunKernel], *, exit_status: int = 0, stopped: str = "") -> Run:
-        """Return what is known now: a copy, since workers may go on telling."""
+        """Return a copy of the run as it is now: workers may still send reports."""
         return replace(
             self._run,
             seconds=time.monotonic() - self._began,
@@ -105,7 +105,7 @@ class Recorder:
         status = self._config.hook.pytest_report_teststatus(report=report, config=self._config)
         if status:
             return str(status[0])
-        # With -p no:terminal nobody has a word for what is ordinary.
+        # With -p no:terminal no plugin gives the category of ordinary outcomes.
         if report.failed:
             return "failed" if report.when == "call" else "error"
         return report.outcome if report.skipped or report.when == "call" else ""
@@ -120,12 +120,12 @@ def _is_subtest(report: pytest.TestReport) -> bool:
 
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
-    """Return in one line why a report is not simply of success; empty if it is."""
+    """Return, in one line, the reason of any outcome but plain success; empty for that."""
     if hasattr(report, "wasxfail"):
         return line(report.wasxfail.removeprefix("reason: "))
     longrepr = report.longrepr
     if report.skipped:
-        # A path, a line and "Skipped: why".
+        # A tuple is a path, a line number and "Skipped: REASON".
         text = longrepr[2] if isinstance(longrepr, tuple) else str(longrepr or "")
         return line(text.removeprefix("Skipped: "))
     if not report.failed:
@@ -139,7 +139,7 @@ def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
 
 
 def _sections(report: pytest.TestReport) -> Iterator[Section]:
-    """Return the texts about a failure: the traceback, and what was captured."""
+    """Yield the texts about a failure: the traceback, and the captured output."""
     if report.longrepr:
         what = "Failure in the call" if report.when == "call" else f"Error in the {_phase(report)}"
         yield Section(what, _text(report.longrepr))
@@ -148,7 +148,7 @@ def _sections(report: pytest.TestReport) -> Iterator[Section]:
 
 
 def _text(content: object) -> str:
-    # Not the report's longreprtext, which begins with the Python of the worker it is from.
+    # Not the report's longreprtext, which begins with the worker's name and Python.
     return cut(clean(str(content)).rstrip(), _TEXT_LIMIT)
 
 

@@ -1,6 +1,6 @@
-"""What came of a run: kernels, tests, and the outcome of each test on each kernel.
+"""The results of a run: kernels, tests, and the outcome of each test on each kernel.
 
-Data only. It knows nothing of pytest, and nothing of files.
+Data only: it knows nothing of pytest, and nothing of files.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 NOT_RUN: Final = "not_run"
 
-#: pytest's categories, the worst first, and an item that was collected and never ended. An item has
-#: one outcome, so that they add up: one that passed and failed in its teardown is an error.
+#: pytest's categories, the worst first, and `not_run` for an item that was collected and never
+#: ended. An item has one outcome, so that counts add up: an item that passed and then failed in its
+#: teardown is an error.
 OUTCOMES: Final = ("error", "failed", "xpassed", "skipped", "xfailed", "passed", NOT_RUN)
 
 
 class Section(NamedTuple):
-    """A titled text: a traceback, what a test printed, the end of a console."""
+    """A titled text: a traceback, the output of a test, the end of a console."""
 
     title: str
     text: str
@@ -32,10 +33,10 @@ class Section(NamedTuple):
 
 @dataclass
 class Result:
-    """What came of one item: a test on a kernel.
+    """The result of one item: a test on a kernel.
 
-    `reason` is one line: of a failure, a skip, an expected failure. `ran` is False where the kernel
-    never got to it, and a worker on the host reports the error in its place.
+    `reason` is one line, for a failure, a skip or an expected failure. `ran` is False if the kernel
+    did not run the item, and a worker on the host reported the error instead.
     """
 
     nodeid: str
@@ -47,14 +48,14 @@ class Result:
 
     @property
     def cause(self) -> Cause | None:
-        """Why it is what it is; None if there is nothing to say."""
+        """The outcome with its reason and texts; None if it has neither."""
         if not self.reason and not self.sections:
             return None
         return Cause(self.outcome, self.reason, self.sections)
 
 
 class Cause(NamedTuple):
-    """What the results of many items may have in common, as those of a kernel that did not boot."""
+    """An outcome with its reason and texts, which the items of an unbootable kernel share, say."""
 
     outcome: str
     reason: str
@@ -62,7 +63,7 @@ class Cause(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a result is in the matrix."""
+    """The place of a result in the matrix."""
 
     test: str
     kernel: str
@@ -70,10 +71,10 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class RunKernel:
-    """A kernel, and how its guests fared.
+    """A kernel of the run, with facts about its guests.
 
-    `boot_seconds` is that of its slowest guest; None without a guest, or when none booted.
-    `problem` says why its items could not run, if so.
+    `boot_seconds` is the boot time of the slowest guest; None without a guest, or when none booted.
+    `problem` says why the kernel's items could not run, and is empty if they could.
     """
 
     kernel: MatrixKernel
@@ -83,24 +84,24 @@ class RunKernel:
 
     @property
     def id(self) -> str:
-        """What test ids end with."""
+        """The kernel's id, which test ids end with."""
         return self.kernel.id
 
 
 @dataclass(frozen=True)
 class Uncollected:
-    """A file or package whose tests are not known: skipped as a whole, or broken."""
+    """A file or package without known tests: it was skipped as a whole, or is broken."""
 
     nodeid: str
     outcome: str
     reason: str
     text: str
-    #: On which; none where there is one only, or it can't be known.
+    #: The kernels on which it is so; empty if the run has one kernel, or they are unknown.
     kernels: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
-        """On which kernels, to be put behind its name."""
+        """The kernels as text to follow the name: ` on 6.1, 6.12`."""
         return f" on {', '.join(self.kernels)}" if self.kernels else ""
 
     def __str__(self) -> str:
@@ -112,7 +113,7 @@ class Difference:
     """A test whose outcome depends on the kernel; kernels are in the order of their releases."""
 
     by_outcome: Mapping[str, Sequence[str]]
-    #: The first kernel whose outcome is another than that of the kernel before.
+    #: The first kernel with another outcome than the kernel before it.
     changes_at: str
 
     def __str__(self) -> str:
@@ -122,13 +123,13 @@ class Difference:
 
 @dataclass
 class Run:
-    """A whole run. Results are by test, then by kernel; a test without an item there has none."""
+    """A whole run. Results are by test, then by kernel, if the test has an item for the kernel."""
 
     project: str
     began: datetime
     seconds: float = 0.0
     exit_status: int = 0
-    #: Why it ended before all was run, if so.
+    #: Why the run ended before all items ran; empty if it did not.
     stopped: str = ""
     kernels: Sequence[RunKernel] = ()
     tests: dict[str, dict[str, Result]] = field(default_factory=dict)
@@ -137,7 +138,7 @@ class Run:
     uncollected: list[Uncollected] = field(default_factory=list)
 
     def counts(self, kernel: str) -> Counter[str]:
-        """Return how many items of a kernel have which outcome; their sum is all its items."""
+        """Return the number of a kernel's items by outcome; the sum is all its items."""
         return Counter(
             results[kernel].outcome for results in self.tests.values() if kernel in results
         )
@@ -150,7 +151,7 @@ class Run:
         return dict(sorted(differing.items(), key=lambda pair: _worst(pair[1].by_outcome)))
 
     def causes(self) -> dict[Cause, list[Place]]:
-        """Return why items are what they are, and which items each goes for."""
+        """Return the causes of outcomes, each with the places of the items that share it."""
         places: dict[Cause, list[Place]] = {}
         for test, results in self.tests.items():
             for kernel, result in results.items():
@@ -164,7 +165,7 @@ def _difference(results: Mapping[str, Result], order: Sequence[str]) -> Differen
     changes_at = before = ""
     for kernel in order:
         result = results.get(kernel)
-        # A kernel that is not up says nothing about a test.
+        # An item that the kernel did not run says nothing about the test.
         if result is None or result.outcome == NOT_RUN or not result.ran:
             continue
         if before and result.outcome != before and not changes_at:
@@ -179,7 +180,7 @@ def _worst(outcomes: Mapping[str, object]) -> int:
 
 
 def _release(row: RunKernel) -> tuple[list[int], bool]:
-    """Return what kernels sort by; a release candidate comes before its release."""
+    """Return the sort key of a kernel; a release candidate comes before its release."""
     version = row.kernel.version or row.kernel.release or ""
     numbers = re.match(r"[\d.]*", version)
     assert numbers

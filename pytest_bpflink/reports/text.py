@@ -1,15 +1,15 @@
-"""Text from tests, consoles and libraries, made fit to be shown: it may hold anything at all."""
+"""Makes text from tests, consoles and libraries fit to be shown, whichever characters it holds."""
 
 from __future__ import annotations
 
 import re
 
-# ECMA-48: strings up to their terminator (titles, hyperlinks), CSI, and what is shorter.
+# ECMA-48: strings up to their terminator (titles, hyperlinks), CSI, and shorter sequences.
 _ESCAPE_SEQUENCE = re.compile(
     r"\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[ -/]*[0-~]"
 )
 
-# Not tab and newline. The last two ranges change the direction of what is around them.
+# Not tab and newline. The last two ranges change the direction of the text around them.
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 _LINE_LIMIT = 500
@@ -18,7 +18,7 @@ _LINE_LIMIT = 500
 def clean(text: str) -> str:
     r"""Return text without terminal sequences, and with other unseen characters as \x07.
 
-    What is returned can be encoded: a lone surrogate is written out, too.
+    The text can be encoded: a lone surrogate is written out, too.
     """
     text = _ESCAPE_SEQUENCE.sub("", text.replace("\r\n", "\n"))
     text = _UNSEEN.sub(_written_out, text)
@@ -31,7 +31,7 @@ def line(text: str) -> str:
 
 
 def cut(text: str, limit: int, *, mark: str = "") -> str:
-    """Return text of LIMIT characters or little more: its beginning and its end."""
+    """Return the beginning and the end of a text: `limit` characters, and a mark for the rest."""
     left_out = len(text) - limit
     if left_out <= 0:
         return text

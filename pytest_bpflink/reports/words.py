@@ -1,4 +1,4 @@
-"""What reports for people have in common: how outcomes and kernels are called, and the headline."""
+"""The words that all reports for people use: for outcomes and kernels, and in the headline."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def headline(run: Run) -> str:
 
 
 def shown_outcomes(counts: Iterable[Counter[str]]) -> list[str]:
-    """Return the outcomes that a table of kernels has a column for: the rare ones if they are."""
+    """Return the outcomes that a table of kernels has a column for.
+
+    Always passed, failed, skipped, errors; the others only if they occurred.
+    """
     rare = {name for each in counts for name in each}
     return [name for name in TITLES if name in {"passed", "failed", "skipped", "error"} | rare]
 
@@ -51,7 +54,7 @@ def kernel_facts(row: RunKernel) -> tuple[str, str, str]:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as short as it is meaningful."""
+    """Return a duration, with as few digits as are meaningful."""
     if seconds >= 60:
         minutes, rest = divmod(round(seconds), 60)
         return f"{minutes} min {rest} s"

@@ -1,4 +1,4 @@
-"""Where cgroup2 is mounted, and where this process is in it."""
+"""Where cgroup2 is mounted, and in which of its cgroups this process is."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pytest_bpflink.system.mountinfo import Mount, mounted
 
 @cache
 def cgroup2_mount() -> Path:
-    """Where cgroup2 is mounted: the unified hierarchy, or `unified` beside the first version's.
+    """Return where cgroup2 is mounted: as the unified hierarchy, or as `unified` beside cgroup v1.
 
-    Raises `BpfError` with ENOENT when it is mounted nowhere.
+    Raises `BpfError` with ENOENT when cgroup2 is not mounted.
     """
     return _hierarchy().path
 
@@ -24,7 +24,7 @@ def cgroup2_mount() -> Path:
 def own_cgroup() -> Path:
     """Return the cgroup v2 directory that this process is in.
 
-    Raises `BpfError` with ENOENT when that is outside of what is mounted, as in some containers.
+    Raises `BpfError` with ENOENT when the directory is not mounted, as in some containers.
     """
     mount = _hierarchy()
     lines = procfs.read("/proc/self/cgroup").splitlines()

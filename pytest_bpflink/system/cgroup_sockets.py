@@ -1,8 +1,8 @@
 """Which sockets were made in a cgroup, and which processes have them open.
 
-A socket belongs to the cgroup that it was made in for good, and holds the BPF programs of that
-cgroup after its removal. The kernel tells the cgroup of TCP sockets, and of UDP sockets that have a
-port (sock_diag(7), `INET_DIAG_CGROUP_ID`, 5.9); other sockets are not found.
+A socket stays in the cgroup in which it was made, and keeps that cgroup's BPF programs after the
+cgroup is removed. sock_diag(7) names the cgroup of TCP sockets, and of UDP sockets that have a port
+(`INET_DIAG_CGROUP_ID`, 5.9); other sockets are not found.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ def holders_of_cgroups(cgroup_ids: set[int]) -> list[str]:
 
 
 def _sockets(family: int, protocol: int) -> Iterator[tuple[int, int]]:
-    """Yield inode and cgroup id of this network namespace's sockets; none without the module."""
+    """Yield inode and cgroup id of this network namespace's sockets.
+
+    Yields none where the kernel lacks sock_diag(7) for the protocol.
+    """
     with (
         contextlib.suppress(OSError),
         socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as asking,
@@ -66,7 +69,7 @@ def _sockets(family: int, protocol: int) -> Iterator[tuple[int, int]]:
 
 
 def _messages(data: bytes) -> Iterator[bytes]:
-    """Yield the bodies of answers; ends at the end of the dump, or at an error."""
+    """Yield the bodies of answers, up to the end of the dump or an error."""
     at = 0
     while at < len(data):
         length, kind, *_ = _HEADER.unpack_from(data, at)
@@ -88,9 +91,9 @@ def _inode_and_cgroup(message: bytes) -> tuple[int, int]:
 
 
 def _open_sockets(inodes: set[int]) -> Iterator[tuple[int, str]]:
-    """Yield each of these sockets that a process has open, and that process."""
+    """Yield each of these sockets that a process has open, with the descriptor and the process."""
     for pid in (name for name in os.listdir("/proc") if name.isdigit()):
-        with contextlib.suppress(OSError):  # gone meanwhile, or somebody else's
+        with contextlib.suppress(OSError):  # the process has ended, or is another user's
             name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
             for fd in os.listdir(f"/proc/{pid}/fd"):
                 inode = _inode_of_socket(pid, fd)

@@ -1,7 +1,7 @@
-"""Which paths belong to this process's tests, and which to those of another session.
+"""Which paths belong to this process's tests, and which to another session's tests.
 
-Each process that tests has a directory below `ROOT`, its estate, and makes its cgroups in one that
-is named for it. `leftovers` makes and removes estates.
+Each process that runs tests has a directory below `ROOT`, its estate, and makes its cgroups in a
+cgroup named after the estate. `ledger.estate` makes and removes estates.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from pytest_bpflink.vm.owner_lock import own_directories
 
 ROOT = Path(os.environ.get("BPFLINK_RUN_DIRECTORY", "/run/pytest-bpflink"))
-"""Above the estates of all processes; `BPFLINK_RUN_DIRECTORY` names another place."""
+"""The directory of all estates; `BPFLINK_RUN_DIRECTORY` names another one."""
 
 _CGROUP_PREFIX = "pytest-bpflink-"
 
@@ -33,6 +33,6 @@ def is_of_another_session(path: Path) -> bool:
 
 
 def is_cgroup_of_another_session(path: Path) -> bool:
-    """Whether a cgroup is one that another process made for its tests, or below it."""
+    """Whether a cgroup is another process's cgroup for its tests, or is below one."""
     own_names = {cgroup_name(estate) for estate in own()}
     return any(part.startswith(_CGROUP_PREFIX) and part not in own_names for part in path.parts)

@@ -1,7 +1,7 @@
-"""The kernel's log, `/dev/kmsg`: what was logged since one looked last, and what of it is a splat.
+"""The kernel's log, `/dev/kmsg`: the lines logged since the last reading, and the splats in them.
 
-Goes by the kernel's numbers of records, never by clocks. Only the kernel's own words count as
-splats: what processes write to `/dev/kmsg` the kernel marks as theirs.
+Goes by the kernel's numbers of records, never by clocks. Only lines of the kernel itself count as
+splats: the kernel marks the lines that processes write to `/dev/kmsg`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 DEVICE = Path("/dev/kmsg")
 
-# No record is longer (Documentation/ABI/testing/dev-kmsg; EINVAL for a buffer that is too small).
+# No record is longer (Documentation/ABI/testing/dev-kmsg; a smaller buffer gives EINVAL).
 _LONGEST_RECORD = 8192
 
-# Should something fill the log faster than it is read.
+# Ends a reading where something fills the log faster than it is read.
 _MOST_RECORDS = 20_000
 
 _TRACE_WAIT = 0.05  # seconds for the rest of a trace that another processor is printing
@@ -40,11 +40,11 @@ class Line:
     """A line of the kernel's log."""
 
     number: int
-    """The kernel's number of the record that it is of."""
+    """The kernel's number of the record that has the line."""
     seconds: float
-    """On the kernel's clock, which begins at boot."""
+    """Time on the kernel's clock, which begins at boot."""
     by_kernel: bool
-    """False for what a process wrote."""
+    """False for a line that a process wrote."""
     text: str
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Splat:
-    """What the kernel says when it has a bug, with the trace that comes with it."""
+    """The kernel's report of a bug in itself, such as a WARNING or an oops, with the trace."""
 
     number: int
     head: str
@@ -61,7 +61,7 @@ class Splat:
 
     @property
     def pid(self) -> int | None:
-        """The process that it happened in, if it says so; interrupts happen in any process."""
+        """The process that the splat names, if any; an interrupt may have come in any process."""
         for line in self.lines:
             found = _PID.search(line.text)
             if found:
@@ -69,28 +69,31 @@ class Splat:
         return None
 
 
-# Since 6.19 a WARN has the second form in its first line; everything else has the first.
+# A WARN since 6.19 has the second form, in its first line; every other splat has the first.
 _PID = re.compile(r"\bPID: (\d+)\b|^WARNING: .*, CPU#\d+: .*/(\d+)$")
 
 
 class KernelLog:
-    """A reader, which begins at the end; until `close()`. Each process has a place of its own."""
+    """A reader of the lines that are logged from now on, until `close()`.
+
+    Each reader has its own position in the log.
+    """
 
     def __init__(self) -> None:
-        """Open it. Raises `OSError`: EPERM without CAP_SYSLOG, ENOENT in some containers."""
+        """Open the log. Raises `OSError`: EPERM without CAP_SYSLOG, ENOENT in some containers."""
         self._fd = os.open(DEVICE, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         os.lseek(self._fd, 0, os.SEEK_END)
         self._news = select.poll()
         self._news.register(self._fd, select.POLLIN)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the log."""
         os.close(self._fd)
 
     def read(self) -> list[Line]:
-        """Return what was logged since the last time; a line of its own says where some is lost."""
+        """Return the lines logged since the last reading; one of them says where lines are lost."""
         lines: list[Line] = []
-        # Asked four times for each test: no exception is made where there is nothing.
+        # Called four times for each test: poll() saves an exception where nothing was logged.
         if not self._news.poll(0):
             return lines
         for _ in range(_MOST_RECORDS):
@@ -98,14 +101,14 @@ class KernelLog:
                 record = os.read(self._fd, _LONGEST_RECORD)
             except BlockingIOError:
                 break
-            except BrokenPipeError:  # overwritten; reading goes on with the oldest that is left
+            except BrokenPipeError:  # records were overwritten; the next is the oldest one left
                 lines.append(Line(0, 0, False, "(lines were lost here: the kernel's log was full)"))
             else:
                 lines += _parse(record)
         return lines
 
     def read_rest(self, lines: Sequence[Line]) -> list[Line]:
-        """Return the rest of a splat that `lines` end with, as far as it comes soon."""
+        """Return the rest of a splat that `lines` end with, as far as it is logged within 50 ms."""
         rest: list[Line] = []
         deadline = time.monotonic() + _TRACE_WAIT
         while time.monotonic() < deadline:
@@ -120,7 +123,7 @@ class KernelLog:
 
 
 def unreadable() -> str:
-    """Return by which errno the log refuses to be read, empty where it may be."""
+    """Return the name of the errno with which opening the log fails; empty where it succeeds."""
     try:
         KernelLog().close()
     except OSError as error:
@@ -145,9 +148,9 @@ _KERNEL_FACILITY = 0
 
 
 def _parse(record: bytes) -> list[Line]:
-    """Read a record: `priority,number,microseconds,flags[,...];text`, and keys that nobody asks.
+    """Read a record: `priority,number,microseconds,flags[,...];text`, then keys, which are skipped.
 
-    What is not printable is escaped, a line's end within a record too.
+    Unprintable characters are escaped, line ends within a record too.
     """
     head, _, rest = record.decode(errors="replace").partition(";")
     priority, number, microseconds, *_ = head.split(",")

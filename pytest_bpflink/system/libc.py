@@ -1,4 +1,4 @@
-"""The C library, for functions that Python has no module for or has only in later releases."""
+"""The C library, for functions that Python lacks or has only in later releases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is mounted where, as a process sees it: `/proc/PID/mountinfo` (proc(5))."""
+"""The mounts that a process sees: `/proc/PID/mountinfo` (proc(5))."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Mount:
     path: Path
     root: Path
     device: str
-    """Major and minor number, which each instance of a file system has of its own."""
+    """Major and minor number, another for each instance of a file system."""
 
 
 def mounted(file_system: str, pid: int | str = "self") -> Iterator[Mount]:
     """Yield the mounts of a type of file system, such as `bpf` or `cgroup2`, that a process sees.
 
-    Raises `OSError` for another process that is gone or may not be asked.
+    Raises `OSError` for another process that is gone or may not be looked into.
     """
     with open(f"/proc/{pid}/mountinfo", "rb") as lines:
         wanted = f" - {file_system} ".encode()  # spaces in paths are escaped
@@ -36,5 +36,5 @@ def mounted(file_system: str, pid: int | str = "self") -> Iterator[Mount]:
 
 
 def _unescape(field: bytes) -> Path:
-    """Undo how the kernel writes spaces and the like: a backslash and three octal digits."""
+    """Undo the kernel's escapes of spaces and the like: a backslash and three octal digits."""
     return Path(os.fsdecode(re.sub(rb"\\(\d{3})", lambda octal: bytes([int(octal[1], 8)]), field)))

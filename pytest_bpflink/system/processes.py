@@ -1,4 +1,4 @@
-"""Which processes are this one's: itself, and those that it started, directly or not."""
+"""Which processes belong to this one: its family, which is the process and its descendants."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from pytest_bpflink.system import procfs
 
 _VARIABLE = "BPFLINK_FAMILY"
 
-# Kernel threads, which have no environment, are kthreadd's; it and init are nobody's.
-_PARENTS_OF_THE_KERNELS = {0, 2}
+# Kernel threads have no environment; their parent is kthreadd (2), whose parent, like init's, is 0.
+_PARENTS_OF_KERNEL_THREADS = {0, 2}
 
 
 class Family:
-    """A process and its descendants, daemons that went their own way included.
+    """The process itself and its descendants, daemons included.
 
-    What it starts inherits a variable of the environment, by which a daemon is known whose parents
-    are gone. One that was given another environment, too, is a stranger unless it was seen before.
+    Descendants inherit an environment variable, by which a daemon is recognised after its parents
+    have ended. A daemon that was started with another environment counts as a stranger, unless
+    `pids()` saw it while its parents lived.
     """
 
     def __init__(self) -> None:
         self._token = f"{os.getpid()}-{secrets.token_hex(8)}"
-        # A session in a test of another one: its processes are of both.
+        # Processes of a session that a test of another session runs belong to both.
         os.environ[_VARIABLE] = f"{os.environ.get(_VARIABLE, '')}:{self._token}"
         self._known = {os.getpid(): True, 0: False}
         self._latest = b""
         self._blank: set[int] = set()
 
     def pids(self) -> set[int]:
-        """Return those that live now, and perhaps some that have just ended.
+        """Return the pids of the family's live processes, and perhaps of some that have just ended.
 
-        Only processes that are new since the last time cost.
+        Only processes that were started since the last call are looked at.
         """
         latest = _latest_pid()
         if latest == self._latest:
@@ -50,24 +51,25 @@ class Family:
 
     @property
     def known(self) -> set[int]:
-        """Return those that lived when `pids()` last looked."""
+        """The answer of the last `pids()`."""
         return {pid for pid, ours in self._known.items() if ours}
 
     def _is_ours(self, pid: int) -> bool:
         if pid not in self._known:
-            with contextlib.suppress(OSError):  # gone meanwhile, or not to be looked into
+            with contextlib.suppress(OSError):  # the process has ended, or may not be looked into
                 parent = parent_of(pid)
                 if self._is_ours(parent):
                     self._known[pid] = True
                     return True
                 environment = _environment(pid)
-                if not environment and parent not in _PARENTS_OF_THE_KERNELS and self._asks(pid):
+                is_user_process = parent not in _PARENTS_OF_KERNEL_THREADS
+                if not environment and is_user_process and self._looks_again(pid):
                     return False
                 self._known[pid] = self._token.encode() in environment
         return self._known.get(pid, False)
 
-    def _asks(self, pid: int) -> bool:
-        """Whether to ask once more: a process has no environment for a moment, within execve."""
+    def _looks_again(self, pid: int) -> bool:
+        """Whether to look once more: within execve a process has no environment for a moment."""
         if pid in self._blank:
             return False
         self._blank.add(pid)
@@ -75,25 +77,25 @@ class Family:
 
 
 def _latest_pid() -> bytes:
-    """Return the last process or thread that was started, in this namespace."""
+    """Return the pid of the last process or thread started in this pid namespace."""
     return procfs.read("/proc/loadavg").split()[-1]
 
 
 def _environment(pid: int) -> bytes:
-    """Return the environment that a process was started with; empty of the kernel's own threads."""
+    """Return the environment with which a process was started; empty for a kernel thread."""
     try:
         return Path(f"/proc/{pid}/environ").read_bytes()
-    except ProcessLookupError:  # a thread of the kernel's, on kernels of 2025 and later
+    except ProcessLookupError:  # a kernel thread, on kernels of 2025 and later
         return b""
 
 
 def parent_of(pid: int) -> int:
-    """Return the process that a process is a child of, 0 for none. Raises `OSError`."""
+    """Return the pid of a process's parent, 0 for none. Raises `OSError`."""
     # The command's name, in parentheses, may have any characters.
     return int(procfs.read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[1])
 
 
 @cache
 def family() -> Family:
-    """Return this process's own."""
+    """Return the family of this process."""
     return Family()

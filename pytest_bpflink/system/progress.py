@@ -1,4 +1,4 @@
-"""Where to report what takes time, such as building a libbpf or booting a guest."""
+"""How slow steps report their progress, such as building a libbpf or booting a guest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Shows the present step and keeps lines."""
+    """Shows the present step, and writes lines that stay."""
 
     def __call__(self, text: str) -> None:
         """Show the present step, in place of the one before."""
@@ -15,4 +15,4 @@ class Progress(Protocol):
         """Write a line that stays."""
 
     def done(self) -> None:
-        """Take the present step back."""
+        """Remove the present step."""

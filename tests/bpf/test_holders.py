@@ -101,7 +101,7 @@ def test_threads_of_the_kernels_are_not_looked_into() -> None:
 def test_process_may_have_the_pid_of_a_former_thread_of_the_kernels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(procfs, "_kernels", {os.getpid()})
+    monkeypatch.setattr(procfs, "_known_kernel_threads", {os.getpid()})
     assert os.getpid() in processes()
 
 

@@ -198,14 +198,14 @@ def test_tree_that_does_not_build(workshop: Workshop) -> None:
 def test_missing_tools_are_named(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = workshop.tree()
     monkeypatch.setenv("PATH", str(workshop.directory))
-    with pytest.raises(LibbpfError, match=r"building it needs more: apt-get install make gcc$"):
+    with pytest.raises(LibbpfError, match=r"needed to build it: apt-get install make gcc$"):
         workshop.choose(tree)
 
 
 def test_missing_headers_are_named(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = workshop.tree()
     monkeypatch.setattr(libbpf_build, "_compiles", lambda source: "zlib" in source)
-    with pytest.raises(LibbpfError, match=r"needs more: apt-get install libelf-dev$"):
+    with pytest.raises(LibbpfError, match=r"needed to build it: apt-get install libelf-dev$"):
         workshop.choose(tree)
 
 

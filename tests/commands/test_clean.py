@@ -133,7 +133,7 @@ def test_what_stays_is_a_failure(left: tuple[subprocess.Popen[str], list[Path]])
     done = bpflink("clean")
 
     assert done.returncode == 1
-    assert f"bpflink: what a killed session left stays in {estate}: " in done.stderr
+    assert f"bpflink: {estate}, left by a killed session, can't be removed: " in done.stderr
     assert done.stdout.splitlines()[2].startswith("stays     run on this kernel")
     assert mount not in set(pins.mounts())
     (estate / "cgroup").unlink()

@@ -280,7 +280,7 @@ def test_what_can_not_be_swept_is_not_forgotten(
     assert cgroup.exists()
     assert mount not in set(pins.mounts())
     (complaint,) = complaints
-    assert complaint.startswith(f"what a killed session left stays in {mount.parent}: ")
+    assert complaint.startswith(f"{mount.parent}, left by a killed session, can't be removed: ")
     assert "busy" in complaint
 
     assert leftovers.sweep(pytest.fail) == [mount.parent.name]

@@ -1,6 +1,6 @@
-"""Probes: each makes the kernel do a thing, and looks whether it was done.
+"""Probes: each uses a feature of the kernel, and looks for the effect.
 
-One that a link type is there has a link run a program. Those of `names` have less to look at: what
-the kernel accepts, and what it says of itself. A probe returns where the kernel has it, and raises
-`BpfError` where it has not.
+The probe of a link type makes a link and sees its program run. Probes in `names` see less: whether
+the kernel accepts a call, and which names its BTF has. A probe returns if the kernel has the
+feature, and raises `BpfError` if not.
 """

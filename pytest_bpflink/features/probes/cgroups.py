@@ -1,4 +1,4 @@
-"""Probes of links to cgroups, of what they honour, and of each attach type that cgroups have."""
+"""Probes of links to cgroups, of their options, and of each attach type that cgroups have."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def _cgroup() -> Iterator[Cgroup]:
 
 
 def link() -> None:
-    """Probe a program on a cgroup, which a packet leaves."""
+    """Probe a program on a cgroup, run by a packet from a socket in the cgroup."""
     with loaded(ProgType.CGROUP_SKB, _EGRESS) as program:
         _require_run(program, _EGRESS, datagram)
 
 
 def on_lsm_hook() -> None:
-    """Probe a program on a cgroup, at an LSM hook: binding a socket."""
+    """Probe a program on a cgroup at an LSM hook, run by binding a socket."""
     btf_id = vmlinux().find("bpf_lsm_socket_bind", Kind.FUNC)
     with loaded(ProgType.LSM, AttachType.LSM_CGROUP, btf_id=btf_id) as program:
         _require_run(program, AttachType.LSM_CGROUP, _bind)
@@ -73,7 +73,7 @@ def _bind() -> None:
 
 
 def revision() -> None:
-    """A link that expects a revision which is not the present one must be refused."""
+    """Probe revisions: a link that expects a wrong one must be refused."""
     libbpf.require("bpf_program__attach_cgroup_opts")
     wrong = opts.CgroupLinkOptions(expected_revision=1000)
     with _egress() as program, _cgroup() as cgroup:
@@ -87,7 +87,7 @@ def revision() -> None:
 
 
 def preorder() -> None:
-    """A link with PREORDER in a parent must stand before one in the child, not after it."""
+    """Probe PREORDER: a parent's program that has it must run before the child's program."""
     first = opts.CgroupLinkOptions(flags=AttachFlags.PREORDER)
     with _egress() as above, _egress() as below, _cgroup() as parent:
         child = parent.create("child")
@@ -101,7 +101,7 @@ def preorder() -> None:
 
 
 def _attachable(attach_type: AttachType) -> Callable[[], None]:
-    """Return the probe of an attach type: the kernel lists a program among the cgroup's."""
+    """Return the probe of an attach type: the kernel must list a program as the cgroup's."""
 
     def probe() -> None:
         with (
@@ -111,12 +111,12 @@ def _attachable(attach_type: AttachType) -> Callable[[], None]:
         ):
             if made.info.prog_id not in cgroup.attached(attach_type).prog_ids:
                 doing = f"have a program for {attach_type.name} listed"
-                raise BpfError(errno.EOPNOTSUPP, doing, hint="the kernel took it for another's")
+                raise BpfError(errno.EOPNOTSUPP, doing, hint="the kernel does not list it")
 
     return probe
 
 
-# By the beginning of the attach type's name; all others take addresses of sockets.
+# By the beginning of the attach type's name; programs of all others are of CGROUP_SOCK_ADDR.
 _PROGRAM_TYPES = {
     "CGROUP_INET_INGRESS": ProgType.CGROUP_SKB,
     "CGROUP_INET_EGRESS": ProgType.CGROUP_SKB,
@@ -139,6 +139,6 @@ def _program_type(attach_type: AttachType) -> ProgType:
 
 
 ACCEPTED = {attach_type: _attachable(attach_type) for attach_type in CGROUP_ATTACH_TYPES}
-# How those are listed is another matter, and one for which libbpf has another call.
+# The kernel lists programs on LSM hooks by hook, and libbpf has another call for it.
 ACCEPTED[AttachType.LSM_CGROUP] = on_lsm_hook
-"""What programs of an attach type are attached to, and never run at here."""
+"""Probes by attach type that attach a program; only the one of LSM_CGROUP sees it run."""

@@ -1,6 +1,6 @@
 """Probes of links to events: functions, tracepoints, perf events, iterators.
 
-getpgid(2) is the event of most. In the kernel it calls security_task_getpgid().
+The event of most is a call of getpgid(2), which calls security_task_getpgid() in the kernel.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _FUNCTION = "security_task_getpgid"
 
 
 def _ask() -> None:
-    os.getpgid(os.getpid())  # of the caller by its number: by 0 the kernel does not call it
+    os.getpgid(os.getpid())  # for pid 0 the kernel does not call security_task_getpgid()
 
 
 def _open(program: Loaded, name: bytes | None = None) -> Link:
-    """`BPF_RAW_TRACEPOINT_OPEN`, which is older than links, and makes them of trampolines too."""
+    """`BPF_RAW_TRACEPOINT_OPEN`, which makes links to raw tracepoints and trampolines."""
     doing = f"attach a program for {AttachType(program.attach_type).name}"
     fd = libbpf.call("bpf_raw_tracepoint_open", name, program.fd, doing=doing)
     return created(fd, "probe")
@@ -54,7 +54,7 @@ def tracing(
     program_type: ProgType = ProgType.TRACING,
     link_type: LinkType = LinkType.TRACING,
 ) -> Callable[[], None]:
-    """Return the probe of a program that says at loading what it is attached to."""
+    """Return the probe of a program that is loaded for its target (fentry, LSM, tp_btf)."""
 
     def probe() -> None:
         btf_id = vmlinux().find(*target)
@@ -86,7 +86,7 @@ def tracing_multi(attach_type: AttachType) -> Callable[[], None]:
 def kprobe_multi(attach_type: AttachType, *, libbpf_with: str) -> Callable[[], None]:
     """Return the probe of a program on many functions, by fprobe.
 
-    `libbpf_with` is a function of the oldest libbpf that makes such a link.
+    `libbpf_with` is a function that the oldest libbpf with such links has, and older ones lack.
     """
 
     def probe() -> None:
@@ -103,7 +103,7 @@ def kprobe_multi(attach_type: AttachType, *, libbpf_with: str) -> Callable[[], N
 
 
 def uprobe_multi(attach_type: AttachType, *, libbpf_with: str) -> Callable[[], None]:
-    """Return the probe of a program on many places of a file: of libbpf's, in this process."""
+    """Return the probe of a program on places of a file: of libbpf.so, which this process runs."""
 
     def probe() -> None:
         libbpf.require(libbpf_with)
@@ -155,7 +155,7 @@ def _fault_pages() -> None:
 
 
 def _place_of(address: int) -> tuple[Path, int]:
-    """Return the file that is mapped at an address of this process, and where in it that is."""
+    """Return the file that is mapped at an address of this process, and the offset in the file."""
     with open("/proc/self/maps", encoding="utf-8") as lines:
         for line in lines:
             span, _, offset, _, _, *name = line.split(maxsplit=5)
@@ -188,7 +188,7 @@ EFFECTS: dict[AttachType, Callable[[], None]] = {
     AttachType.TRACE_KPROBE_MULTI: kprobe_multi(
         AttachType.TRACE_KPROBE_MULTI, libbpf_with="bpf_program__attach_kprobe_multi_opts"
     ),
-    # libbpf 1.5 and 1.6, in which these functions came, too.
+    # Sessions came with libbpf 1.5 (kprobes) and 1.6 (uprobes), and so did these functions.
     AttachType.TRACE_KPROBE_SESSION: kprobe_multi(
         AttachType.TRACE_KPROBE_SESSION, libbpf_with="bpf_program__attach_sockmap"
     ),
@@ -199,4 +199,4 @@ EFFECTS: dict[AttachType, Callable[[], None]] = {
         AttachType.TRACE_UPROBE_SESSION, libbpf_with="bpf_program__attach_cgroup_opts"
     ),
 }
-"""What programs of an attach type run at."""
+"""Probes by attach type that see a program run."""

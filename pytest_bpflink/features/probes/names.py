@@ -1,4 +1,4 @@
-"""Probes of what has a name: program types, map types, attach types, helpers, kernel functions."""
+"""Probes by name: of program types, map types, attach types, helpers and kernel functions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def program_type(name: str) -> None:
     kind = _member(ProgType, name, "program type")
     doing = f"load a program of type {name}"
     if kind is ProgType.NETFILTER:
-        libbpf.require("bpf_program__attach_netfilter")  # the probe is as old as that
+        libbpf.require("bpf_program__attach_netfilter")  # libbpf's probe came with this function
     if not libbpf.call("libbpf_probe_bpf_prog_type", kind, None, doing=doing):
         raise BpfError(errno.EINVAL, doing)
 
@@ -41,7 +41,10 @@ def map_type(name: str) -> None:
 
 
 def attach_type(name: str) -> None:
-    """Probe whether a program for an attach type runs, or is attached, or else is known at all."""
+    """Probe whether a program for an attach type runs or can be attached.
+
+    For an attach type without such a probe, probe whether the kernel's BTF has its name.
+    """
     kind = _member(AttachType, name, "attach type")
     if kind in _ATTACH_TYPES:
         _ATTACH_TYPES[kind]()
@@ -50,12 +53,12 @@ def attach_type(name: str) -> None:
 
 
 def kernel_function(name: str) -> None:
-    """Only the kernel's own BTF says which there are; a call needs BTF of the program's as well."""
+    """Probe whether the kernel's BTF has a function; to call it, a program would need BTF, too."""
     vmlinux().find(name, Kind.FUNC)
 
 
 def helper(name: str) -> None:
-    """Probe whether programs may call a helper: those of a type, after a colon, or of any."""
+    """Probe whether programs may call a helper: of the type after a colon, else of any type."""
     short, _, of_type = name.removeprefix("bpf_").partition(":")
     number = vmlinux().enumerators("bpf_func_id").get(f"BPF_FUNC_{short}")
     doing = f"call helper bpf_{short}"
@@ -64,26 +67,26 @@ def helper(name: str) -> None:
     if of_type:
         _require_call(_member(ProgType, of_type, "program type"), number, doing)
         return
-    absent = BpfError(errno.EINVAL, doing, hint="programs of no type may")
+    absent = BpfError(errno.EINVAL, doing, hint="no type of program may call it")
     for kind in _CALLERS:
         try:
             _require_call(kind, number, doing)
         except BpfError as error:
-            if error.errno == errno.EPERM:  # by this host's policy, so nobody knows
+            if error.errno == errno.EPERM:  # this host's policy: whether it is there is unknown
                 absent = error
         else:
             return
     raise absent
 
 
-# The first that may call a helper ends the search: these have most of them.
+# The first type that may call a helper ends the search; these two may call most helpers.
 _CALLERS = [
     ProgType.TRACING,
     ProgType.SCHED_CLS,
     *(kind for kind in ProgType if kind not in {ProgType.UNSPEC, ProgType.EXT}),
 ]
 
-# What a program of a type must say at loading, where nothing won't do.
+# Attach types of program types that do not load without one.
 _EXPECTED = {
     ProgType.TRACING: AttachType.TRACE_FENTRY,
     ProgType.LSM: AttachType.LSM_MAC,
@@ -109,9 +112,9 @@ def _require_call(kind: ProgType, number: int, doing: str) -> None:
         os.close(program.load(kind, expected, program.calling(number), btf_id=btf_id, log=log))
     except BpfError as error:
         if any(words in log.value for words in _REFUSALS):
-            hint = f"programs of type {kind.name} may not"
+            hint = f"programs of type {kind.name} may not call it"
             raise BpfError(errno.EINVAL, doing, hint=hint) from error
-        if _CALL not in log.value:  # it did not even come to that
+        if _CALL not in log.value:  # the verifier did not reach the call
             raise
 
 

@@ -62,7 +62,10 @@ def netns(
 
 
 def flow_dissector() -> None:
-    """Probe a flow dissector, which looks at raw packets; one of the machine's keeps others off."""
+    """Probe a flow dissector on raw packets.
+
+    EEXIST means that it is there: a flow dissector of the initial namespace excludes others.
+    """
     attach_type = AttachType.FLOW_DISSECTOR
     with (
         loaded(ProgType.FLOW_DISSECTOR, attach_type, returns=0) as program,
@@ -108,7 +111,7 @@ def netkit(attach_type: AttachType) -> Callable[[], None]:
 
 
 def sockmap_link() -> None:
-    """Probe a link of a program to a map of sockets, of which one sends."""
+    """Probe a link to a map of sockets: a socket in the map sends."""
     attach_type = AttachType.SK_MSG_VERDICT
     with (
         loaded(ProgType.SK_MSG, attach_type) as program,
@@ -175,7 +178,7 @@ EFFECTS: dict[AttachType, Callable[[], None]] = {
     AttachType.NETKIT_PRIMARY: netkit(AttachType.NETKIT_PRIMARY),
     AttachType.NETKIT_PEER: netkit(AttachType.NETKIT_PEER),
 }
-"""What programs of an attach type run at."""
+"""Probes by attach type that see a program run."""
 
 ACCEPTED: dict[AttachType, Callable[[], None]] = {
     AttachType.SK_MSG_VERDICT: sockmap(ProgType.SK_MSG, AttachType.SK_MSG_VERDICT),
@@ -183,4 +186,4 @@ ACCEPTED: dict[AttachType, Callable[[], None]] = {
     AttachType.SK_SKB_STREAM_PARSER: sockmap(ProgType.SK_SKB, AttachType.SK_SKB_STREAM_PARSER),
     AttachType.SK_SKB_STREAM_VERDICT: sockmap(ProgType.SK_SKB, AttachType.SK_SKB_STREAM_VERDICT),
 }
-"""What programs of an attach type are attached to, and never run at here."""
+"""Probes by attach type that attach a program, and do not run it."""

@@ -1,4 +1,4 @@
-"""What probes run: a program of two instructions, whose runs the kernel's own statistics count."""
+"""Loading a probe's program of two instructions, and counting its runs by kernel statistics."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _EXIT = _INSTRUCTION.pack(0x95, 0, 0, 0)
 
 
 def returning(number: int) -> bytes:
-    """Return the instructions that move a number into the register of the result, and exit."""
+    """Return the instructions that move a number into R0, the result, and exit."""
     return _INSTRUCTION.pack(0xB7, 0, 0, number) + _EXIT
 
 
 def calling(helper: int) -> bytes:
-    """Return the instructions that call a helper, with whatever is in its registers, and exit."""
+    """Return the instructions that call a helper, without setting its arguments, and exit."""
     return _INSTRUCTION.pack(0x85, 0, 0, helper) + _EXIT
 
 
@@ -44,11 +44,11 @@ def load(
 ) -> int:
     """Load a program for an attach type, or for a member of a struct_ops; return its descriptor.
 
-    `btf_id` is what it attaches to, where that is asked at loading. Raises `BpfError`.
+    `btf_id` is the BTF id of the target, for types that are loaded for one. Raises `BpfError`.
     """
     given = opts.ProgLoadOptions(expected_attach_type=attach_type, attach_btf_id=btf_id)
     if kind is ProgType.SYSCALL:
-        given.prog_flags = _SLEEPABLE  # others aren't
+        given.prog_flags = _SLEEPABLE  # SYSCALL programs must be
     if log is not None:
         given.log_level, given.log_size, given.log_buf = 1, len(log), ctypes.addressof(log)
     what = "" if kind is ProgType.STRUCT_OPS else f" for {AttachType(attach_type).name}"
@@ -65,7 +65,7 @@ def load(
 
 
 class Loaded:
-    """A program in the kernel; `runs` is how often it ran."""
+    """A program in the kernel."""
 
     def __init__(self, fd: int, attach_type: int) -> None:
         self.fd = fd
@@ -73,7 +73,7 @@ class Loaded:
 
     @property
     def runs(self) -> int:
-        """How often it ran while somebody counted, as `loaded` does."""
+        """How often the program ran while the kernel kept statistics, as in `loaded()`."""
         return int(libbpf.read_info(self.fd, BpfProgInfo, doing="count runs").run_cnt)
 
 
@@ -81,7 +81,7 @@ class Loaded:
 def uncounted(
     kind: ProgType, attach_type: int, *, returns: int = 1, btf_id: int = 0
 ) -> Iterator[Loaded]:
-    """Load a program that returns a number; nobody asks how often it ran."""
+    """Load a program that returns a number; its runs are not counted."""
     fd = load(kind, attach_type, returning(returns), btf_id=btf_id)
     try:
         yield Loaded(fd, attach_type)
@@ -94,7 +94,7 @@ def loaded(
     kind: ProgType, attach_type: int, *, returns: int = 1, btf_id: int = 0
 ) -> Iterator[Loaded]:
     """Load a program that returns a number, and have its runs counted."""
-    # The kernel patches itself wherever it runs programs, and once more when the last one is done.
+    # Turning statistics on makes the kernel patch its code, and turning them off once more.
     statistics = libbpf.call("bpf_enable_stats", 0, doing="count the runs of programs (5.8)")
     try:
         with uncounted(kind, attach_type, returns=returns, btf_id=btf_id) as program:
@@ -120,7 +120,7 @@ def new_map(
 def linked(
     fd: int, target: int, attach_type: AttachType, options: opts.Options | None = None
 ) -> Link:
-    """Make a link of a program, or of a struct_ops map, which is the caller's to destroy."""
+    """Make a link of a program, or of a struct_ops map, which the caller destroys."""
     given = ctypes.byref(options) if options else None
     doing = f"make a link of {attach_type.name}"
     return created(
@@ -137,5 +137,5 @@ def require_run(program: Loaded, link: Link, kind: LinkType, trigger: Callable[[
         raise BpfError(
             errno.EOPNOTSUPP,
             f"run a program by a link of type {kind.name}",
-            hint=f"the kernel made one of type {info.type.name}, and it ran {program.runs} times",
+            hint=f"the link is of type {info.type.name}, the program ran {program.runs} times",
         )

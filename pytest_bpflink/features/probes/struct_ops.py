@@ -1,4 +1,4 @@
-"""The probe of struct_ops links: a congestion control for TCP, which one connection asks for."""
+"""The probe of struct_ops links: a congestion control for TCP, which one connection selects."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from pytest_bpflink.features.probes.program import Loaded
 
 _STRUCT = "tcp_congestion_ops"
-_VALUE = f"bpf_struct_ops_{_STRUCT}"  # around it, with how it is used
-_FUNCTIONS = ("init", "ssthresh", "cong_avoid", "undo_cwnd")  # the last three it must have
+_VALUE = f"bpf_struct_ops_{_STRUCT}"  # the map's value, around the struct
+_FUNCTIONS = ("init", "ssthresh", "cong_avoid", "undo_cwnd")  # the last three are mandatory
 _BY_LINK = 1 << 13  # BPF_F_LINK
 
 
 def link() -> None:
-    """Probe a map of functions in force by a link."""
+    """Probe a map of functions that a link registers."""
     types = vmlinux()
     # Two processes may probe at the same time.
     name = f"probe{os.getpid()}".encode()
@@ -48,7 +48,7 @@ def link() -> None:
 
 @contextlib.contextmanager
 def _least_btf() -> Iterator[int]:
-    """Load the types of a program, which such a map must have beside the kernel's: `int`."""
+    """Load BTF with the type `int`: a struct_ops map needs BTF of a program beside the kernel's."""
     text = b"\0int\0"
     integer = struct.pack("=IIII", 1, Kind.INT << 24, 4, 32)
     header = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(integer), len(integer), len(text))
@@ -61,7 +61,7 @@ def _least_btf() -> Iterator[int]:
 
 
 def _function(name: str) -> contextlib.AbstractContextManager[Loaded]:
-    """Load a program that is a member of the struct."""
+    """Load the program of a member of the struct."""
     types = vmlinux()
     index, _ = types.members(_STRUCT)[name]
     return loaded(ProgType.STRUCT_OPS, index, btf_id=types.find(_STRUCT, Kind.STRUCT))
