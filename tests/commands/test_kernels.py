@@ -1,4 +1,4 @@
-"""`bpflink kernels`: what it shows and removes; what it fetches is tested with the store."""
+"""`bpflink kernels`: listing and removing; fetching from a mirror is tested with the store."""
 
 from __future__ import annotations
 
