@@ -79,7 +79,10 @@ class Chromium:
             self.call("Browser.close")
 
     def call(self, method: str, **parameters: object) -> dict[str, Any]:
-        """Return what a method of https://chromedevtools.github.io/devtools-protocol returns."""
+        """Call a method of the protocol, and return its result.
+
+        The methods are described at https://chromedevtools.github.io/devtools-protocol.
+        """
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": parameters}
         if self._session:

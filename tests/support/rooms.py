@@ -1,4 +1,4 @@
-"""The rooms of the house, read from its source: which there are, and what each imports.
+"""The rooms of the house, and the imports between them, read from its source.
 
 `python -m tests.support.rooms` draws them, for docs/architecture.md.
 """
