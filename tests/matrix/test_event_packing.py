@@ -86,7 +86,7 @@ def received(messages: list[Any]) -> list[Any]:
         {"$report_type": "OfAPlugin", "keywords": {}},
     ],
 )
-def test_what_is_packed_comes_out_the_same(change: dict[str, Any]) -> None:
+def test_packed_events_come_out_the_same(change: dict[str, Any]) -> None:
     changed = ("testreport", {"data": {**REPORT, **change}})
     events = [*ITEM, START, SETUP, changed, TEARDOWN, FINISH, COMPLETE, *ITEM]
     out = received(sent(events))

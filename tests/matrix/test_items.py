@@ -75,7 +75,7 @@ def test_each_test_is_an_item_per_kernel_and_ids_end_with_it(
 @pytest.mark.parametrize(
     "option", ["--collect-only", "--fixtures", "--fixtures-per-test", "--cache-show", "--markers"]
 )
-def test_what_only_shows_something_neither_fetches_nor_boots(
+def test_options_that_only_show_something_neither_fetch_nor_boot(
     pytester: pytest.Pytester, with_fakes: Run, option: str
 ) -> None:
     pytester.makepyfile("def test_x(): pass")
@@ -192,7 +192,7 @@ def test_importing_the_plugin_does_not_import(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-# Who runs what
+# Workers and their items
 
 
 def test_each_kernel_has_a_worker_that_runs_its_items(
@@ -380,7 +380,7 @@ def test_durations_are_of_each_kernel(pytester: pytest.Pytester, with_fakes: Run
 
 
 @pytest.mark.parametrize("options", [["-s"], ["-s", "-q"]], ids=" ".join)
-def test_without_capturing_what_guests_print_is_shown(
+def test_output_of_guests_is_shown_without_capturing(
     options: list[str], pytester: pytest.Pytester, with_fakes: Run
 ) -> None:
     pytester.makepyfile(
@@ -461,7 +461,7 @@ def test_junit_shows_a_test_case_per_kernel(
     }
 
 
-# What the terminal says
+# The terminal
 
 
 def test_the_header_names_each_kernel_its_release_and_how_it_runs(

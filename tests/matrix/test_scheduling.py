@@ -262,7 +262,7 @@ def test_a_worker_that_dies_right_after_an_item_neither_repeats_nor_fails_it() -
     assert run.run_all(fresh) == ["b", "c"]
 
 
-def test_nobody_is_needed_after_a_death_in_the_last_item() -> None:
+def test_no_worker_is_needed_after_a_death_in_the_last_item() -> None:
     worker = Worker("6.1")
     run = Run(worker)
     run.collect(worker, ["a"])

@@ -119,7 +119,9 @@ def test_pattern_gives_an_item_for_each_kernel(pytester: pytest.Pytester, with_f
 
 
 @pytest.mark.usefixtures("stored")
-def test_pattern_leaves_out_what_is_named(pytester: pytest.Pytester, with_fakes: Run) -> None:
+def test_pattern_leaves_out_kernels_that_are_named(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
     pytester.makepyfile("def test_x(): pass")
 
     result = with_fakes("--collect-only", "-q", "--kernel", "6*,6.12,*")
@@ -128,7 +130,7 @@ def test_pattern_leaves_out_what_is_named(pytester: pytest.Pytester, with_fakes:
 
 
 @pytest.mark.usefixtures("stored")
-def test_workers_run_what_a_pattern_stands_for(pytester: pytest.Pytester, with_fakes: Run) -> None:
+def test_items_run_on_each_kernel_of_a_pattern(pytester: pytest.Pytester, with_fakes: Run) -> None:
     pytester.makepyfile("def test_x(): pass")
 
     with_fakes("--kernel", "6.*").assert_outcomes(passed=2)
