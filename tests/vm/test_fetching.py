@@ -379,7 +379,7 @@ def fetch_as_nobody(store: Store, *specs: str) -> list[str]:
 
 @needs_apt
 @needs_root
-def test_user_who_can_only_read_has_what_is_there(shared: Store) -> None:
+def test_user_who_can_only_read_finds_the_stored_kernels(shared: Store) -> None:
     said = fetch_as_nobody(shared, "6.12", "newest", "6.1")
     nothing = "there is no kernel 6.1 in the store, which has 6.12.5, and none can be fetched"
     cannot = f"{shared.root} can't be written to (Permission denied)"
@@ -394,7 +394,7 @@ def test_user_who_can_only_read_has_what_is_there(shared: Store) -> None:
 @needs_apt
 @needs_root
 @pytest.mark.usefixtures("store")
-def test_medium_that_is_read_only_has_what_is_there(tmp_path: Path) -> None:
+def test_stored_kernels_on_a_read_only_medium_are_found(tmp_path: Path) -> None:
     with mounted("size=4m", at=tmp_path / "medium") as disk:
         medium = Store(disk / "kernels")
         find("6.12", store=medium)

@@ -202,7 +202,7 @@ def test_python_that_no_script_can_name(directory: str, tmp_path: Path) -> None:
         guest_image.build(tmp_path / "archive", needed, modules=None)
 
 
-def test_modules_are_loaded_after_what_they_need(tmp_path: Path) -> None:
+def test_modules_are_loaded_after_the_modules_that_they_need(tmp_path: Path) -> None:
     for name in ("9p", "9pnet", "netfs"):
         (tmp_path / f"{name}.ko").write_bytes(name.encode())
     (tmp_path / "overlay.ko.xz").write_bytes(lzma.compress(b"overlay"))

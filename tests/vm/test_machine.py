@@ -177,7 +177,7 @@ def test_worker_is_called_after_its_python(guest: execnet.Gateway) -> None:
 
 
 def test_kernel_guards_against_speculation(guest: execnet.Gateway) -> None:
-    """Otherwise the verifier (Linux 6.7) accepts unprivileged programs that it should refuse."""
+    """Otherwise Linux 6.7's verifier passes unprivileged programs that it refuses elsewhere."""
     source = "answer = open('/sys/devices/system/cpu/vulnerabilities/spectre_v1').read()"
     assert ask(guest, source).startswith("Mitigation: ")
 

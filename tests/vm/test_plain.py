@@ -97,7 +97,7 @@ def test_size_and_options_are_passed_on(compose: Callable[..., list[str]]) -> No
 
 
 def test_init_stays_last(compose: Callable[..., list[str]]) -> None:
-    """What follows init= on the kernel's command line is given to init."""
+    """The kernel passes the words after init= on its command line to init."""
     assert kernel_command_line(compose(append=["x=1"]))[-1].startswith("init=")
 
 
