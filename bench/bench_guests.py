@@ -163,7 +163,7 @@ class Bench:
         )
 
     def vng(self) -> None:
-        """Run nothing in a guest, with virtme-ng alone."""
+        """Run `true` in a guest, with virtme-ng alone."""
         beside = Path(sys.executable).parent
         path = f"{beside}:{os.environ['PATH']}"
         vng = shutil.which("vng", path=path)

@@ -1,1 +1,1 @@
-"""Tests of the plugin; those of the kernel are in `selftests/`."""
+"""Tests of the plugin; the tests of the kernel are in `selftests/`."""

@@ -1,4 +1,4 @@
-"""What several test files share."""
+"""Fixtures that several test files share."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     RunWithFakes = Callable[..., pytest.RunResult]
 
 
-# Where one of these is set, pytest shortens nothing in its summary. The sessions that tests run
-# look the same everywhere.
+# If one of these is set, pytest does not shorten its summary. Without them, the sessions that tests
+# run look the same everywhere.
 for _variable in ("CI", "BUILD_NUMBER"):
     os.environ.pop(_variable, None)
 
@@ -36,7 +36,7 @@ def with_fakes(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Ru
         result = pytester.runpytest_subprocess(
             "-p", "fake_guests", "-W", "error", *arguments, timeout=60
         )
-        assert not list(temporary.glob("bpflink-*")), "guests left something behind"
+        assert not list(temporary.glob("bpflink-*")), "guests left directories behind"
         return result
 
     return run

@@ -1,1 +1,1 @@
-"""Tests of the API: links, programs and maps, what they attach to, and who holds them."""
+"""Tests of the API: links, programs and maps, their targets, and their holders."""

@@ -1,4 +1,4 @@
-"""Attaching to many events at once: what is refused before the kernel is asked."""
+"""Attaching to many events at once: errors that are found before the kernel is called."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _PLACES: dict[str, Any] = {"offsets": [16, 32, 48]}
         (attach_events.to_uprobe_multi, Path("/lib/some.so"), {}, "1 cookies for 0"),
     ],
 )
-def test_cookies_of_another_number(
+def test_number_of_cookies_is_not_that_of_the_places(
     attach: Callable[..., Any], target: Any, options: dict[str, Any], said: str
 ) -> None:
-    """Fewer cookies than places would have the kernel read what is behind them."""
+    """With fewer cookies than places, the kernel would read memory behind the cookies."""
     with Object.open(_EVENTS) as opened:
         program = next(iter(opened.programs.values()))
         doing = f"attach {program.name} on {target}: EINVAL"

@@ -1,4 +1,4 @@
-"""What a user gets wrong: each with the errno and the sentence that it gives."""
+"""Mistakes that users make, each with its errno and its message."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def attached(egress: Program, cgroup: Cgroup, bpf_link: Callable[..., Link]) -> 
 
 @pytest.fixture(params=["attach", "from_fd", "by_id"])
 def link(request: pytest.FixtureRequest, attached: Link) -> Iterator[Link]:
-    """A link on libbpf's `bpf_link *`, and on bare descriptors: errors are the same."""
+    """A link with libbpf's `bpf_link *`, or with a bare descriptor: errors are the same."""
     if request.param == "attach":
         yield attached
         return
@@ -63,7 +63,7 @@ def link(request: pytest.FixtureRequest, attached: Link) -> Iterator[Link]:
 
 
 def raises(number: int, *parts: str) -> pytest.RaisesExc[BpfError]:
-    """Expect a BpfError of an errno, whose sentence has these parts in their order."""
+    """Expect a BpfError with this errno, and with these parts of its message in this order."""
     sentence = ".*".join(re.escape(part) for part in parts)
     return pytest.raises(BpfError, match=sentence, check=lambda error: error.errno == number)
 
@@ -123,25 +123,25 @@ def test_refused_by_the_verifier(bpf_object: Callable[..., Object]) -> None:
     error = raised.value
     assert error.errno == errno.EACCES
     assert "invalid mem access 'map_value_or_null'" in error.verifier_log
-    # The sentence ends with the verifier's last words, the log has all of them.
+    # The message ends with the verifier's last lines; the log has all of them.
     assert "load BPF object" in str(error)
     assert "invalid mem access 'map_value_or_null'" in str(error)
     assert "failed to load object" in error.log
 
 
-def test_program_of_that_name(counters: Object) -> None:
+def test_unknown_program(counters: Object) -> None:
     with raises(
         errno.ENOENT, "find program 'nope' in", "; there are: egress, egress_alt, sock_create"
     ):
         counters.program("nope")
 
 
-def test_map_of_that_name(counters: Object) -> None:
+def test_unknown_map(counters: Object) -> None:
     with raises(errno.ENOENT, "find map 'nope' in", "; there are: ", ".bss"):
         counters.map("nope")
 
 
-def test_global_variable_of_that_name(counters: Object) -> None:
+def test_unknown_global_variable(counters: Object) -> None:
     with raises(
         errno.ENOENT, "find global variable 'nope' in .bss of", "; there are: alt_calls, calls"
     ):
@@ -209,7 +209,7 @@ def test_removed_cgroup(egress: Program, cgroup: Cgroup) -> None:
         pytest.fail("entered a cgroup that is gone")
 
 
-def test_cgroup_removed_behind_its_back(egress: Program, cgroup: Cgroup) -> None:
+def test_cgroup_whose_directory_was_removed(egress: Program, cgroup: Cgroup) -> None:
     gone = cgroup.create("gone")
     gone.fileno()
     gone.path.rmdir()
@@ -257,7 +257,7 @@ def test_pin_over_an_existing_path(link: Link, bpffs: BpfFs) -> None:
 
 
 def test_pin_below_missing_directories(link: Link, bpffs: BpfFs) -> None:
-    """The last directory is made, as libbpf does, and no more than that."""
+    """The last directory is made, as libbpf does, but none above it."""
     with raises(errno.ENOENT, f"pin link {link.id}", "ENOENT"):
         link.pin(bpffs / "no" / "such" / "link")
     link.pin(bpffs / "directory" / "link")
@@ -353,7 +353,7 @@ def test_update_to_another_program_type(link: Link, counters: Object) -> None:
         link.update(counters.program("sock_create"))
 
 
-def test_update_of_a_link_that_can_not(
+def test_link_that_can_not_be_updated_or_detached(
     bpf_object: Callable[..., Object], bpf_link: Callable[..., Link]
 ) -> None:
     program = bpf_object("progs/other_targets.bpf.c").program("on_raw_tracepoint")
@@ -369,9 +369,7 @@ def test_legacy_detach_of_nothing(egress: Program, cgroup: Cgroup) -> None:
         cgroup.detach(egress)
 
 
-def test_option_that_there_is_not(
-    egress: Program, cgroup: Cgroup, bpf_object: Callable[..., Object]
-) -> None:
+def test_unknown_option(egress: Program, cgroup: Cgroup, bpf_object: Callable[..., Object]) -> None:
     with raises(errno.EINVAL, "with bogus", "its options are: flags, relative, expected_revision"):
         egress.attach(cgroup, bogus=0)
     program = bpf_object("progs/other_targets.bpf.c").program("on_raw_tracepoint")

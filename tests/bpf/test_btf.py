@@ -28,7 +28,7 @@ def variables(bpf_object: Callable[..., Object]) -> Object:
 
 @pytest.fixture
 def opened(request: pytest.FixtureRequest) -> Iterator[Object]:
-    """The same, not loaded."""
+    """The same object, opened but not loaded."""
     with Object.open(request.path.parent / "progs/variables.bpf.c") as opened:
         yield opened
 

@@ -1,4 +1,4 @@
-"""Cgroups as places: processes in and out, legacy attachments, and going away."""
+"""Cgroups: entering and leaving them, legacy attachments, and removal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_it_is_where_cgroup2_is_mounted(cgroup: Cgroup) -> None:
+def test_cgroup_is_below_the_mount_of_cgroup2(cgroup: Cgroup) -> None:
     assert cgroup.path.is_relative_to(cgroup2_mount())
     assert cgroup.id == os.stat(cgroup.path).st_ino
     assert os.fspath(cgroup) == str(cgroup.path)
@@ -51,7 +51,7 @@ def test_entered_and_left(cgroup: Cgroup) -> None:
     assert cgroup.procs == []
 
 
-def test_entered_in_each_other(cgroup: Cgroup) -> None:
+def test_entered_within_another(cgroup: Cgroup) -> None:
     inner = cgroup.create("inner")
     home = own_cgroup()
     with cgroup.entered():
@@ -112,7 +112,7 @@ def test_remove_waits_for_auto_detach(cgroup: Cgroup, witness: PacketWitness) ->
 
 @pytest.mark.parametrize("bound", [True, False], ids=["bound", "unbound"])
 def test_remove_says_what_holds_it(cgroup: Cgroup, witness: PacketWitness, *, bound: bool) -> None:
-    """A socket with a port is named; one without the kernel does not tell of."""
+    """A bound socket is named; the kernel does not list an unbound one."""
     inner = cgroup.create("inner")
     with witness.object.program("egress").attach(inner) as link:
         with inner.entered():

@@ -1,4 +1,4 @@
-"""What other processes have open: seen by duplicating it, or where that is refused by reading."""
+"""BPF objects that other processes have open, found by duplicating descriptors or by fdinfo."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_process_that_is_gone() -> None:
 
 
 def test_where_duplicating_is_refused(holder: int, link: Link) -> None:
-    """Reading tells the same; of links only where the kernel has nothing to crash in."""
+    """Fdinfo says the same; it is not read for links on kernels where that may crash."""
     look = _LOOK.replace("PID", str(holder))
     told = json.loads(subprocess.check_output([sys.executable, "-c", _REFUSE + look]))
 
@@ -102,7 +102,7 @@ def test_where_duplicating_is_refused(holder: int, link: Link) -> None:
 
 
 def test_refusal_is_seen() -> None:
-    """The filter of the test above does refuse it."""
+    """The filter of the test above does refuse to duplicate."""
     duplicate = (
         "from pytest_bpflink.introspection.descriptors import _duplicate\n"
         "_duplicate(os.getpid(), 0)"

@@ -1,4 +1,4 @@
-"""Who holds a link, a program or a map; and which processes are this one's."""
+"""The holders of links, programs and maps; and the family of a process."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ def test_family_is_this_process_and_what_it_started() -> None:
             shell.kill()
             shell.wait()
             assert sleeping in family.pids()
-            # It is nobody's child now, and another family's never was.
+            # Its parent is gone: only the family that saw it before knows it.
             assert sleeping not in Family().pids()
         finally:
             os.kill(sleeping, signal.SIGKILL)
 
 
-def test_threads_of_the_kernels_are_not_looked_into() -> None:
+def test_kernel_threads_are_not_looked_into() -> None:
     children = Path("/proc/2/task/2/children")
     if not children.exists() or Path("/proc/2/comm").read_text() != "kthreadd\n":
         pytest.skip("the kernel's threads are not seen in this PID namespace")
@@ -98,15 +98,15 @@ def test_threads_of_the_kernels_are_not_looked_into() -> None:
     assert found == sorted(found)
 
 
-def test_process_may_have_the_pid_of_a_former_thread_of_the_kernels(
+def test_process_may_have_the_pid_of_a_former_kernel_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(procfs, "_known_kernel_threads", {os.getpid()})
     assert os.getpid() in processes()
 
 
-def test_family_looks_at_a_thread_of_the_kernels_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There are many, whose environment can't be read on kernels of 2025 and later."""
+def test_family_looks_at_a_kernel_thread_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are many, and kernels since 2025 let nobody read a kernel thread's environment."""
     kthreadd = Path("/proc/2/comm")
     if not kthreadd.exists() or kthreadd.read_text() != "kthreadd\n":
         pytest.skip("the kernel's threads are not seen in this PID namespace")

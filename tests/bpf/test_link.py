@@ -1,4 +1,4 @@
-"""Links as Python objects: what they stand on, what they say, and who closes descriptors."""
+"""Links as Python objects: how they are made, their facts, and who closes descriptors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def attached(egress: Program, cgroup: Cgroup, bpf_link: Callable[..., Link]) -> 
 
 @pytest.fixture(params=["attach", "open", "from_fd", "by_id"])
 def link(request: pytest.FixtureRequest, attached: Link, bpffs: BpfFs) -> Iterator[Link]:
-    """The same link on everything that a `Link` stands on."""
+    """The same link, from each way to make a `Link`."""
     if request.param == "attach":
         yield attached
         return
@@ -121,7 +121,7 @@ def test_forgotten_disconnected_descriptor_warns(attached: Link) -> None:
         os.fstat(number)
 
 
-def test_close_spares_a_descriptor_that_has_the_number_since(attached: Link) -> None:
+def test_close_spares_another_descriptor_that_has_got_the_number(attached: Link) -> None:
     link = Link.by_id(attached.id)
     number = link.fd
     link.disconnect()
@@ -143,7 +143,7 @@ def test_nothing_is_lost_where_the_kernel_refuses_info(
     monkeypatch: pytest.MonkeyPatch,
     make: str,
 ) -> None:
-    """As 5.10 does to a stranger who has inherited a descriptor."""
+    """As Linux 5.10 does for a user who has only inherited a descriptor."""
     ways: dict[str, Callable[[], Link]] = {
         "from_fd": lambda: Link.from_fd(attached.fd),
         "by_id": lambda: Link.by_id(attached.id),
@@ -168,7 +168,7 @@ def test_repr(attached: Link, cgroup: Cgroup) -> None:
     assert repr(attached) == f"<Link {attached.id}, egress on {cgroup.path} destroyed>"
 
 
-def test_links_finds_it_and_closes_what_it_opened(attached: Link) -> None:
+def test_links_finds_a_link_and_closes_the_descriptors_that_it_opened(attached: Link) -> None:
     before = len(os.listdir("/proc/self/fd"))
 
     found = {link.id: link.info for link in links()}

@@ -21,7 +21,7 @@ _LOCAL = ("127.0.0.1", 9)
 
 
 def test_fresh_namespace_has_lo_up(netns: NetNs) -> None:
-    """Datagrams pass its loopback, and it is not the one that the process is in."""
+    """Datagrams pass its loopback, and the process is in another namespace."""
     assert netns.ino != _own_inode()
     with netns.entered(), _datagrams() as sender:
         assert sender.sendto(b"x", _LOCAL) == 1
@@ -62,7 +62,7 @@ def test_closed_namespace() -> None:
 
 
 def test_veth(netns: NetNs) -> None:
-    """What one end sends the other receives; both are known by their index in their namespace."""
+    """One end receives the frames that the other sends; an index names each in the namespace."""
     near, far = netns.veth()
     assert near.ifindex != far.ifindex
     with netns.entered(), _packets(near) as sender, _packets(far) as receiver:
@@ -74,7 +74,7 @@ def test_veth(netns: NetNs) -> None:
 
 
 def test_removed_device(netns: NetNs) -> None:
-    """With one end of a pair the other goes, and all that is asked of them then is ENODEV."""
+    """Removing one end of a pair removes the other; later operations on them are ENODEV."""
     near, far = netns.veth()
     near.remove()
     for failing in (near.remove, far.up, lambda: netns.device(far.name)):
@@ -84,7 +84,7 @@ def test_removed_device(netns: NetNs) -> None:
 
 
 def test_refused_device(netns: NetNs) -> None:
-    """What the kernel refuses names the device, the namespace and the errno."""
+    """The error names the device, the namespace and the errno."""
     with pytest.raises(BpfError, match=f"make a veth device in <NetNs {netns.ino}>: EEXIST"):
         netns._make("veth", "lo")
 
@@ -92,7 +92,7 @@ def test_refused_device(netns: NetNs) -> None:
 def test_target_of_the_wrong_kind(
     netns: NetNs, bpf_object: Callable[..., Object], bpf_link: Callable[..., object]
 ) -> None:
-    """A program is told what it attaches to."""
+    """The error says what the program attaches to."""
     program = bpf_object("../../selftests/progs/cgroup_egress.bpf.c").program("egress")
     for target in (netns, netns.lo, None):
         with pytest.raises(BpfError, match="attaches to a Cgroup") as refused:

@@ -1,6 +1,6 @@
-"""The API and the selftests hold with the newest libbpf as they do with the system's.
+"""Tests of the API and selftests pass with the newest libbpf, as they do with the system's.
 
-One process loads one libbpf, so this is a session of its own. The first time that builds it.
+A process loads one libbpf, so another session runs these tests. The first such session builds it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compiling `.bpf.c`: what the cache's key is made of, and what becomes of it without a cache."""
+"""Compiling `.bpf.c`: the files on which the cache's key depends, and compiling without a cache."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_compiled_again_when_a_header_changes(source: Path) -> None:
 
 @pytest.fixture
 def built(source: Path) -> Path:
-    """An object that came with its source, as those of the selftests do in the wheel."""
+    """An object that came with its source, as the selftests' objects do in the wheel."""
     made = prebuilt.build(source.parent, source.parent, named="here")
     assert [file.name for file in made] == ["source.bpf.o", "prebuilt.json"]
     prebuilt._read.cache_clear()
@@ -125,7 +125,7 @@ def test_object_of_another_machine_is_not_taken(
 
 
 def test_object_that_merely_stands_beside_is_not_taken(source: Path) -> None:
-    """Nothing says what it was made of; who means it names it."""
+    """Nothing says which source it was compiled from. A user who wants it names the object."""
     source.with_suffix(".o").write_bytes(b"anything")
     assert value_in(source) == 7
 
@@ -153,7 +153,7 @@ def test_nothing_is_left_of_a_failed_compilation(source: Path) -> None:
 
 
 def test_vmlinux_header(source: Path) -> None:
-    """`vmlinux.h` is made of the running kernel's BTF, and is what CO-RE needs."""
+    """`vmlinux.h` is made from the running kernel's BTF, and CO-RE needs it."""
     source.write_text("""
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -195,8 +195,10 @@ def test_processes_at_once_make_one_object(source: Path) -> None:
     ]
 
 
-def test_prepared_for_guests(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was prepared is not compiled again, even where the kernel's types are others."""
+def test_prepared_sources_are_not_compiled_in_guests(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prepared source is not compiled again, even on a kernel with other types."""
     monkeypatch.delenv("BPFLINK_VMLINUX_H", raising=False)
     broken = source.with_name("broken.bpf.c")
     broken.write_text("nonsense")
@@ -229,7 +231,7 @@ def test_the_error_of_another_run_is_not_believed(
     assert compiling.object_of(source).name == "source.bpf.o"
 
 
-def test_what_is_compiled_already_is_not_announced(source: Path) -> None:
+def test_source_that_is_compiled_already_is_not_announced(source: Path) -> None:
     compiled: list[Path] = []
     compiling.object_of(source)
     compiling.prepare([source], before_each=compiled.append)

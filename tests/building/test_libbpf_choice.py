@@ -1,4 +1,4 @@
-"""A SPEC to a libbpf: which one is taken, what is built and what is not built again."""
+"""From a SPEC to a libbpf: which one is taken, and when one is built."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ $(OUTPUT)libbpf.so.1.9.0: libbpf.c
 
 
 class Said:
-    """Keeps what is said, in place of a terminal."""
+    """Keeps messages, in place of a terminal."""
 
     def __init__(self) -> None:
         self.passing: list[str] = []
@@ -54,7 +54,7 @@ class Said:
 
 
 class Workshop:
-    """A cache of its own, source trees that build in no time, and a count of builds."""
+    """An empty cache, source trees that build in no time, and a count of builds."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -111,7 +111,7 @@ def test_shared_object(workshop: Workshop, compiled: Callable[..., Path]) -> Non
 def test_library_is_unloaded_after_a_look_at_it(
     workshop: Workshop, compiled: Callable[..., Path]
 ) -> None:
-    """While it is loaded, the dynamic linker returns it where the system's libbpf is meant."""
+    """While it is loaded, the dynamic linker returns it in place of the system's libbpf."""
     library = compiled(SOURCE, "-DMAJOR=1")
     assert release(str(workshop.choose(library))) == "1.9.0"
     assert str(library) not in Path("/proc/self/maps").read_text()
@@ -223,7 +223,7 @@ def test_cache_that_cannot_be_written(workshop: Workshop) -> None:
         workshop.choose(tree)
 
 
-# Versions, from a distribution that is made up.
+# Versions, from a made-up distribution.
 
 
 class Distribution:
@@ -285,7 +285,7 @@ def test_older_suites_are_read_only_where_needed(
 
 
 @pytest.mark.usefixtures("distribution")
-def test_version_that_there_is_not(workshop: Workshop) -> None:
+def test_version_that_does_not_exist(workshop: Workshop) -> None:
     with pytest.raises(LibbpfError, match=r"no libbpf 3\.1; it has 1\.1\.2, 1\.9\.0, 1\.10\.0$"):
         workshop.choose("3.1")
 
@@ -340,7 +340,7 @@ def test_library_that_is_no_libbpf(tmp_path: Path) -> None:
     assert re.search("call libbpf_set_print: EOPNOTSUPP .* unknown release$", done.stderr.strip())
 
 
-# At the edge to pytest.
+# Options of pytest.
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,7 @@ def test_path_in_the_ini_file_reaches_workers(
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
 ) -> None:
-    # Beside the ini file, and not where pytest is run.
+    # The path is relative to the ini file, not to the directory in which pytest runs.
     pytester.makeini("[pytest]\nbpflink_libbpf = libs/libbpf.so.1")
     library = copy_system_libbpf(pytester.mkdir("libs") / "libbpf.so.1")
     pytester.makepyfile(
@@ -393,7 +393,7 @@ def test_path_in_the_ini_file_reaches_workers(
 
 
 def test_newest_is_built_from_the_distributions_source() -> None:
-    """For real, unless this machine has built it already; `bpf/test_newest_libbpf.py` uses it."""
+    """It is built unless this machine has built it already; `bpf/test_newest_libbpf.py` uses it."""
     library = Path(choose("newest", Said(), directory=Path.cwd()))
 
     check(library)

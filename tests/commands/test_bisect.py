@@ -1,4 +1,4 @@
-"""`bpflink bisect`: which kernels it tries, what it takes for an outcome, and one for real."""
+"""`bpflink bisect`: the kernels that it tries, its outcomes, and one real bisection."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Known:
-    """A kernel that can be had."""
+    """A kernel that is stored or offered."""
 
     upstream: str
 
@@ -74,7 +74,7 @@ def test_ends_that_make_no_range() -> None:
 
 
 class Kernels:
-    """Kernels on which a test passes from one on, and of which some can't be tried."""
+    """Kernels on which a test passes from one of them on; some of them can't be tried."""
 
     def __init__(self, passes_from: int, broken: frozenset[int] = frozenset()) -> None:
         self._passes_from = passes_from
@@ -113,7 +113,7 @@ def test_kernels_that_can_not_be_tried_are_left_out() -> None:
 
 @pytest.fixture
 def in_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Return a function that writes a test file where the command is called."""
+    """Return a function that writes a test file into the command's directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
 
@@ -129,7 +129,7 @@ def test_file_that_is_not_there() -> None:
     assert done.stderr == "bpflink: there is no nosuch.py here to run\n"
 
 
-def test_what_must_be_installed_is_said_before_kernels_are_fetched(
+def test_missing_packages_are_reported_before_kernels_are_fetched(
     in_directory: Callable[[str], None], tmp_path: Path
 ) -> None:
     in_directory("def test_it(): pass\n")
@@ -156,7 +156,7 @@ def test_option_that_pytest_does_not_know(in_directory: Callable[[str], None]) -
 
 SEVEN = ("5.10.9", "6.1.8", "6.12.5", "6.16.2", "6.17.1", "6.18.1", "7.2.9")
 
-# In guests that are processes of this machine.
+# Runs in fake guests.
 PASSES_FROM_6_17 = """
 import os, time
 
@@ -184,7 +184,7 @@ FAKES = ["--", "-p", "fake_guests"]
 
 
 @pytest.mark.usefixtures("seven_kernels")
-def test_each_step_is_told(in_directory: Callable[[str], None]) -> None:
+def test_each_step_is_printed(in_directory: Callable[[str], None]) -> None:
     in_directory(PASSES_FROM_6_17)
     done = bpflink(*BISECT, *FAKES)
     assert (done.returncode, done.stderr.count("running")) == (0, 4)
@@ -204,7 +204,7 @@ def test_each_step_is_told(in_directory: Callable[[str], None]) -> None:
 
 
 @pytest.mark.usefixtures("seven_kernels")
-def test_interrupted_it_goes_on_later(
+def test_interrupted_bisection_can_be_continued(
     in_directory: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_directory(PASSES_FROM_6_17)
@@ -230,7 +230,7 @@ def test_interrupted_it_goes_on_later(
     )
     again = "bpflink bisect test_it.py --kernel 6.16..7.2 --stored -- -p fake_guests"
     assert stderr.decode().endswith(f"bpflink: interrupted; to go on from here: {again}\n")
-    # Its pytest came to an end of its own.
+    # The pytest that it ran was not killed.
     assert (tmp_path / "ended").read_text() == "1 1 2 "
 
     monkeypatch.delenv("HANGS")
@@ -239,7 +239,7 @@ def test_interrupted_it_goes_on_later(
 
 
 def test_tcx_came_with_6_6(in_directory: Callable[[str], None]) -> None:
-    """Or with the first kernel at hand after it."""
+    """Or with the first stored kernel after it."""
     in_directory(
         "import pytest\n\n"
         "@pytest.mark.bpf_requires('link:tcx', since='6.6')\n"

@@ -1,4 +1,4 @@
-"""`bpflink clean`: what dead runs left goes, what living ones use stays."""
+"""`bpflink clean` removes the remains of dead runs, and nothing that living runs use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.command import bpflink
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# A run that makes one of each, says where, and waits.
+# A run that makes one thing of each kind, prints their paths, and waits.
 RUN = """
 import sys, time
 from pathlib import Path
@@ -41,7 +41,7 @@ DAY = 24 * 3600
 
 @pytest.fixture(autouse=True)
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have places of this test's own: other runs on this machine sweep, too."""
+    """Use directories of this test alone: other runs on this machine sweep, too."""
     monkeypatch.setenv("BPFLINK_RUN_DIRECTORY", str(tmp_path / "run"))
     monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -49,7 +49,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def left() -> Iterator[tuple[subprocess.Popen[str], list[Path]]]:
-    """Start a run, and tell what it made: its estate, a mount, a cgroup, temporary files."""
+    """Start a run, and return the paths of its estate, mount, cgroup and temporary files."""
     refusal = missing_privileges()
     if refusal:
         pytest.skip(refusal)
@@ -122,9 +122,11 @@ def test_saved_guests_that_nobody_uses_are_removed(tmp_path: Path) -> None:
     ]
 
 
-def test_what_stays_is_a_failure(left: tuple[subprocess.Popen[str], list[Path]]) -> None:
+def test_remains_that_can_not_be_removed_are_a_failure(
+    left: tuple[subprocess.Popen[str], list[Path]],
+) -> None:
     run, (estate, mount, cgroup, _) = left
-    # What is no directory of a cgroup can't be removed as one.
+    # A path that is no cgroup can't be removed as a cgroup.
     (estate / "cgroup").unlink()
     (estate / "cgroup").symlink_to("/proc/self")
     run.kill()

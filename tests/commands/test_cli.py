@@ -1,4 +1,4 @@
-"""The `bpflink` command itself: help, exit statuses, what it does without rich."""
+"""The `bpflink` command itself: help, exit statuses, and its errors without rich."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_wrong_usage(arguments: tuple[str, ...], sentence: str) -> None:
 
 @pytest.fixture
 def without_rich(tmp_path: Path) -> dict[str, str]:
-    """Have a Python that finds no rich and no argcomplete."""
+    """Return an environment in which Python finds no rich and no argcomplete."""
     for name in ("rich", "argcomplete"):
         (tmp_path / f"{name}.py").write_text(f"raise ImportError({name!r})\n")
     return {"PYTHONPATH": str(tmp_path)}
@@ -67,7 +67,7 @@ def test_without_rich_it_says_what_to_install(without_rich: dict[str, str]) -> N
 
 
 def test_vm_imports_nothing_that_it_does_not_use() -> None:
-    """It answers in half a second, most of which is the guest's."""
+    """`bpflink vm` answers in half a second, most of which the guest takes."""
     show = "import sys; from pytest_bpflink import cli; cli._parser(['vm']); print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", show], text=True).split()
     assert not {"rich", "argcomplete", "pytest", "filelock", "ctypes"}.intersection(loaded)

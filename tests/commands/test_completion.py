@@ -1,4 +1,4 @@
-"""What shells offer for bpflink's arguments, set up as `bpflink completion --help` tells."""
+"""Shells complete bpflink's arguments, set up as `bpflink completion --help` says."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ LINES = pytest.mark.parametrize(
     ],
 )
 
-# Where all is wanted, options are offered as well.
+# For an empty word, options are offered as well.
 OPTIONS = {"-h", "--help"}
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Give a user who has no settings, and bpflink on PATH."""
+    """Return the environment of a user without settings, with bpflink on PATH."""
     path = f"{Path(BPFLINK).parent}:{os.environ['PATH']}"
     homes = dict.fromkeys(("HOME", "ZDOTDIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME"), str(tmp_path))
     return os.environ | homes | {"PATH": path, "TERM": "dumb", "COLUMNS": "200"}
@@ -101,7 +101,7 @@ def test_zsh_completes(
 
 
 def read_up_to(terminal: int, *words: str) -> str:
-    """Return what a terminal has shown when it has shown these words."""
+    """Read a terminal until it has shown these words, and return all that it showed."""
     shown, deadline = "", time.monotonic() + DEADLINE
     while not all(word in shown for word in words):
         assert select.select([terminal], [], [], deadline - time.monotonic())[0], shown

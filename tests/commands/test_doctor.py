@@ -1,4 +1,4 @@
-"""`bpflink doctor`: what it finds is what there is, and what it advises is what is missing."""
+"""`bpflink doctor`: the programs and kernels that it finds, and its advice if they are missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.command import BPFLINK, bpflink
 
 
 def checks(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
-    """Return what was found, by name."""
+    """Return the checks by name."""
     return {check["name"]: check for check in json.loads(done.stdout)["checks"]}
 
 
@@ -49,7 +49,7 @@ def test_machine_that_can_do_both() -> None:
 
 @pytest.mark.skipif(not shutil.which("objdump"), reason="objdump is not installed")
 def test_python_that_is_slow_to_emulate() -> None:
-    """What it says of how this one was built, the machine code shows."""
+    """Its machine code shows how this Python was built."""
     found = checks(bpflink("doctor", "--json"))
     if "python" not in found:
         pytest.skip("guests are not emulated here")
@@ -67,7 +67,7 @@ def test_python_that_is_slow_to_emulate() -> None:
 
 
 def test_without_programs_it_names_the_packages(tmp_path: Path) -> None:
-    """Where guests can't run, and neither can tests on this kernel, since nothing is left."""
+    """With nothing on PATH, tests can run neither in guests nor on this kernel."""
     done = bpflink("doctor", "--json", PATH=str(tmp_path), BPFLINK_CACHE=str(tmp_path))
     found = checks(done)
     assert not json.loads(done.stdout)["vm"]
@@ -82,7 +82,7 @@ def test_without_programs_it_names_the_packages(tmp_path: Path) -> None:
     assert "KVM" not in found
 
 
-def test_finds_what_debian_has_on_no_users_path(tmp_path: Path) -> None:
+def test_finds_programs_that_debian_puts_on_roots_path_only(tmp_path: Path) -> None:
     done = bpflink("doctor", "--json", PATH="/usr/bin:/bin", BPFLINK_CACHE=str(tmp_path))
     assert checks(done)["depmod"]["found"].endswith("sbin/depmod")
 

@@ -1,4 +1,4 @@
-"""`bpflink kernels`: what it shows and removes; what it fetches is tested with the store."""
+"""`bpflink kernels`: listing and removing; fetching from a mirror is tested with the store."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_list_of_a_store_that_is_not_there(tmp_path: Path) -> None:
     assert "'bpflink kernels list --offered' shows the kernels that can be fetched" in done.stdout
 
 
-def test_offered_without_apt_is_what_is_here() -> None:
+def test_without_apt_the_stored_kernels_are_offered() -> None:
     done = bpflink("kernels", "list", "--offered", "--json", **NO_APT)
     assert [row["version"] for row in json.loads(done.stdout)] == [
         "6.1.99",

@@ -1,4 +1,4 @@
-"""`bpflink links`: what the kernel has, in words, and who holds it."""
+"""`bpflink links`: the kernel's links, with their targets in words and their holders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SYS_ENTER = ROOT / "selftests/progs/sys_enter.bpf.c"
 
 
 def row_of(link: Link) -> dict[str, Any]:
-    """Return what the command says of a link."""
+    """Return the command's row for a link."""
     done = bpflink("links", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     (row,) = (row for row in json.loads(done.stdout) if row["id"] == link.id)
@@ -60,7 +60,7 @@ def test_link_in_json(
             "type": "cgroup",
         },
     }
-    # Pins in the private mounts of other sessions are let be: looking holds them.
+    # Pins in other sessions' mounts are not looked at: that would hold their links.
     link.pin(bpffs / "private")
     assert row_of(link)["pins"] == []
 
@@ -98,7 +98,7 @@ def test_tracepoint(bpf_object: Callable[..., Any], bpf_link: Callable[..., Link
 def test_device_in_another_network_namespace(
     bpf_object: Callable[..., Any], bpf_link: Callable[..., Link], tmp_path: Path
 ) -> None:
-    """The kernel tells an index alone, which devices of several namespaces have."""
+    """The kernel reports an index alone, which devices in several namespaces can have."""
     source = tmp_path / "pass.bpf.c"
     source.write_text(
         "#include <linux/bpf.h>\n#include <bpf/bpf_helpers.h>\n"
@@ -106,7 +106,7 @@ def test_device_in_another_network_namespace(
         'char LICENSE[] SEC("license") = "GPL";\n'
     )
     program = bpf_object(source).program("pass")
-    # Namespaces that nobody is in can't be found: these have a process each.
+    # A namespace can be found only if a process is in it: each has one.
     with asleep_in_a_namespace(), asleep_in_a_namespace() as other:
         with NetNs(os.open(f"/proc/{other.pid}/ns/net", os.O_RDONLY)).entered() as netns:
             link = bpf_link(program, netns.lo)
@@ -133,13 +133,13 @@ def many(program: Program, cgroup: Cgroup) -> Iterator[list[Link]]:
         yield [undo.enter_context(program.attach(each)) for each in cgroups for _ in range(50)]
 
 
-def test_500_links_and_who_holds_each(many: list[Link]) -> None:
+def test_holders_of_500_links(many: list[Link]) -> None:
     found = {row["id"]: row for row in json.loads(bpflink("links", "--json").stdout)}
     assert {link.id for link in many} <= found.keys()
     assert all(found[link.id]["holders"][0]["fd"] == link.fd for link in many)
 
 
-def test_watching_tells_what_comes_and_goes(program: Program, cgroup: Cgroup) -> None:
+def test_watching_prints_new_links_and_gone_ones(program: Program, cgroup: Cgroup) -> None:
     command = [BPFLINK, "links", "--watch", "--json", "--interval", "0.05"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout
@@ -151,7 +151,7 @@ def test_watching_tells_what_comes_and_goes(program: Program, cgroup: Cgroup) ->
         watching.send_signal(signal.SIGINT)
     assert (new["event"], new["target"]) == ("new", f"{cgroup.path} (cgroup_inet_egress)")
     assert gone["id"] == link.id
-    # How a user ends it, and no failure.
+    # Ctrl-C is how a user ends it, and no failure.
     assert watching.returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""What `bpflink links` says of a link of each type, on a kernel that tells everything."""
+"""The target that `bpflink links` shows for each type, on a kernel that reports all of them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ TRACED = {
 
 Words = Callable[["Row", Any, str], str]
 
-#: By the row, its stage, and what the stage's network namespace is called.
+#: Called with the row, its stage, and the name of the stage's network namespace.
 BY_TYPE: dict[LinkType, Words] = {
     LinkType.CGROUP: lambda _row, at, _where: str(at.target.path),
     LinkType.NETNS: lambda _row, _at, where: where,
@@ -99,13 +99,13 @@ def replaced(program: Program) -> str:
 
 
 def in_order(stage: Any) -> list[str]:  # noqa: F811
-    """Return the functions of a TRACING_MULTI link as the kernel has them."""
+    """Return the functions of a TRACING_MULTI link in the kernel's order."""
     return [name for _, name in sorted(zip(stage.numbers, stage.target, strict=True))]
 
 
 @contextlib.contextmanager
 def in_sight(stage: Stage) -> Iterator[str]:  # noqa: F811
-    """Have a process in the stage's network namespace, for that to be found; return its name."""
+    """Run a process in the stage's network namespace, so that it is found; yield its name."""
     if not isinstance(stage, InNetNs):
         yield ""
         return
@@ -117,8 +117,8 @@ def in_sight(stage: Stage) -> Iterator[str]:  # noqa: F811
         process.kill()
 
 
-def test_namespace_that_nobody_is_in_is_not_to_be_seen(request: pytest.FixtureRequest) -> None:
-    """A device of the same index elsewhere is not taken for it."""
+def test_namespace_without_a_process_can_not_be_seen(request: pytest.FixtureRequest) -> None:
+    """A device with the same index in another namespace is not taken for it."""
     row = next(row for row in ROWS if row.id == "xdp-generic")
     made: Any = row.make_stage(request)
     attached = made.attach()

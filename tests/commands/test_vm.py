@@ -1,4 +1,4 @@
-"""`bpflink vm` in real guests: streams, terminal, signals and statuses are as if it ran here."""
+"""`bpflink vm` in real guests: streams, terminal, signals and statuses are as on this host."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from tests.support.processes import children_of, is_running
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# A guest that is emulated beside others needs this long for what takes a moment.
+# A guest that is emulated beside others may need this long for a short command.
 DEADLINE = 60.0
 
 KERNEL = "6.12"
 
-# What `bpflink vm` reads ahead of the command, and what a pipe holds.
+# The bytes that `bpflink vm` reads ahead of the command, and a pipe's.
 MOST_UNREAD_INPUT = (256 + 64) << 10
 
 
 @pytest.fixture(scope="module", autouse=True)
 def saved() -> None:
-    """Have a guest saved, of which the first command would tell."""
+    """Save a guest, so that no command under test prints that it saves one."""
     assert bpflink("vm", KERNEL, "--", "true").returncode == 0
 
 
@@ -47,7 +47,7 @@ def sh(script: str, **options: str) -> subprocess.CompletedProcess[str]:
     return bpflink("vm", KERNEL, "--", "sh", "-c", script, **options)
 
 
-def test_command_is_in_this_place_of_another_kernel(
+def test_command_runs_in_this_directory_on_another_kernel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -99,7 +99,7 @@ def test_randomness_is_each_guest_s_own() -> None:
     assert first != second
 
 
-def test_what_is_written_to_a_directory_of_its_own_is_kept(tmp_path: Path) -> None:
+def test_files_that_are_written_to_the_rw_directory_are_kept(tmp_path: Path) -> None:
     script = f"cd {tmp_path} && head -c 5000000 /dev/zero > big && echo done > results"
     done = bpflink("vm", KERNEL, "--rw", str(tmp_path), "--", "sh", "-c", script)
 
@@ -128,8 +128,10 @@ def current_umask() -> int:
         ("yes", 128 + signal.SIGPIPE, ""),
     ],
 )
-def test_status_of_what_ends_otherwise(script: str, status: int, said: str) -> None:
-    """The last is that a command learns of its output not being read."""
+def test_status_of_a_command_that_a_signal_ends_or_that_is_not_found(
+    script: str, status: int, said: str
+) -> None:
+    """In the last case nobody reads the output any more, and the command gets SIGPIPE."""
     command = f"{BPFLINK} vm {KERNEL} -- sh -c '{script}' | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == status
@@ -168,7 +170,7 @@ def test_guest_that_is_powered_off() -> None:
 
 
 def test_streams_are_binary_and_do_not_overrun_each_other(tmp_path: Path) -> None:
-    """More than all buffers on the way hold, both ways at once, to a reader that is slow."""
+    """With more data than all buffers hold, both ways at once, and a slow reader."""
     sent = os.urandom(3 << 20)
     (tmp_path / "sent").write_bytes(sent)
     command = [BPFLINK, "vm", KERNEL, "--", "tee", "/dev/stderr"]
@@ -210,7 +212,7 @@ def test_signal_passes_input_that_the_command_does_not_read(tmp_path: Path) -> N
     with (tmp_path / "zeros").open("w+b") as zeros:
         zeros.truncate(2 * MOST_UNREAD_INPUT)
         with started("sh", "-c", script, stdin=zeros) as process:
-            # Both processes read at one offset.
+            # This process and bpflink share the file's offset.
             eventually(
                 lambda: os.lseek(zeros.fileno(), 0, os.SEEK_CUR) == MOST_UNREAD_INPUT,
                 within=DEADLINE,
@@ -230,7 +232,7 @@ def test_three_signals_end_a_guest_that_hangs() -> None:
         assert process.stderr.read() == b"bpflink: the guest was ended\n"
 
 
-def test_nothing_is_left_of_one_that_was_terminated_or_killed(tmp_path: Path) -> None:
+def test_nothing_is_left_of_a_command_that_was_killed(tmp_path: Path) -> None:
     with started("sh", "-c", "echo ready; sleep 600", TMPDIR=str(tmp_path)) as process:
         qemus = [
             pid
@@ -241,7 +243,7 @@ def test_nothing_is_left_of_one_that_was_terminated_or_killed(tmp_path: Path) ->
         process.kill()
         process.wait()
     eventually(lambda: not is_running(qemus[0]), within=DEADLINE)
-    # What a killed one leaves the next clean removes.
+    # `bpflink clean` removes the files that a killed command left.
     assert os.listdir(tmp_path)
     bpflink("clean", TMPDIR=str(tmp_path), BPFLINK_RUN_DIRECTORY=str(tmp_path / "none"))
     assert os.listdir(tmp_path) == []
@@ -254,7 +256,7 @@ def started(
     stdin: IO[bytes] | int = subprocess.DEVNULL,
     **environment: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command in a guest, and go on when it has said `ready`."""
+    """Run a command in a guest, and wait until it prints `ready`."""
     process = subprocess.Popen(
         [BPFLINK, "vm", KERNEL, *options, "--", *command],
         stdin=stdin,
@@ -298,7 +300,7 @@ class Terminal:
             os.close(slave)
 
     def expect(self, pattern: str) -> str:
-        """Read until what came matches, and return that."""
+        """Read until the output matches, and return the match."""
         deadline = time.monotonic() + DEADLINE
         while not (found := re.search(pattern, self._seen, re.DOTALL)):
             left = deadline - time.monotonic()
@@ -345,7 +347,7 @@ def test_shell_on_a_terminal(terminal: Terminal) -> None:
     terminal.type("stty size\n")
     terminal.expect(r"\n44 99\r\n> ")
 
-    # Ctrl-C is for what runs in the guest, and the shell goes on.
+    # Ctrl-C ends the command that runs in the guest, and the shell goes on.
     terminal.type("sh -c 'echo be''gun; exec sleep 600'; echo not this\n")
     terminal.expect("begun")
     terminal.type("\x03")

@@ -1,1 +1,1 @@
-"""Tests of the ledgers: what a test or a program leaves behind, and who is blamed."""
+"""Tests of the ledgers: the objects that a test or a program leaves, and the test to blame."""

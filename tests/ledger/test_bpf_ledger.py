@@ -1,4 +1,4 @@
-"""`bpf_ledger`: what programs under test hold, and what they leave."""
+"""`bpf_ledger`: the objects that a program under test holds, and the objects that it leaves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OBJECT = ROOT / "selftests/progs/cgroup_egress.bpf.c"
 
-# Attaches, or opens what an earlier one has pinned; leaves its pin, if it is told to stay.
+# Attaches, or opens the link that an earlier daemon pinned; at `stop` removes the pin.
 DAEMON = """
 import os, sys
 from pytest_bpflink import Cgroup, Link, Object
@@ -71,7 +71,7 @@ def start(cgroup: Cgroup, bpffs: BpfFs) -> Iterator[Callable[[], Daemon]]:
         daemon._process.communicate()
 
 
-def test_what_a_daemon_holds_is_gone_with_it(
+def test_objects_that_a_daemon_holds_are_gone_with_it(
     bpf_ledger: BpfLedger, start: Callable[[], Daemon]
 ) -> None:
     daemon = start()
@@ -107,7 +107,7 @@ def test_link_survives_a_restart(
     )
 
 
-def test_watch_sees_what_is_left(
+def test_watch_sees_objects_that_are_left(
     bpf_ledger: BpfLedger, start: Callable[[], Daemon], bpffs: BpfFs
 ) -> None:
     with bpf_ledger.watch() as watch:
@@ -122,7 +122,7 @@ def test_watch_sees_what_is_left(
         daemon.end("restart")
     with pytest.raises(AssertionError) as refused:
         watch.assert_nothing_left(within=0.4)
-    # The link is what keeps its program, and that its maps.
+    # The link holds its program, and the program its maps.
     assert str(refused.value) == (
         f"after 0.4 s there is still {link}, held by pin {bpffs / 'daemon'}"
     )
@@ -139,7 +139,7 @@ def test_watch_is_over_with_its_block(
     watch.assert_nothing_left(within=0)
 
 
-def test_what_strangers_do_is_not_watched(
+def test_objects_of_strangers_are_not_watched(
     bpf_ledger: BpfLedger, link_of_a_stranger: Callable[[], int]
 ) -> None:
     with bpf_ledger.watch() as watch:
@@ -153,13 +153,13 @@ def test_what_strangers_do_is_not_watched(
 def link_of_a_stranger(
     bpf_object: Callable[..., Object], bpf_link: Callable[..., Link], cgroup: Cgroup
 ) -> Iterator[Callable[[], int]]:
-    """Have a process attach that this one's family does not know."""
+    """Return a function that makes a link which a process outside this one's family holds."""
     program = bpf_object(OBJECT).program("egress")
     children: list[int] = []
 
     def attach() -> int:
         link = bpf_link(program, cgroup)
-        # Nobody's child, and without the environment by which it would be known.
+        # A daemon, without the environment by which the family would know it.
         code = "import os; os.fork() and os._exit(0); print(os.getpid(), flush=True);"
         code += "os.close(1); os.execlp('sleep', 'sleep', '60')"
         out = subprocess.run(

@@ -1,4 +1,4 @@
-"""What is left when a session ends early is told as well: with `-x`, `--maxfail`, Ctrl-C."""
+"""Leaks are also reported when a session ends early: by `-x`, `--maxfail`, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _run(pytester: pytest.Pytester, *arguments: str) -> str:
 
 @pytest.mark.parametrize("arguments", [["-x"], ["--maxfail=1"], ["-x", "-n1"]], ids=" ".join)
 def test_first_failure_ends_it(pytester: pytest.Pytester, arguments: list[str]) -> None:
-    """Programs that had no time to drain are judged all the same."""
+    """Programs that had no time to drain are reported all the same."""
     output = _run(pytester, *arguments)
     assert "1 failed, 1 passed, 2 errors" in output
     for name in ("leaves", "fails"):
@@ -58,7 +58,7 @@ def test_first_failure_ends_it(pytester: pytest.Pytester, arguments: list[str]) 
 
 
 def test_ctrl_c(pytester: pytest.Pytester) -> None:
-    """The test that it ended is judged, and so are those before it."""
+    """The leaks of the interrupted test are reported, and those of the tests before it."""
     output = _run(pytester, "-k", "leaves or is_interrupted or after")
     assert "KeyboardInterrupt" in output
     assert "2 errors" in output

@@ -1,4 +1,4 @@
-"""What a test leaves behind is an error of its own, with its holder; strangers' things are not."""
+"""A test that leaves a BPF object gets an error that names its holder; strangers cause none."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def kept(cgroup_factory):
 
 @pytest.fixture
 def run(pytester: pytest.Pytester) -> Iterator[Callable[..., str]]:
-    """Run tests in a session of their own, and return what it says."""
+    """Return a function that runs tests in another session, and returns its output."""
     with removed_afterwards(pytester.path):
 
         def run(tests: str, *arguments: str) -> str:
@@ -60,7 +60,7 @@ def run(pytester: pytest.Pytester) -> Iterator[Callable[..., str]]:
 
 @contextlib.contextmanager
 def removed_afterwards(directory: Path) -> Iterator[Path]:
-    """Unmount what is mounted below a directory, and end the processes that a file there lists."""
+    """At the end, unmount each BPF FS below a directory, and kill the processes in its `pids`."""
     pids = directory / "pids"
     yield pids
     for mount in pins.mounts():
@@ -123,7 +123,7 @@ def test_after(egress, kept, bpf_link):
 
 @pytest.fixture(scope="module")
 def leaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Run tests of which most leave something, and return what their session says."""
+    """Run tests, most of which leave an object, and return the session's output."""
     directory = tmp_path_factory.mktemp("leaks")
     with removed_afterwards(directory) as pids:
         tests = PREAMBLE + f"PIDS = {str(pids)!r}\n" + START + LEAKS
@@ -160,13 +160,13 @@ def test_error_does_not_name_what_the_leaked_object_holds(leaks: str) -> None:
 
 
 def errors_at_teardown(output: str) -> dict[str, str]:
-    """Return what a session says of each test that had an error at its teardown."""
+    """Return the text about each test that had an error at its teardown."""
     body = output.partition("short test summary")[0]
     parts = re.split(r"^_{3,} ERROR at teardown of (\w+) _{3,}$", body, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def test_own_failures_are_told_too(run: Callable[..., str]) -> None:
+def test_leaks_are_reported_beside_other_failures(run: Callable[..., str]) -> None:
     output = run(
         """
 @pytest.fixture
@@ -203,8 +203,8 @@ def test_after(): pass
     assert "- BPF leaks -" in output
 
 
-def test_wider_fixtures_keep_what_is_theirs(run: Callable[..., str]) -> None:
-    """What a module's fixture made is judged when that is done, and then put down to it."""
+def test_leaks_of_wider_fixtures_are_errors_at_their_end(run: Callable[..., str]) -> None:
+    """An object that a wider fixture made is checked when the fixture ends, and is its leak."""
     output = run(
         """
 @pytest.fixture(scope="module")
@@ -250,7 +250,9 @@ def test_last(clean): pass
     assert re.search(r"^class fixture leaky left link \d+ .*/forgotten$", output, re.MULTILINE)
 
 
-def test_what_drains_is_put_down_to_its_test_later(run: Callable[..., str]) -> None:
+def test_program_that_may_be_draining_is_an_error_of_its_test_later(
+    run: Callable[..., str],
+) -> None:
     """A program that only the kernel holds may be draining: the error comes after a second."""
     tests = """
 import socket
@@ -307,7 +309,7 @@ def test_after(): pass
 
 
 def test_parallel_workers_are_strangers(run: Callable[..., str]) -> None:
-    """Two hundred tests on four workers, of which one leaks: that one is told."""
+    """Two hundred tests on four workers: the one that leaks is reported."""
     output = run(
         """
 @pytest.mark.parametrize("number", range(200))
@@ -324,14 +326,14 @@ def test_all(egress, cgroup, bpf_link, bpffs, number, cgroup_factory, bpffs_fact
     assert "ERROR at teardown of test_all[77]" in output
 
 
-def test_what_a_stranger_holds_is_no_leak(
+def test_object_that_a_stranger_holds_is_no_leak(
     run: Callable[..., str],
     bpf_object: Callable[..., Object],
     bpf_link: Callable[..., Link],
     cgroup: Cgroup,
     tmp_path: Path,
 ) -> None:
-    """While a test runs, somebody else attaches, and keeps it; the test looks at it, too."""
+    """While a test runs, another process makes and keeps a link, which the test opens, too."""
     begun, attached = tmp_path / "begun", tmp_path / "attached"
     program = bpf_object(OBJECT).program("egress")
 

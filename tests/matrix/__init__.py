@@ -1,1 +1,1 @@
-"""Tests of `--kernel` and several libbpfs: which items run where, and in which guests."""
+"""Tests of `--kernel` and of several libbpfs: the worker and the guest that run an item."""

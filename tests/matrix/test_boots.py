@@ -1,4 +1,4 @@
-"""Several guests of a kernel, and how many this machine can take."""
+"""Several guests of a kernel, and how many of them fit on this machine."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_memory_bounds_the_guests_of_a_kernel(
     pytest.LineMatcher([said]).fnmatch_lines([sentence])
 
 
-def test_each_kernel_has_a_guest_even_where_memory_may_not_do(
+def test_each_kernel_has_a_guest_even_if_memory_may_not_suffice(
     available: Callable[[int], None],
 ) -> None:
     available(1000)

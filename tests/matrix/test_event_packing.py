@@ -1,4 +1,4 @@
-"""What workers tell of their items arrives as it was sent: nothing lost, held back, or stale."""
+"""Workers' events about items arrive as they were sent: none is lost, held back, or stale."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def sent(events: list[tuple[str, Any]], *, is_next_known: bool = False) -> list[
 
 
 def received(messages: list[Any]) -> list[Any]:
-    """Return what the controller makes of messages."""
+    """Return the events that the controller makes of messages."""
     events: list[Any] = []
     take = unpacking(events.append, damaged=pytest.fail)
     for message in messages:
@@ -86,7 +86,7 @@ def received(messages: list[Any]) -> list[Any]:
         {"$report_type": "OfAPlugin", "keywords": {}},
     ],
 )
-def test_what_is_packed_comes_out_the_same(change: dict[str, Any]) -> None:
+def test_packed_events_come_out_the_same(change: dict[str, Any]) -> None:
     changed = ("testreport", {"data": {**REPORT, **change}})
     events = [*ITEM, START, SETUP, changed, TEARDOWN, FINISH, COMPLETE, *ITEM]
     out = received(sent(events))
@@ -111,7 +111,7 @@ class Awkward(enum.IntEnum):
 
 
 class Text(str):
-    """As libraries for paths or arrays have it."""
+    """A subclass of str, as in libraries for paths or arrays."""
 
     __slots__ = ()
 
@@ -182,33 +182,33 @@ def test_1000_random_reports_arrive() -> None:
         assert [name for name, _ in received(sent(events))] == [name for name, _ in events]
 
 
-def test_what_a_report_lacks_is_not_put_into_it() -> None:
+def test_fields_that_a_report_lacks_are_not_added() -> None:
     lacking = ("testreport", {"data": {"nodeid": "another", "$report_type": "OfAPlugin"}})
     events = [*ITEM, lacking, *ITEM]
     assert received(sent(events)) == events
 
 
-def test_what_a_death_would_be_blamed_on_waits_for_nothing() -> None:
+def test_events_that_say_where_a_worker_dies_are_sent_at_once() -> None:
     counts = [len(sent(ITEM[:number])) for number in range(1, 7)]
     assert counts == [1, 2, 3, 3, 4, 5]
     failed = ("testreport", {"data": {**REPORT, "when": "teardown", "outcome": "failed"}})
     assert received(sent([*ITEM[:3], failed])) == [*ITEM[:3], failed]
 
 
-def test_an_item_that_went_well_waits_for_the_next_that_begins() -> None:
+def test_the_end_of_a_passed_item_is_sent_when_the_next_begins() -> None:
     messages = sent([*ITEM, *ITEM], is_next_known=True)
     assert [len(received(messages[:number])) for number in range(1, 6)] == [1, 2, 3, 7, 8]
     failed = ("testreport", {"data": {**REPORT, "when": "teardown", "outcome": "failed"}})
     assert received(sent([*ITEM[:3], failed], is_next_known=True)) == [*ITEM[:3], failed]
 
 
-def test_what_waits_goes_before_what_comes_next() -> None:
+def test_events_that_wait_are_sent_before_later_ones() -> None:
     other = ("warning_recorded", {"nodeid": "", "warning_message_data": {"message_args": ("a",)}})
     events = [*ITEM[:4], other, FINISH, other, COMPLETE, ("workerfinished", {})]
     assert received(sent(events)) == events
 
 
-def test_what_reports_share_is_sent_once() -> None:
+def test_values_that_reports_share_are_sent_once() -> None:
     messages = sent(ITEM)
     assert all(type(message) is bytes for message in messages)
     assert b"".join(messages).count(b"test_it.py::test_it") == 1
@@ -216,7 +216,7 @@ def test_what_reports_share_is_sent_once() -> None:
 
 
 def damage_of(messages: list[Any]) -> tuple[list[Any], list[str]]:
-    """Return the events that the controller makes of damaged messages, and what it says of them."""
+    """Return the events that the controller makes of messages, and why it finds some damaged."""
     events: list[Any] = []
     reasons: list[str] = []
     take = unpacking(events.append, damaged=reasons.append)
@@ -311,7 +311,7 @@ def test_an_item_whose_guest_sends_damaged_bytes_is_an_error_and_the_others_run(
 def test_reports_of_workers_are_as_without_them(
     pytester: pytest.Pytester, with_fakes: RunWithFakes
 ) -> None:
-    """Here, as those of a run without workers, and as other plugins of the worker made them."""
+    """Plugins here see them so, with the changes that other plugins made in the worker."""
     pytester.makepyfile(
         test_it="""
         import pytest
@@ -356,7 +356,7 @@ def test_reports_of_workers_are_as_without_them(
 def test_odd_values_end_no_session(
     pytester: pytest.Pytester, with_fakes: RunWithFakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each passes in plain pytest, or fails by its own assertion."""
+    """In plain pytest, each test passes, or fails by its own assertion."""
     # For `pytester`, which reads the output as UTF-8.
     monkeypatch.setenv("PYTHONIOENCODING", "utf-8:backslashreplace")
     pytester.makepyfile(

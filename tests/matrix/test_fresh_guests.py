@@ -1,4 +1,4 @@
-"""Items that run on a kernel of their own: each in a guest that is there for it, none lost."""
+"""Items that need a fresh kernel: each runs in a guest with no other item, and none is lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Run = Callable[..., pytest.RunResult]
 
-# Beside what a test says it notes which process it ran in, and which modules that imported.
+# Notes the process that each test runs in.
 CONFTEST = """
     import os, pytest
     from pathlib import Path
@@ -91,7 +91,9 @@ def test_a_fresh_item_has_a_guest_and_a_collection_of_its_own(
     result.stdout.re_match_lines_random([r".*\[100%\] PASSED.*"])
 
 
-def test_one_that_is_skipped_gets_none(pytester: pytest.Pytester, with_fakes: Run) -> None:
+def test_a_fresh_item_that_is_skipped_gets_no_guest(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
     pytester.makepyfile(
         """
         import pytest
@@ -111,7 +113,7 @@ def test_one_that_is_skipped_gets_none(pytester: pytest.Pytester, with_fakes: Ru
     assert len(booted(pytester.path)) == 2
 
 
-def test_natively_it_is_skipped_or_run_on_demand(pytester: pytest.Pytester) -> None:
+def test_a_fresh_item_is_skipped_natively_or_run_on_demand(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         "import pytest\n@pytest.mark.fresh_kernel\ndef test_x(): pass\ndef test_y(): pass"
     )
@@ -123,7 +125,7 @@ def test_natively_it_is_skipped_or_run_on_demand(pytester: pytest.Pytester) -> N
     pytester.runpytest_subprocess("--kernel-fresh").assert_outcomes(passed=1, skipped=1)
 
 
-def test_all_items_are_on_demand(pytester: pytest.Pytester, with_fakes: Run) -> None:
+def test_all_items_are_fresh_on_demand(pytester: pytest.Pytester, with_fakes: Run) -> None:
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile("def test_x(): pass\ndef test_y(): pass\ndef test_z(): assert False")
 
@@ -139,7 +141,7 @@ def test_all_items_are_on_demand(pytester: pytest.Pytester, with_fakes: Run) -> 
     assert len(booted(pytester.path)) == 14
 
 
-def test_guests_that_are_through_leave_no_processes(
+def test_guests_that_have_finished_leave_no_processes(
     pytester: pytest.Pytester, with_fakes: Run
 ) -> None:
     pytester.makeconftest(
@@ -170,11 +172,13 @@ def test_guests_that_are_through_leave_no_processes(
 
     counted = [int(number) for number in (pytester.path / "zombies").read_text().split()]
     assert len(counted) == 12
-    # The next that ends buries the one before; as many may be ending as work at the same time.
+    # A guest that ends reaps the one before; as many guests may be ending as run at a time.
     assert max(counted) <= 4
 
 
-def test_a_panic_there_fails_that_item_only(pytester: pytest.Pytester, with_fakes: Run) -> None:
+def test_a_panic_in_a_fresh_guest_fails_that_item_only(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
     pytester.makepyfile(SIX.format(panics={1, 2, 3}))
 
     result = with_fakes("--kernel", "6.1,7.2")
@@ -186,7 +190,7 @@ def test_a_panic_there_fails_that_item_only(pytester: pytest.Pytester, with_fake
     assert len(booted(pytester.path)) == 10
 
 
-def test_a_hang_there_fails_that_item_only(
+def test_a_hang_in_a_fresh_guest_fails_that_item_only(
     pytester: pytest.Pytester, with_fakes: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_GUEST_LIMITS", "answer=0.5")
@@ -214,7 +218,7 @@ def test_a_hang_there_fails_that_item_only(
         ("fullsoon", ["*No space left on device*"], 0),
     ],
 )
-def test_kernels_that_can_not_be_had_again_are_errors(
+def test_fresh_guests_that_can_not_start_are_errors(
     pytester: pytest.Pytester, with_fakes: Run, kernel: str, reason: list[str], tries: int
 ) -> None:
     pytester.makepyfile(SIX.replace("range(4)", "range(9)").format(panics=set()))
@@ -224,12 +228,12 @@ def test_kernels_that_can_not_be_had_again_are_errors(
     result.assert_outcomes(passed=13, errors=9)
     result.stdout.fnmatch_lines(reason)
     result.stdout.fnmatch_lines([f"*kernel {kernel}: 2 guests in a row could not start"])
-    # As many as may work at the same time may have begun before the second failed.
+    # As many guests as run at a time may have begun to boot before the second failed.
     assert tries <= len(booted(pytester.path)) - 11 <= 3 * tries
     result.stdout.fnmatch_lines([f"*ERROR at setup of test_x?8-{kernel}? *"])
 
 
-def test_kernels_that_can_not_be_had_at_all_are_errors(
+def test_a_kernel_that_never_boots_is_an_error_of_each_item(
     pytester: pytest.Pytester, with_fakes: Run
 ) -> None:
     pytester.makepyfile(SIX.format(panics=set()))
@@ -272,7 +276,7 @@ def test_an_item_that_is_not_found_alone_is_found_among_all(
     pytester: pytest.Pytester, with_fakes: Run
 ) -> None:
     pytester.makepyfile(SIX.format(panics=set()))
-    # As plugins do that run each second test here and the others elsewhere.
+    # Like a plugin that runs every second test here and the others elsewhere.
     pytester.makeconftest(
         """
         def pytest_collection_modifyitems(items):
@@ -315,7 +319,9 @@ def test_items_of_a_group_never_run_at_the_same_time(
 
 
 @pytest.mark.parametrize("failure", ["assert False", "panic('here')"])
-def test_one_failure_stops_them(pytester: pytest.Pytester, with_fakes: Run, failure: str) -> None:
+def test_one_failure_stops_fresh_guests(
+    pytester: pytest.Pytester, with_fakes: Run, failure: str
+) -> None:
     pytester.makepyfile(
         f"""
         import pytest
@@ -336,7 +342,7 @@ def test_one_failure_stops_them(pytester: pytest.Pytester, with_fakes: Run, fail
     result.stdout.fnmatch_lines(["*stopping after 1 failures*"])
 
 
-def test_ctrl_c_ends_them(pytester: pytest.Pytester, with_fakes: Run) -> None:
+def test_ctrl_c_ends_fresh_guests(pytester: pytest.Pytester, with_fakes: Run) -> None:
     del with_fakes  # for its environment
     temporary = pytester.path / "temporary"
     pytester.makepyfile(
@@ -394,7 +400,7 @@ def test_a_known_bug_is_an_expected_failure_where_the_guest_dies_of_it(
 
     result = with_fakes("--kernel", "6.1,7.2,native", "--maxfail", "3", "-rx", "--xfail-tb")
 
-    # What ends a guest without a word of the kernel is no bug of the kernel.
+    # A guest that ends without a message of its kernel is no evidence of a kernel bug.
     result.assert_outcomes(passed=7, failed=2, xfailed=1)
     panic = "Kernel panic - not syncing: list_add double add"
     result.stdout.fnmatch_lines(

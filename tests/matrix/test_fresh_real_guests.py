@@ -1,4 +1,4 @@
-"""Kernels of their own for items, and the directory that guests may write to, with real guests."""
+"""Items on fresh kernels, and the directory that guests may write to, with real guests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _stored_kernels(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) 
     pytester.makeini("[pytest]\naddopts = -v -W error -p no:cacheprovider")
 
 
-def test_kernels_of_their_own(pytester: pytest.Pytester) -> None:
+def test_items_on_fresh_kernels(pytester: pytest.Pytester) -> None:
     results = pytester.mkdir("results")
     pytester.makepyfile(
         """
@@ -70,7 +70,7 @@ def test_kernels_of_their_own(pytester: pytest.Pytester) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cold", "plain"])
-def test_the_directory_that_guests_write_to(
+def test_files_that_guests_write_to_the_rw_directory_are_kept(
     pytester: pytest.Pytester, tmp_path: Path, kind: str
 ) -> None:
     pytester.makepyfile(

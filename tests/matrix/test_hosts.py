@@ -16,7 +16,7 @@ from tests.support.stored_kernels import CACHE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Runs what ssh is told to run where the directory is empty, as if it were another host's.
+# Runs ssh's command with an empty directory in place of the tree, as on a host without it.
 WITHOUT_TREE = """#!/bin/sh
 export SSH_ORIGINAL_COMMAND
 exec unshare --mount sh -c 'mount -t tmpfs none "{directory}" && exec sh -c "$SSH_ORIGINAL_COMMAND"'
@@ -25,7 +25,7 @@ exec unshare --mount sh -c 'mount -t tmpfs none "{directory}" && exec sh -c "$SS
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
-    """What to give to --kernel-host; `command` in `tmp_path` runs what ssh is told to run."""
+    """The value for --kernel-host; `command` in `tmp_path` runs the commands that ssh sends."""
     program = shutil.which("sshd", path="/usr/sbin:/usr/bin")
     if not program:
         pytest.skip("sshd is not installed: make test TEST_PACKAGES=openssh-server")
@@ -36,7 +36,7 @@ def address(tmp_path: Path) -> Iterator[str]:
         subprocess.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / key], check=True
         )
-    # sshd wants it, and has it where it was started by the system.
+    # sshd requires this directory, which the system's service would make.
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     command = tmp_path / "command"
     command.write_text('#!/bin/sh\nexec sh -c "$SSH_ORIGINAL_COMMAND"\n')
@@ -68,7 +68,7 @@ def is_open(port: int) -> bool:
 
 @pytest.fixture
 def stored_kernels(pytester: pytest.Pytester, tmp_path: Path) -> None:
-    # What ssh starts has another environment than pytester gives.
+    # A command that ssh starts does not get pytester's environment.
     command = tmp_path / "command"
     command.write_text(command.read_text().replace("exec", f"export BPFLINK_CACHE='{CACHE}'\nexec"))
     pytester.makeini("[pytest]\naddopts = -v -W error -p no:cacheprovider")

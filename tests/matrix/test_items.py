@@ -1,4 +1,4 @@
-"""Kernels as a parameter: options, ids, which item runs where."""
+"""Kernels as a parameter: options, ids, and the worker that runs an item."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def collected(result: pytest.RunResult) -> list[str]:
 
 
 def reported_by(result: pytest.RunResult) -> dict[str, str]:
-    """Return the worker that each item of a verbose run was reported by."""
+    """Return the worker that reported each item, in a verbose run."""
     lines = (line.split() for line in result.outlines if line.startswith("["))
     return {words[-1]: words[0].strip("[]") for words in lines if "::" in words[-1]}
 
@@ -75,7 +75,7 @@ def test_each_test_is_an_item_per_kernel_and_ids_end_with_it(
 @pytest.mark.parametrize(
     "option", ["--collect-only", "--fixtures", "--fixtures-per-test", "--cache-show", "--markers"]
 )
-def test_what_only_shows_something_neither_fetches_nor_boots(
+def test_options_that_only_show_something_neither_fetch_nor_boot(
     pytester: pytest.Pytester, with_fakes: Run, option: str
 ) -> None:
     pytester.makepyfile("def test_x(): pass")
@@ -187,12 +187,12 @@ def test_native_alone_needs_no_xdist(pytester: pytest.Pytester, with_fakes: Run)
 
 
 @pytest.mark.parametrize("module", ["pytest_bpflink.matrix.items", "xdist.dsession", "ctypes"])
-def test_a_session_that_uses_nothing_pays_nothing(module: str) -> None:
+def test_importing_the_plugin_does_not_import(module: str) -> None:
     program = f"import sys, pytest_bpflink.plugin; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-# Who runs what
+# Workers and their items
 
 
 def test_each_kernel_has_a_worker_that_runs_its_items(
@@ -342,7 +342,7 @@ def test_last_failed_runs_what_failed_on_its_kernel_only(
         def test_y(): pass
         """
     )
-    # pytest filters while it collects, but not in files that were named.
+    # pytest filters while it collects, but not in files that are arguments.
     arguments = ["--kernel", "native,good", *([file] if by_path else [])]
     with_fakes(*arguments).assert_outcomes(passed=3, failed=1)
 
@@ -380,7 +380,7 @@ def test_durations_are_of_each_kernel(pytester: pytest.Pytester, with_fakes: Run
 
 
 @pytest.mark.parametrize("options", [["-s"], ["-s", "-q"]], ids=" ".join)
-def test_without_capturing_what_guests_print_is_shown(
+def test_output_of_guests_is_shown_without_capturing(
     options: list[str], pytester: pytest.Pytester, with_fakes: Run
 ) -> None:
     pytester.makepyfile(
@@ -461,7 +461,7 @@ def test_junit_shows_a_test_case_per_kernel(
     }
 
 
-# What the terminal says
+# The terminal
 
 
 def test_the_header_names_each_kernel_its_release_and_how_it_runs(
@@ -530,7 +530,7 @@ def test_quiet_is_quiet(pytester: pytest.Pytester, with_fakes: Run) -> None:
 def test_hooks_of_a_directory_are_called_for_its_items_only(
     pytester: pytest.Pytester, with_fakes: Run
 ) -> None:
-    """A worker looks them up once for each file."""
+    """A worker looks up the hooks once for each file."""
     for name in ("a", "b"):
         directory = pytester.mkdir(name)
         (directory / f"test_{name}.py").write_text("def test_1(): pass\ndef test_2(): pass")

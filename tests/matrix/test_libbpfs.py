@@ -33,7 +33,7 @@ TEST = """
 
 @pytest.fixture
 def other(pytester: pytest.Pytester) -> Path:
-    """Another libbpf: a copy of the system's, in a directory that has a name."""
+    """Another libbpf: a copy of the system's, in a directory named for a version."""
     return copy_system_libbpf(pytester.mkdir("libbpf-1.99") / "libbpf.so.1.99")
 
 

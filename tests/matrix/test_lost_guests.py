@@ -1,4 +1,4 @@
-"""Guests that do not boot, die, or never come back: nothing is lost, and the others run."""
+"""Guests that do not boot, die, or can't be replaced: no item is lost, and other guests run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def outcomes(result: pytest.RunResult) -> dict[str, list[str]]:
-    """Return what a verbose run said of each item; "path::test_x[6.1]" is "test_x[6.1]"."""
+    """Return the results that a verbose run printed for each item, by its name without the path."""
     said: dict[str, list[str]] = {}
     for words in (line.split() for line in result.outlines if line.startswith("[")):
         if "::" in words[-1]:
@@ -43,7 +43,7 @@ TEN = """
 """
 
 
-# Kernels that do not come up
+# Kernels that do not boot
 
 
 def test_a_kernel_that_does_not_boot_is_an_error_of_each_of_its_items_only(
@@ -58,9 +58,9 @@ def test_a_kernel_that_does_not_boot_is_an_error_of_each_of_its_items_only(
     result.stdout.fnmatch_lines(
         ["*ERROR at setup of test_x?0-unbootable?*", "*did not boot*", "No working init found"]
     )
-    # "differs" is for what kernels do.
+    # A kernel that did not boot does not differ.
     result.stdout.no_fnmatch_line("differs: *")
-    # The fake guest leaves a directory, which real ones take with them.
+    # The fake guest's worker leaves its directory, which would be in a real guest.
     left = {each.name for each in pytester.path.joinpath("temporary").iterdir()}
     assert len([name for name in left if not name.startswith("pytest-of-")]) == 1, left
 
@@ -82,7 +82,7 @@ def test_a_kernel_that_cannot_be_used_is_an_error_of_each_of_its_items_only(
             "unknown * -  * 0 * 10",
         ]
     )
-    # Nothing was booted for it.
+    # No guest was booted for the unknown kernel.
     assert set(booted(pytester.path)) == {"good"}
 
 
@@ -135,7 +135,7 @@ def test_a_panic_fails_the_running_test_and_a_fresh_guest_takes_the_rest(
         ]
     )
     assert booted(pytester.path) == ["good", "good"]
-    # No percentage beyond the number of items.
+    # No percentage is above 100.
     result.stdout.re_match_lines_random([r".*\[100%\] PASSED.*"])
     result.stdout.no_re_match_line(r".*\[(10[1-9]|1[1-9]\d|[2-9]\d\d)%\]")
 
@@ -256,7 +256,7 @@ def test_guests_that_keep_dying_are_not_replaced_for_ever(
 def test_the_last_item_can_be_run_again_in_a_fresh_guest(
     pytester: pytest.Pytester, with_fakes: Run
 ) -> None:
-    """As pytest-rerunfailures does: when it says so, nothing was left for its guest."""
+    """As pytest-rerunfailures does; when it asks, its guest has no items left."""
     pytester.makeconftest(
         """
         import pytest
@@ -316,7 +316,7 @@ def test_a_guest_that_does_not_boot_again_leaves_errors(
     result.assert_outcomes(passed=3, failed=1, errors=6)
 
 
-def test_a_disk_that_is_full_by_then_leaves_errors(
+def test_a_disk_that_is_full_at_a_restart_leaves_errors(
     pytester: pytest.Pytester, with_fakes: Run
 ) -> None:
     pytester.makepyfile(TEN.format(panics={3}))
@@ -405,7 +405,7 @@ def test_consoles_are_kept(pytester: pytest.Pytester, with_fakes: Run) -> None:
     assert logs[0].read_text() == "Kernel panic - not syncing: in number 3\n"
 
 
-# Ends before the end
+# Runs that stop early
 
 
 @pytest.mark.parametrize("option", ["-x", "--maxfail=1"])

@@ -1,4 +1,4 @@
-"""What is made on the host before guests start: rewritten modules, and BPF objects."""
+"""The host prepares rewritten modules and BPF objects before guests start."""
 
 from __future__ import annotations
 

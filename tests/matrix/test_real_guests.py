@@ -1,4 +1,4 @@
-"""The matrix with real guests; bookkeeping is tested with processes, which is quicker."""
+"""The matrix with real guests; the bookkeeping is tested with fake guests, which are faster."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_panics_on_some_kernels_and_a_path_that_is_no_kernel_lose_nothing(
     for case in failures:
         assert "Kernel panic - not syncing: sysrq triggered crash" in (case[-1].text or "")
     result.stdout.fnmatch_lines([f"--kernel {no_kernel}: {no_kernel} is no kernel image: *"])
-    # Also that of the last item, after which there is no guest any more.
+    # Also the last item, after which its guest is not replaced.
     for number in (0, 5, 9):
         result.stdout.fnmatch_lines(
             [f"differs: *::test_x?{number}?: failed on 6.1, 6.12; passed on 7.2; *"]
@@ -237,9 +237,9 @@ def test_a_guest_that_is_killed_or_stopped_is_replaced_and_none_outlives_pytest(
     with start_pytest("--kernel", "6.1", "--kernel-timeout=2") as run:
         run.read_until("::test_is[killed-6.1]")
         os.kill(run.guest(), signal.SIGKILL)
-        # Not what became of the test: warm guests die in its set-up as well as in its call.
+        # Waits for no result of the test: a warm guest may die in the set-up or in the call.
         run.read_until("replacing crashed worker")
-        # It would not end before its time; stopped, it neither runs nor answers.
+        # A stopped guest neither runs its test nor answers.
         run.read_until("::test_is[stopped-6.1]")
         os.kill(run.guest(), signal.SIGSTOP)
         run.read_until("replacing crashed worker")
@@ -249,7 +249,7 @@ def test_a_guest_that_is_killed_or_stopped_is_replaced_and_none_outlives_pytest(
 
         eventually(lambda: not is_running(guest), within=2)
 
-    # What its guests were run in; the next session cleans up.
+    # The guests' directories are left; the next session removes them.
     assert list(tmp_path.glob("bpflink-*/files/*"))
     pytester.runpytest_subprocess("--collect-only")
     assert list(tmp_path.glob("bpflink-*")) == []
@@ -277,14 +277,14 @@ def test_ctrl_c_ends_guests_at_once(pytester: pytest.Pytester) -> None:
 
 
 class Running:
-    """A pytest that was started, and its guest."""
+    """A pytest that was started, with one guest."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
         self.said = ""
 
     def read_until(self, text: str) -> None:
-        """Read what it says until that has TEXT; an item's name comes before its line's end."""
+        """Read the output up to TEXT; an item's name is printed before the rest of its line."""
         assert self.process.stdout is not None
         while text not in self.said:
             chunk = os.read(self.process.stdout.fileno(), 4096).decode()

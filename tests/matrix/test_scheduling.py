@@ -19,7 +19,7 @@ LOCATION = ("file.py", 1, "item")
 
 
 class Worker:
-    """A worker as the scheduler sees it: what it was sent, and whether no more will come."""
+    """A worker as the scheduler sees it: the items it holds, and whether it will get no more."""
 
     def __init__(self, kernel: str, name: str = "", *, only: str | None = None) -> None:
         self.only = only
@@ -41,7 +41,7 @@ class Worker:
 
 
 class Run:
-    """A scheduler, and what xdist does to it."""
+    """A scheduler, and the calls that xdist makes."""
 
     def __init__(
         self, *workers: Worker, groups: dict[str, str] | None = None, ahead: tuple[str, ...] = ()
@@ -80,12 +80,12 @@ class Run:
             self.scheduling.schedule()
 
     def start(self, worker: Worker) -> None:
-        """Begin the item that is next at a worker."""
+        """Begin a worker's next item."""
         assert len(worker.sent) > 1 or worker.shutting_down, "it would wait for ever"
         self.log.started(self.next(worker), LOCATION)
 
     def run(self, worker: Worker) -> str:
-        """Let a worker do its next item."""
+        """Let a worker run its next item, and return it."""
         self.start(worker)
         item = self.next(worker)
         self.log.finished(item)
@@ -125,7 +125,7 @@ def test_a_worker_holds_two_items_so_that_the_rest_can_be_called_off() -> None:
     assert worker.sent == [1, 2]
 
 
-def test_the_only_guest_of_a_kernel_never_waits_to_be_dealt_an_item() -> None:
+def test_the_only_guest_of_a_kernel_never_waits_for_an_item() -> None:
     guest, native = Worker("6.1"), Worker("native")
     run = Run(guest, native, ahead=("6.1",))
     items = [str(number) for number in range(100)]
@@ -264,7 +264,7 @@ def test_a_worker_that_dies_right_after_an_item_neither_repeats_nor_fails_it() -
     assert run.run_all(fresh) == ["b", "c"]
 
 
-def test_nobody_is_needed_after_a_death_in_the_last_item() -> None:
+def test_no_worker_is_needed_after_a_death_in_the_last_item() -> None:
     worker = Worker("6.1")
     run = Run(worker)
     run.collect(worker, ["a"])
@@ -343,10 +343,10 @@ def test_a_worker_that_never_got_ready_is_a_key_error() -> None:
         Run(Worker("6.1")).scheduling.remove_node(Worker("6.1"))
 
 
-# Items on kernels of their own
+# Items on fresh kernels
 
 
-def test_a_fresh_item_waits_for_a_worker_that_is_there_for_it() -> None:
+def test_a_fresh_item_waits_for_a_worker_that_runs_it_only() -> None:
     worker, own = Worker("6.1"), Worker("6.1", only="b")
     run = Run(worker)
     run.add_fresh("b")

@@ -1,4 +1,4 @@
-"""`--kernel` with the project's list and with patterns; what reports say of the kernel."""
+"""`--kernel` with the project's list and with patterns; the kernel in JUnit reports."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def stored(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def ids(result: pytest.RunResult) -> list[str]:
-    """Return what the node ids end with."""
+    """Return the ids of kernels, which the node ids end with."""
     return [line.partition("[")[2].rstrip("]") for line in result.outlines if "::" in line]
 
 
@@ -62,7 +62,7 @@ def test_kernels_of_the_project(
 
     show = ("--collect-only", "-q", "--kernel", "ini")
     assert ids(with_fakes(*show)) == ["native", "6.1", "linux"]
-    # Paths are the file's, not those of where one stands.
+    # Paths are relative to the ini file, not to the current directory.
     marked = f'on_kernel(spec="{pytester.path / "linux"}")'
     assert ids(with_fakes(*show, "-m", marked)) == ["linux"]
 
@@ -119,7 +119,9 @@ def test_pattern_gives_an_item_for_each_kernel(pytester: pytest.Pytester, with_f
 
 
 @pytest.mark.usefixtures("stored")
-def test_pattern_leaves_out_what_is_named(pytester: pytest.Pytester, with_fakes: Run) -> None:
+def test_pattern_leaves_out_kernels_that_are_named(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
     pytester.makepyfile("def test_x(): pass")
 
     result = with_fakes("--collect-only", "-q", "--kernel", "6*,6.12,*")
@@ -128,7 +130,7 @@ def test_pattern_leaves_out_what_is_named(pytester: pytest.Pytester, with_fakes:
 
 
 @pytest.mark.usefixtures("stored")
-def test_workers_run_what_a_pattern_stands_for(pytester: pytest.Pytester, with_fakes: Run) -> None:
+def test_items_run_on_each_kernel_of_a_pattern(pytester: pytest.Pytester, with_fakes: Run) -> None:
     pytester.makepyfile("def test_x(): pass")
 
     with_fakes("--kernel", "6.*").assert_outcomes(passed=2)

@@ -1,4 +1,4 @@
-"""Guests that hang: each is killed, says where it stood, and the rest goes on in a fresh one."""
+"""A guest that hangs says where its Python is, and is killed; a fresh one runs the rest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Run = Callable[..., pytest.RunResult]
 
-# Fakes say that they are emulated: this is 1.5 s.
+# For emulated guests, which the fakes claim to be, the limit is 5 times as long: 1.5 s.
 SHORT = "--kernel-timeout=0.3"
 
 HANGS = """
@@ -89,11 +89,11 @@ def test_a_guest_that_does_not_answer_is_killed_too(
     [
         ("collection=0.3", "pytest_collection_modifyitems", {"passed": 2}),
         ("connecting=0.6", "pytest_configure", {"passed": 2}),
-        # Between tests it is put down to the one before.
+        # A hang between tests is reported as an error of the test before.
         ("shutdown=0.3", "pytest_sessionfinish", {"passed": 2, "errors": 1}),
     ],
 )
-def test_what_is_no_test_has_a_deadline_of_its_own(
+def test_connecting_collecting_and_ending_have_deadlines(
     pytester: pytest.Pytester,
     with_fakes: Run,
     monkeypatch: pytest.MonkeyPatch,
@@ -179,7 +179,7 @@ def test_the_limit_is_for_each_test_and_not_for_all(
     assert booted(pytester.path) == ["good"]
 
 
-def test_no_limit_is_possible(pytester: pytest.Pytester, with_fakes: Run) -> None:
+def test_a_timeout_of_0_sets_no_limit(pytester: pytest.Pytester, with_fakes: Run) -> None:
     pytester.makepyfile("import time\ndef test_x(): time.sleep(1)")
 
     with_fakes("--kernel", "good", "--kernel-timeout", "0").assert_outcomes(passed=1)
@@ -268,7 +268,7 @@ def test_a_guest_that_hangs_between_items_is_killed(
 
     result = with_fakes("--kernel", "good", SHORT)
 
-    # It is put down to the one before.
+    # The hang is reported as an error of the test before.
     result.assert_outcomes(passed=3, errors=1)
     assert booted(pytester.path) == ["good", "good"]
 

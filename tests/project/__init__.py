@@ -1,1 +1,1 @@
-"""Tests of the project as a whole: its packages, pages and examples, and who it runs beside."""
+"""Tests of the project as a whole: its packages, pages and examples, and other plugins."""

@@ -1,4 +1,4 @@
-"""What pages show works: their code runs, and their commands have the options that they name."""
+"""The pages are right: their code runs, and the options of their commands exist."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.pages import PAGES, README, Page, read
 if TYPE_CHECKING:
     from pathlib import Path
 
-# How not to do it, and half a test to compare it with.
+# Pages with blocks that are no files: a bad example, and half a test.
 FRAGMENTS = {"CONTRIBUTING.md"}
 
 
@@ -47,7 +47,7 @@ def test_every_block_of_code_is_a_file(page: Path) -> None:
 
 
 def test_pages_have_code() -> None:
-    """Lest a change of the pages' style leaves nothing to run."""
+    """Otherwise a change of the pages' style could leave nothing to run."""
     assert sum(len(read(page).tests) for page in PAGES) > 10
 
 
@@ -83,13 +83,12 @@ def test_commands_exist(page: Path, options: set[str]) -> None:
             assert {word for word in own if word.startswith("-")} <= options_in(shown), command
 
 
-def test_words_that_options_are_called_by(options: set[str]) -> None:
-    """In sentences, too."""
+def test_options_in_sentences_exist(options: set[str]) -> None:
     for page in PAGES:
         named = set(re.findall(r"`(--(?:bpf|kernel)[\w-]*)", page.read_text()))
         assert named <= options, name(page)
 
 
-def test_what_a_page_expects() -> None:
+def test_expected_counts_of_a_page() -> None:
     page = Page({"test_a.py": "def test_x():\n", "test_b.py": "def test_y():\n"}, ["test_b.py"])
     assert (page.passing, page.failing, page.depending) == (1, 1, 0)

@@ -1,4 +1,4 @@
-"""The examples work where the project is installed, and their tests catch what they say."""
+"""The examples work with the installed project, and their tests catch the faults they name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SOURCES = ROOT / "examples/egress-counter"
 
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    """Copy the example elsewhere: nothing above it is the checkout's."""
+    """Copy the example to a directory outside the checkout."""
     refusal = missing_privileges()
     if refusal:
         pytest.skip(refusal)
@@ -48,7 +48,7 @@ def test_example(example: Path, fresh_python: Path) -> None:
 
 
 def test_its_tests_catch_a_program_that_is_orphaned(example: Path, fresh_python: Path) -> None:
-    """Not only where they are told that there is one."""
+    """Also in `egress-counter`, where no test expects the fault."""
     make(example, "CPPFLAGS=-DORPHANS")
     done = run_pytest(fresh_python, example, "-rf")
     failed = {

@@ -1,6 +1,6 @@
-"""The names within pytest, xdist and execnet that the project uses are there.
+"""The installed releases of pytest, xdist and execnet have the inner names that the project uses.
 
-Where one is missing in the installed release, the test names the file to mend.
+If a name is missing, the test's message names the file to mend.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def test_a_missing_inside_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("file", INSIDES)
 def test_every_inside_that_a_file_uses_is_looked_for(file: str) -> None:
-    """Those of imported modules, and all that begin with an underscore."""
+    """All names of imported modules, and all names that begin with an underscore."""
     tree = ast.parse((ROOT / file).read_text())
     imported = {
         alias.asname or alias.name

@@ -1,4 +1,4 @@
-"""Plugins that many use work in guests as they do natively."""
+"""Widely used plugins work in guests as they do natively."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.sessions import run_session
 
-# Where tools/prepare puts what tests/project/other_plugins.txt names.
+# tools/prepare installs the packages of tests/project/other_plugins.txt here.
 PLUGINS = Path(sys.prefix) / "other-plugins"
 
 
@@ -66,8 +66,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def result(directory: Path) -> pytest.RunResult:
     """Run the tests once, with pytest-cov, -html, -randomly, -repeat, -rerunfailures, -timeout."""
-    # With this seed the guest that panics is not the one whose coverage is measured: a guest that
-    # dies takes with it what it measured.
+    # With this seed the measured test does not run in the guest that panics: that guest's coverage
+    # data is lost.
     return run_session(
         directory,
         *("--kernel", "native,6.1", "-v", "-p", "no:cacheprovider", "--randomly-seed=1"),
@@ -80,7 +80,7 @@ def result(directory: Path) -> pytest.RunResult:
 
 def test_each_item_is_reported_once(result: pytest.RunResult) -> None:
     # 7 tests on each of two kernels: two time out, and one panics, twice. The phase of the panic
-    # is not known: pytest-rerunfailures reports when all phases are through.
+    # is not known: pytest-rerunfailures reports when all phases are over.
     result.assert_outcomes(passed=11, failed=2, errors=1)
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
 

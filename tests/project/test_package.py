@@ -1,4 +1,4 @@
-"""What is installed is what is here, and parts know only what they may know."""
+"""The wheel has every source and works when installed, and importing it is cheap."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ PACKAGES["selftests"] = "pytest_bpflink/selftests"
 
 
 def names_in(wheel: Path) -> set[str]:
-    """Return the files in a wheel, without those about it."""
+    """Return the files in a wheel, without its metadata."""
     names = zipfile.ZipFile(wheel).namelist()
     return {name for name in names if ".dist-info/" not in name}
 
 
 def sources() -> set[str]:
-    """Return what ought to be installed."""
+    """Return the files that must be installed."""
     return {
         str(Path(installed, file.relative_to(ROOT / directory)))
         for directory, installed in PACKAGES.items()
-        # This follows no symbolic links, which are packages of their own.
+        # rglob follows no symbolic links: pytest_bpflink/vm and pytest_bpflink/selftests are links.
         for file in (ROOT / directory).rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     }
 
 
 def objects() -> set[str]:
-    """Return what is installed beside the sources of the selftests' programs."""
+    """Return the files that are compiled from the selftests' programs."""
     programs = {name for name in sources() if name.endswith(".bpf.c")}
     made = {name.removesuffix("c") + "o" for name in programs}
     return made | {str(Path(name).parent / "prebuilt.json") for name in programs}
@@ -71,7 +71,7 @@ def test_wheel_without_clang_lacks_the_objects_and_says_so(tmp_path: Path) -> No
         "pytest_bpflink/vm/machines/machine.py",
     ],
 )
-def test_wheel_holds_what_is_no_module_of_the_plugin(wheel: Path, name: str) -> None:
+def test_wheel_holds_other_files_than_the_plugin_s_modules(wheel: Path, name: str) -> None:
     assert name in names_in(wheel)
 
 
@@ -84,7 +84,7 @@ def test_wheel_of_the_sdist_is_the_same(sdist: Path, wheel: Path, tmp_path: Path
 
 
 def test_installed_wheel_is_a_plugin(fresh_python: Path, tmp_path: Path) -> None:
-    """From a directory of its own, with nothing of the checkout on the path."""
+    """In a directory outside the checkout, with nothing of it on the path."""
     (tmp_path / "test_it.py").write_text(
         "from pytest_bpflink import selftests, vm\n\n"
         "def test_it(pytestconfig):\n"
@@ -127,7 +127,7 @@ def test_public_name(name: str) -> None:
 
 @pytest.mark.parametrize("package", [pytest_bpflink, kernels], ids=lambda each: each.__name__)
 def test_type_checkers_see_the_same_names(package: ModuleType) -> None:
-    """Names are looked up when asked for; mypy reads imports, which must name the same."""
+    """Names are imported when asked for; mypy reads import statements with the same names."""
     tree = ast.parse(Path(str(package.__file__)).read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     seen = {
@@ -141,7 +141,7 @@ def test_type_checkers_see_the_same_names(package: ModuleType) -> None:
 
 
 def test_importing_the_plugin_is_cheap() -> None:
-    """A session that uses nothing of it pays for no ctypes, libbpf or xdist."""
+    """A session that does not use the plugin imports no ctypes, libbpf or xdist."""
     show = "import sys; before = set(sys.modules); import pytest_bpflink.plugin;"
     show += "print(*(set(sys.modules) - before))"
     loaded = subprocess.check_output([sys.executable, "-c", f"import pytest; {show}"], text=True)
@@ -156,7 +156,7 @@ def test_importing_the_plugin_is_cheap() -> None:
 
 
 def test_finding_a_saved_guest_is_cheap() -> None:
-    """`bpflink vm` takes half a second, of which importing what fetches and locks was a tenth."""
+    """Importing the modules that fetch and lock took a tenth of `bpflink vm`'s half second."""
     used = "from pytest_bpflink.vm.warm import warm; from pytest_bpflink.vm.kernels import find;"
     used += "from pytest_bpflink.vm.machines import kvm"
     show = f"import sys; {used}; print(*sys.modules)"

@@ -1,4 +1,4 @@
-"""The README's tables have every name there is; they are also those of the reference."""
+"""The README's tables, which are also the reference's, have every name."""
 
 from __future__ import annotations
 

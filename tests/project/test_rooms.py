@@ -15,7 +15,7 @@ from tests.support.rooms import ROOMS, all_imports, circles, files, room, upward
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: The rooms that may import pytest; a guest's worker, fixtures and reports are made for it.
+#: The rooms that may import pytest.
 KNOW_PYTEST = (
     "selftests",
     "selftests/conformance",
@@ -38,7 +38,7 @@ INSIDES = (
     "pytest_bpflink/session/xdist_worker.py",
 )
 
-#: The modules behind the public API that selftests may import; selftests/__init__.py says what for.
+#: The modules behind the public API that selftests may import; selftests/__init__.py says why.
 BEHIND_THE_API = {
     "pytest_bpflink.binding.btf",
     "pytest_bpflink.binding.kernel_btf",
@@ -88,7 +88,7 @@ def test_rooms_that_do_without_pytest(name: str) -> None:
 
 
 def test_vm_knows_nothing_of_the_project() -> None:
-    """It boots kernels for anyone; `vm/guest/preload.py` names in strings what guests preload."""
+    """`vm` boots kernels for any project; `vm/guest/preload.py` names modules in strings only."""
     modules = files(ROOT)
     outside = [
         f"{each.file} imports {each.module}"
@@ -113,7 +113,7 @@ def test_selftests_use_the_public_api_as_anyone_s_tests_do() -> None:
 
 @pytest.mark.parametrize("name", ["_pytest", "xdist", "execnet"])
 def test_insides_of_others_are_named_in_three_files(name: str) -> None:
-    """Type checkers may see them elsewhere."""
+    """Imports for type checkers alone may be elsewhere."""
     found = {
         each.file
         for each in all_imports(ROOT)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """Make a directory that is nobody's, and not below root's own temporary ones."""
+    """Make a directory that the user nobody owns, outside root's temporary directories."""
     if os.geteuid() != 0:
         pytest.skip("becoming another user needs root")
     tried = run_as_nobody([sys.executable, "-c", "import pytest"])
@@ -79,8 +79,8 @@ def test_first_test_of_the_readme(wheel: Path, home: Path, kernel: str) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o755])
-def test_root_of_a_guest_takes_no_directory_of_the_hosts(tmp_path: Path, mode: int) -> None:
-    """It can't look into the host's root's, and pytest wants none of another user's."""
+def test_root_of_a_guest_uses_no_temporary_directory_of_the_host(tmp_path: Path, mode: int) -> None:
+    """A guest's root can't read a directory of the host's root; pytest refuses other users'."""
     if os.geteuid() != 0:
         pytest.skip("being root without its powers needs root")
     theirs = tmp_path / "pytest-of-somebody"

@@ -1,4 +1,4 @@
-"""--kernel-report of runs that end early, and where a file can't be written."""
+"""--kernel-report of runs that end early, and with files that can't be written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("kernels", [[], ["--kernel", "good,6.1"]], ids=" ".join)
-def test_what_a_stopped_run_did_not_come_to_is_not_run(
+def test_items_that_a_stopped_run_did_not_reach_are_not_run(
     pytester: pytest.Pytester, with_fakes: RunWithFakes, kernels: list[str]
 ) -> None:
     pytester.makepyfile(
@@ -57,7 +57,7 @@ INTERRUPTED = """
 
 
 @pytest.mark.parametrize("kernels", [[], ["--kernel", "good"]], ids=" ".join)
-def test_an_interrupted_run_keeps_what_was_run(
+def test_an_interrupted_run_keeps_its_results(
     pytester: pytest.Pytester, with_fakes: RunWithFakes, kernels: list[str]
 ) -> None:
     pytester.makepyfile(INTERRUPTED)
@@ -75,7 +75,7 @@ def test_an_interrupted_run_keeps_what_was_run(
 
 
 @pytest.mark.parametrize("kernels", [[], ["--kernel", "good,6.1"]], ids=" ".join)
-def test_what_could_not_be_collected_is_there_once(
+def test_a_file_that_can_not_be_collected_is_reported_once(
     pytester: pytest.Pytester, with_fakes: RunWithFakes, kernels: list[str]
 ) -> None:
     pytester.makepyfile(
@@ -94,7 +94,7 @@ def test_what_could_not_be_collected_is_there_once(
     assert set(outcomes(report)["test_x"].values()) == {"passed"}
 
 
-def test_what_could_not_be_collected_on_one_kernel_names_it(
+def test_a_file_that_can_not_be_collected_on_one_kernel_names_it(
     pytester: pytest.Pytester, with_fakes: RunWithFakes
 ) -> None:
     pytester.makepyfile(
@@ -109,7 +109,7 @@ def test_what_could_not_be_collected_on_one_kernel_names_it(
 
     result = with_fakes("--kernel", "native,good", "--kernel-report", "r.json")
 
-    name = "test_what_could_not_be_collected_on_one_kernel_names_it.py"
+    name = "test_a_file_that_can_not_be_collected_on_one_kernel_names_it.py"
     result.stdout.fnmatch_lines([f"not collected on good: {name}"])
     (broken,) = read(pytester.path / "r.json")["uncollected"]
     assert (broken["nodeid"], broken["kernels"]) == (name, ["good"])
@@ -141,7 +141,7 @@ def test_a_run_that_is_interrupted_before_it_begins_leaves_no_old_report(
     assert (report["tests"], report["stopped"]) == ([], "interrupted")
 
 
-def test_an_internal_error_keeps_what_was_run(
+def test_an_internal_error_keeps_earlier_results(
     pytester: pytest.Pytester, with_fakes: RunWithFakes
 ) -> None:
     pytester.makepyfile("def test_x(): pass\ndef test_y(): pass")
@@ -178,7 +178,7 @@ def test_a_run_without_tests_has_an_empty_report(
     assert "no tests on 1 kernel" in (pytester.path / "r.md").read_text()
 
 
-def test_what_only_shows_something_writes_nothing(
+def test_collecting_only_writes_no_report(
     pytester: pytest.Pytester, with_fakes: RunWithFakes
 ) -> None:
     pytester.makepyfile("def test_x(): pass")
@@ -221,7 +221,7 @@ def test_a_file_that_cannot_be_written_is_a_usage_error_before_anything_boots(
 
 
 @pytest.mark.parametrize("quiet", [[], ["-qq"], ["--no-summary"], ["-p", "no:terminal"]])
-def test_a_full_disk_does_not_hide_what_came_of_the_run(
+def test_a_full_disk_does_not_hide_the_results(
     pytester: pytest.Pytester, with_fakes: RunWithFakes, quiet: list[str]
 ) -> None:
     pytester.makepyfile("def test_x(): pass")
@@ -234,12 +234,12 @@ def test_a_full_disk_does_not_hide_what_came_of_the_run(
     said.fnmatch_lines(["ERROR: --kernel-report: *r.md was not written: No space left on device"])
     if not quiet:
         result.assert_outcomes(passed=1)
-    # The others are as they should be.
+    # The other reports are complete.
     assert read(pytester.path / "r.json")["kernels"][0]["counts"]["passed"] == 1
     assert (pytester.path / "r.html").exists()
 
 
-def test_neither_does_a_defect_of_a_format(
+def test_a_defect_of_a_format_does_not_hide_the_results(
     pytester: pytest.Pytester, with_fakes: RunWithFakes
 ) -> None:
     pytester.makepyfile("def test_x(): pass")
@@ -257,7 +257,7 @@ def test_neither_does_a_defect_of_a_format(
     assert read(pytester.path / "r.json")
 
 
-def test_tests_that_go_elsewhere_do_not_take_the_report_along(
+def test_a_test_that_changes_the_directory_does_not_move_the_report(
     pytester: pytest.Pytester, with_fakes: RunWithFakes
 ) -> None:
     pytester.makepyfile("import os\ndef test_x(): os.chdir('/')")

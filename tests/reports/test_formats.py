@@ -1,4 +1,4 @@
-"""The formats of --kernel-report: what is in them when tests and consoles say the worst."""
+"""The formats of --kernel-report, with the worst text that tests and consoles can print."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLEAN = text.clean(HOSTILE)
 
 @pytest.fixture
 def hostile() -> Run:
-    """Return a run in which everything that can be said is hostile."""
+    """Return a run in which every text is hostile."""
     run = make_run({f"test_a.py::test_x[{CLEAN}]": "pfs"})
     for result in next(iter(run.tests.values())).values():
         result.reason, result.sections = CLEAN, (Section(CLEAN, CLEAN),)
@@ -43,7 +43,7 @@ def test_no_text_moves_a_cursor_or_hides_what_is_beside_it() -> None:
     assert text.clean("a\tb\r\nc\n") == "a\tb\nc\n"
 
 
-def test_what_is_cut_says_so_and_keeps_beginning_and_end() -> None:
+def test_text_that_is_cut_says_so_and_keeps_beginning_and_end() -> None:
     cut = text.cut("a" * 100 + "b" * 100, 90)
 
     assert cut.startswith("a" * 30 + "\n[... 110 characters are left out here")
@@ -51,7 +51,7 @@ def test_what_is_cut_says_so_and_keeps_beginning_and_end() -> None:
     assert text.cut("short", 5) == "short"
 
 
-# What differs
+# Differences
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_is_cut_says_so_and_keeps_beginning_and_end() -> None:
         ("spp", "6.1", {"skipped": ["5.10"], "passed": ["6.1", "6.12"]}),
         ("ppf", "6.12", {"passed": ["5.10", "6.1"], "failed": ["6.12"]}),
         ("pfp", "6.1", {"passed": ["5.10", "6.12"], "failed": ["6.1"]}),
-        # A kernel that is not up, was not come to, or has no such item says nothing.
+        # A kernel that did not boot, was not reached, or has no such item does not count.
         ("pep", None, {}),
         ("pn-", None, {}),
         ("fep", "6.12", {"failed": ["5.10"], "passed": ["6.12"]}),
@@ -76,7 +76,7 @@ def test_the_first_kernel_where_an_outcome_changes(
     assert (difference.by_outcome if difference else {}) == by_outcome
 
 
-def test_the_first_kernel_is_by_release_whatever_order_was_asked_for() -> None:
+def test_the_first_kernel_is_by_release_in_any_order_of_kernels() -> None:
     run = make_run({"t": "ppff"}, kernels=("7.2", "6.12", "5.10", "6.1"))
 
     assert run.differences()["t"].changes_at == "6.12"
@@ -116,12 +116,12 @@ def test_html_takes_nothing_for_markup(hostile: Run) -> None:
 
     plain = Elements(as_html.render(make_run({"t": "pfs"})))
     assert page.names - plain.names <= {"details", "summary"}
-    # Project, problem, uncollected, test, details: each as it was said.
+    # Project, problem, uncollected, test, details: each is unchanged.
     assert sum(CLEAN in said for said in page.texts) >= 10
     assert not any(evil in as_html.render(hostile) for evil in ("<img", "</script></", "\x1b"))
 
 
-def test_html_shares_what_results_have_in_common_and_says_what_it_leaves_out() -> None:
+def test_html_has_common_texts_once_and_says_how_much_it_leaves_out() -> None:
     run = make_run({f"test_a.py::test_{n}": "pef" for n in range(100)})
     page = as_html.render(run)
     assert page.count("did not boot") == 2  # as reason and as text
@@ -167,14 +167,14 @@ def test_markdown_shows_ids_as_code(name: str, shown: str) -> None:
     assert f"\n| {shown} | ✅ | ❌ | ⏭️ |\n" in as_markdown.render(make_run({name: "pfs"}))
 
 
-def test_a_fence_is_longer_than_what_is_in_it() -> None:
+def test_a_fence_is_longer_than_any_in_its_text() -> None:
     run = make_run({"t": "ppf"})
     run.tests["t"]["6.12"].sections = (Section("Failure", "````\n</details>"),)
 
     assert "\n`````text\nFailure\n````\n</details>\n`````\n" in as_markdown.render(run)
 
 
-def test_markdown_stays_below_the_limit_and_says_what_is_left_out() -> None:
+def test_markdown_stays_below_the_limit_and_says_how_much_it_leaves_out() -> None:
     run = make_run({f"test_a.py::test_{n}[{'x' * 100}]": "pfs" for n in range(5000)})
     for results in run.tests.values():
         results["6.1"].sections = (Section("Failure", results["6.1"].nodeid * 1000),)
@@ -186,7 +186,7 @@ def test_markdown_stays_below_the_limit_and_says_what_is_left_out() -> None:
     assert [what for _, what in left_out] == ["tests whose outcome differs", "causes", "tests"]
     assert all(0 < int(number) < 5000 for number, _ in left_out)
     assert page.count("<details>") == page.count("</details>")
-    # What matters most is whole.
+    # The table of kernels is complete.
     assert "| `6.12` | 6.12.0-7-amd64 (6.12.176) | kvm | 1.5 s | 0 | 0 | 5000 | 0 |" in page
 
 
@@ -209,7 +209,7 @@ def test_json_keeps_everything(hostile: Run) -> None:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Let no file grow beyond a size in bytes, as a disk that gets full in the middle."""
+    """Let no file grow beyond a size in bytes, as on a disk that gets full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -1,4 +1,4 @@
-"""--kernel-report: what is written of which run, and when it can't be."""
+"""--kernel-report: the contents of reports, on several kernels and on this one alone."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ EVERYTHING = """
 
 @dataclass(frozen=True)
 class Reported:
-    """A session, its JSON report, and where its other reports are."""
+    """A session, its JSON report, and the directory of its other reports."""
 
     directory: Path
     result: pytest.RunResult
@@ -74,7 +74,7 @@ class Reported:
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Reported:
-    """Run tests with each outcome there is, on kernels of which one does not boot."""
+    """Run tests with every outcome, on several kernels, one of which does not boot."""
     directory = tmp_path_factory.mktemp("everything")
     (directory / "test_a.py").write_text(dedent(EVERYTHING))
     result = run_session(
@@ -171,7 +171,7 @@ def test_kernel_that_did_not_boot_has_its_problem_and_ran_nothing(everything: Re
     assert not any(test["results"].get("unbootable", {}).get("ran") for test in tests)
 
 
-def test_boot_that_failed_is_told_once_for_all_its_items(everything: Reported) -> None:
+def test_boot_that_failed_is_described_once_for_all_its_items(everything: Reported) -> None:
     dead = [results(everything.report, f"test_dies[{n}]")["unbootable"] for n in (1, 2)]
     assert dead[0]["details"] == dead[1]["details"]
 
@@ -199,7 +199,7 @@ def details(report: dict[str, Any], name: str, kernel: str) -> list[dict[str, st
     return found
 
 
-def test_a_kernel_that_there_is_not_is_there_with_what_could_be_had(
+def test_an_unknown_kernel_is_reported_with_its_problem(
     pytester: pytest.Pytester, with_fakes: RunWithFakes
 ) -> None:
     pytester.makepyfile("def test_x(): pass")
@@ -284,8 +284,8 @@ def test_the_terminal_shows_the_worst_differences_and_says_how_to_see_all(
         assert len(said) == (0 if verbose else 1)
 
 
-def test_what_is_documented_is_what_is_in_the_schema() -> None:
-    """Each name of the schema has its row, and no row has another."""
+def test_documentation_has_the_names_of_the_schema() -> None:
+    """Each name of the schema has a row, and there is no other row."""
     whole = schema()
     described = (ROOT / "docs/report-schema.md").read_text()
     sections = {

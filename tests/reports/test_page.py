@@ -31,13 +31,13 @@ TESTS = {
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    """Return a browser, one for all tests: starting it takes longest."""
+    """Start a browser, one for all tests: starting it takes longest."""
     with Chromium(tmp_path_factory.mktemp("profile")) as chromium:
         yield chromium
 
 
 class Page:
-    """A report in a browser, and what can be seen of it."""
+    """A report in a browser, and its visible parts."""
 
     def __init__(self, browser: Chromium, run: Run, directory: Path) -> None:
         self.browser = browser
@@ -47,7 +47,7 @@ class Page:
 
     @property
     def tests(self) -> list[str]:
-        """The tests in view, each by its whole name as it is shown."""
+        """The whole names of the visible tests."""
         return self.seen("#tests tbody th[scope=row]", "firstChild.textContent")
 
     @property
@@ -59,7 +59,7 @@ class Page:
         return str(self.browser.run("form.querySelector('output').textContent"))
 
     def seen(self, selector: str, attribute: str = "textContent") -> list[Any]:
-        """Return what there is of the elements that are shown, in view or further down."""
+        """Return an attribute of each visible element, also of those below the screen."""
         found: list[Any] = self.browser.run(
             f"[...document.querySelectorAll({selector!r})]"
             f".filter(e => e.checkVisibility()).map(e => e.{attribute})"
@@ -76,13 +76,13 @@ class Page:
 
 @pytest.fixture
 def page(browser: Chromium, tmp_path: Path) -> Iterator[Page]:
-    """Return a small report, on a desk."""
+    """Show a small report on a desktop's screen."""
     browser.screen(*DESK)
     yield Page(browser, make_run(TESTS), tmp_path)
     assert browser.complaints == []
 
 
-def test_everything_is_there_and_nothing_else_is_asked_for(page: Page) -> None:
+def test_everything_is_there_and_nothing_else_is_requested(page: Page) -> None:
     assert page.tests == [name.partition("::")[2] for name in TESTS]
     assert page.columns == ["5.10", "6.1", "6.12"]
     assert page.said == "5 tests"
@@ -124,10 +124,10 @@ def test_filters_by_kernel(page: Page) -> None:
     page.browser.click("[name=kernel][value='6.12']")
 
     assert page.columns == ["6.12"]
-    assert "TestCase::test_once" not in page.tests  # which ran on the first one only
+    assert "TestCase::test_once" not in page.tests  # which ran on the first kernel only
     assert page.seen("#tests td") == ["passed", "passed", "failed", "failed"]
 
-    # An outcome is then looked for on that kernel.
+    # Outcomes are then filtered by that kernel.
     page.browser.click("[value=skipped]")
     assert page.tests == []
     page.browser.click("[name=kernel][value='5.10']")
@@ -160,7 +160,7 @@ def test_filters_by_text_of_names_and_reasons(page: Page, typed: str, found: lis
     assert page.tests == found
 
 
-def test_where_nothing_is_left_all_can_be_shown_again(page: Page) -> None:
+def test_if_filters_leave_nothing_all_can_be_shown_again(page: Page) -> None:
     page.browser.click("[name=text]")
     page.browser.type("absent")
     page.browser.click("#nothing button")
@@ -202,7 +202,7 @@ def test_closing_leaves_the_page_where_it_was(browser: Chromium, tmp_path: Path)
     assert browser.run("scrollY") == before
 
 
-def test_a_narrow_page_has_all_of_it_and_names_each_cells_kernel(
+def test_a_narrow_page_is_complete_and_names_each_cells_kernel(
     browser: Chromium, tmp_path: Path
 ) -> None:
     browser.screen(*PHONE)
@@ -210,7 +210,7 @@ def test_a_narrow_page_has_all_of_it_and_names_each_cells_kernel(
     page = Page(browser, run, tmp_path)
 
     assert browser.run("document.documentElement.scrollWidth") == PHONE[0]
-    # No element is cut off but text that scrolls by itself.
+    # No element extends beyond the page; long text scrolls within its element.
     assert page.seen("body *", "getBoundingClientRect().right > 390 && e.tagName") == [False] * len(
         page.seen("body *")
     )
@@ -218,10 +218,10 @@ def test_a_narrow_page_has_all_of_it_and_names_each_cells_kernel(
     cells = "#tests tr:nth-child(4) td"
     sign = page.style(f"{cells}.failed", "content", "::before")
     assert sign.replace('"', "").split() == ["6.12", "✗"]
-    # Cells are one below the other, or beside each other, and never on the name.
+    # Cells are below the name, never on it.
     tops = page.seen("#tests tr:nth-child(2) > *", "getBoundingClientRect().top")
     assert tops[0] < min(tops[1:])
-    # A finger needs some room, and text some size.
+    # Labels have room for a finger, and text can be read.
     assert min(page.seen("#filters label", "getBoundingClientRect().height")) >= 30
     assert float(page.style(cells, "fontSize").removesuffix("px")) >= 12
 
@@ -285,7 +285,7 @@ def test_without_scripts_everything_is_there_but_the_filters(page: Page) -> None
         page.browser.call("Emulation.setScriptExecutionDisabled", value=False)
 
 
-def test_whatever_tests_and_consoles_say_is_only_text(browser: Chromium, tmp_path: Path) -> None:
+def test_text_of_tests_and_consoles_is_no_markup(browser: Chromium, tmp_path: Path) -> None:
     said = text.clean(HOSTILE)
     run = make_run({f"{said}::{said}": "pfs"})
     (results,) = run.tests.values()
@@ -303,7 +303,7 @@ def test_whatever_tests_and_consoles_say_is_only_text(browser: Chromium, tmp_pat
 
 
 def test_thirty_thousand_results_are_no_burden(browser: Chromium, tmp_path: Path) -> None:
-    """On a slow machine it is a second for the page, and a fifth of one for a filter."""
+    """On a slow machine the page takes a second, and a filter a fifth of a second."""
     kernels = ("5.10", "6.1", "6.6", "6.12", "6.18", "7.2")
     letters = ("pppppp", "sspppp", "pppppp", "ppppfp", "pppepp")
     run = make_run(

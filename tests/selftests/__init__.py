@@ -1,1 +1,1 @@
-"""Tests of the selftests: that they catch a broken libbpf, and the page that they write."""
+"""Tests of the selftests: they catch a broken libbpf, and their results make a page."""

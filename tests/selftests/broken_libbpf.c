@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/* A libbpf that is broken in one place: stands in front of the real one and has one function, or
- * one and its low-level twin, that does not do what it says. Without any -D it changes nothing.
+/* Breaks libbpf in one place: this library stands in front of the real one, and its one function,
+ * or a function and its low-level twin, is wrong. Without any -D it changes nothing.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -10,7 +10,7 @@ struct bpf_link;
 struct bpf_program;
 struct bpf_link_update_opts;
 
-/* Of the real one; declared here, since the tests do not need libbpf's headers. */
+/* A function of the real libbpf; declared here, so that no header of libbpf is needed. */
 void bpf_link__disconnect(struct bpf_link *link);
 
 #ifdef PIN_DOES_NOTHING

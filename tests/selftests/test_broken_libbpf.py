@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("_bpf_privileges")
 
 @dataclass(frozen=True)
 class Defect:
-    """What is broken, the tests whose names say so, and tests that it must not reach."""
+    """A defect's switch, tests that must fail with it, and tests that must pass all the same."""
 
     switch: str
     named: frozenset[str]
@@ -121,7 +121,7 @@ DEFECTS = [
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the selftests: node ids, and all that pytest printed."""
+    """The results of the selftests by node id, and pytest's output."""
 
     status: int
     passed: frozenset[str]
@@ -137,7 +137,7 @@ def selftests_with(tmp_path: Path) -> Callable[[str], Outcome]:
     def run(switch: str) -> Outcome:
         library = tmp_path / f"{switch.lower()}.so"
         source = PROJECT / "tests/selftests/broken_libbpf.c"
-        # The real one by its soname, which needs no libbpf-dev.
+        # Links to the real libbpf by its soname, which needs no libbpf-dev.
         command: list[str | Path] = ["cc", "-shared", "-fPIC", f"-D{switch}", source]
         command += ["-o", library]
         subprocess.run([*command, "-Wl,--no-as-needed", "-l:libbpf.so.1"], check=True)
@@ -153,7 +153,7 @@ def test_selftests_catch(defect: Defect, selftests_with: Callable[[str], Outcome
     assert outcome.status == pytest.ExitCode.TESTS_FAILED, outcome.printed
     assert defect.named - outcome.failed == set(), outcome.printed
     assert defect.unrelated - outcome.passed == set(), outcome.printed
-    # Cleaning up copes with it too.
+    # The fixtures clean up in spite of the defect.
     assert outcome.errors == set(), outcome.printed
 
 
@@ -168,12 +168,12 @@ def test_selftests_pass_in_front_of_the_real_library(
 
 
 def _run_selftests(library: Path) -> Outcome:
-    # Those that run natively.
+    # The selftests that run natively.
     files = [
         f"selftests/test_{name}.py" for name in ("link_pinning", "cgroup_link", "link_lifetime")
     ]
     command = [sys.executable, "-m", "pytest", *files, f"--bpf-libbpf={library}"]
-    # What a broken libbpf leaves is a leak, which is true of any test, and names no behaviour.
+    # A broken libbpf makes any test leak: such errors would name no behaviour.
     options = ["--bpf-leaks=off"]
     options += ["-q", "-rA", "--tb=short", "--color=no", "-p", "no:cacheprovider"]
     environment = {key: text for key, text in os.environ.items() if key != "PYTEST_ADDOPTS"}
@@ -188,7 +188,7 @@ def _run_selftests(library: Path) -> Outcome:
     ) as process:
         printed, _ = process.communicate(timeout=60)
     _assert_nothing_left_by(process.pid, set(link_ids()) - before)
-    # A line of the summary: outcome, node id, and what went wrong after a dash.
+    # A line of the summary: outcome, node id, and the reason after a dash.
     summary = [line.partition(" - ")[0].partition(" ") for line in printed.splitlines()]
     passed, failed, errors = (
         frozenset(nodeid for word, _, nodeid in summary if word == outcome and "::" in nodeid)
@@ -198,10 +198,10 @@ def _run_selftests(library: Path) -> Outcome:
 
 
 def _assert_nothing_left_by(pid: int, new_links: set[int]) -> None:
-    """See that no link, mount, pin or cgroup outlives a session, whatever libbpf did not do."""
+    """Assert that no link, mount, pin or cgroup outlives a session with a broken libbpf."""
     assert not list(ROOT.glob(f"{pid}-*"))
     assert not list(cgroup2_mount().glob(f"pytest-bpflink-{pid}-*"))
-    # Not at once: they may be of another session on this kernel, which is still at work.
+    # Waits: the links may be of another session on this kernel, which still runs.
     eventually(
         lambda: new_links.isdisjoint(link_ids()), what="links are gone with their session", within=5
     )

@@ -1,4 +1,4 @@
-"""The page on link types: made of what a run wrote down, and in step with the table of rows."""
+"""The page on link types: made from the results of a run, and in step with the table of rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OLD, NEW = "5.10.223-amd64", "7.2.13-amd64"
 
 @pytest.fixture
 def junit(tmp_path: Path, pytester: pytest.Pytester) -> Path:
-    """A run on two kernels, of which the old one lacks some, and answers otherwise."""
+    """A run on two kernels; the old one lacks some links, and answers differently."""
     pytester.makepyfile(
         f"""
         import pytest
@@ -80,7 +80,7 @@ def test_page(junit: Path) -> None:
     ],
 )
 def test_where_a_link_is_missing(junit: Path, line: str) -> None:
-    """Where all of its tests were skipped, for what they say."""
+    """A link is missing where all of its tests were skipped, with the reasons of the skips."""
     assert line in page.text(page.read(junit)).splitlines()
 
 

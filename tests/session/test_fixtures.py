@@ -1,7 +1,7 @@
-"""The fixtures leave nothing behind, whatever becomes of the test, and hide nothing.
+"""The fixtures leave nothing behind, however a test ends, and hide no failure.
 
-The sessions under test are processes of their own. What they make they note in a file, and all of
-that must be gone when they are: cgroups, mounts, links, pins, and the session's own directory.
+Each session under test is another process, and notes in a file the cgroups, mounts and links that
+it makes. After its end these, their pins and the session's directory must be gone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OBJECT = ROOT / "selftests/progs/cgroup_egress.bpf.c"
 
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
 
-# What every inner test starts with: each fixture used once, and noted.
+# Begins every inner file: a fixture that uses each of the plugin's fixtures once, and notes it.
 PREAMBLE = f"""
 import os, signal, time
 import pytest
@@ -52,14 +52,14 @@ def test_it(everything):
 
 
 class Session:
-    """A pytest session of its own, and what it noted."""
+    """A pytest session in another process, and the notes that it writes."""
 
     def __init__(self, pytester: pytest.Pytester) -> None:
         self._pytester = pytester
         self.path = pytester.path
         self._note = pytester.path / "note"
         self._note.touch()
-        # Other sessions on this machine sweep too: they shall not sweep these.
+        # Other sessions on this machine sweep too, but not in this directory.
         self.root = pytester.path / "run"
         self._environment = os.environ | {"BPFLINK_RUN_DIRECTORY": str(self.root)}
 
@@ -76,19 +76,19 @@ class Session:
         )
 
     def collect(self) -> None:
-        """Run a session that does nothing of its own."""
+        """Run a session that runs no test, and so only sweeps."""
         command = [*PYTEST, "--collect-only", "-q"]
         subprocess.run(
             command, stdout=subprocess.DEVNULL, check=True, cwd=self.path, env=self._environment
         )
 
     def run(self, tests: str, *arguments: str) -> str:
-        """Run it to its end and return what it printed."""
+        """Run pytest to its end, and return its output."""
         output, _ = self.start(tests, *arguments).communicate(timeout=120)
         return output
 
     def made(self) -> list[tuple[int, Path, Path, int]]:
-        """Return pid, cgroup, mount and link of each test that came that far."""
+        """Return the pid, cgroup, mount and link that each test has noted."""
         lines = self._note.read_text().splitlines()
         return [
             (int(pid), Path(cgroup), Path(mount), int(link_id))
@@ -96,7 +96,7 @@ class Session:
         ]
 
     def left(self) -> list[object]:
-        """Return what is still there of all that was made."""
+        """Return all that was noted and still exists."""
         mounts, links = set(pins.mounts()), set(link_ids())
         left: list[object] = []
         for pid, cgroup, mount, link_id in self.made():
@@ -107,7 +107,7 @@ class Session:
         return left
 
     def leaves_nothing(self) -> bool:
-        """Whether all that was made is gone; the kernel may defer the end of unmounted pins."""
+        """Wait until all that was noted is gone: the kernel may defer the end of unmounted pins."""
         eventually(lambda: not self.left(), what=f"all of {self.made()} is gone")
         return True
 
@@ -119,7 +119,7 @@ def session(pytester: pytest.Pytester) -> Session:
 
 @pytest.fixture
 def outer_pin(bpffs: BpfFs) -> Path:
-    """A path in a BPF FS that is not the inner session's own."""
+    """A path in a BPF FS that the inner session does not own."""
     return bpffs / "outer"
 
 
@@ -179,7 +179,7 @@ def test_it(broken):
 
 
 def test_teardown_error_hides_nothing(session: Session) -> None:
-    """A test that fails, and whose cgroup is held: both are told, and the rest goes on."""
+    """A test fails, and its cgroup is held: both are reported, and the next test runs."""
     output = session.run(
         f"""
 import socket
@@ -204,7 +204,7 @@ def test_after(everything):
 
 
 def test_killed_session_is_swept_by_the_next(session: Session, outer_pin: Path) -> None:
-    """After SIGKILL the next session removes what the dead one left; a living one's stays."""
+    """After SIGKILL the next session removes the remains of the dead one."""
     tests = f"""
 import subprocess
 
@@ -236,7 +236,7 @@ def test_it(everything, cgroup, bpf_link, bpf_object):
 def test_living_session_is_left_alone(
     session: Session, outer_pin: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sweep does nothing to a session that lives, nor to pins that are somebody else's now."""
+    """A sweep leaves a living session alone, and a pin that another put at the same path."""
     monkeypatch.setattr(estates, "ROOT", session.root)
     tests = f"""
 def test_it(everything, bpf_link, bpf_object, cgroup):
@@ -263,7 +263,7 @@ def test_it(everything, bpf_link, bpf_object, cgroup):
     assert session.leaves_nothing()
 
 
-def test_what_can_not_be_swept_is_not_forgotten(
+def test_sweep_that_fails_is_reported_and_tried_again(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sweep that fails says so, goes on with the rest, and the next one tries again."""
@@ -302,7 +302,7 @@ def test_sweep_leaves_other_users_to_themselves(
 
 
 def test_forked_child_is_not_the_owner(session: Session) -> None:
-    """A child that leaves through Python's own exit removes nothing of its parent's."""
+    """A child that ends by `sys.exit` removes nothing that its parent made."""
     output = session.run(
         """
 import sys
@@ -322,7 +322,7 @@ def test_it(everything, cgroup, bpffs):
 
 
 def test_pins_outside_go_with_the_test(session: Session, outer_pin: Path) -> None:
-    """A pin in a BPF FS that is not the session's is removed all the same, wherever it runs."""
+    """A pin by a relative path, in another BPF FS than the session's, is removed as well."""
     output = session.run(
         f"""
 def test_it(everything, cgroup, bpf_link, bpf_object, monkeypatch):
@@ -364,14 +364,14 @@ def test_header(pytester: pytest.Pytester, arguments: tuple[str, ...]) -> None:
     ("test", "arguments"), [("test_it()", ()), ("test_it(cgroup)", ("-q",))], ids=["unused", "q"]
 )
 def test_no_header(pytester: pytest.Pytester, test: str, arguments: tuple[str, ...]) -> None:
-    """A session that uses none of it is told nothing of it, and pays nothing."""
+    """A session that does not use the plugin, or is quiet, gets no header."""
     pytester.makepyfile(f"def {test}: pass")
     result = pytester.runpytest_subprocess(*arguments)
     result.stdout.no_fnmatch_line("bpflink:*")
 
 
 def test_without_privilege_tests_are_skipped_with_the_way_out(pytester: pytest.Pytester) -> None:
-    """Without capabilities a test is skipped; it says which lack, and that a VM needs none."""
+    """Without capabilities a test is skipped; the reason names them, and a VM as the way out."""
     pytester.makepyfile("def test_it(cgroup): pass")
     done = subprocess.run(
         ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *PYTEST, "-rs"],

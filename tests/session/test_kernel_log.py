@@ -1,7 +1,7 @@
-"""The kernel's log of a test: attached to its failure, and a splat in it is an error.
+"""The kernel's log of a test is attached to its failure, and a splat in it is an error.
 
-This kernel is shared. What is logged here the kernel itself says, of a mount that it refuses, and
-only the sessions under test take it for a splat.
+This kernel is shared. So the lines in its log are harmless: the kernel logs them about mounts that
+it refuses, and only the sessions under test take some of them for splats.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-# `say(text)` makes the kernel log a line; "splat" in it is what these sessions take for one.
+# `say(text)` makes the kernel log a line; these sessions take lines with "splat" for splats.
 CONFTEST = """
 import ctypes, re
 from pytest_bpflink.vm.machines import console
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.usefixtures("_bpf_privileges")
 
 
 class Log:
-    """What sessions in a directory have the kernel log, and what they say of it."""
+    """The lines that sessions in a directory make the kernel log, and their output about them."""
 
     def __init__(self, directory: Path) -> None:
         self._word = f"bpflink{secrets.token_hex(4)}"
@@ -55,14 +55,14 @@ class Log:
         (directory / "conftest.py").write_text(text)
 
     def said(self, result: pytest.RunResult) -> str:
-        """Return a session's output, where logged lines are what the tests had logged."""
+        """Return a session's output, with logged lines reduced to the text given to `say`."""
         output = result.stdout.str() + result.stderr.str()
         return output.replace(f"tmpfs: Unknown parameter '{self._word}-", "'")
 
 
 @pytest.fixture
 def run(pytester: pytest.Pytester) -> Callable[..., str]:
-    """Run tests in a session of their own, and return what it says."""
+    """Return a function that runs tests in another session, and returns its output."""
     log = Log(pytester.path)
 
     def run(tests: str, *arguments: str) -> str:
@@ -147,11 +147,11 @@ class Splats:
 
 @pytest.fixture(scope="module")
 def splats(tmp_path_factory: pytest.TempPathFactory) -> Splats:
-    """Run tests during which the kernel logs something, in their phases and with their outcomes."""
+    """Run tests during which the kernel logs lines: in each phase, and with each outcome."""
     directory = tmp_path_factory.mktemp("splats")
     log = Log(directory)
     (directory / "test_splats.py").write_text(PREAMBLE + SPLATS)
-    # The order in which the summary lists outcomes.
+    # The summary lists outcomes in this order.
     return Splats(log.said(run_session(directory, "-rpxfE")))
 
 
@@ -166,7 +166,7 @@ def test_splat_fails_its_test(splats: Splats) -> None:
 
 
 @pytest.mark.parametrize("test", ["test_before", "test_between", "test_after"])
-def test_splat_is_nothing_to_the_tests_around_it(splats: Splats, test: str) -> None:
+def test_splat_does_not_fail_the_tests_around_it(splats: Splats, test: str) -> None:
     assert splats.outcomes(test) == ["PASSED"]
 
 
@@ -208,7 +208,7 @@ def test_line_that_a_process_wrote_is_no_splat(splats: Splats) -> None:
     assert splats.outcomes("test_writes_itself") == ["PASSED"]
 
 
-def test_failure_has_what_was_logged_during_its_test(splats: Splats) -> None:
+def test_failure_has_the_lines_that_were_logged_during_its_test(splats: Splats) -> None:
     failure = splats.failures["test_fails"]
     assert splats.outcomes("test_fails") == ["FAILED"]
     assert "its own reason" in failure
@@ -257,7 +257,7 @@ def test_after_all(): pass
 """
 
 
-def test_splat_of_nobody_fails_all_that_ran_then(run: Callable[..., str]) -> None:
+def test_splat_of_no_process_fails_all_tests_that_ran_then(run: Callable[..., str]) -> None:
     output = run(PARALLEL.format(what='say("splat")'), "-n2")
     assert "2 failed, 2 passed" in output
     sentence = "any of the tests that ran then may have caused it, so each fails"
@@ -278,7 +278,7 @@ def test_splat_in_a_workers_process_is_its_own(run: Callable[..., str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", [(), ("-n1",)], ids=["here", "dealt-out"])
-def test_splat_after_a_test_is_put_down_to_it(
+def test_splat_after_a_test_is_an_error_of_that_test(
     run: Callable[..., str], arguments: tuple[str, ...]
 ) -> None:
     output = run(
@@ -309,7 +309,7 @@ def test_splat_in_a_test_that_ends_the_session(run: Callable[..., str], end: str
     assert "ERROR at teardown of test_it" in output
 
 
-def test_unreadable_log_is_said_once(pytester: pytest.Pytester) -> None:
+def test_unreadable_log_is_reported_once(pytester: pytest.Pytester) -> None:
     """Without CAP_SYSLOG."""
     pytester.makepyfile("def test_it(cgroup_factory): pass")
     done = subprocess.run(
@@ -325,8 +325,8 @@ def test_unreadable_log_is_said_once(pytester: pytest.Pytester) -> None:
     assert done.stdout.count("bpflink: kernel log unreadable (EPERM)") == 1
 
 
-def test_lost_lines_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading goes on with what is left, as a reader does that the kernel has overtaken."""
+def test_lost_lines_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the kernel has overwritten unread lines, reading goes on with the others."""
     answers: list[bytes | OSError] = [
         BrokenPipeError(errno.EPIPE, "overwritten"),
         b"4,12,1500000,-;WARNING: one\\x0atwo\n SUBSYSTEM=none\n",
@@ -357,7 +357,7 @@ def test_lost_lines_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _by_test(output: str) -> dict[str, str]:
-    """Return what is said of each test that failed or had an error, all of it."""
+    """Return all that is printed about each test that failed or had an error."""
     parts = re.split(
         r"^_{3,} (?:ERROR at (?:setup|teardown) of )?(\w+)(?:\[.*\])? _{3,}$",
         output.partition("short test summary")[0],

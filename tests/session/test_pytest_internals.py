@@ -1,4 +1,4 @@
-"""What workers find out only once is what pytest would find out."""
+"""Workers' shortcuts find the same lines, arguments and locations as pytest."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
     from tests.conftest import RunWithFakes
 
-# They export neither.
+# As Any: these modules do not export the functions.
 PYTHON: Any = python
 FIXTURES: Any = fixtures
 
 
 def taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the shortcuts, for the length of a test."""
+    """Take the shortcuts until the end of a test."""
     for module, name in ((python, "getfslineno"), (fixtures, "getfuncargnames")):
         monkeypatch.setattr(module, name, getattr(module, name))
     pytest_internals.take_shortcuts()
@@ -57,7 +57,9 @@ def test_arguments_are_those_that_pytest_sees(monkeypatch: pytest.MonkeyPatch) -
     assert expected[:5] == [(), ("argument",), ("argument",), (), ("argument",)]
 
 
-def test_what_another_pytest_lacks_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_that_another_pytest_lacks_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     taken(monkeypatch)
     monkeypatch.delattr(python, "getfslineno")
     monkeypatch.delattr(fixtures, "getfuncargnames")
@@ -68,7 +70,7 @@ def test_what_another_pytest_lacks_is_left_alone(monkeypatch: pytest.MonkeyPatch
     assert not hasattr(fixtures, "getfuncargnames")
 
 
-def test_items_of_workers_are_where_they_are_without(
+def test_items_of_workers_have_the_same_locations_as_without(
     pytester: pytest.Pytester, with_fakes: RunWithFakes
 ) -> None:
     pytester.makepyfile(

@@ -1,4 +1,4 @@
-"""What tests need of a kernel: marks, and what is a skip and what a failure."""
+"""The requirements of tests: marks, and whether a lack is a skip or a failure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ABSENT = BpfError(errno.EINVAL, "make a link")
 
 
 def test_older_kernel_is_an_excuse() -> None:
-    """A kernel from before the feature need not have it; one of its release must."""
+    """A kernel older than the feature need not have it; one of the feature's release must."""
     assert probing.excuse(_ABSENT, _OLD, since="6.6") == (
         "came with Linux 6.6, this is 6.1.0-50-amd64"
     )
@@ -24,7 +24,7 @@ def test_older_kernel_is_an_excuse() -> None:
 
 
 def test_config_is_an_excuse() -> None:
-    """Only a config that is known and lacks the option explains anything."""
+    """Only a config that is known, and lacks the option, is an excuse."""
     kernel = KernelInfo(release="6.6.1", where="tcg")
     kernel.__dict__["config"] = {"CONFIG_BPF": "y"}
     lacking = probing.excuse(_ABSENT, kernel, config=("CONFIG_BPF", "CONFIG_FPROBE"))
@@ -35,7 +35,7 @@ def test_config_is_an_excuse() -> None:
 
 
 def test_libbpf_is_an_excuse() -> None:
-    """What the loaded libbpf lacks is not the kernel's fault."""
+    """A function that the loaded libbpf lacks is not the kernel's fault."""
     missing = NotSupported("call f", since="libbpf 1.3", here="libbpf 1.1.2")
     assert "needs libbpf 1.3 or later, this is libbpf 1.1.2" in probing.excuse(missing, _OLD)
     made = NotSupported("attach", since="Linux 5.15", here="an older kernel")
@@ -67,18 +67,18 @@ def test_refusal_is_an_excuse_of_hosts_only(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_kernel_expression(wanted: str, fits: bool) -> None:  # noqa: FBT001
-    """A bound is compared as far as it goes: 6.1.50 is 6.1."""
+    """As many numbers are compared as the bound has: 6.1.50 is 6.1."""
     assert requirements.matches((6, 1, 50), wanted) is fits
 
 
-def test_kernel_expression_that_is_none() -> None:
-    """What can't be read says how to write it."""
+def test_kernel_expression_that_can_not_be_read() -> None:
+    """The error says how to write an expression."""
     with pytest.raises(pytest.UsageError, match=r'kernel\(">=6.6"\)'):
         requirements.matches((6, 1), "6.6")
 
 
 def test_probes_look_at_the_effect(pytester: pytest.Pytester) -> None:
-    """What is there runs, what is newer is skipped, what is absent or unknown is an error."""
+    """A test runs if its feature is there, is skipped if it is newer, and fails otherwise."""
     pytester.makepyfile(
         """
         import pytest
@@ -118,7 +118,7 @@ def test_probes_look_at_the_effect(pytester: pytest.Pytester) -> None:
 
 
 def test_guest_only(pytester: pytest.Pytester) -> None:
-    """What can crash a kernel is skipped natively, unless the machine may be lost."""
+    """Tests that can crash a kernel are skipped natively, unless --bpf-native-all runs them."""
     pytester.makepyfile(
         """
         import pytest
@@ -146,7 +146,7 @@ def test_guest_only_beside_guests(
     options: tuple[str, ...],
     natively: bool,  # noqa: FBT001
 ) -> None:
-    """Where there are guests, natively there is not even a skipped item."""
+    """If there are guests, the native kernel has not even a skipped item."""
     pytester.makepyfile(
         """
         import pytest

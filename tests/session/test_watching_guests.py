@@ -1,4 +1,4 @@
-"""Leaks and splats in real guests, where all that appears is the tests', and kernels do warn."""
+"""Leaks and splats in real guests, where nothing else makes objects, and kernels do warn."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_guests_are_watched(pytester: pytest.Pytester, monkeypatch: pytest.Monke
         )
         for kernel in ("5.10", "7.2")
     ]
-    # The line is another one since 6.19.
+    # The line has another format since Linux 6.19.
     for head in (
         r"WARNING: CPU: 0 PID: \d+ at fs/proc/generic\.c:\d+ proc_register\S+",
         r"WARNING: fs/proc/generic\.c:\d+ at proc_register\S+, CPU#0: \w+/\d+",

@@ -1,7 +1,6 @@
-"""A real browser without a window: what a page looks like and does, on a screen of any size.
+"""A headless browser, which shows how a page looks and behaves on a screen of any size.
 
-It is spoken to over two pipes, in the browser's own DevTools protocol, which takes no driver and no
-library.
+`Chromium` speaks the DevTools protocol over two pipes, and so needs no driver and no library.
 """
 
 from __future__ import annotations
@@ -23,12 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-#: As other systems call it.
+#: The program's names on different systems.
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 _SECONDS = 30.0
 
-# Twice: what comes into view may turn out larger than it was taken for, and moves what is below.
+# Twice: with `content-visibility: auto`, rows that come into view may turn out larger than their
+# estimated size, and move the element.
 _MIDDLE = """
     async (element) => {
         for (let time = 0; time < 2; time++) {
@@ -51,7 +51,7 @@ class Chromium:
         self._session = ""
         self._unread = b""
         self._loads = 0
-        #: What the page asked for, its own address apart; and what it complained of.
+        #: The URLs that the page requested, and its errors and log entries.
         self.requests: list[str] = []
         self.complaints: list[str] = []
 
@@ -75,11 +75,14 @@ class Chromium:
 
     def __exit__(self, *_: object) -> None:
         with self._undo:
-            # It writes to its profile until it ends.
+            # The browser writes to its profile until it ends.
             self.call("Browser.close")
 
     def call(self, method: str, **parameters: object) -> dict[str, Any]:
-        """Have something done, as https://chromedevtools.github.io/devtools-protocol has it."""
+        """Call a method of the protocol, and return its result.
+
+        The methods are described at https://chromedevtools.github.io/devtools-protocol.
+        """
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": parameters}
         if self._session:
@@ -92,17 +95,17 @@ class Chromium:
         return result
 
     def open(self, file: Path) -> None:
-        """Show a file, and return when it is there with all that belongs to it."""
+        """Show a file, and return when the page and its resources are loaded."""
         self.requests.clear()
         self.complaints.clear()
         self._until_loaded("Page.navigate", url=file.as_uri())
 
     def reload(self) -> None:
-        """Show the same page afresh."""
+        """Load the same page again."""
         self._until_loaded("Page.reload")
 
     def run(self, expression: str) -> Any:
-        """Return what JavaScript comes to in the page."""
+        """Evaluate JavaScript in the page, and return its value."""
         answer = self.call(
             "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
         )
@@ -110,7 +113,7 @@ class Chromium:
         return answer["result"].get("value")
 
     def screen(self, width: int, height: int, *, dark: bool = False) -> None:
-        """Have a screen of this size, light or dark."""
+        """Emulate a screen of this size, with a light or dark colour scheme."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -122,13 +125,13 @@ class Chromium:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def click(self, selector: str) -> None:
-        """Click in the middle of an element, as it is seen: what lies above it gets the click."""
+        """Click at the middle of an element; another that covers it there gets the click."""
         x, y = self.run(f"({_MIDDLE})(document.querySelector({json.dumps(selector)}))")
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def type(self, text: str) -> None:
-        """Type into what has the focus."""
+        """Type into the element that has the focus."""
         self.call("Input.insertText", text=text)
 
     def press(self, key: str) -> None:
@@ -137,7 +140,7 @@ class Chromium:
             self.call("Input.dispatchKeyEvent", type=kind, key=key)
 
     def picture(self, file: Path) -> None:
-        """Keep what is on the screen, as PNG."""
+        """Write a screenshot to a file, as PNG."""
         picture = self.call("Page.captureScreenshot", format="png")
         file.write_bytes(base64.b64decode(picture["data"]))
 
@@ -150,7 +153,7 @@ class Chromium:
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._unread:
             readable, _, _ = select.select([self._from], [], [], _SECONDS)
-            assert readable, "the browser says nothing any more"
+            assert readable, "the browser sends nothing any more"
             more = os.read(self._from, 1 << 20)
             assert more, "the browser is gone"
             self._unread += more
@@ -177,7 +180,7 @@ def _started(program: str, profile: Path, theirs_in: int, theirs_out: int) -> It
         "--headless=new",
         "--remote-debugging-pipe",
         f"--user-data-dir={profile}",
-        # Its sandbox refuses root, and the only page it sees is ours. Containers have a small shm.
+        # The sandbox refuses root, and only our own page is opened. Containers have a small shm.
         "--no-sandbox",
         "--disable-dev-shm-usage",
         "--disable-gpu",
@@ -202,7 +205,7 @@ def _started(program: str, profile: Path, theirs_in: int, theirs_out: int) -> It
         yield
         process.wait(_SECONDS)
     finally:
-        # It starts others, which outlive it for a moment.
+        # The browser's child processes outlive it for a moment.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# A guest that is saved first, and emulated beside others.
+# Enough for a guest that is saved first, and emulated beside others.
 _SECONDS = 300.0
 
 BPFLINK = str(Path(sys.executable).parent / "bpflink")
@@ -17,7 +17,7 @@ BPFLINK = str(Path(sys.executable).parent / "bpflink")
 def bpflink(
     *arguments: str | Path, stdin: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run it to its end, with these variables changed, and return what came of it."""
+    """Run the command to its end, with these environment variables added."""
     return subprocess.run(
         [BPFLINK, *arguments],
         input=stdin,
@@ -30,7 +30,7 @@ def bpflink(
 
 
 def table_of(output: str) -> list[list[str]]:
-    """Return the rows of the first table in what was written, without its head."""
+    """Return the rows of the first table in an output, without its head."""
     lines = output.splitlines()
     (rule,) = (at for at, line in enumerate(lines) if line.startswith("──"))
     rows: list[Any] = [line.split() for line in lines[rule + 1 :] if line.strip()]

@@ -15,9 +15,7 @@ from tests.support.kernel_trees import CONFIG, write
 if TYPE_CHECKING:
     from pathlib import Path
 
-needs_apt = pytest.mark.skipif(
-    not shutil.which("apt-get"), reason="apt-get is not on this host, and nothing else is tested"
-)
+needs_apt = pytest.mark.skipif(not shutil.which("apt-get"), reason="apt-get is not on this host")
 
 
 class Deb(NamedTuple):
@@ -55,7 +53,7 @@ class Deb(NamedTuple):
 def kernel_deb(
     name: str, version: str, *, config: str = CONFIG, image: str = "kernel", depends: str = ""
 ) -> Deb:
-    """Return a package as they are up to Linux 6.18; DEPENDS is of the same version."""
+    """Return a package as Debian builds it up to Linux 6.18; DEPENDS has the same version."""
     release = name.removeprefix("linux-image-")
     files = {
         f"boot/vmlinuz-{release}": image,
@@ -66,7 +64,7 @@ def kernel_deb(
 
 
 def split_debs(release: str, version: str) -> list[Deb]:
-    """Return packages as they are from Linux 6.19 on: a shell, the image, the modules."""
+    """Return Debian's packages from Linux 6.19 on: one without files, base, image, modules."""
     directory = f"usr/lib/modules/{release}"
     image = {f"{directory}/vmlinuz": "kernel", f"{directory}/config": CONFIG}
     base, binary, modules = (f"linux-{part}-{release}" for part in ("base", "binary", "modules"))
@@ -99,9 +97,9 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         kernel_deb(f"linux-image-6.12.5+deb13-{arch}", "6.12.5-1"),
         kernel_deb(f"linux-image-6.8.1-{arch}", "6.8.1-1", config=without_9p),
-        # Its linux-base is gone, as trixie-backports' is.
+        # The archive lacks its linux-base, as trixie-backports once did.
         kernel_deb(f"linux-image-6.16.3+deb13-{arch}", "6.16.3-1", depends="linux-base-6.16.3"),
-        # Its modules are gone.
+        # The archive lacks its modules.
         *split_debs(f"7.1.3+deb13-{arch}", "7.1.3-1")[:-1],
         *split_debs(f"7.2.9+deb14-{arch}", "7.2.9-1"),
         *split_debs(f"7.3-{arch}", "7.3~rc7-1~exp1"),
@@ -136,12 +134,12 @@ def store(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sto
 
 
 def feed(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
-    """Let stores be fed from another archive, from now on."""
+    """Let stores fetch from this archive from now on."""
     source = {"Component": "main", "Release": "bookworm", "Repo-URI": uri}
     monkeypatch.setattr(apt, "host_sources", lambda: [source])
 
 
-#: A process that fetches kernels: arguments are the archive's URI, the store, and SPECs.
+#: A program that fetches kernels; its arguments are the archive's URI, the store, and SPECs.
 FETCH = """
 import sys
 from pathlib import Path
@@ -159,5 +157,5 @@ for spec in sys.argv[3:]:
 
 
 def contents(store: Store) -> list[str]:
-    """Return what is in a store's directory, beside its lock."""
+    """Return the names in a store's directory, except its lock."""
     return sorted(path.name for path in store.root.iterdir() if path.name != ".lock")

@@ -1,7 +1,7 @@
 """Guests that are ordinary processes of this machine: a plugin for pytester.
 
-What they do is in their SPEC, see `FakeMachines`. Tests that run in such a guest can make it
-`panic` or `taint` it. Each boot adds a line to the file `boots` in the current directory.
+A guest's SPEC says how the guest behaves: see `FakeMachines`. A test that runs in such a guest can
+call `panic` and `taint`. Each boot adds a line to the file `boots` in the current directory.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _CONSOLE = "FAKE_GUEST_CONSOLE"
 
 
 def booted(directory: Path | None = None) -> list[str]:
-    """Return the cues of the machines that were started there, or in the current directory."""
+    """Return the cues of the machines that were started, from DIRECTORY's file `boots`."""
     return ((directory or Path()) / "boots").read_text().split()
 
 
 def panic(words: str) -> NoReturn:
-    """Say something on the console, and be gone: what the host sees of a kernel panic."""
+    """Write to the console and die: the host sees the same as of a kernel panic."""
     Path(os.environ[_CONSOLE]).write_text(f"Kernel panic - not syncing: {words}\n")
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("unreachable")
 
 
 def taint(bits: int) -> None:
-    """Have the guest's kernel tainted."""
+    """Let the guest's kernel appear tainted with these bits."""
     _tainted().write_text(str(bits))
 
 
@@ -57,11 +57,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
         taint.TAINTED = _tainted()
         taint.TAINTED.write_text("0")
-    # Tests in a guest are taken for alone on their kernel, which those in these are not.
+    # A guest's tests are assumed to be alone on their kernel. These guests share the host's.
     config.option.bpf_leaks = config.option.bpf_leaks or "off"
     config.option.bpf_dmesg = config.option.bpf_dmesg or "off"
     if config.getoption("kernel") and not hasattr(config, "workerinput"):
-        # Not before --kernel asks: importing it takes xdist.
+        # Only with --kernel: these modules import xdist.
         from pytest_bpflink.matrix.controller.watchdog import LIMITS, Limits
         from pytest_bpflink.matrix.guests.machines import MACHINES
 
@@ -72,13 +72,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class FakeMachines:
-    """Does what the beginning of the SPEC says; any other SPEC gives a guest that works.
+    """The beginning of a SPEC chooses a behaviour; any other SPEC gives a guest that works.
 
-    unknown: there is no such kernel. unbootable: the kernel does not come up. bootsonce: the second
-    machine does not. unreachable: no worker can be started in it. mistaken: the machine runs
-    another kernel. noqemu: no machine can be started. mute: the machine says nothing to execnet.
-    slow: each machine but the first takes 2 s to boot. full: the disk is full; fullsoon: it is when
-    the second machine starts.
+    unknown: there is no such kernel. unbootable: the kernel does not boot. bootsonce: the second
+    machine does not boot. unreachable: no worker can be started in the machine. mistaken: the
+    machine runs another kernel. noqemu: no machine can be started. mute: the machine sends nothing
+    to execnet. slow: each machine but the first takes 2 s to boot. full: the disk is full.
+    fullsoon: the disk is full when the second machine starts.
     """
 
     def __init__(self) -> None:
@@ -131,7 +131,7 @@ class FakeMachine:
             return "false"
         command = [sys.executable, __file__, str(self._directory), str(self._console)]
         if self._cue.startswith("mute"):
-            # What execnet adds is left to the command, which ignores it.
+            # The command ignores the arguments that execnet appends.
             command += ["-c", "import time; time.sleep(60)"]
         return shlex.join(command)
 
@@ -152,7 +152,7 @@ class FakeMachine:
 
     def kill(self) -> None:
         self._killed.set()
-        # Should it not have said yet which process it is.
+        # If `_main` has not written its pid yet, it sees this file and exits.
         (self._directory / "killed").touch()
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             os.kill(int((self._directory / "pid").read_text()), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The project as others have it: built, and installed in a virtual environment of its own."""
+"""The project as its users get it: built, and installed in a fresh virtual environment."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def fresh_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def install(wheel: Path, directory: Path) -> Path:
     """Make a virtual environment with a wheel in it, and return its Python.
 
-    What the project depends on is this environment's, found through a `.pth` file: that takes no
-    network, and leaves the editable install out, whose own `.pth` file is not read there.
+    A `.pth` file adds this environment's packages, so that the dependencies need no network. This
+    environment's editable install is not found: Python reads no `.pth` files in added directories.
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory], check=True)
     python: Path = directory / "bin/python"
@@ -48,7 +48,7 @@ def install(wheel: Path, directory: Path) -> Path:
 
 
 def build(kind: str, source: Path, directory: Path) -> Path:
-    """Build a distribution without a network: the backend is a dependency for development."""
+    """Build a distribution without a network: the build backend is a development dependency."""
     run_build(kind, source, directory, environment={})
     (built,) = directory.iterdir()
     return built
@@ -57,7 +57,7 @@ def build(kind: str, source: Path, directory: Path) -> Path:
 def run_build(
     kind: str, source: Path, directory: Path, *, environment: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """Build a distribution, and return what was said."""
+    """Build a distribution, and return the finished process with its output."""
     return subprocess.run(
         [sys.executable, "-m", "build", kind, "--no-isolation", "--outdir", directory, source],
         env=os.environ | environment,
@@ -71,7 +71,7 @@ def run_build(
 def run_pytest(
     python: Path, directory: Path, *arguments: str, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run pytest as someone does who has the project installed."""
+    """Run pytest with a Python in which the project is installed."""
     return subprocess.run(
         [python, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", *arguments],
         cwd=directory,

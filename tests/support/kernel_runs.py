@@ -1,4 +1,4 @@
-"""Runs on several kernels: made up as data, and read from the JSON report of real ones."""
+"""Results of runs on several kernels: made up, or read from the JSON report of a real run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_bpflink.session.kernel import MatrixKernel
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: What tests and consoles may say, to break out of any format or terminal.
+#: Text that tests and consoles may print, and that could break out of a format or terminal.
 HOSTILE = (
     "</script></style></pre><img src=x onerror=alert(1)>`|`` | \\| *a* _b_ [l](http://x) @all #1 $1"
     " &amp; \x1b[31mred\x1b[0m \x1b]0;title\x07 \x00\x08\x9b \udc80 \u202e ${evil} $script ]]> -->"
@@ -34,7 +34,7 @@ def make_run(
 ) -> Run:
     """Return a run of tests, each with one letter per kernel: p, f, e, s, n, or - for no item.
 
-    What failed has a traceback of its own, what was skipped a reason.
+    Each failure has another traceback; each skip has a reason.
     """
     run = Run("project", datetime(2026, 11, 21, tzinfo=UTC), seconds=3.0, exit_status=1)
     run.kernels = [kernel(name) for name in kernels]
@@ -67,7 +67,7 @@ def reports(name: str) -> list[str]:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Return a JSON report that is as its schema says, and whose counts add up."""
+    """Read a JSON report, and check that it follows its schema and that its counts add up."""
     report: dict[str, Any] = json.loads(file.read_text())
     Draft202012Validator(schema()).validate(report)
     for kernel in report["kernels"]:
@@ -82,14 +82,14 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def schema() -> dict[str, Any]:
-    """Return what is installed with the package."""
+    """Return the JSON schema that is installed with the package."""
     file = resources.files("pytest_bpflink.reports").joinpath("schema.json")
     described: dict[str, Any] = json.loads(file.read_text())
     return described
 
 
 def outcomes(report: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """Return outcomes by test, without its file, and kernel."""
+    """Return outcomes by the test's name, without its file, and by kernel."""
     return {
         test["id"].partition("::")[2]: {
             kernel: result["outcome"] for kernel, result in test["results"].items()
@@ -99,7 +99,7 @@ def outcomes(report: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def results(report: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
-    """Return what there is of a test, by kernel."""
+    """Return a test's results by kernel."""
     (test,) = [test for test in report["tests"] if test["id"].endswith(f"::{name}")]
     found: dict[str, dict[str, Any]] = test["results"]
     return found

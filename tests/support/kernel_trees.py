@@ -1,4 +1,4 @@
-"""Directories that are laid out as kernels are, with files that nothing boots."""
+"""Directories with the layout of kernels, whose files cannot be booted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other libbpfs than the one that this process uses."""
+"""A libbpf that is not the one that this process uses."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ print(open("/proc/self/maps").read())
 
 def copy_system_libbpf(destination: Path) -> Path:
     """Copy the libbpf that the dynamic linker finds, and return the copy's path."""
-    # Asked of another process: this one may have loaded other libbpfs, which choosing one does to
-    # look at it, and they stay in its maps.
+    # A new process loads no other libbpf; this one may have several in its maps.
     maps = subprocess.check_output([sys.executable, "-c", _SHOW_MAPS], text=True).splitlines()
     (system,) = {line.split()[-1] for line in maps if "libbpf.so" in line}
     return Path(shutil.copy(system, destination))

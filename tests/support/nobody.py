@@ -1,4 +1,4 @@
-"""Runs programs as a user who is nobody here, and who can read the Python that these tests have."""
+"""Runs programs as the user nobody, who can then read the Python of these tests."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SECONDS = 600.0
 
 
 def run_as_nobody(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run it to its end, and return what it wrote and its exit status."""
-    # That of these tests, and the one that its virtual environment was made from.
-    with _in_sight({Path(sys.prefix), Path(sys.base_prefix)}) as prefix:
+    """Run a command to its end, and return its output and its exit status."""
+    # The virtual environment of these tests, and the Python that it was made from.
+    with _as_nobody({Path(sys.prefix), Path(sys.base_prefix)}) as prefix:
         return subprocess.run(
             [*prefix, *command],
             stdout=subprocess.PIPE,
@@ -35,11 +35,11 @@ def run_as_nobody(command: list[str], **options: Any) -> subprocess.CompletedPro
 
 
 @contextlib.contextmanager
-def _in_sight(paths: set[Path]) -> Iterator[list[str]]:
-    """Give what starts a command as nobody, with these directories open to that user.
+def _as_nobody(paths: set[Path]) -> Iterator[list[str]]:
+    """Return the words to put before a command, so that nobody runs it and can read PATHS.
 
-    Root's Python may be below root's home, which is root's alone: for this command there is another
-    directory in its place, with these in it and nothing else.
+    Root's Python may be below root's home, which only root can enter. The command sees an empty
+    directory in its place, with PATHS mounted in it.
     """
     hidden = {path: closed for path in paths if (closed := _closed(path))}
     with tempfile.TemporaryDirectory() as directory:
@@ -58,7 +58,7 @@ def _in_sight(paths: set[Path]) -> Iterator[list[str]]:
 
 
 def _closed(path: Path) -> Path | None:
-    """Return the outermost directory above a path that others can't go through."""
+    """Return the outermost directory above a path that other users can't enter."""
     for above in reversed(path.parents):
         if not above.stat().st_mode & stat.S_IXOTH:
             return above

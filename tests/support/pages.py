@@ -1,8 +1,8 @@
-"""The pages that people read, and the code in them.
+"""The pages of the documentation, and the code in them.
 
-Each block of Python, C or TOML is a file, named by a comment on its first line. Those of a page
-and, beside them, the README's are a project whose tests pass, or are skipped if they say what they
-require. Those of a file that says so fail: `# test_it.py, which fails`.
+Each block of Python, C or TOML is a file, named by a comment on its first line. The files of a page
+and of the README together are a project. Its tests pass, or are skipped if a mark says what they
+require. In a file that begins with `# test_it.py, which fails` all tests fail.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NAME = re.compile(r"(?:# |/\* )(\S+\.\w+)(, which fails)?(?: \*/)?\n")
 
 @dataclass
 class Page:
-    """What a page has to run."""
+    """The files and the commands of a page."""
 
     files: dict[str, str] = field(default_factory=dict)
     fail: list[str] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Page:
 
     @property
     def passing(self) -> int:
-        """How many tests pass, but for those that the kernel lacks something for."""
+        """How many tests pass, on a kernel that lacks nothing they require."""
         return sum(_tests_in(self.files[name]) for name in self.tests) - self.failing
 
     @property
@@ -55,7 +55,7 @@ class Page:
 
 
 def read(file: Path) -> Page:
-    """Take a page apart."""
+    """Return the files and the commands of a page."""
     page = Page()
     for language, text in _BLOCK.findall(file.read_text()):
         if language == "console":

@@ -1,4 +1,4 @@
-"""The rooms of the house, read from its source: which there are, and what each imports.
+"""The rooms of the house, and the imports between them, read from its source.
 
 `python -m tests.support.rooms` draws them, for docs/architecture.md.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-#: From the top. A file is in the room that names it, or else in the room of its folder.
+#: From the top. A file is in the room of its own name, or else in the room of its folder.
 ROOMS = (
     "selftests",
     "selftests/conformance",
@@ -55,7 +55,7 @@ ROOMS = (
 
 @dataclass(frozen=True)
 class Import:
-    """An import of one module by another file, in whatever place of it."""
+    """An import of a module, in any place of a file."""
 
     file: str
     module: str
@@ -66,7 +66,7 @@ def files(root: Path) -> dict[str, str]:
     """Return the files of the installed packages by the names of their modules."""
     found = {}
     for package in ("pytest_bpflink", "vm", "selftests"):
-        # This follows no symbolic links, which are packages of their own.
+        # rglob follows no symbolic links: pytest_bpflink/vm and pytest_bpflink/selftests are links.
         for file in (root / package).rglob("*.py"):
             path = str(file.relative_to(root))
             parts = path.removesuffix(".py").removesuffix("/__init__").split("/")

@@ -1,6 +1,6 @@
-"""Sessions of pytest that a fixture runs once, for all tests of a module that look at them.
+"""Runs a session of pytest once, in a fixture, for all tests of a module that look at it.
 
-A session that one test looks at is pytester's.
+Tests that need a session for themselves use `pytester`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def run_session(
     directory: Path, *arguments: str | Path, timeout: float = 100, **environment: str
 ) -> pytest.RunResult:
-    """Run pytest in a directory, with these variables changed, and with its `tmp_path`s there."""
+    """Run pytest in a directory, which also has its `tmp_path`s, with these variables added."""
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--basetemp", directory / "basetemp", *arguments],

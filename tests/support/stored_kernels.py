@@ -1,4 +1,4 @@
-"""Where this user's kernels are stored, for sessions that pytester gives another home."""
+"""The directory of this user's kernels, for sessions in which pytester sets another HOME."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which acceleration is taken, and how often it is tried; the machines here are pretended."""
+"""The choice of an acceleration, and how often KVM is tried; the machines are fakes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KERNEL = Kernel("6.1", "6.1", "6.1.0", Path("/vmlinuz"), None, {})
 
 
 class PretendedMachine:
-    """A machine whose guest comes up, or fails as told."""
+    """A machine whose guest boots, or fails with `failure`."""
 
     failure: BootFailed | None = None
     started = 0
@@ -43,7 +43,7 @@ class PretendedMachine:
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[PretendedMachine]:
-    """Have a device, an empty cache, and machines that are only pretended."""
+    """Make a device for KVM, an empty cache, and machines that are only pretended."""
 
     class Machine(PretendedMachine):
         pass

@@ -1,4 +1,4 @@
-"""What is kept between runs: where it is, how it is written, and who may write it."""
+"""The cache: its path, how its files are written, and that one run at a time writes."""
 
 from __future__ import annotations
 

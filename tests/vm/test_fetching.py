@@ -1,4 +1,4 @@
-"""Fetching kernels where something is missing: the network, room, the right to write, the rest."""
+"""Fetching kernels without a network, room on the disk, or permission to write; and in parts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def forget_when_it_was_updated(store: Store) -> None:
 
 @needs_apt
 @pytest.mark.parametrize(("word", "version"), [("lts", "6.12.5"), ("newest", "7.2.9")])
-def test_word_chooses_among_what_can_be_had(store: Store, word: str, version: str) -> None:
+def test_word_chooses_among_stored_and_offered_kernels(
+    store: Store, word: str, version: str
+) -> None:
     find("6.1.99", store=store)
     kernel = find(word, store=store)
     assert kernel.version == version
@@ -64,14 +66,14 @@ def test_word_fetches_nothing_that_is_here(store: Store) -> None:
 
 
 @needs_apt
-def test_pattern_is_expanded_to_what_can_be_had(store: Store) -> None:
+def test_pattern_is_expanded_to_offered_kernels(store: Store) -> None:
     assert expand("6.1*", store=store) == ["6.1", "6.12", "6.16"]
     assert expand("6.1.*", store=store) == ["6.1.99", "6.1.100"]
     assert not contents(store)
 
 
 @needs_apt
-def test_pattern_that_matches_nothing_lists_what_there_is(store: Store) -> None:
+def test_pattern_that_matches_nothing_lists_the_offered_kernels(store: Store) -> None:
     with pytest.raises(KernelNotFound, match=r"(?s)no kernel 9\.\*; there are:.*6\.12\.5"):
         expand("9.*", store=store)
 
@@ -156,7 +158,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.root = root
         self.whole = threading.Event()
-        #: Where in a package each answer began.
+        #: The offset in a package at which each answer began.
         self.starts: list[int] = []
 
     @property
@@ -165,7 +167,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one request, also for the rest of a file."""
+    """Answers a request, for a file or for the rest of one."""
 
     protocol_version = "HTTP/1.1"
     server: Server
@@ -203,7 +205,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """Serve an archive with two kernels of some MB, which no compression makes small."""
+    """Serve an archive with two kernels of some MB, which compression does not make small."""
     arch = debian.architecture()
     image = secrets.token_hex(4 << 20)
     root = tmp_path / "archive"
@@ -226,7 +228,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def cut_off(server: Server, store: Store, spec: str) -> Path:
-    """Kill a process in the middle of a download, and return what it has by then."""
+    """Kill a process in the middle of a download, and return the partial file."""
     archives = store.root.parent / "apt/cache/archives"
     command = [sys.executable, "-c", FETCH, server.uri, str(store.root), spec]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as run:
@@ -235,7 +237,7 @@ def cut_off(server: Server, store: Store, spec: str) -> Path:
         helpers = processes_in(archives)
         assert helpers
         run.send_signal(signal.SIGKILL)
-    # apt does not go on when nobody waits for it, or two would write to one file.
+    # apt must end with its parent: otherwise two processes would write to one file.
     eventually(lambda: not any(map(is_running, helpers)), within=30)
     return part
 
@@ -266,7 +268,7 @@ def test_download_that_was_cut_off_is_continued(
 
 
 @needs_apt
-def test_what_is_no_beginning_of_a_package_is_dropped(
+def test_part_that_is_no_beginning_of_its_package_is_dropped(
     store: Store, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part = cut_off(server, store, "6.1")
@@ -281,7 +283,7 @@ def test_what_is_no_beginning_of_a_package_is_dropped(
 
 
 @needs_apt
-def test_fetching_another_kernel_drops_what_was_cut_off(
+def test_fetching_another_kernel_drops_the_part_that_was_cut_off(
     store: Store, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part = cut_off(server, store, "6.1")
@@ -312,7 +314,7 @@ def test_disk_that_gets_full_leaves_a_store_that_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arch = debian.architecture()
-    # They say that they take 20 KB, so that no check beforehand helps.
+    # The packages claim to take 20 KB, so that the check for room passes.
     fits, large = "kernel" * 50_000, "kernel" * 200_000
     make_archive(
         tmp_path / "archive",
@@ -365,7 +367,7 @@ def shared(store: Store) -> Iterator[Store]:
 
 
 def fetch_as_nobody(store: Store, *specs: str) -> list[str]:
-    """Return what another user is told who can only read."""
+    """Fetch as a user who can only read, and return the lines of output."""
     drop = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
     command = [*drop, sys.executable, "-c", FETCH, NO_NETWORK, str(store.root), *specs]
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
@@ -377,7 +379,7 @@ def fetch_as_nobody(store: Store, *specs: str) -> list[str]:
 
 @needs_apt
 @needs_root
-def test_user_who_can_only_read_has_what_is_there(shared: Store) -> None:
+def test_user_who_can_only_read_finds_the_stored_kernels(shared: Store) -> None:
     said = fetch_as_nobody(shared, "6.12", "newest", "6.1")
     nothing = "there is no kernel 6.1 in the store, which has 6.12.5, and none can be fetched"
     cannot = f"{shared.root} can't be written to (Permission denied)"
@@ -392,7 +394,7 @@ def test_user_who_can_only_read_has_what_is_there(shared: Store) -> None:
 @needs_apt
 @needs_root
 @pytest.mark.usefixtures("store")
-def test_medium_that_is_read_only_has_what_is_there(tmp_path: Path) -> None:
+def test_stored_kernels_on_a_read_only_medium_are_found(tmp_path: Path) -> None:
     with mounted("size=4m", at=tmp_path / "medium") as disk:
         medium = Store(disk / "kernels")
         find("6.12", store=medium)

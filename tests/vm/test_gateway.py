@@ -1,4 +1,4 @@
-"""The relay between execnet and a guest, with a Python on this host for the guest."""
+"""The relay between execnet and a guest, with a Python on this host in the guest's place."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEADLINE = 10.0
 
 @pytest.fixture
 def guest(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a "guest" whose Python waits at the pipes in `tmp_path`, as one in a machine does."""
+    """Start a "guest" whose Python waits at the pipes in `tmp_path`, as a real guest's does."""
     with ExitStack() as undo:
 
         def opened(name: str, mode: int) -> int:
@@ -35,7 +35,7 @@ def guest(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
         for name in (gateway.TO_GUEST, gateway.FROM_GUEST):
             os.mkfifo(tmp_path / name)
-        # Both ends, so that neither waits for the other; only the guest holds on to its own.
+        # Opening both ends here keeps either from waiting; only the guest keeps its ends open.
         with ExitStack() as early:
             both = [os.open(tmp_path / gateway.FROM_GUEST, os.O_RDWR)]
             both.append(os.open(tmp_path / gateway.TO_GUEST, os.O_RDWR))

@@ -1,4 +1,4 @@
-"""What a guest's image is made of: files with their links, modules, a kernel unpacked. No guest."""
+"""A guest's image: files with their links, modules, and an unpacked kernel. No guest runs."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def test_image_has_python_pytest_and_the_agent(tmp_path: Path) -> None:
     assert not in_image(inventory.__file__).exists()
 
 
-def test_code_is_compiled_as_it_is_when_the_image_s_python_looks_for_it(tmp_path: Path) -> None:
-    """Compiling takes most of the time of an import, and more so in a guest."""
+def test_image_has_compiled_code_that_its_python_accepts(tmp_path: Path) -> None:
+    """Compiling takes most of the time of an import, above all in a guest."""
     needed = inventory.take(sys.executable, os.environ, cache=tmp_path)
     guest_image.build(tmp_path / "archive", needed, modules=None)
     root = unpack(tmp_path / "archive", tmp_path / "root")
@@ -103,13 +103,13 @@ def test_code_is_compiled_as_it_is_when_the_image_s_python_looks_for_it(tmp_path
     for module in (contextlib, execnet):
         source = Path(str(module.__file__))
         copy = root / str(source).lstrip("/")
-        # With another time than the source's, and with nothing that can be compiled.
+        # The copy has another time than the source, and can't be compiled.
         copy.write_text("not Python")
         assert machinery.SourceFileLoader(module.__name__, str(copy)).get_code(module.__name__)
 
 
 def test_plugin_that_this_python_finds_is_the_one_that_runs_here(tmp_path: Path) -> None:
-    """Guests of any other plugin forget what they had imported of it, and are slower."""
+    """Guests with another plugin import it anew, and are slower."""
     assert inventory.take(sys.executable, os.environ, cache=tmp_path).has_this_plugin
 
 
@@ -123,7 +123,7 @@ def test_plugin_that_this_python_finds_is_the_one_that_runs_here(tmp_path: Path)
     ],
 )
 def test_name_that_is_preloaded_is_a_module(name: str) -> None:
-    """A guest imports a module that was not found when it is needed, which takes it longer."""
+    """A guest that could not preload a module imports it when needed, which takes longer."""
     if importlib.util.find_spec(name.partition(".")[0]) is None:
         pytest.skip("not installed")
 
@@ -131,7 +131,7 @@ def test_name_that_is_preloaded_is_a_module(name: str) -> None:
 
 
 def test_search_of_each_plugin_that_is_preloaded_is_shortened() -> None:
-    """A name that is not imported has no effect there."""
+    """The name of a module that is not preloaded has no effect."""
     imported = {f"pytest_bpflink.{name}" for name in preload._PLUGIN} | {*preload._MODULES}
 
     assert {*preload._PLUGINS, *preload._OWN_PLUGINS} <= imported
@@ -161,7 +161,7 @@ def test_inventory_is_remembered_until_a_file_changes(
     first = digest()
     assert digest() == first
     assert asked == ["python"]
-    # As it is installed anew for each run of CI.
+    # As on CI, where each run installs the package anew.
     package.unlink()
     package.write_text("one = 1")
     assert digest() == first
@@ -202,7 +202,7 @@ def test_python_that_no_script_can_name(directory: str, tmp_path: Path) -> None:
         guest_image.build(tmp_path / "archive", needed, modules=None)
 
 
-def test_modules_are_loaded_after_what_they_need(tmp_path: Path) -> None:
+def test_modules_are_loaded_after_the_modules_that_they_need(tmp_path: Path) -> None:
     for name in ("9p", "9pnet", "netfs"):
         (tmp_path / f"{name}.ko").write_bytes(name.encode())
     (tmp_path / "overlay.ko.xz").write_bytes(lzma.compress(b"overlay"))
@@ -273,10 +273,10 @@ def test_image_that_qemu_must_boot_itself(content: bytes, tmp_path: Path) -> Non
     assert not (tmp_path / "vmlinux").exists()
 
 
-def test_module_that_puts_another_in_its_place_is_a_file_too(
+def test_file_of_a_module_that_replaces_itself_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As collections.abc of Python 3.13.0, without which guests' Python did not start."""
+    """As collections.abc of Python 3.13.0; without its file guests' Python did not start."""
     (tmp_path / "replacing").mkdir()
     (tmp_path / "replacing/__init__.py").touch()
     (tmp_path / "replacing/abc.py").write_text(
@@ -284,7 +284,7 @@ def test_module_that_puts_another_in_its_place_is_a_file_too(
     )
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("replacing", "replacing.abc"):
-        # To be forgotten in the end.
+        # monkeypatch forgets them at the end of the test.
         monkeypatch.setitem(sys.modules, name, sys)
         del sys.modules[name]
     importlib.import_module("replacing.abc")

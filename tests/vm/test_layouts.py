@@ -1,4 +1,4 @@
-"""Kernels by path, as they lie on disks, with real guests: modules plain, .xz and .zst."""
+"""Real guests of kernels given by path, in all layouts, with modules plain, .xz and .zst."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.stored_kernels import CACHE
 if TYPE_CHECKING:
     from pathlib import Path
 
-# What a guest needs to reach the host's root, as modules; dummy is for the test to load.
+# The modules that a guest needs to reach the host's root; and dummy, which the test loads.
 MODULES = {"9p", "9pnet", "9pnet_virtio", "fscache", "netfs", "overlay", "virtio", "virtio_console"}
 MODULES |= {"dummy", "virtio_pci", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_ring"}
 
@@ -53,7 +53,7 @@ def installed_tree(kernel: Kernel, root: Path) -> Path:
 
 
 def build_tree(kernel: Kernel, root: Path) -> Path:
-    """Make what a kernel build leaves, as far as guests look at it."""
+    """Make the output directory of a kernel build, with the files that guests look at."""
     assert kernel.modules
     source = kernel.modules / "lib/modules" / kernel.release
     modules = copy_modules(source / "kernel", root)
@@ -71,7 +71,7 @@ def build_tree(kernel: Kernel, root: Path) -> Path:
     return root
 
 
-@pytest.mark.skipif(not shutil.which("zstd"), reason="zstd packs the modules, and is not here")
+@pytest.mark.skipif(not shutil.which("zstd"), reason="zstd is not on this host")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the build tree is made for x86")
 def test_guests_boot_from_paths_and_load_modules(
     pytester: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,4 @@
-"""Guests of Linux 6.1, for real: plain and warm ones. What needs no guest is tested elsewhere."""
+"""Real guests of Linux 6.1, plain and warm ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.vm.machines.acceleration import Acceleration
 
-# A guest that is emulated beside others needs this long for what takes one line.
+# A guest that is emulated beside others needs this long to run a line of Python.
 DEADLINE = 60.0
 
 
@@ -40,13 +40,13 @@ def kernel() -> Kernel:
 
 @pytest.fixture(scope="module")
 def acceleration(kernel: Kernel) -> Acceleration:
-    """Choose how guests run here."""
+    """Choose the acceleration of guests on this host."""
     return detect(kernel)
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a directory that the guests start in and take for their home."""
+    """Make the working directory and home of the guests."""
     return tmp_path_factory.mktemp("home")
 
 
@@ -85,7 +85,7 @@ def group() -> Iterator[execnet.Group]:
 def pair(
     make_machine: Callable[..., Machine], request: pytest.FixtureRequest
 ) -> tuple[Machine, Machine]:
-    """Boot two guests side by side: virtme-ng's, and our own, which is to be as good."""
+    """Boot two guests side by side: plain ones (virtme-ng's), and warm ones."""
     machines = make_machine(request.param), make_machine(request.param)
     for machine in machines:
         machine.start()
@@ -177,7 +177,7 @@ def test_worker_is_called_after_its_python(guest: execnet.Gateway) -> None:
 
 
 def test_kernel_guards_against_speculation(guest: execnet.Gateway) -> None:
-    """Or the verifier lets programs without privilege pass that it refuses elsewhere (6.7)."""
+    """Otherwise Linux 6.7's verifier passes unprivileged programs that it refuses elsewhere."""
     source = "answer = open('/sys/devices/system/cpu/vulnerabilities/spectre_v1').read()"
     assert ask(guest, source).startswith("Mitigation: ")
 
@@ -240,7 +240,7 @@ def test_machine_whose_kernel_panics_at_boot(make_machine: Callable[..., Machine
     assert not machine.alive
 
 
-def test_word_that_the_kernel_does_not_know_is_none_for_the_guest_s_python(
+def test_word_that_the_kernel_does_not_know_is_not_passed_to_python(
     make_machine: Callable[..., Machine], group: execnet.Group
 ) -> None:
     """Linux hands such words to init."""

@@ -38,7 +38,7 @@ def kernel() -> Kernel:
 
 @pytest.fixture
 def compose(kernel: Kernel, tmp_path: Path) -> Callable[..., list[str]]:
-    """Compose a guest with some options changed."""
+    """Return a function that composes a guest with some options changed."""
 
     def composed(
         *,
@@ -97,7 +97,7 @@ def test_size_and_options_are_passed_on(compose: Callable[..., list[str]]) -> No
 
 
 def test_init_stays_last(compose: Callable[..., list[str]]) -> None:
-    """What follows init= on the kernel's command line is given to init."""
+    """The kernel passes the words after init= on its command line to init."""
     assert kernel_command_line(compose(append=["x=1"]))[-1].startswith("init=")
 
 
@@ -157,7 +157,7 @@ def test_launch_script_gives_python_its_surroundings(
 def test_files_that_qemu_makes_are_in_its_directory(
     compose: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    """The one for the guest's exit status would stay behind in the temporary directory."""
+    """Otherwise the file for the guest's exit status would stay in /tmp."""
     own = tmp_path / "own"
     own.mkdir()
     paths = [option.partition("path=")[2] for option in chardevs(compose(directory=own)).values()]
@@ -168,7 +168,7 @@ def test_files_that_qemu_makes_are_in_its_directory(
 
 @pytest.fixture
 def hide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Make a program missing."""
+    """Return a function that hides a program from PATH."""
 
     def hidden(missing: str) -> None:
         directory = tmp_path / "bin"

@@ -1,4 +1,4 @@
-"""What is in the store, how it is got rid of, and that what is in use stays."""
+"""Listing the kernels in the store, and removing them unless they are in use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_kernels_are_listed_with_their_size_and_age(aged_store: Store) -> None:
     assert newest.used == pytest.approx(time.time() - 30 * DAY, abs=100)
 
 
-def test_what_was_not_used_for_long_is_removed(aged_store: Store) -> None:
+def test_kernels_that_were_not_used_for_long_are_removed(aged_store: Store) -> None:
     assert [kernel.upstream for kernel in aged_store.prune(unused_days=15)] == ["6.12.5", "7.2.9"]
     assert versions(aged_store) == ["6.1.99", "6.1.100"]
     assert sorted(path.name for path in aged_store.root.iterdir()) == [
@@ -41,7 +41,7 @@ def test_finding_a_kernel_is_using_it(aged_store: Store) -> None:
     assert [kernel.upstream for kernel in aged_store.prune(unused_days=15)] == ["6.12.5"]
 
 
-def test_what_shall_be_kept_is(aged_store: Store) -> None:
+def test_kernels_that_keep_names_stay(aged_store: Store) -> None:
     aged_store.prune(unused_days=0, keep=["6.1", "7.2.9"])
     assert versions(aged_store) == ["6.1.99", "6.1.100", "7.2.9"]
 

@@ -1,4 +1,4 @@
-"""Which release a SPEC means: words, patterns, and the sentence for what is not there."""
+"""Which release a SPEC means: words, patterns, and the error if there is no such release."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a save's key depends on: what files hold, wherever and whenever they came. No guest runs."""
+"""A save's key depends on the content of files, not on their paths or times. No guest runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OTHER = "lib/modules/6.1/kernel/fs/xfs/xfs.ko"
 
 
 class Host:
-    """What a save is made of, below a directory; `key` is that of now."""
+    """The files that a save depends on, below a directory; `key` is their present key."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -80,7 +80,7 @@ QEMU = f"qemu-system-{os.uname().machine}"
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """Make a host whose programs and processor are files of the test's."""
+    """Make a host whose programs and processor are described by files of the test."""
     host = Host(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path / 'qemu'}:{os.environ['PATH']}")
     monkeypatch.setattr(virtme, "virtme_run", lambda: str(tmp_path / "venv/bin/virtme-run"))
@@ -90,7 +90,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
 
 @pytest.fixture
 def aged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have what was written just now be remembered."""
+    """Let `Contents` remember files that were written just now."""
     monkeypatch.setattr(digests, "_SETTLED_NS", -1)
 
 
@@ -166,8 +166,8 @@ def test_key_changes_with_what_a_save_depends_on(
 
 
 @pytest.mark.usefixtures("aged")
-def test_key_is_the_same_where_the_same_was_written_at_another_time(host: Host) -> None:
-    """As on a new runner of CI, that has installed and unpacked it all."""
+def test_key_is_the_same_if_files_were_written_at_another_time(host: Host) -> None:
+    """As on a new CI runner, which has installed and unpacked all files anew."""
     before = host.key
     for path in host.root.rglob("*"):
         os.utime(path, (1, 1))
@@ -199,7 +199,7 @@ def test_key_changes_with_the_content_whatever_size_and_time(host: Host, name: s
     assert host.key != key
 
 
-def test_key_is_the_same_whatever_modules_change_that_no_guest_starts_with(host: Host) -> None:
+def test_key_is_the_same_if_a_module_changes_that_guests_do_not_need(host: Host) -> None:
     before = host.key
     host.write(OTHER, "another module")
     assert host.key == before
@@ -222,7 +222,7 @@ def test_key_changes_with_a_virtme_ng_that_no_pip_has_installed(host: Host) -> N
     assert host.key != before
 
 
-def test_what_a_processor_can_do_counts_under_kvm_alone(host: Host) -> None:
+def test_key_depends_on_the_processor_s_flags_under_kvm_alone(host: Host) -> None:
     emulated = host.key
     host.kvm = True
     accelerated = host.key
@@ -247,7 +247,7 @@ def test_key_changes_with_the_plugin_that_is_installed(host: Host) -> None:
 
 
 class Reader:
-    """Answers with what a file holds, and counts how often it was asked."""
+    """Reads files, and counts how often it was asked to."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -271,7 +271,7 @@ def test_no_file_is_read_twice(tmp_path: Path) -> None:
 
 
 def test_file_that_was_written_just_now_is_read_again(tmp_path: Path) -> None:
-    """It may be written again within one tick of the clock."""
+    """The file may be written again within one tick of the clock."""
     file, reader, known = tmp_path / "file", Reader(), Contents(tmp_path / "contents.json")
     file.write_text("one")
     assert [known.ask(file, reader) for _ in range(2)] == ["one", "one"]

@@ -1,4 +1,4 @@
-"""Saves on disk: what is found, what is not, and what an interrupted run leaves. No guest runs."""
+"""Saves on disk: which are found, and that interrupted runs leave none. No guest runs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ BLUEPRINT = Blueprint(command=("qemu", "-m", "4M"), consoles=("console=ttyS0",),
 
 @pytest.fixture
 def saves(tmp_path: Path) -> Saves:
-    """Give a place for saves that has none."""
+    """Make an empty directory for saves."""
     return Saves(tmp_path / "guests")
 
 
 def save(saves: Saves, key: str = KEY) -> Save:
-    """Save a guest of 4 MiB, a page of which is not zero."""
+    """Save a guest of 4 MiB, with one page that is not zero."""
     with saves.lock(key), saves.making(key, room=MIB) as made:
         (made / "memory").write_bytes(bytes(2 * MIB) + b"x" * 4096 + bytes(2 * MIB - 4096))
         (made / "state").write_bytes(b"devices")
@@ -62,7 +62,7 @@ def truncate(made: Save) -> None:
 
 
 def flip_a_byte(made: Save) -> None:
-    """Write as a program would that sets the time of the last change back."""
+    """Write to the file, and set its time of modification back."""
     before = made.memory.stat()
     with made.memory.open("r+b") as file:
         file.seek(2 * MIB)
@@ -97,7 +97,7 @@ def test_damaged_save_is_not_used_and_made_again(
 
 
 def test_copied_save_is_used(saves: Saves, tmp_path: Path) -> None:
-    """As caches of CI are copied: the times are others, the content is the same."""
+    """As CI copies caches: with other times and the same content."""
     save(saves)
     copies = Saves(tmp_path / "copies")
     subprocess.run(["cp", "-r", saves.root, copies.root], check=True)
@@ -108,7 +108,7 @@ def test_copied_save_is_used(saves: Saves, tmp_path: Path) -> None:
 
 @pytest.fixture
 def archived(saves: Saves, tmp_path: Path) -> Saves:
-    """Save a guest, and copy it as a cache of CI: tar writes zeros for what was a hole."""
+    """Save a guest, and copy it as CI copies caches: tar writes zeros in place of holes."""
     save(saves)
     copies = Saves(tmp_path / "copies")
     copies.root.mkdir()
@@ -126,7 +126,7 @@ def test_save_that_came_in_an_archive_is_used_and_has_its_holes_again(archived: 
     assert found
     assert stat.S_IMODE(memory.stat().st_mode) == 0o600
     assert memory.stat().st_blocks * 512 < MIB
-    # From now on it is known.
+    # The second time, `find` does not write the description.
     before = (found.directory / "save.json").read_text()
     assert archived.find(KEY) == found
     assert (found.directory / "save.json").read_text() == before

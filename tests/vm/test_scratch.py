@@ -1,4 +1,4 @@
-"""Temporary directories, and what becomes of those whose process was killed."""
+"""Temporary directories, and the removal of directories that a killed process left."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def another() -> Iterator[subprocess.Popen[str]]:
-    """Another process, with a scratch directory in which a file is."""
+    """Another process, with a file in its scratch directory."""
     program = (
         "from pytest_bpflink.vm.scratch import Scratch\n"
         "scratch = Scratch()\n"
@@ -45,7 +45,7 @@ def another() -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_it_is_private_and_goes_with_its_files(temporary: Path) -> None:
+def test_scratch_is_private_and_removed_with_its_files(temporary: Path) -> None:
     with Scratch() as scratch:
         (scratch.path / "owner").write_text("any name is free")
         assert scratch.path.stat().st_mode & 0o777 == 0o700
@@ -69,16 +69,16 @@ def test_what_a_dead_process_left_is_swept(
 
 
 @pytest.mark.usefixtures("another")
-def test_what_a_living_process_has_stays() -> None:
+def test_directory_of_a_living_process_stays() -> None:
     with Scratch() as own:
         assert sweep() == []
-        # Having looked must not have lost the lock either.
+        # This process must still hold its lock after `sweep` has tried to take it.
         looking = [sys.executable, "-c", "from pytest_bpflink.vm.scratch import *; print(sweep())"]
         assert subprocess.check_output(looking, text=True) == "[]\n"
         assert own.path.exists()
 
 
-def test_what_only_has_such_a_name_stays(temporary: Path) -> None:
+def test_file_that_only_has_such_a_name_stays(temporary: Path) -> None:
     (temporary / "bpflink-results").mkdir()
     (temporary / "bpflink-log").write_text("")
     (temporary / "bpflink-link").symlink_to(temporary / "bpflink-results")
@@ -88,7 +88,7 @@ def test_what_only_has_such_a_name_stays(temporary: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_what_others_left_is_theirs_to_remove(
+def test_directory_that_another_user_left_stays(
     temporary: Path, another: subprocess.Popen[str]
 ) -> None:
     another.kill()

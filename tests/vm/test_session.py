@@ -1,4 +1,4 @@
-"""The host's end of a command's session, with frames that no guest sends. No guest runs."""
+"""The host's end of a command's session. The test sends the guest's frames; no guest runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Pipes:
-    """What a session uses of a machine."""
+    """The part of a machine that a session uses."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -26,9 +26,9 @@ class Pipes:
 def test_bell_is_there_until_it_has_rung_for_the_last_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An exception in the thread that rings would be a warning, which is an error."""
+    """An exception in the thread that rings would be a warning, and warnings are errors."""
     late(monkeypatch, "_ring", 0.1)
-    # Meanwhile the thread comes to the status, and goes to ring for it.
+    # Meanwhile the thread reads the status, and rings for it.
     late(monkeypatch, "_answer_bell", 0.03)
     ends = []
     for name in (gateway.TO_GUEST, gateway.FROM_GUEST):
@@ -48,7 +48,7 @@ def test_bell_is_there_until_it_has_rung_for_the_last_time(
 
 
 def late(monkeypatch: pytest.MonkeyPatch, name: str, seconds: float) -> None:
-    """Have a session do something later."""
+    """Delay a method of sessions."""
     method = getattr(session._Session, name)
 
     def wait_first(self: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a SPEC means: paths of all layouts, and the sentences for what is no kernel."""
+"""Kernels given by path, in all layouts, and the errors for paths that are no kernel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """Make an unpacked package as they are up to Linux 6.11: boot/ and lib/modules."""
+    """Make an unpacked package with the layout up to Linux 6.11: boot/ and lib/modules."""
     write(tmp_path / "boot/vmlinuz-6.1.0-9-amd64")
     write(tmp_path / "boot/config-6.1.0-9-amd64", CONFIG)
     write(tmp_path / "boot/System.map-6.1.0-9-amd64")

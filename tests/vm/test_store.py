@@ -1,4 +1,4 @@
-"""Kernels out of packages, into the store: a real apt on a small archive of our own."""
+"""Fetching kernels into the store, with a real apt and a small archive of our own."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_candidate_serves_while_there_is_no_release(store: Store) -> None:
 
 
 @needs_apt
-def test_unknown_release_lists_what_there_is(store: Store) -> None:
+def test_unknown_release_lists_the_releases(store: Store) -> None:
     with pytest.raises(KernelNotFound) as caught:
         find("6.2", store=store)
     assert str(caught.value).splitlines() == [
@@ -172,7 +172,7 @@ def test_two_runs_fetch_once(store: Store) -> None:
 def test_store_survives_sigkill_while_unpacking(
     store: Store, archive: Path, tmp_path: Path
 ) -> None:
-    # A dpkg-deb that has started a program, as it starts tar, and waits for it.
+    # A dpkg-deb that waits for a program that it started, as the real one waits for tar.
     script = (
         f"#!/bin/sh\nsleep 60 &\necho $! > {tmp_path}/new\nmv {tmp_path}/new {tmp_path}/pid\nwait\n"
     )
@@ -184,7 +184,7 @@ def test_store_survives_sigkill_while_unpacking(
         eventually((tmp_path / "pid").exists, within=30)
         run.send_signal(signal.SIGKILL)
     assert contents(store)[0].startswith(".unfinished-")
-    # What it had started does not go on.
+    # The program that it started ends with it.
     unpacking = int((tmp_path / "pid").read_text())
     eventually(lambda: not is_running(unpacking), within=30)
     assert find("6.1", store=store).version == "6.1.100"

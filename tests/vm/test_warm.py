@@ -1,6 +1,6 @@
-"""Warm guests of Linux 6.1, for real: how they are saved and restored, and what is each one's own.
+"""Real warm guests of Linux 6.1: saving, restoring, and the state that guests do not share.
 
-What they have in common with plain ones is tested with these, in `test_machine`.
+`test_machine` tests the behaviour that warm and plain guests have in common.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.vm.machines.acceleration import Acceleration
     from pytest_bpflink.vm.warm.cold import ColdMachine
 
-# A guest that is emulated beside others needs this long for what takes one line.
+# A guest that is emulated beside others needs this long to run a line of Python.
 DEADLINE = 60.0
 
 
@@ -48,7 +48,7 @@ def kernel() -> Kernel:
 
 @pytest.fixture(scope="module")
 def acceleration(kernel: Kernel) -> Acceleration:
-    """Choose how guests run here."""
+    """Choose the acceleration of guests on this host."""
     return detect(kernel)
 
 
@@ -56,7 +56,7 @@ def acceleration(kernel: Kernel) -> Acceleration:
 def saves(
     kernel: Kernel, acceleration: Acceleration, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Saves]:
-    """Give a place for saves that has none, for the tests of this file."""
+    """Make an empty directory for saves, for the tests of this file."""
     del kernel, acceleration  # these come from the user's own cache
     cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
@@ -79,7 +79,7 @@ def new_machine(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[..., ColdMachine]]:
     """Make machines, which end with the module."""
-    del saves  # it only must be there
+    del saves  # only its directory is needed
     made: list[ColdMachine] = []
 
     def make(*, kernel: Kernel = kernel, **options: Any) -> ColdMachine:
@@ -107,7 +107,7 @@ def group() -> Iterator[execnet.Group]:
 
 @pytest.fixture(scope="module")
 def the_save(new_machine: Callable[..., ColdMachine], saves: Saves) -> Save:
-    """Have a guest saved, by the first that is started."""
+    """Start a first machine, which saves a guest, and return the save."""
     said: list[str] = []
     machine = new_machine(say=said.append)
     machine.start()
@@ -167,7 +167,7 @@ def test_clock_is_right(pair: list[execnet.Gateway]) -> None:
     for guest in pair:
         before = time.time()
         there = ask(guest, "import time; answer = time.time()")
-        # The letter is as old as it takes a guest to read it.
+        # The host sends its time in the letter, which ages until the guest reads it.
         assert before - 0.5 < there < time.time() + 0.5
 
 
@@ -195,7 +195,7 @@ answer = sys.argv, sys.path[0], names, os.getcwd(), os.getppid()
 def test_what_execnet_sends_was_compiled_when_the_guest_was_saved(
     pair: list[execnet.Gateway],
 ) -> None:
-    """If execnet sent something else it would work, and take its time to be compiled."""
+    """If execnet sent other code, it would work too, but the guest would compile it first."""
     source = "import __main__; answer = __main__.compile.__module__, __main__.Message.__module__"
     assert ask(pair[0], source) == ("worker", "__main__")
 
@@ -206,7 +206,7 @@ def test_descriptors_are_the_standard_ones(pair: list[execnet.Gateway]) -> None:
 
 
 def test_kernel_loads_modules_itself(pair: list[execnet.Gateway]) -> None:
-    """As PID 1 has changed its root, so have the kernel's threads, which run modprobe."""
+    """Kernel threads, which run modprobe, have the root that PID 1 has changed to."""
     source = """
 import socket
 with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM):
@@ -216,7 +216,7 @@ with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM):
 
 
 def test_mapped_libraries_are_the_files_at_their_paths(pair: list[execnet.Gateway]) -> None:
-    """Uprobes are attached to files: a copy of libc is another libc."""
+    """A uprobe is attached to a file: calls of another copy of libc do not fire it."""
     source = """
 import os
 lines = [line.split(maxsplit=5) for line in open("/proc/self/maps")]
@@ -251,10 +251,10 @@ del answer["/"]
         assert set(names) - {"modules"} == set(os.listdir(directory)) - {"modules"}, directory
 
 
-def test_plugins_of_pytest_name_what_it_looks_for_and_then_all(
+def test_dir_of_a_preloaded_plugin_is_short_twice_and_then_complete(
     pair: list[execnet.Gateway],
 ) -> None:
-    """First it looks for hooks, then for fixtures."""
+    """A session calls dir() on a plugin twice: for its hooks, then for its fixtures."""
     source = """
 import sys, pytest
 tmpdir = sys.modules[pytest.TempPathFactory.__module__]
@@ -270,7 +270,7 @@ answer = [dir(tmpdir), dir(tmpdir), dir(tmpdir), sorted(vars(tmpdir))]
 def test_entry_points_are_known_unless_they_are_the_guest_s_own(
     pair: list[execnet.Gateway],
 ) -> None:
-    """All are looked through twice by pytest, and the files are on the host."""
+    """A session of pytest reads all entry points twice, and their files are on the host."""
     source = """
 import sys
 from importlib import metadata
@@ -301,7 +301,7 @@ answer.append(names())
     assert ask(pair[0], source) == [here, 0, [], ["one"], ["another"]]
 
 
-def test_orphans_are_buried(pair: list[execnet.Gateway]) -> None:
+def test_orphans_are_reaped(pair: list[execnet.Gateway]) -> None:
     source = """
 import os, subprocess, time
 orphan = int(subprocess.check_output(["sh", "-c", "sleep 0 & echo $!"], text=True))
@@ -314,7 +314,7 @@ answer = os.path.exists(f"/proc/{orphan}")
 
 
 def test_init_takes_turns_with_a_busy_worker(pair: list[execnet.Gateway]) -> None:
-    """Or an emulated processor goes on with as few pages at hand as it began with."""
+    """Otherwise TCG never enlarges its table of the processor's pages: see `agent.py`."""
     source = """
 import time
 def turns():
@@ -331,7 +331,7 @@ answer = turns() - before
 def test_qemu_has_few_queues_to_watch(
     new_machine: Callable[..., ColdMachine], the_save: Save
 ) -> None:
-    """It looks at all of them whenever it wakes, and has an event for each."""
+    """QEMU has an eventfd for each queue, and looks at all queues whenever it wakes."""
     assert the_save
     machine = new_machine()
     machine.start()
@@ -342,7 +342,7 @@ def test_qemu_has_few_queues_to_watch(
     assert 0 < len(events) < 50
 
 
-def test_what_changed_on_the_host_since_it_was_saved_is_seen(
+def test_file_that_changed_on_the_host_since_the_guest_was_saved_is_seen(
     new_machine: Callable[..., ColdMachine], the_save: Save, home: Path, group: execnet.Group
 ) -> None:
     assert the_save
@@ -359,10 +359,10 @@ def test_what_changed_on_the_host_since_it_was_saved_is_seen(
         machine.close()
 
 
-def test_plugin_is_what_it_is_now_and_not_what_it_was_when_the_guest_was_saved(
+def test_plugin_that_was_edited_since_the_guest_was_saved_is_imported_anew(
     kernel: Kernel, saves: Saves, tmp_path: Path
 ) -> None:
-    """It is preloaded. What one guest answers must be what the host's files say."""
+    """The plugin is preloaded, but guests must run it as the host's files are now."""
     package = tmp_path / "checkout" / "pytest_bpflink"
     shutil.copytree(Path(pytest_bpflink.__file__).parent, package)
     (tmp_path / "home").mkdir()
@@ -421,7 +421,7 @@ def test_writing_reaches_neither_the_host_nor_the_save(
 def test_directory_below_run_is_seen(
     new_machine: Callable[..., ColdMachine], the_save: Save, group: execnet.Group
 ) -> None:
-    """A guest has a /run of its own."""
+    """A guest's /run is another file system than the host's."""
     assert the_save
     directory = Path("/run/bpflink-test")
     directory.mkdir()
@@ -440,7 +440,7 @@ def test_directory_below_run_is_seen(
 
 @pytest.fixture(scope="module")
 def moved_kernel(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Kernel:
-    """Copy the kernel, its indexes of modules, and those modules that are needed here."""
+    """Copy the kernel, its indexes of modules, and the modules that the test needs."""
     assert kernel.modules
     root, modules = tmp_path_factory.mktemp("kernel"), Path("lib/modules") / kernel.release
     here, there = kernel.modules / modules, root / modules
@@ -459,7 +459,7 @@ def test_guest_that_another_machine_saved_is_restored(
     group: execnet.Group,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As on CI: the cache came in an archive, and is at another place, and so is the kernel."""
+    """As on CI: the cache came in an archive, and it and the kernel are at other paths."""
     cache, elsewhere = the_save.directory.parents[1], moved_kernel.image.with_name("cache")
     elsewhere.mkdir()
     with subprocess.Popen(["tar", "-cC", cache, "guests"], stdout=subprocess.PIPE) as packing:
@@ -502,7 +502,7 @@ def test_run_waits_while_another_one_saves(
 def test_save_that_can_not_be_restored_is_made_again(
     new_machine: Callable[..., ColdMachine], the_save: Save, saves: Saves
 ) -> None:
-    """Whole on disk, yet nothing that QEMU reads: as if QEMU were another in spite of its key."""
+    """The save is whole on disk, but QEMU can't read it."""
     spoil(the_save)
     said: list[str] = []
     machine = new_machine(say=said.append)
