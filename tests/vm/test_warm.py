@@ -402,7 +402,7 @@ machine.close()
 
     before = set(saves.root.glob("*/save.json"))
     assert run(1) == ["said saving a guest, which later ones are restored from", "True False"]
-    with (package / "wait.py").open("a") as module:
+    with (package / "bpf" / "wait.py").open("a") as module:
         module.write("EDITED = True\n")
     assert run(2) == ["False True"]
     assert len(set(saves.root.glob("*/save.json")) - before) == 1
