@@ -44,10 +44,13 @@ def test_items_that_a_stopped_run_did_not_reach_are_not_run(
 
 INTERRUPTED = """
     import os, signal, time
+    from pathlib import Path
+    from pytest_bpflink import eventually
 
     def test_before(): pass
 
     def test_x(request):
+        eventually(Path("reported").exists)
         pytest_itself = os.getppid() if "good" in request.node.name else os.getpid()
         os.kill(pytest_itself, signal.SIGINT)
         time.sleep(30)
@@ -61,6 +64,16 @@ def test_an_interrupted_run_keeps_its_results(
     pytester: pytest.Pytester, with_fakes: RunWithFakes, kernels: list[str]
 ) -> None:
     pytester.makepyfile(INTERRUPTED)
+    pytester.makeconftest(
+        """
+        from pathlib import Path
+
+        def pytest_runtest_logreport(report):
+            # In the controller, if there is one: its reports have a node.
+            if report.when == "teardown" and hasattr(report, "node") == bool(KERNELS):
+                Path("reported").touch()
+        """.replace("KERNELS", repr(kernels))
+    )
 
     result = with_fakes(*kernels, *reports("r"))
 
