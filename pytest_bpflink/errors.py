@@ -97,7 +97,7 @@ class VerifierError(BpfError):
 
 
 class CompileError(BpfError):
-    """clang refused a source, or is missing; `log` is what it says."""
+    """clang refused a source, or is missing; `log` is its output."""
 
     def _shown_log(self) -> list[str]:
         return self.log.splitlines()

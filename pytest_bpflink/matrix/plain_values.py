@@ -34,7 +34,7 @@ _SEQUENCES = frozenset({tuple, list, set, frozenset})
 
 
 class DamagedError(ValueError):
-    """The bytes are not those that were written, or are out of order."""
+    """The bytes differ from the bytes that were written, or are out of order."""
 
 
 def dumps(value: Any) -> bytes:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from execnet import Channel
     from xdist.workermanage import WorkerController
 
-# What pytest-rerunfailures adds to workerinput.
+# The key that pytest-rerunfailures adds to workerinput.
 _PORT = "sock_port"
 _CHUNK = 1 << 16
 

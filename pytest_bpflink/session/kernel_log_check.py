@@ -150,7 +150,7 @@ class DmesgCheck:
         lines = self._log.read()
         if lines:
             lines += self._log.read_rest(lines)
-        # After Ctrl-C, no teardown has reported what was held back.
+        # After Ctrl-C, no teardown has reported the splats held back.
         found = [*self._take_held_back(), *(self._unseen(lines) if self._item else [])]
         if not found or not self._item:
             return

@@ -91,7 +91,7 @@ class LeakCheck:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:
-        """Fail the teardown for what is left when the fixtures have cleaned up."""
+        """Fail the teardown for the objects that are left when the fixtures have cleaned up."""
         __tracebackhide__ = True
         assert self._test is not None
         self.ledger.look(self._test)

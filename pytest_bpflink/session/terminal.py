@@ -1,4 +1,4 @@
-"""What pytest's terminal shows while something takes time."""
+"""Shows the progress of long steps on pytest's terminal."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """Shows on the terminal what is being done: in one line that changes, or in few lines."""
+    """Shows the current step on the terminal: in one line that changes, or in few lines."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._shown = ""
 
     def __call__(self, text: str) -> None:
-        """Show what is being done now."""
+        """Show the current step."""
         terminal = self._terminal
         if terminal is None or text == self._shown:
             return
@@ -27,7 +27,7 @@ class Progress:
         self._shown = text
 
     def line(self, text: str) -> None:
-        """Write a line above what is being done, which stays in view."""
+        """Write a line above the current step, which stays in view."""
         if self._terminal is not None:
             self.printed(text)
 
@@ -42,7 +42,7 @@ class Progress:
             self(shown)
 
     def done(self) -> None:
-        """Remove what is being done from view."""
+        """Remove the current step from view."""
         if self._terminal is not None and self._terminal.isatty and self._shown:
             self._terminal.rewrite("", erase=True)
             self._terminal.rewrite("")

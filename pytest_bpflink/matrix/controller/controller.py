@@ -330,7 +330,7 @@ class MatrixController:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
-        """End the guests, also those that still run an item after Ctrl-C."""
+        """End all guests, even if they still run items, as after Ctrl-C."""
         self._watchdog.stop()
         # Before xdist waits 10 s for workers that may hang.
         for guest in self._guests.values():

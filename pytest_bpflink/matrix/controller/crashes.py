@@ -106,7 +106,7 @@ class Crashes:
         kernel = guest.kernel
         worker = "the worker" if kernel.is_native else "the guest"
         last_words = self._last_words[report.node]
-        # The first line is what pytest's short summary shows.
+        # pytest's short summary shows the first line.
         panic = console.cause(last_words)
         report.user_properties = kernel.properties
         add_to_junit(self._config, report)

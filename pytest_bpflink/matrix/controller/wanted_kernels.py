@@ -1,4 +1,4 @@
-"""The kernels of a run: those that were found, and for each other the reason why it can't be used.
+"""The kernels of a run: found, or with the reason why a kernel can't be used.
 
 `vm.kernels` finds and fetches a kernel; `guests` boots it.
 """

@@ -63,7 +63,7 @@ class Limits:
         )
 
 
-#: Limits in place of those by `Limits.of`; tests set them.
+#: Limits to use instead of `Limits.of`; tests set them.
 LIMITS = pytest.StashKey[Limits]()
 
 

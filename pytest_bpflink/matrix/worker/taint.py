@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TAINTED = Path("/proc/sys/kernel/tainted")
 
-# Documentation/admin-guide/tainted-kernels.rst: the flags from bit 0, and those that tests may set.
+# Documentation/admin-guide/tainted-kernels.rst: the flags from bit 0; tests may set the named ones.
 _FLAGS = "PFSRMBUDAWCIOELKXTNJ"
 _MEANINGS = {
     "F": "a module was loaded by force",
