@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # A host that answers nothing for so long is taken for gone; booting has its own limit.
 _PATIENCE = 60.0
-_SERVER = "from pytest_bpflink.matrix.items.guests import host_server; host_server.serve(channel)"
+_SERVER = f"from {__name__.rpartition('.')[0]} import host_server; host_server.serve(channel)"
 
 
 def proxies(values: Sequence[str]) -> list[str]:
