@@ -1,4 +1,4 @@
-"""Guests on other hosts, with a real sshd on the loopback."""
+"""Guests on other hosts: with a real sshd on the loopback, and with a channel that is a fake."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from pytest_bpflink.matrix.guests.hosts import Host, HostedMachine
 from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from execnet import Channel
 
 CACHE = cache_root()
 
@@ -169,3 +173,109 @@ def test_what_is_no_host_is_a_usage_error(
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([message])
+
+
+# The conversation with a host.
+
+
+class FakeHost:
+    """A host that describes itself at once, and answers other requests when the test says so."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[int, str, dict[str, Any]]] = []
+        self.channel = cast("Channel", self)
+        self.answer: Callable[[object], None]
+
+    def __call__(self, address: str, program: str) -> FakeHost:
+        del address, program
+        return self
+
+    def setcallback(self, callback: Callable[[object], None], endmarker: None) -> None:
+        assert endmarker is None
+        self.answer = callback
+
+    def send(self, request: tuple[int, str, dict[str, Any]]) -> None:
+        number, what, _ = request
+        if what == "describe":
+            self.answer((number, None, {"missing": [], "free_cores": 1.0}))
+        else:
+            self.requests.append(request)
+
+    def close(self) -> None:
+        """End nothing."""
+
+
+@pytest.fixture
+def there() -> FakeHost:
+    return FakeHost()
+
+
+@pytest.fixture
+def host(there: FakeHost) -> Host:
+    return Host("ssh=there", proxy="host1", paths=[], connect=there)
+
+
+def test_a_host_that_is_slow_is_not_called_lost(host: Host) -> None:
+    with pytest.raises(
+        MachineError, match=r"^--kernel-host ssh=there did not answer within 0 s \(find\), and the "
+    ):
+        host.ask("find", patience=0)
+
+
+def test_an_answer_that_comes_too_late_is_dropped(host: Host, there: FakeHost) -> None:
+    with pytest.raises(MachineError, match="did not answer"):
+        host.ask("find", patience=0)
+    [(late, _, _)] = there.requests
+
+    there.answer((late, None, "late"))
+
+    assert host._answers == {}
+
+
+def test_a_request_after_one_that_was_given_up_gets_its_answer(
+    host: Host, there: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MachineError, match="did not answer"):
+        host.ask("find", patience=0)
+    [(late, _, _)] = there.requests
+
+    def send(request: tuple[int, str, object]) -> None:
+        there.answer((late, None, "late"))
+        there.answer((request[0], None, "in time"))
+
+    monkeypatch.setattr(there, "send", send)
+
+    assert host.ask("find") == "in time"
+
+
+def test_a_lost_connection_is_called_so(host: Host, there: FakeHost) -> None:
+    there.answer(None)
+
+    with pytest.raises(MachineError, match=r"^--kernel-host ssh=there: the connection is lost$"):
+        host.ask("find", patience=0)
+
+
+def test_a_guest_whose_host_is_lost_did_not_boot(host: Host, there: FakeHost) -> None:
+    """So its items are errors that say why, and the other kernels run."""
+    there.answer(None)
+
+    with pytest.raises(BootFailed, match="the connection is lost"):
+        HostedMachine(host, "6.1", {}, None).wait_ready(0)
+
+
+def test_a_guest_that_starts_after_its_host_was_given_up_is_closed(
+    host: Host, there: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = HostedMachine(host, "6.1", {}, None)
+    monkeypatch.setattr(host, "ask", lambda what, **_: host_is_slow(what, there))
+
+    with pytest.raises(MachineError):
+        machine.start()
+    machine.close()
+
+    assert [what for _, what, _ in there.requests] == ["start", "close"]
+
+
+def host_is_slow(what: str, there: FakeHost) -> None:
+    there.requests.append((0, what, {}))
+    raise MachineError("did not answer")

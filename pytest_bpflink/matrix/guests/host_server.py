@@ -16,7 +16,7 @@ from pytest_bpflink.building import compilation
 from pytest_bpflink.vm import kernels
 from pytest_bpflink.vm.kernels import KernelError
 from pytest_bpflink.vm.machines import kvm
-from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
+from pytest_bpflink.vm.machines.errors import MachineError
 from pytest_bpflink.vm.machines.machine import Machine
 from pytest_bpflink.vm.scratch import Scratch, sweep
 
@@ -60,10 +60,11 @@ class _Server:
         self._threads.shutdown()
 
     def _answer(self, number: int, what: str, arguments: dict[str, Any]) -> None:
+        value, error = None, None
         try:
-            value, error = getattr(self, f"do_{what}")(**arguments), None
+            value = getattr(self, f"do_{what}")(**arguments)
         except (KernelError, MachineError, OSError) as raised:
-            value, error = isinstance(raised, BootFailed), str(raised)
+            error = str(raised)
         self._channel.send((number, error, value))
 
     def do_describe(self, paths: list[str]) -> dict[str, Any]:

@@ -7,11 +7,11 @@ worker's own specification xdist 3.8 copies the tree, and fails on path argument
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,8 +29,16 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.matrix.guests.machines import Machine
 
-# A host that answers nothing for so long is taken for gone; booting has its own limit.
-_PATIENCE = 60.0
+# Seconds to wait for an answer: where the host has nothing to do but answer, where it compiles or
+# makes the image of guests, and where it fetches a kernel.
+_ANSWER_SECONDS = 60.0
+_WORK_SECONDS = 600.0
+_FETCH_SECONDS = 3600.0
+
+# A host answers `wait_ready` itself in the end. It gives a guest its timeout several times, five
+# times as long without KVM: until another run has saved that guest, then to boot and to restore it.
+_TIMEOUTS_OF_A_BOOT = 30
+
 _SERVER = f"from {__name__.rpartition('.')[0]} import host_server; host_server.serve(channel)"
 
 
@@ -75,7 +83,8 @@ class Host:
         self.name = f"--kernel-host {value}"
         self.proxy = proxy
         self._numbers = count(1)
-        self._answers: dict[int, tuple[str | None, Any]] = {}
+        # By the number of a request that waits: its answer, None until that comes.
+        self._answers: dict[int, tuple[str | None, Any] | None] = {}
         self._changed = threading.Condition()
         self._gone = False
         try:
@@ -96,18 +105,29 @@ class Host:
             )
         self.free_cores: float = facts["free_cores"]
 
-    def ask(self, what: str, *, patience: float = _PATIENCE, **arguments: Any) -> Any:
-        """Have something done there, and return what comes of it. Raises MachineError."""
+    def ask(self, what: str, *, patience: float = _ANSWER_SECONDS, **arguments: Any) -> Any:
+        """Have the host do something, and return its answer.
+
+        Raises MachineError if the host answers with an error, has not answered after PATIENCE
+        seconds, or the connection is lost.
+        """
         number = next(self._numbers)
+        self._answers[number] = None
         try:
             self._channel.send((number, what, arguments))
         except OSError:
-            raise MachineError(f"{self.name}: the connection is lost") from None
+            self._gone = True
         with self._changed:
-            self._changed.wait_for(lambda: number in self._answers or self._gone, patience)
-            error, value = self._answers.pop(number, ("the connection is lost", False))
-        if error is not None and value:
-            raise BootFailed(f"{self.name}: {error}", timed_out=False)
+            self._changed.wait_for(lambda: self._answers[number] or self._gone, patience)
+            answer = self._answers.pop(number)
+        if answer is None and self._gone:
+            raise MachineError(f"{self.name}: the connection is lost")
+        if answer is None:
+            raise MachineError(
+                f"{self.name} did not answer within {patience:g} s ({what}), and the connection"
+                " stands: see whether that host is overloaded, or run without it"
+            )
+        error, value = answer
         if error is not None:
             raise MachineError(f"{self.name}: {error}")
         return value
@@ -116,13 +136,15 @@ class Host:
         """End the connection, and with it all guests there."""
         self._connection.close()
 
-    def _take(self, answer: tuple[int, str | None, Any] | None) -> None:
+    def _take(self, message: tuple[int, str | None, Any] | None) -> None:
         with self._changed:
-            if answer is None:
+            if message is None:
                 self._gone = True
             else:
-                number, error, value = answer
-                self._answers[number] = error, value
+                number, error, value = message
+                # No request waits for an answer that comes too late.
+                if number in self._answers:
+                    self._answers[number] = error, value
             self._changed.notify_all()
 
 
@@ -149,7 +171,7 @@ class HostedMachines:
         host = max(self._hosts, key=lambda host: host.free_cores)
         progress(f"{spec}: on {host.name.partition('=')[2]}")
         try:
-            facts = host.ask("find", patience=3600.0, spec=spec)
+            facts = host.ask("find", patience=_FETCH_SECONDS, spec=spec)
         except MachineError as error:
             raise KernelError(str(error)) from None
         host.free_cores -= self._option.kernel_workers * self._option.kernel_cpus
@@ -165,7 +187,8 @@ class HostedMachines:
     def compile(self, sources: Sequence[Path]) -> None:
         """Compile BPF programs on each host for its guests."""
         for host in self._hosts:
-            host.ask("compile", patience=600.0, sources=[str(source) for source in sources])
+            names = [str(source) for source in sources]
+            host.ask("compile", patience=_WORK_SECONDS, sources=names)
 
     def via(self, kernel: Kernel) -> str:
         """Return the proxy on the host that has this kernel."""
@@ -207,34 +230,43 @@ class HostedMachine:
 
     def start(self) -> None:
         """Begin to boot there."""
-        self.gateway_python = self._host.ask(
-            "start", machine=self._number, spec=self._spec, **self._options
-        )
+        # The machine must be closed even if this host no longer waits when it has started.
         self._started = True
+        self.gateway_python = self._host.ask(
+            "start",
+            patience=_WORK_SECONDS,
+            machine=self._number,
+            spec=self._spec,
+            **self._options,
+        )
 
     def wait_ready(self, timeout: float) -> None:
-        """Wait for it, with some time more for its host to say so."""
-        patience = 10 * timeout + _PATIENCE
-        self._host.ask("wait_ready", patience=patience, machine=self._number, timeout=timeout)
+        """Wait until a worker can start; raise BootFailed also if its host is lost or hangs."""
+        patience = _TIMEOUTS_OF_A_BOOT * timeout
+        try:
+            self._host.ask("wait_ready", patience=patience, machine=self._number, timeout=timeout)
+        except MachineError as error:
+            raise BootFailed(str(error), timed_out=False) from None
 
     def kill(self) -> None:
-        """End it; where its host is lost, it has ended by itself."""
+        """End it. A lost connection is no error: the host has ended its guests then."""
         if self._started:
-            with contextlib.suppress(MachineError):
+            with suppress(MachineError):
                 self._host.ask("kill", machine=self._number)
 
     def close(self) -> None:
-        """End it, and fetch its console if that is to be kept."""
+        """End it, and fetch its console if `--kernel-log` is to keep that."""
         if not self._started:
             return
         self._started = False
-        with contextlib.suppress(MachineError):
-            if self._console_log:
+        if self._console_log:
+            with suppress(MachineError):
                 self._console_log.write_bytes(self._host.ask("console", machine=self._number))
+        with suppress(MachineError):
             self._host.ask("close", machine=self._number)
 
     def console_tail(self, *, lines: int) -> str:
-        """Return the end of what its kernel said; the sentence about a lost host, if it is lost."""
+        """Return the end of the kernel's console, or why the host does not give it."""
         try:
             return str(self._host.ask("console_tail", machine=self._number, lines=lines))
         except MachineError as error:
