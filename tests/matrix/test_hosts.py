@@ -14,6 +14,7 @@ import pytest
 from pytest_bpflink.matrix.guests.hosts import Host, HostedMachine
 from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
+from pytest_bpflink.vm.warm.saves import Saves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,10 +80,28 @@ def await_port(port: int) -> None:
 
 @pytest.fixture
 def stored_kernels(pytester: pytest.Pytester, tmp_path: Path) -> None:
-    # What ssh starts has another environment than pytester gives.
-    command = tmp_path / "command"
-    command.write_text(command.read_text().replace("exec", f"export BPFLINK_CACHE='{CACHE}'\nexec"))
+    cache_of_host(tmp_path).symlink_to(CACHE)
     pytester.makeini("[pytest]\naddopts = -v -W error -p no:cacheprovider")
+
+
+@pytest.fixture
+def no_saves(pytester: pytest.Pytester, tmp_path: Path) -> Saves:
+    """The saves in the host's cache: none yet, beside the kernels and the finding about KVM."""
+    cache = cache_of_host(tmp_path)
+    cache.mkdir()
+    for kept in ("kernels", "kvm.json"):
+        (cache / kept).symlink_to(CACHE / kept)
+    pytester.makeini("[pytest]\naddopts = -v -W error -p no:cacheprovider")
+    return Saves(cache / "guests")
+
+
+def cache_of_host(tmp_path: Path) -> Path:
+    """Return the cache of commands that ssh runs; guests get the controller's environment."""
+    command, caches = tmp_path / "command", tmp_path / "caches"
+    caches.mkdir()
+    setting = f"unset BPFLINK_CACHE\nexport XDG_CACHE_HOME='{caches}'\n"
+    command.write_text(command.read_text().replace("exec", f"{setting}exec"))
+    return caches / "pytest-bpflink"
 
 
 @pytest.mark.usefixtures("address", "stored_kernels")
@@ -129,6 +148,41 @@ def test_guests_run_on_another_host_and_are_replaced_there(
         ]
     )
     assert "sysrq triggered crash" in (tmp_path / "logs/6.1-1.log").read_text()
+
+
+@pytest.mark.usefixtures("address")
+def test_a_guest_on_another_host_is_saved_there_and_the_next_run_restores_it(
+    pytester: pytest.Pytester, address: str, no_saves: Saves
+) -> None:
+    pytester.makepyfile(
+        """
+        import os
+        from pathlib import Path
+
+        def test_the_guest_is_as_the_options_say():
+            memory = int(Path("/proc/meminfo").read_text().split()[1]) >> 10
+            assert 300 < memory < 400
+            assert os.cpu_count() == 2
+            assert "bpflink.word" in Path("/proc/cmdline").read_text().split()
+        """
+    )
+    options = ("--kernel-memory=400", "--kernel-cpus=2", "--kernel-append=quiet bpflink.word")
+    arguments = ("--kernel", "6.1", "--kernel-host", address, *options)
+
+    first = pytester.runpytest_subprocess(*arguments, timeout=400)
+
+    first.assert_outcomes(passed=1)
+    first.stdout.fnmatch_lines(["6.1: saving a guest, which later ones are restored from"])
+    [(key, (saved_at, _))] = no_saves.kept().items()
+
+    second = pytester.runpytest_subprocess(*arguments, timeout=400)
+
+    second.assert_outcomes(passed=1)
+    second.stdout.no_fnmatch_line("6.1: saving a guest*")
+    second.stdout.no_fnmatch_line("6.1: the guest is *")
+    [(restored, (used_at, _))] = no_saves.kept().items()
+    assert restored == key
+    assert used_at > saved_at
 
 
 def test_a_host_without_the_tree_is_refused(
@@ -179,7 +233,7 @@ def test_what_is_no_host_is_a_usage_error(
 
 
 class FakeHost:
-    """A host that describes itself at once, and answers other requests when the test says so."""
+    """A host that begins at once, and answers other requests when the test says so."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[int, str, dict[str, Any]]] = []
@@ -196,7 +250,7 @@ class FakeHost:
 
     def send(self, request: tuple[int, str, dict[str, Any]]) -> None:
         number, what, _ = request
-        if what == "describe":
+        if what == "begin":
             self.answer((number, None, {"missing": [], "free_cores": 1.0}))
         else:
             self.requests.append(request)
@@ -211,8 +265,14 @@ def there() -> FakeHost:
 
 
 @pytest.fixture
-def host(there: FakeHost) -> Host:
-    return Host("ssh=there", proxy="host1", paths=[], connect=there)
+def said() -> list[str]:
+    """The lines that the host had for the terminal."""
+    return []
+
+
+@pytest.fixture
+def host(there: FakeHost, said: list[str]) -> Host:
+    return Host("ssh=there", proxy="host1", connect=there, say=said.append)
 
 
 def test_a_host_that_is_slow_is_not_called_lost(host: Host) -> None:
@@ -255,18 +315,25 @@ def test_a_lost_connection_is_called_so(host: Host, there: FakeHost) -> None:
         host.ask("find", patience=0)
 
 
+def test_a_line_of_a_host_is_no_answer(host: Host, there: FakeHost, said: list[str]) -> None:
+    there.answer("6.1: saving a guest")
+
+    assert said == ["6.1: saving a guest"]
+    assert host._answers == {}
+
+
 def test_a_guest_whose_host_is_lost_did_not_boot(host: Host, there: FakeHost) -> None:
     """So its items are errors that say why, and the other kernels run."""
     there.answer(None)
 
     with pytest.raises(BootFailed, match="the connection is lost"):
-        HostedMachine(host, "6.1", {}, None).wait_ready(0)
+        HostedMachine(host, "6.1", None).wait_ready(0)
 
 
 def test_a_guest_that_starts_after_its_host_was_given_up_is_closed(
     host: Host, there: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = HostedMachine(host, "6.1", {}, None)
+    machine = HostedMachine(host, "6.1", None)
     monkeypatch.setattr(host, "ask", lambda what, **_: host_is_slow(what, there))
 
     with pytest.raises(MachineError):

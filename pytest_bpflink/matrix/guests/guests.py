@@ -11,7 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.matrix.guests import machines
-from pytest_bpflink.matrix.guests.virtual_machines import VirtualMachines
+from pytest_bpflink.matrix.guests.virtual_machines import GuestOptions, VirtualMachines
+from pytest_bpflink.session.terminal import Progress
 from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
 from pytest_bpflink.vm.scratch import Scratch
 
@@ -235,8 +236,14 @@ def _machines_of(config: pytest.Config, connect: Connect) -> Machines:
     """Return the place of a run's machines: this host, or the hosts that `--kernel-host` names."""
     if config.stash.get(machines.MACHINES, None):
         return config.stash[machines.MACHINES]
-    if not config.option.kernel_host:
-        return VirtualMachines(config)
+    option, say = config.option, Progress(config).line
+    if not option.kernel_host:
+        return VirtualMachines(
+            GuestOptions.of(option),
+            cwd=config.invocation_params.dir,
+            say=say,
+            writable=option.kernel_rw,
+        )
     from pytest_bpflink.matrix.guests import hosts  # it imports execnet's connections
 
-    return hosts.HostedMachines(config, connect)
+    return hosts.HostedMachines(config, connect, say=say)

@@ -1,8 +1,9 @@
 """Guests on other hosts: `--kernel-host ssh=HOST`.
 
-Knows execnet's connections to hosts, and which kernel's guests are on which of them. xdist's
-workers reach their guests through proxies on these hosts (`--px`, `via=`): with `ssh=` in a
-worker's own specification xdist 3.8 copies the tree, and fails on path arguments.
+Knows execnet's connections to hosts, and which host has the guests of which kernel; `host_server`
+is the program there. xdist's workers reach their guests through proxies on these hosts (`--px`,
+`via=`): with `ssh=` in a worker's specification xdist 3.8 copies the tree, and fails on path
+arguments.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
+from pytest_bpflink.matrix.guests.virtual_machines import GuestOptions
 from pytest_bpflink.vm.kernels import Kernel, KernelError
 from pytest_bpflink.vm.machines.acceleration import Acceleration
 from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
@@ -43,19 +46,19 @@ _SERVER = f"from {__name__.rpartition('.')[0]} import host_server; host_server.s
 
 
 def proxies(values: Sequence[str]) -> list[str]:
-    """Return what to add to xdist's --px. Raises UsageError for what is no host."""
+    """Return the values to add to xdist's --px. Raises UsageError for a value without `ssh=`."""
     for value in values:
         if not value.startswith("ssh="):
             raise pytest.UsageError(f"--kernel-host {value}: write --kernel-host ssh=HOST")
     return [
-        # A proxy serves several workers at once: each has a thread there.
+        # A proxy serves several workers at once, each in a thread.
         f"id=host{number}//{_address(value)}//execmodel=thread"
         for number, value in enumerate(values, 1)
     ]
 
 
 def _address(value: str) -> str:
-    """Return execnet's specification of a host, for an ssh that asks nobody and waits not long."""
+    """Return execnet's specification of a host: ssh asks no question, and gives up after 20 s."""
     destination = value.removeprefix("ssh=")
     options = "-o BatchMode=yes -o ConnectTimeout=20"
     return f"ssh={options} {destination}//python={sys.executable}"
@@ -76,12 +79,18 @@ Connect = Callable[[str, str], Connection]
 
 
 class Host:
-    """Another host, and the process on it that starts guests."""
+    """Another host, and the `host_server` that starts guests on it."""
 
-    def __init__(self, value: str, *, proxy: str, paths: Sequence[str], connect: Connect) -> None:
-        """Connect. Raises UsageError where that is impossible or the tree is not there."""
+    def __init__(
+        self, value: str, *, proxy: str, connect: Connect, say: Callable[[str], None], **begin: Any
+    ) -> None:
+        """Connect, and send BEGIN. Raises UsageError if that fails or the host lacks the tree.
+
+        SAY gets the lines that the host sends for the terminal.
+        """
         self.name = f"--kernel-host {value}"
         self.proxy = proxy
+        self._say = say
         self._numbers = count(1)
         # By the number of a request that waits: its answer, None until that comes.
         self._answers: dict[int, tuple[str | None, Any] | None] = {}
@@ -91,7 +100,7 @@ class Host:
             self._connection = connect(_address(value), _SERVER)
             self._channel = self._connection.channel
             self._channel.setcallback(self._take, endmarker=None)
-            facts = self.ask("describe", paths=list(paths))
+            facts = self.ask("begin", **begin)
         except (OSError, EOFError, AssertionError, MachineError) as error:
             raise pytest.UsageError(
                 f"{self.name}: {sys.executable} with this project could not be started there"
@@ -136,7 +145,10 @@ class Host:
         """End the connection, and with it all guests there."""
         self._connection.close()
 
-    def _take(self, message: tuple[int, str | None, Any] | None) -> None:
+    def _take(self, message: tuple[int, str | None, Any] | str | None) -> None:
+        if isinstance(message, str):
+            self._say(message)
+            return
         with self._changed:
             if message is None:
                 self._gone = True
@@ -149,25 +161,32 @@ class Host:
 
 
 class HostedMachines:
-    """Machines on other hosts; each kernel's are on the host with most free cores."""
+    """Machines on other hosts: all machines with one kernel are on one host."""
 
-    def __init__(self, config: pytest.Config, connect: Connect) -> None:
+    def __init__(
+        self, config: pytest.Config, connect: Connect, *, say: Callable[[str], None]
+    ) -> None:
+        """Connect to the hosts that `--kernel-host` names. SAY gets lines for the terminal."""
         self._option = config.option
-        self._cwd = str(config.invocation_params.dir)
-        named = [self._cwd, *(argument.partition("::")[0] for argument in config.args)]
-        paths = [path for path in named if os.path.exists(path)]
+        cwd = str(config.invocation_params.dir)
+        named = [cwd, *(argument.partition("::")[0] for argument in config.args)]
+        begin = {
+            "paths": [os.path.abspath(path) for path in named if os.path.exists(path)],
+            "cwd": cwd,
+            "options": asdict(GuestOptions.of(config.option)),
+        }
         self._hosts: list[Host] = []
         try:
             for number, value in enumerate(config.option.kernel_host, 1):
-                proxy, there = f"host{number}", [os.path.abspath(path) for path in paths]
-                self._hosts.append(Host(value, proxy=proxy, paths=there, connect=connect))
+                proxy = f"host{number}"
+                self._hosts.append(Host(value, proxy=proxy, connect=connect, say=say, **begin))
         except BaseException:
             self.close()
             raise
         self._placed: dict[str, tuple[Host, Acceleration]] = {}
 
     def find(self, spec: str, progress: Callable[[str], None]) -> Kernel:
-        """Find a kernel on the host that its guests will be on."""
+        """Find a kernel on the host with most free cores, where its guests will be."""
         host = max(self._hosts, key=lambda host: host.free_cores)
         progress(f"{spec}: on {host.name.partition('=')[2]}")
         try:
@@ -181,7 +200,7 @@ class HostedMachines:
         return Kernel(spec, facts["id"], release, image, None, {}, facts["version"])
 
     def acceleration(self, kernel: Kernel) -> Acceleration:
-        """Return what the host says."""
+        """Return KVM or TCG, as the kernel's host says, with the reason."""
         return self._placed[kernel.spec][1]
 
     def compile(self, sources: Sequence[Path]) -> None:
@@ -197,17 +216,10 @@ class HostedMachines:
     def machine(self, kernel: Kernel, *, directory: Path, console_log: Path | None) -> Machine:
         """Return a machine that is not started yet."""
         del directory
-        options = {
-            "cwd": self._cwd,
-            "environment": dict(os.environ),
-            "memory_mib": self._option.kernel_memory,
-            "cpus": self._option.kernel_cpus,
-            "append": [word for text in self._option.kernel_append for word in text.split()],
-        }
-        return HostedMachine(self._placed[kernel.spec][0], kernel.spec, options, console_log)
+        return HostedMachine(self._placed[kernel.spec][0], kernel.spec, console_log)
 
     def close(self) -> None:
-        """Let go of the hosts."""
+        """End the connections to the hosts."""
         for host in self._hosts:
             host.close()
 
@@ -217,27 +229,24 @@ class HostedMachine:
 
     _numbers = count(1)
 
-    def __init__(
-        self, host: Host, spec: str, options: dict[str, Any], console_log: Path | None
-    ) -> None:
+    def __init__(self, host: Host, spec: str, console_log: Path | None) -> None:
         self._host = host
         self._spec = spec
-        self._options = options
         self._console_log = console_log
         self._number = next(self._numbers)
         self._started = False
         self.gateway_python = ""
 
     def start(self) -> None:
-        """Begin to boot there."""
-        # The machine must be closed even if this host no longer waits when it has started.
+        """Begin to boot on the host."""
+        # A machine that the host starts after `ask` gave up must be closed too.
         self._started = True
         self.gateway_python = self._host.ask(
             "start",
             patience=_WORK_SECONDS,
             machine=self._number,
             spec=self._spec,
-            **self._options,
+            environment=dict(os.environ),
         )
 
     def wait_ready(self, timeout: float) -> None:
