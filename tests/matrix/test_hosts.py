@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -183,6 +186,31 @@ def test_a_guest_on_another_host_is_saved_there_and_the_next_run_restores_it(
     [(restored, (used_at, _))] = no_saves.kept().items()
     assert restored == key
     assert used_at > saved_at
+
+
+@pytest.mark.usefixtures("address", "no_saves")
+def test_a_host_that_is_lost_while_its_guest_boots_is_an_error_of_its_items_only(
+    pytester: pytest.Pytester, address: str, tmp_path: Path
+) -> None:
+    pytester.makepyfile("def test_x(): pass")
+    command, pids = tmp_path / "command", tmp_path / "pids"
+    command.write_text(command.read_text().replace("exec", f"echo $$ >> {pids}\nexec"))
+
+    with pytester.popen(
+        [sys.executable, "-m", "pytest", "--kernel", "native,6.1", "--kernel-host", address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as run:
+        assert run.stdout is not None
+        assert any("6.1: saving a guest" in line for line in run.stdout)
+        for pid in pids.read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+        output = run.stdout.read()
+
+    assert "did not boot" in output
+    assert "the connection is lost" in output
+    assert "1 passed, 1 error in" in output
 
 
 def test_a_host_without_the_tree_is_refused(

@@ -58,7 +58,7 @@ class Guest:
         """
         self.kernel = kernel
         self.name = name
-        self.via = via
+        self._via = via
         self.item = item
         self._workers = 0
         self._new_machine = new_machine
@@ -85,6 +85,11 @@ class Guest:
     def python(self) -> str:
         """The command that execnet starts as this worker's Python."""
         return (self._machine or machines.ThisMachine).gateway_python
+
+    @property
+    def via(self) -> str | None:
+        """The id of xdist's proxy that reaches the worker; None for a worker on this host."""
+        return self._via if self.is_machine else None
 
     def next_worker_id(self) -> str:
         """Return an id for the worker that is about to start: 6.1, then 6.1~2."""
