@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_bpflink import BpfError, CompileError, Object
-from pytest_bpflink.building import compilation as compiling
-from pytest_bpflink.building import prebuilt
+from pytest_bpflink.building import compilation, prebuilt
 
 SOURCE = """
 #include <linux/bpf.h>
@@ -45,22 +44,22 @@ def value_in(source: Path) -> int:
 
 
 def test_compiled_once(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    built = compiling.object_of(source)
+    built = compilation.object_of(source)
     assert built.name == "source.bpf.o"
     assert built.is_relative_to(source.parent / "cache")
 
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
-    assert compiling.object_of(source) == built
-    monkeypatch.setattr(compiling, "_compiled", {})  # as another process finds it
-    assert compiling.object_of(source) == built
+    assert compilation.object_of(source) == built
+    monkeypatch.setattr(compilation, "_compiled", {})  # as another process finds it
+    assert compilation.object_of(source) == built
 
 
 def test_compiled_once_by_two_names(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (source.parent / "elsewhere").symlink_to(source.parent)
-    built = compiling.object_of(source)
+    built = compilation.object_of(source)
 
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
-    assert compiling.object_of(source.parent / "elsewhere" / source.name) == built
+    assert compilation.object_of(source.parent / "elsewhere" / source.name) == built
 
 
 def test_compiled_again_when_its_name_leads_elsewhere(source: Path) -> None:
@@ -83,12 +82,12 @@ def test_compiled_again_when_the_source_changes(source: Path) -> None:
 
 
 def test_compiled_again_when_a_header_changes(source: Path) -> None:
-    first = compiling.object_of(source)
+    first = compilation.object_of(source)
     assert value_in(source) == 7
     (source.parent / "value.h").write_text("#define VALUE 9\n")
     assert value_in(source) == 9
     (source.parent / "value.h").write_text("#define VALUE 7\n")
-    assert compiling.object_of(source) == first
+    assert compilation.object_of(source) == first
 
 
 @pytest.fixture
@@ -104,15 +103,15 @@ def test_object_that_came_with_its_source_is_taken(
     source: Path, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert value_in(source) == 7
-    monkeypatch.setattr(compiling, "clang", lambda: None)
+    monkeypatch.setattr(compilation, "clang", lambda: None)
     os.utime(built, (0, 0))  # as installers leave it
-    assert compiling.object_of(source) == built
+    assert compilation.object_of(source) == built
     assert str(source.parent).encode() not in built.read_bytes()
 
 
 def test_edited_source_is_compiled_anew(source: Path, built: Path) -> None:
     (source.parent / "value.h").write_text("#define VALUE 9\n")
-    assert compiling.object_of(source) != built
+    assert compilation.object_of(source) != built
     assert value_in(source) == 9
 
 
@@ -135,20 +134,20 @@ def test_cache_that_can_not_be_written(source: Path, monkeypatch: pytest.MonkeyP
     blocked.write_text("a file where the cache's directory should be")
     monkeypatch.setenv("BPFLINK_CACHE", str(blocked))
     assert value_in(source) == 7
-    assert not compiling.object_of(source).is_relative_to(source.parent)
+    assert not compilation.object_of(source).is_relative_to(source.parent)
 
 
 def test_without_clang(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "clang", lambda: None)
+    monkeypatch.setattr(compilation, "clang", lambda: None)
     with pytest.raises(CompileError, match=r"clang is not installed .*apt install clang"):
-        compiling.object_of(source)
-    assert compiling.clang_version() == ""
+        compilation.object_of(source)
+    assert compilation.clang_version() == ""
 
 
 def test_nothing_is_left_of_a_failed_compilation(source: Path) -> None:
     (source.parent / "value.h").unlink()
     with pytest.raises(BpfError, match=r"'value.h' file not found"):
-        compiling.object_of(source)
+        compilation.object_of(source)
     assert not (source.parent / "cache").exists()
 
 
@@ -205,16 +204,16 @@ def test_prepared_sources_are_not_compiled_in_guests(
     with_types = source.with_name("types.bpf.c")
     with_types.write_text('#include "vmlinux.h"\nint value;\n')
     compiled: list[Path] = []
-    compiling.prepare([broken, source, with_types], before_each=compiled.append)
+    compilation.prepare([broken, source, with_types], before_each=compiled.append)
     assert compiled == [broken, source, with_types]
 
-    monkeypatch.setattr(compiling, "_compiled", {})
-    monkeypatch.setattr(compiling, "_KERNEL_BTF", source)  # another kernel's
+    monkeypatch.setattr(compilation, "_compiled", {})
+    monkeypatch.setattr(compilation, "_KERNEL_BTF", source)  # another kernel's
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
-    assert compiling.object_of(source).name == "source.bpf.o"
-    assert compiling.object_of(with_types).name == "types.bpf.o"
+    assert compilation.object_of(source).name == "source.bpf.o"
+    assert compilation.object_of(with_types).name == "types.bpf.o"
     with pytest.raises(CompileError, match="unknown type name 'nonsense'"):
-        compiling.object_of(broken)
+        compilation.object_of(broken)
 
 
 def test_the_error_of_another_run_is_not_believed(
@@ -222,17 +221,17 @@ def test_the_error_of_another_run_is_not_believed(
 ) -> None:
     header = source.with_name("part.h")
     source.write_text('#include "part.h"\n')
-    compiling.prepare([source], before_each=lambda _: None)
+    compilation.prepare([source], before_each=lambda _: None)
     header.write_text("int value;\n")
     with pytest.raises(CompileError):
-        compiling.object_of(source)
+        compilation.object_of(source)
 
     monkeypatch.setenv("BPFLINK_RUN", "another")
-    assert compiling.object_of(source).name == "source.bpf.o"
+    assert compilation.object_of(source).name == "source.bpf.o"
 
 
 def test_source_that_is_compiled_already_is_not_announced(source: Path) -> None:
     compiled: list[Path] = []
-    compiling.object_of(source)
-    compiling.prepare([source], before_each=compiled.append)
+    compilation.object_of(source)
+    compilation.prepare([source], before_each=compiled.append)
     assert compiled == []

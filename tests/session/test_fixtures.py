@@ -17,7 +17,7 @@ import pytest
 
 from pytest_bpflink import Link, eventually, link_ids
 from pytest_bpflink.introspection import pins
-from pytest_bpflink.ledger import estate as leftovers
+from pytest_bpflink.ledger import estate
 from pytest_bpflink.system import estates
 from tests.support import ROOT
 from tests.support.processes import is_running
@@ -247,7 +247,7 @@ def test_it(everything, bpf_link, bpf_object, cgroup):
     """
     with _running(session, tests) as (process, _):
         before = session.left()
-        assert leftovers.sweep(pytest.fail) == []
+        assert estate.sweep(pytest.fail) == []
         assert session.left() == before
 
         outer_pin.unlink()
@@ -256,7 +256,7 @@ def test_it(everything, bpf_link, bpf_object, cgroup):
             somebody_elses.pin(outer_pin)
         process.kill()
         process.wait()
-    assert len(leftovers.sweep(pytest.fail)) == 1
+    assert len(estate.sweep(pytest.fail)) == 1
     assert outer_pin.exists()
     with Link.open(outer_pin) as kept:
         kept.unpin()
@@ -275,15 +275,15 @@ def test_sweep_that_fails_is_reported_and_tried_again(
 
     complaints: list[str] = []
     with monkeypatch.context() as broken:
-        broken.setattr(leftovers, "_remove_cgroup", _refuse)
-        assert leftovers.sweep(complaints.append) == []
+        broken.setattr(estate, "_remove_cgroup", _refuse)
+        assert estate.sweep(complaints.append) == []
     assert cgroup.exists()
     assert mount not in set(pins.mounts())
     (complaint,) = complaints
     assert complaint.startswith(f"{mount.parent}, left by a killed session, can't be removed: ")
     assert "busy" in complaint
 
-    assert leftovers.sweep(pytest.fail) == [mount.parent.name]
+    assert estate.sweep(pytest.fail) == [mount.parent.name]
     assert session.leaves_nothing()
 
 
@@ -292,13 +292,13 @@ def test_sweep_leaves_other_users_to_themselves(
 ) -> None:
     """Where root has tested, another user's session starts all the same."""
     monkeypatch.setattr(estates, "ROOT", tmp_path / "run")
-    estate = leftovers.Estate.found()
+    ours = estate.Estate.found()
     child = os.fork()
     if not child:
         os.setresuid(65534, 65534, 65534)
-        os._exit(leftovers.sweep(pytest.fail) != [])
+        os._exit(estate.sweep(pytest.fail) != [])
     assert os.waitpid(child, 0)[1] == 0
-    estate.close()
+    ours.close()
 
 
 def test_forked_child_is_not_the_owner(session: Session) -> None:

@@ -11,7 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.matrix.guests import machines
-from pytest_bpflink.matrix.guests.virtual_machines import VirtualMachines
+from pytest_bpflink.matrix.guests.virtual_machines import GuestOptions, VirtualMachines
+from pytest_bpflink.session.terminal import Progress
 from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
 from pytest_bpflink.vm.scratch import Scratch
 
@@ -58,7 +59,7 @@ class Guest:
         """
         self.kernel = kernel
         self.name = name
-        self.via = via
+        self._via = via
         self.item = item
         self._workers = 0
         self._new_machine = new_machine
@@ -85,6 +86,11 @@ class Guest:
     def python(self) -> str:
         """The command that execnet starts as this worker's Python."""
         return (self._machine or machines.ThisMachine).gateway_python
+
+    @property
+    def via(self) -> str | None:
+        """The id of xdist's proxy that reaches the worker; None for a worker on this host."""
+        return self._via if self.is_machine else None
 
     def next_worker_id(self) -> str:
         """Return an id for the worker that is about to start: 6.1, then 6.1~2."""
@@ -236,8 +242,14 @@ def _machines_of(config: pytest.Config, connect: Connect) -> Machines:
     """Return where machines come from: this host, or the hosts that `--kernel-host` names."""
     if config.stash.get(machines.MACHINES, None):
         return config.stash[machines.MACHINES]
-    if not config.option.kernel_host:
-        return VirtualMachines(config)
+    option, say = config.option, Progress(config).line
+    if not option.kernel_host:
+        return VirtualMachines(
+            GuestOptions.of(option),
+            cwd=config.invocation_params.dir,
+            say=say,
+            writable=option.kernel_rw,
+        )
     from pytest_bpflink.matrix.guests import hosts  # it imports execnet's connections
 
-    return hosts.HostedMachines(config, connect)
+    return hosts.HostedMachines(config, connect, say=say)

@@ -1,33 +1,33 @@
-"""What runs on another host for `hosts`: it starts guests there, and ends them with its connection.
+"""The program that `hosts` runs on another host: it starts guests there.
 
 Knows machines and one execnet channel. Each request is (number, what, arguments), each answer
-(number, None or the sentence of an error, value).
+(number, None or the sentence of an error, value). A message that is a string is a line for the
+controller's terminal. When the connection ends, the program ends all of its guests.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.building import compilation
-from pytest_bpflink.vm import kernels
+from pytest_bpflink.matrix.guests.virtual_machines import GuestOptions, VirtualMachines
+from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.kernels import KernelError
-from pytest_bpflink.vm.machines import kvm
-from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
-from pytest_bpflink.vm.machines.machine import Machine
+from pytest_bpflink.vm.machines.errors import MachineError
 from pytest_bpflink.vm.scratch import Scratch, sweep
 
 if TYPE_CHECKING:
     from execnet import Channel
 
     from pytest_bpflink.vm.kernels import Kernel
+    from pytest_bpflink.vm.machines.machine import Machine
 
 
 def serve(channel: Channel) -> None:
-    """Do what is asked until the connection ends; then no guest is left."""
+    """Answer requests until the connection ends, and end all guests then."""
     sweep()
     with Scratch() as scratch:
         server = _Server(channel, scratch.path)
@@ -42,13 +42,13 @@ class _Server:
     def __init__(self, channel: Channel, directory: Path) -> None:
         self._channel = channel
         self._directory = directory
+        self._place: VirtualMachines
         self._kernels: dict[str, Kernel] = {}
         self._machines: dict[int, Machine] = {}
         self._threads = ThreadPoolExecutor(64)
 
     def take(self, number: int, what: str, arguments: dict[str, Any]) -> None:
-        """Answer a request, in this thread unless it takes long."""
-        # QEMU dies with the thread that starts it; waiting for it must keep nobody else.
+        """Answer a request before the next is taken; only `wait_ready` is answered by a thread."""
         if what == "wait_ready":
             self._threads.submit(self._answer, number, what, arguments)
         else:
@@ -60,25 +60,28 @@ class _Server:
         self._threads.shutdown()
 
     def _answer(self, number: int, what: str, arguments: dict[str, Any]) -> None:
+        value, error = None, None
         try:
-            value, error = getattr(self, f"do_{what}")(**arguments), None
+            value = getattr(self, f"do_{what}")(**arguments)
         except (KernelError, MachineError, OSError) as raised:
-            value, error = isinstance(raised, BootFailed), str(raised)
+            error = str(raised)
         self._channel.send((number, error, value))
 
-    def do_describe(self, paths: list[str]) -> dict[str, Any]:
-        """Say how busy this host is, and which of the paths are not there."""
+    def do_begin(self, paths: list[str], cwd: str, options: dict[str, Any]) -> dict[str, Any]:
+        """Take the options of all guests; return the free cores, and the paths that are missing."""
+        self._place = VirtualMachines(
+            GuestOptions(**options), cwd=Path(cwd), say=self._channel.send
+        )
         cores = os.cpu_count() or 1
         return {
             "free_cores": max(0.0, cores - os.getloadavg()[0]),
             "missing": [path for path in paths if not os.path.exists(path)],
-            "python": sys.version,
         }
 
     def do_find(self, spec: str) -> dict[str, Any]:
         """Find a kernel, and say how it will run."""
-        found = self._kernels[spec] = kernels.find(spec)
-        acceleration = kvm.detect(found)
+        found = self._kernels[spec] = self._place.find(spec, progress=lambda _: None)
+        acceleration = self._place.acceleration(found)
         return {
             "id": found.id,
             "release": found.release,
@@ -92,18 +95,16 @@ class _Server:
         """Compile BPF programs for the guests of this host."""
         compilation.prepare(map(Path, sources), before_each=lambda _: None)
 
-    def do_start(self, machine: int, spec: str, environment: dict[str, str], **options: Any) -> str:
+    def do_start(self, machine: int, spec: str, environment: dict[str, str]) -> str:
         """Start a guest, and return the command that reaches its Python."""
-        found = self._kernels[spec]
-        # What `compile.prepare` leaves for guests is this host's.
+        # ENVIRONMENT is the controller's. The guest sees the files of this host, so it needs the
+        # variables of `compilation.prepare` and the cache of this process.
         own = {name: value for name, value in os.environ.items() if name.startswith("BPFLINK_")}
-        started = self._machines[machine] = Machine(
-            found,
-            acceleration=kvm.detect(found),
+        started = self._machines[machine] = self._place.machine(
+            self._kernels[spec],
             directory=self._directory / str(machine),
-            cwd=Path(options.pop("cwd")),
-            environment={**environment, **own},
-            **options,
+            console_log=None,
+            environment={**environment, **own, "BPFLINK_CACHE": str(cache_root())},
         )
         started.start()
         return started.gateway_python
