@@ -30,7 +30,7 @@ from pytest_bpflink.building.clang import (
     memory_file,
     translate,
 )
-from pytest_bpflink.errors import CompileError
+from pytest_bpflink.errors import CompileError, is_bpf_error
 from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.scratch import Scratch
 from pytest_bpflink.vm.whole_file import write_whole
@@ -50,6 +50,7 @@ def object_of(path: str | os.PathLike[str]) -> Path:
     A path that does not end in `.c` is returned as it is, whether the file exists or not. Raises
     `CompileError`.
     """
+    __tracebackhide__ = is_bpf_error
     given = Path(path)
     remembered = _remembered(given)
     if remembered:
@@ -114,6 +115,7 @@ def _remembered(source: Path) -> Path | None:
 
 
 def _compile_cached(source: Path, *, given: Path) -> Path:
+    __tracebackhide__ = is_bpf_error
     compiler = clang()
     if compiler is None:
         hint = "clang is not installed (Debian: apt install clang); or give a built .bpf.o"
@@ -161,6 +163,7 @@ def _raise_kept_failure(source: Path, entry: Path) -> None:
 
     An error of another run is ignored: clang may also have failed for lack of memory.
     """
+    __tracebackhide__ = is_bpf_error
     try:
         kept = json.loads((entry / "failure.json").read_bytes())
     except (OSError, ValueError):
@@ -184,6 +187,7 @@ def _look_up(entry: Path) -> tuple[Path, list[Path]] | None:
 
 
 def _compile(source: Path, command: list[str], entry: Path) -> tuple[Path, list[Path]]:
+    __tracebackhide__ = is_bpf_error
     try:
         image, inputs = translate(command, source)
     except ClangRefusal as refusal:
