@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -76,24 +76,31 @@ class BpfError(OSError):
         return _rebuild, (type(self), self.args, self.__dict__)
 
     def _shown_log(self) -> list[str]:
-        lines = self.log.splitlines()
-        if len(lines) > _LOG_LINES_SHOWN:
-            return ["...", *lines[-_LOG_LINES_SHOWN:]]
-        return lines
+        return _end_of(self.log)
 
 
 class VerifierError(BpfError):
     """The kernel's verifier refused a program; `verifier_log` says why, in full.
 
-    pytest shows the log as a section of the failed test's report.
+    `program` is the program's name. A log that is too long for the message is a section of pytest's
+    report.
     """
 
-    def __init__(self, number: int, operation: str, *, verifier_log: str, log: str = "") -> None:
+    def __init__(
+        self, number: int, operation: str, *, program: str, verifier_log: str, log: str = ""
+    ) -> None:
+        self.program = program
         self.verifier_log = verifier_log.strip()
-        super().__init__(number, operation, hint="the verifier says:", log=log)
+        hint = f"the verifier says of program {program}:"
+        super().__init__(number, operation, hint=hint, log=log)
+
+    @property
+    def shows_whole_log(self) -> bool:
+        """Whether the message has all lines of the verifier's log."""
+        return self._shown_log() == self.verifier_log.splitlines()
 
     def _shown_log(self) -> list[str]:
-        return self.verifier_log.splitlines()[-_LOG_LINES_SHOWN:]
+        return _end_of(self.verifier_log)
 
 
 class CompileError(BpfError):
@@ -129,6 +136,19 @@ def by_name(kind: str, name: str, known: Mapping[str, _Named], where: object) ->
         return known[name]
     except KeyError:
         raise UnknownName(kind, name, known, where) from None
+
+
+def is_bpf_error(raised: Any) -> bool:
+    """Whether an exception, as pytest has it, is a `BpfError`.
+
+    As `__tracebackhide__` of a function, it has the traceback of a failed test end at the caller.
+    """
+    return isinstance(raised.value, BpfError)
+
+
+def _end_of(log: str) -> list[str]:
+    lines = log.splitlines()
+    return ["...", *lines[-_LOG_LINES_SHOWN:]] if len(lines) > _LOG_LINES_SHOWN else lines
 
 
 def _rebuild(

@@ -124,10 +124,12 @@ def bpf_object(
     A `.bpf.c` is compiled with clang first. `rodata={"name": value}` sets constants before loading.
     """
     from pytest_bpflink.bpf.objects import Object
+    from pytest_bpflink.errors import is_bpf_error
 
     with contextlib.ExitStack() as undo:
 
         def load(path: str | os.PathLike[str], *, rodata: dict[str, Any] | None = None) -> Object:
+            __tracebackhide__ = is_bpf_error
             loaded = undo.enter_context(Object.open(request.path.parent / path))
             if rodata:
                 loaded.rodata.update(rodata)

@@ -188,10 +188,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     call: pytest.CallInfo[None],
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the verifier's whole log in the report of a test that failed by VerifierError."""
+    """Show the verifier's whole log in the report, if the message of the error has only its end."""
     report = yield
     # The code that raised a VerifierError has imported the module.
     errors = sys.modules.get("pytest_bpflink.errors")
-    if errors and call.excinfo and isinstance(call.excinfo.value, errors.VerifierError):
-        report.sections.append(("Verifier log", call.excinfo.value.verifier_log))
+    error = call.excinfo.value if call.excinfo else None
+    if errors and isinstance(error, errors.VerifierError) and not error.shows_whole_log:
+        report.sections.append(("Verifier log", error.verifier_log))
     return report

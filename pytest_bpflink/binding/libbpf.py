@@ -264,9 +264,12 @@ def _error(number: int, doing: str, lines: list[str]) -> BpfError:
     before, begin, rest = log.partition(_BEGIN_VERIFIER_LOG)
     if begin:
         verifier_log, _, after = rest.partition(_END_VERIFIER_LOG)
-        # libbpf puts its own prefix before the marker, on the marker's line.
-        kept = before.rpartition("\n")[0] + after
-        return VerifierError(number, doing, verifier_log=verifier_log, log=kept)
+        # libbpf puts its own prefix before the marker, on the marker's line: `prog 'NAME': `.
+        kept, _, prefix = before.rpartition("\n")
+        program = prefix.partition("'")[2].rpartition("'")[0]
+        return VerifierError(
+            number, doing, program=program, verifier_log=verifier_log, log=kept + after
+        )
     return BpfError(number, doing, log=log)
 
 

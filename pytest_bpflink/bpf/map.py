@@ -5,33 +5,42 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import MutableMapping
+from collections.abc import ItemsView, MutableMapping, ValuesView
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.uapi import BpfMapInfo
 from pytest_bpflink.bpf.link import attached
+from pytest_bpflink.bpf.map_elements import Codec, KeyCodec
 from pytest_bpflink.errors import BpfError, NotSupported
 from pytest_bpflink.introspection.ids import note_made
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_bpflink.binding.btf import Btf
     from pytest_bpflink.bpf.handles import ObjectHandle
     from pytest_bpflink.bpf.link import Link
 
 # PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH and PERCPU_CGROUP_STORAGE of enum bpf_map_type.
 _PER_CPU_MAPS = frozenset({5, 6, 10, 21})
 
+# PROG_ARRAY, PERF_EVENT_ARRAY, CGROUP_ARRAY, ARRAY_OF_MAPS, DEVMAP, SOCKMAP, CPUMAP, XSKMAP and
+# REUSEPORT_SOCKARRAY: BPF_MAP_GET_NEXT_KEY gives the index of each slot, also of the empty ones.
+_MAPS_OF_SLOTS = frozenset({3, 4, 8, 12, 14, 15, 16, 17, 20})
+
 
 class Map(MutableMapping[Any, Any]):
     """A map of an `Object`, borrowed from it: a mapping from keys to values.
 
     Keys and values are typed through BTF (see `binding.btf`), so an array's key is an `int`;
-    keys and values without a BTF type are `bytes`. A per-CPU map has a value for each processor,
-    and raises `BpfError` with EOPNOTSUPP.
+    keys and values without a BTF type are `bytes`. A struct as a key is a `dict` that hashes; it
+    keeps the bytes of its padding, without which the kernel does not find it. A key with other
+    bytes that its value does not show, such as those behind the end of a string, is `bytes`.
+
+    An iteration yields each key once, of those that the map has at its begin. Empty slots, as of a
+    prog array, are no keys. A per-CPU map has a value for each processor, and raises `BpfError`
+    with EOPNOTSUPP.
     """
 
     def __init__(self, owner: ObjectHandle, pointer: int) -> None:
@@ -88,15 +97,37 @@ class Map(MutableMapping[Any, Any]):
         note_made("map", self.id)
         libbpf.call("bpf_map__pin", self.pointer, os.fsencode(path), doing=self._doing("pin"))
 
+    def raw_keys(self) -> list[bytes]:
+        """Return the bytes of each key, as the kernel has them; the map takes them as keys, too."""
+        keys: dict[bytes, None] = {}
+        here: bytes | None = None
+        following = ctypes.create_string_buffer(self._key.size)
+        while self._try("bpf_map_get_next_key", here, following, verb="iterate over"):
+            # The kernel begins anew if the key was deleted in the meantime.
+            here = following.raw
+            keys[here] = None
+        if self._ask("bpf_map__type") in _MAPS_OF_SLOTS:
+            return [key for key in keys if self._is_filled(key)]
+        return list(keys)
+
+    def clear(self) -> None:
+        """Delete all entries that the map has now."""
+        for key in self.raw_keys():
+            self._try("bpf_map_delete_elem", key, verb="delete from")
+
+    def items(self) -> ItemsView[Any, Any]:
+        """Return a view of the entries; it leaves out those that vanish while it is read."""
+        return _Items(self)
+
+    def values(self) -> ValuesView[Any]:
+        """Return a view of the values; it leaves out those that vanish while it is read."""
+        return _Values(self)
+
     def __getitem__(self, key: Any) -> Any:
-        value = ctypes.create_string_buffer(self._value.size)
-        try:
-            self._call("bpf_map_lookup_elem", self._key.encode(key), value, verb="look up in")
-        except BpfError as error:
-            if error.errno == errno.ENOENT:
-                raise KeyError(key) from error
-            raise
-        return self._value.decode(value.raw)
+        value = self._look_up(self._key.encode(key))
+        if value is None:
+            raise self._missing(key)
+        return self._value.decode(value)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self._call(
@@ -104,28 +135,14 @@ class Map(MutableMapping[Any, Any]):
         )
 
     def __delitem__(self, key: Any) -> None:
-        try:
-            self._call("bpf_map_delete_elem", self._key.encode(key), verb="delete from")
-        except BpfError as error:
-            if error.errno == errno.ENOENT:
-                raise KeyError(key) from error
-            raise
+        if not self._try("bpf_map_delete_elem", self._key.encode(key), verb="delete from"):
+            raise self._missing(key)
 
     def __iter__(self) -> Iterator[Any]:
-        here: bytes | None = None
-        while True:
-            following = ctypes.create_string_buffer(self._key.size)
-            try:
-                self._call("bpf_map_get_next_key", here, following, verb="iterate over")
-            except BpfError as error:
-                if error.errno == errno.ENOENT:
-                    return
-                raise
-            here = following.raw
-            yield self._key.decode(here)
+        return map(self._key.decode, self.raw_keys())
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self.raw_keys())
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -136,20 +153,45 @@ class Map(MutableMapping[Any, Any]):
     def __repr__(self) -> str:
         return f"<Map {self.name}>"
 
-    @cached_property
-    def _key(self) -> _Codec:
-        return self._codec("bpf_map__btf_key_type_id", "bpf_map__key_size")
+    def _entries(self) -> Iterator[tuple[Any, Any]]:
+        for key in self.raw_keys():
+            value = self._look_up(key)
+            if value is not None:
+                yield self._key.decode(key), self._value.decode(value)
+
+    def _look_up(self, key: bytes) -> bytes | None:
+        value = ctypes.create_string_buffer(self._value.size)
+        found = self._try("bpf_map_lookup_elem", key, value, verb="look up in")
+        return value.raw if found else None
+
+    def _is_filled(self, key: bytes) -> bool:
+        try:
+            return self._look_up(key) is not None
+        except BpfError:  # of some types only programs can read an element
+            return True
+
+    def _missing(self, key: Any) -> KeyError:
+        error = KeyError(key)
+        if self._key.has_unseen_bytes and key in list(self):
+            error.add_note(
+                f"map {self.name} has an equal key with other bytes, as in padding that a program"
+                " left dirty: look it up by a key of list(map), or by its bytes from raw_keys()"
+            )
+        return error
 
     @cached_property
-    def _value(self) -> _Codec:
+    def _key(self) -> KeyCodec:
+        type_id = self._ask("bpf_map__btf_key_type_id")
+        return KeyCodec(self._owner.btf, type_id, self._ask("bpf_map__key_size"))
+
+    @cached_property
+    def _value(self) -> Codec:
         # The kernel would write a value for each processor into a buffer for one.
         if self._ask("bpf_map__type") in _PER_CPU_MAPS:
             hint = "a per-CPU map has a value for each processor: no access to it is implemented"
             raise BpfError(errno.EOPNOTSUPP, self._doing("use"), hint=hint)
-        return self._codec("bpf_map__btf_value_type_id", "bpf_map__value_size")
-
-    def _codec(self, type_function: str, size_function: str) -> _Codec:
-        return _Codec(self._owner.btf, self._ask(type_function), self._ask(size_function))
+        type_id = self._ask("bpf_map__btf_value_type_id")
+        return Codec(self._owner.btf, type_id, self._ask("bpf_map__value_size"))
 
     def _ask(self, function: str) -> int:
         return libbpf.call(function, self.pointer, doing=self._doing("ask about"))
@@ -157,24 +199,25 @@ class Map(MutableMapping[Any, Any]):
     def _call(self, function: str, *arguments: Any, verb: str) -> None:
         libbpf.call(function, self.fd, *arguments, doing=self._doing(verb))
 
+    def _try(self, function: str, *arguments: Any, verb: str) -> bool:
+        """Call a function of libbpf; False where the kernel has no such key."""
+        doing = self._doing(verb)
+        result = libbpf.call(function, self.fd, *arguments, doing=doing, answer=errno.ENOENT)
+        return result != -errno.ENOENT
+
     def _doing(self, verb: str) -> str:
         return f"{verb} map {self.name}"
 
 
-class _Codec:
-    """Converts keys or values of a map to Python values, and back."""
+class _Items(ItemsView[Any, Any]):
+    _mapping: Map
 
-    def __init__(self, btf: Btf | None, type_id: int, size: int) -> None:
-        self.size = size
-        self._btf = btf if type_id else None
-        self._type_id = type_id
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return self._mapping._entries()  # noqa: SLF001
 
-    def decode(self, data: bytes) -> Any:
-        return self._btf.decode(self._type_id, data) if self._btf else data
 
-    def encode(self, value: Any) -> bytes:
-        if isinstance(value, bytes) and len(value) == self.size:
-            return value
-        if self._btf is None:
-            raise TypeError(f"needs {self.size} bytes, since it has no BTF type; not {value!r}")
-        return self._btf.encode(self._type_id, value, bytes(self.size))
+class _Values(ValuesView[Any]):
+    _mapping: Map
+
+    def __iter__(self) -> Iterator[Any]:
+        return (value for _, value in self._mapping._entries())  # noqa: SLF001

@@ -19,7 +19,7 @@ from pytest_bpflink.bpf.global_variables import Globals
 from pytest_bpflink.bpf.map import Map
 from pytest_bpflink.bpf.program import Program
 from pytest_bpflink.building.compilation import object_of
-from pytest_bpflink.errors import BpfError, by_name
+from pytest_bpflink.errors import BpfError, by_name, is_bpf_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +48,7 @@ class Object:
         Raises `BpfError`: ENOENT where there is no file, EINVAL or an errno of libbpf's own for a
         file that is no BPF object; `CompileError` for a source that clang refuses.
         """
+        __tracebackhide__ = is_bpf_error
         doing = f"open BPF object {Path(path)}"
         file = object_of(path)
         _require_elf(file, doing)
@@ -60,6 +61,7 @@ class Object:
         Raises `VerifierError` when the verifier refuses a program, and `BpfError` for any other
         failure. After a failure the object can't be loaded again.
         """
+        __tracebackhide__ = is_bpf_error
         libbpf.call("bpf_object__load", self.pointer, doing=f"load BPF object {self.path}")
         self.loaded = True
         return self
@@ -167,6 +169,7 @@ def _types(raw: bytes) -> Btf:
 
 def _require_elf(file: Path, doing: str) -> None:
     """Raise `BpfError` with a clear sentence, where libbpf would report an error of libelf."""
+    __tracebackhide__ = is_bpf_error
     try:
         with file.open("rb") as stream:
             start = stream.read(len(_ELF_MAGIC))

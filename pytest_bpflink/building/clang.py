@@ -1,6 +1,7 @@
 """clang for BPF programs: its path, its flags, and the compilation of one source.
 
-Knows neither caches nor the rest of the project, since the build of the wheel imports it.
+Knows neither caches nor the rest of the project except `headers`, since the build of the wheel
+imports it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import os
 import platform
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pytest_bpflink.building import headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,8 +24,33 @@ if TYPE_CHECKING:
 _TARGETS = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv", "ppc64le": "powerpc"}
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What decides a translation beside the command."""
+
+    files: list[Path]
+    """The source, which is the first, and the headers."""
+    empty: list[Path]
+    """The places where clang looked for a header and found none."""
+
+
 class ClangRefusal(Exception):  # noqa: N818 - named for what happened
     """clang made no object; the text is clang's message."""
+
+    def __init__(self, message: str, inputs: Inputs) -> None:
+        self.inputs = inputs
+        super().__init__(message)
+
+
+# The variables by which clang changes the object or the search for headers.
+_VARIABLES = (
+    "CPATH",
+    "C_INCLUDE_PATH",
+    "CCC_OVERRIDE_OPTIONS",
+    "COMPILER_PATH",
+    "CLANG_NO_DEFAULT_CONFIG",
+    "SOURCE_DATE_EPOCH",
+)
 
 
 @functools.cache
@@ -42,23 +71,34 @@ def flags() -> list[str]:
     ]
 
 
-def translate(command: Sequence[str], source: Path) -> tuple[bytes, list[Path]]:
-    """Compile, and return the object and the files that it was made of, the source first.
+def environment() -> tuple[str, ...]:
+    """Return the part of the environment that decides a translation."""
+    given = [f"{name}={os.environ[name]}" for name in _VARIABLES if name in os.environ]
+    # Directories of these variables may be relative.
+    return (*given, str(Path.cwd())) if given else ()
 
-    Raises `ClangRefusal`.
-    """
+
+def translate(command: Sequence[str], source: Path) -> tuple[bytes, Inputs]:
+    """Compile, and return the object and what decided it. Raises `ClangRefusal`."""
     # clang writes the object to a pipe and the dependencies to memory: if this process is killed,
     # no file is left, and clang ends at the closed pipe.
     with memory_file() as depends:
         result = subprocess.run(
-            [*command, "-MD", "-MF", depends, "-MT", "object", "-c", source, "-o", "-"],
+            [*command, "-v", "-MD", "-MF", depends, "-MT", "object", "-c", source, "-o", "-"],
             capture_output=True,
             check=False,
             pass_fds=[int(depends.name)],
         )
+        directories, messages = headers.split_verbose(result.stderr.decode(errors="replace"))
         if result.returncode:
-            raise ClangRefusal(result.stderr.decode(errors="replace"))
-        return result.stdout, [Path(name) for name in _parse_depends(depends.read_text())]
+            # clang lists no dependencies if a header is missing.
+            files = headers.reachable(source, directories)
+        else:
+            files = [Path(name).absolute() for name in _parse_depends(depends.read_text())]
+    inputs = Inputs(files, headers.empty_places(files, directories))
+    if result.returncode:
+        raise ClangRefusal(messages, inputs)
+    return result.stdout, inputs
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """Compiles a `.bpf.c` to a `.bpf.o` with clang, and caches the object.
 
 The key of the cache is everything that decides the object: the source, the files it includes, the
-flags and the compiler. Where the cache can't be written (a guest, a full disk) the object goes into
-a temporary directory.
+places where clang looked for these files in vain, the flags, the compiler and its environment. The
+error of a source that does not compile is kept by the same key. Where the cache can't be written (a
+guest, a full disk) the object goes into a temporary directory.
 """
 
 from __future__ import annotations
@@ -20,8 +21,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.building import prebuilt, vmlinux_h
-from pytest_bpflink.building.clang import ClangRefusal, clang, flags, memory_file, translate
-from pytest_bpflink.errors import CompileError
+from pytest_bpflink.building.clang import (
+    ClangRefusal,
+    Inputs,
+    clang,
+    environment,
+    flags,
+    memory_file,
+    translate,
+)
+from pytest_bpflink.errors import CompileError, is_bpf_error
 from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.scratch import Scratch
 from pytest_bpflink.vm.whole_file import write_whole
@@ -41,6 +50,7 @@ def object_of(path: str | os.PathLike[str]) -> Path:
     A path that does not end in `.c` is returned as it is, whether the file exists or not. Raises
     `CompileError`.
     """
+    __tracebackhide__ = is_bpf_error
     given = Path(path)
     remembered = _remembered(given)
     if remembered:
@@ -60,17 +70,14 @@ def prepare(sources: Iterable[Path], *, before_each: Callable[[Path], object]) -
     Guests, too, compile with this kernel's `vmlinux.h`; CO-RE adapts programs to their kernels.
     `before_each` is called with each source that is not in the cache.
     """
-    run = os.environ[_RUN_VARIABLE] = uuid.uuid4().hex
+    os.environ[_RUN_VARIABLE] = uuid.uuid4().hex
     for source in sources:
-        try:
+        with contextlib.suppress(CompileError):
             if _includes_kernel_types(source):
                 os.environ[_HEADER_VARIABLE] = str(_vmlinux_header())
             if not _is_compiled(source):
                 before_each(source)
             object_of(source)
-        except CompileError as error:
-            if error.log:
-                _keep_failure(source, run, error.log)
 
 
 def clang_version() -> str:
@@ -98,16 +105,17 @@ def _one_name(source: Path) -> Path:
     return source.parent.resolve() / source.name
 
 
-# By source: its object, and the signature and the paths of the files that the object was made of.
-_compiled: dict[Path, tuple[Path, object, list[Path]]] = {}
+# By source and environment: the object, and the signature and the paths of what it was made of.
+_compiled: dict[tuple[Path, tuple[str, ...]], tuple[Path, object, list[Path]]] = {}
 
 
 def _remembered(source: Path) -> Path | None:
-    built, state, files = _compiled.get(source, (None, None, []))
-    return built if built and state == _signature(files) else None
+    built, state, parts = _compiled.get((source, environment()), (None, None, []))
+    return built if built and state == _signature(parts) else None
 
 
 def _compile_cached(source: Path, *, given: Path) -> Path:
+    __tracebackhide__ = is_bpf_error
     compiler = clang()
     if compiler is None:
         hint = "clang is not installed (Debian: apt install clang); or give a built .bpf.o"
@@ -122,7 +130,7 @@ def _compile_cached(source: Path, *, given: Path) -> Path:
     # Remembered by the given name, too, since resolving it takes longer than all the rest. The
     # signature includes the file at that name, since the name may lead elsewhere the next time.
     for name in (source, given):
-        _compiled[name] = built, _signature([name, *parts]), [name, *parts]
+        _compiled[name, environment()] = built, _signature([name, *parts]), [name, *parts]
     return built
 
 
@@ -138,27 +146,29 @@ def _is_compiled(source: Path) -> bool:
 def _entry(source: Path, command: list[str]) -> Path:
     # Without the files that the source includes: only compiling it shows which these are.
     identity = _identity(Path(command[0]))
-    return cache_root() / "objects" / _digest(identity, *command, str(source))
+    return cache_root() / "objects" / _digest(identity, *command, *environment(), str(source))
 
 
-def _keep_failure(source: Path, run: str, log: str) -> None:
-    entry = _entry(source, [str(clang()), *_flags(source)])
-    failure = {"run": run, "source": _digest(source.read_bytes()), "log": log}
-    with contextlib.suppress(OSError):
-        write_whole(entry / "failure.json", json.dumps(failure).encode())
+def _keep_failure(entry: Path, refusal: ClangRefusal) -> None:
+    run = os.environ.get(_RUN_VARIABLE)
+    if run:
+        contents = _contents_of(refusal.inputs)
+        failure = {"run": run, "parts": contents, "log": str(refusal)}
+        with contextlib.suppress(OSError):
+            write_whole(entry / "failure.json", json.dumps(failure).encode())
 
 
 def _raise_kept_failure(source: Path, entry: Path) -> None:
-    """Raise the error that clang gave on the host in this run.
+    """Raise the error that clang gave for the same files in this run, perhaps on the host.
 
-    An error of another run is ignored, since headers may have changed.
+    An error of another run is ignored: clang may also have failed for lack of memory.
     """
+    __tracebackhide__ = is_bpf_error
     try:
-        kept: dict[str, str] = json.loads((entry / "failure.json").read_bytes())
+        kept = json.loads((entry / "failure.json").read_bytes())
     except (OSError, ValueError):
         return
-    run, content = kept["run"], kept["source"]
-    if run == os.environ.get(_RUN_VARIABLE) and content == _digest(source.read_bytes()):
+    if kept["run"] == os.environ.get(_RUN_VARIABLE) and _are_unchanged(kept["parts"]):
         raise _refusal(source, kept["log"])
 
 
@@ -167,23 +177,23 @@ def _refusal(source: Path, log: str) -> CompileError:
 
 
 def _look_up(entry: Path) -> tuple[Path, list[Path]] | None:
-    """Find an object in the cache; None if its source or a header has changed since it was made."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
+    """Find an object in the cache; None if what it was made of has changed since."""
+    with contextlib.suppress(OSError, ValueError):
         contents: dict[str, str] = json.loads((entry / "parts.json").read_bytes())
-        parts = [Path(name) for name in contents]
-        if all(_content(part) == contents[str(part)] for part in parts):
-            built = _place(entry, contents)
-            if built.exists():
-                return built, parts
+        built = _place(entry, contents)
+        if _are_unchanged(contents) and built.exists():
+            return built, [Path(name) for name in contents]
     return None
 
 
 def _compile(source: Path, command: list[str], entry: Path) -> tuple[Path, list[Path]]:
+    __tracebackhide__ = is_bpf_error
     try:
-        image, parts = translate(command, source)
+        image, inputs = translate(command, source)
     except ClangRefusal as refusal:
+        _keep_failure(entry, refusal)
         raise _refusal(source, str(refusal)) from None
-    contents = {str(part): _content(part) for part in parts}
+    contents = _contents_of(inputs)
     built = _place(entry, contents)
     try:
         write_whole(built, image)
@@ -191,13 +201,13 @@ def _compile(source: Path, command: list[str], entry: Path) -> tuple[Path, list[
     except OSError:
         built = _place(_unwritable_cache().path, contents)
         write_whole(built, image)
-    return built, parts
+    return built, [Path(name) for name in contents]
 
 
 def _place(entry: Path, contents: dict[str, str]) -> Path:
     # Users see the file's name: libbpf puts it before the names of global variables' maps.
     source = Path(next(iter(contents)))
-    return entry / _digest(*contents.values()) / source.with_suffix(".o").name
+    return entry / _digest(*contents, *contents.values()) / source.with_suffix(".o").name
 
 
 @functools.cache
@@ -242,13 +252,25 @@ def _identity(program: Path) -> str:
     return f"{program} {status.st_size} {status.st_mtime_ns}"
 
 
-def _signature(files: list[Path]) -> list[tuple[int, int, int]] | None:
-    """Return numbers that change with the files; None where a file is missing."""
+def _signature(parts: list[Path]) -> list[tuple[int, int, int] | None]:
+    """Return numbers that change with each file; None for a file that is missing."""
+    return [_file_signature(each) for each in parts]
+
+
+def _file_signature(part: Path) -> tuple[int, int, int] | None:
     try:
-        status = [file.stat() for file in files]
+        status = part.stat()
     except OSError:
         return None
-    return [(each.st_mtime_ns, each.st_size, each.st_ino) for each in status]
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _contents_of(inputs: Inputs) -> dict[str, str]:
+    return {str(part): _content(part) for part in (*inputs.files, *inputs.empty)}
+
+
+def _are_unchanged(contents: dict[str, str]) -> bool:
+    return all(_content(Path(part)) == content for part, content in contents.items())
 
 
 # By file: its signature, and its digest at that time. Most sources include the same headers.
@@ -256,12 +278,21 @@ _contents: dict[Path, tuple[object, str]] = {}
 
 
 def _content(part: Path) -> str:
-    """Return the digest of a file, which is read again if it has changed. Raises `OSError`."""
-    state = _signature([part])
+    """Return the digest of a file, which is read again if it has changed; empty without a file."""
+    state = _file_signature(part)
     known = _contents.get(part)
     if known is None or known[0] != state:
-        known = _contents[part] = state, _digest(part.read_bytes())
+        known = _contents[part] = state, _digest_of_file(part)
     return known[1]
+
+
+def _digest_of_file(part: Path) -> str:
+    try:
+        return _digest(part.read_bytes())
+    except IsADirectoryError:
+        return "directory"
+    except OSError:
+        return ""
 
 
 def _digest(*parts: str | bytes) -> str:

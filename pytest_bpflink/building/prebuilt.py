@@ -49,9 +49,9 @@ def build(sources: Path, into: Path, *, named: str) -> list[Path]:
     index: dict[str, dict[str, str]] = {}
     made = []
     for source in sorted(sources.glob("*.bpf.c")):
-        image, parts = translate(command, source)
+        image, inputs = translate(command, source)
         # Only the project's own files are checked for edits, not the system's headers.
-        own = [part for part in parts if part.is_relative_to(sources)]
+        own = [part for part in inputs.files if part.is_relative_to(sources)]
         index[source.name] = {str(part.relative_to(sources)): _digest(part) for part in own}
         made.append(into / source.with_suffix(".o").name)
         made[-1].write_bytes(image)

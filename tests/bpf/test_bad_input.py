@@ -124,8 +124,18 @@ def test_refused_by_the_verifier(bpf_object: Callable[..., Object]) -> None:
     assert error.errno == errno.EACCES
     assert "invalid mem access 'map_value_or_null'" in error.verifier_log
     # The message ends with the verifier's last lines; the log has all of them.
-    assert "load BPF object" in str(error)
-    assert "invalid mem access 'map_value_or_null'" in str(error)
+    assert error.program == "unchecked"
+    first, omitted, *lines = str(error).splitlines()
+    assert re.fullmatch(
+        r"load BPF object .*/refused.bpf.c: EACCES \(Permission denied\);"
+        " the verifier says of program unchecked:",
+        first,
+    )
+    assert omitted == "  ..."
+    assert [line.strip() for line in lines] == [
+        line.strip() for line in error.verifier_log.splitlines()[-12:]
+    ]
+    assert "  R0 invalid mem access 'map_value_or_null'" in lines
     assert "failed to load object" in error.log
 
 
@@ -380,7 +390,7 @@ def test_unknown_option(egress: Program, cgroup: Cgroup, bpf_object: Callable[..
 def test_errors_survive_being_sent_to_another_process() -> None:
     errors = [
         BpfError(errno.EPERM, "try", hint="or not", log="said so"),
-        VerifierError(errno.EACCES, "load", verifier_log="no"),
+        VerifierError(errno.EACCES, "load", program="it", verifier_log="no"),
         NotSupported("fly", since="Linux 9", here="Linux 6"),
         UnknownName("map", "x", ["y"], "z"),
     ]

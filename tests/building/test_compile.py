@@ -7,11 +7,15 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_bpflink import BpfError, CompileError, Object
 from pytest_bpflink.building import compilation, prebuilt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SOURCE = """
 #include <linux/bpf.h>
@@ -31,6 +35,7 @@ int keep(struct __sk_buff *skb)
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("BPFLINK_RUN", "")
     (tmp_path / "value.h").write_text("#define VALUE 7\n")
     source = tmp_path / "source.bpf.c"
     source.write_text(SOURCE)
@@ -88,6 +93,94 @@ def test_compiled_again_when_a_header_changes(source: Path) -> None:
     assert value_in(source) == 9
     (source.parent / "value.h").write_text("#define VALUE 7\n")
     assert compilation.object_of(source) == first
+
+
+@pytest.fixture
+def headers(source: Path) -> Callable[[str, int], Path]:
+    """Write another `value.h` into a directory, and return the directory."""
+
+    def write(directory: str, value: int) -> Path:
+        made = source.parent / directory
+        made.mkdir(exist_ok=True)
+        (made / "value.h").write_text(f"#define VALUE {value}\n")
+        return made
+
+    return write
+
+
+@pytest.mark.parametrize("variable", ["CPATH", "C_INCLUDE_PATH"])
+def test_compiled_again_when_clang_is_to_look_elsewhere(
+    source: Path,
+    headers: Callable[[str, int], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+) -> None:
+    (source.parent / "value.h").unlink()
+    first, second = headers("first", 5), headers("second", 6)
+    monkeypatch.setenv(variable, str(first))
+    assert value_in(source) == 5
+    monkeypatch.setenv(variable, str(second))
+    assert value_in(source) == 6
+    monkeypatch.setenv(variable, "first")
+    monkeypatch.chdir(source.parent)
+    assert value_in(source) == 5
+    monkeypatch.chdir(second)
+    with pytest.raises(CompileError, match=r"'value.h' file not found"):
+        compilation.object_of(source)
+
+
+def test_compiled_again_when_a_new_header_shadows_another(
+    source: Path, headers: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source.parent / "value.h").unlink()
+    missing = source.parent / "missing"
+    empty = source.parent / "empty"
+    empty.mkdir()
+    monkeypatch.setenv("CPATH", f"{missing}:{empty}:{headers('last', 5)}")
+    assert value_in(source) == 5
+    headers("empty", 6)
+    assert value_in(source) == 6
+    headers("missing", 7)
+    assert value_in(source) == 7
+    headers(".", 8)  # beside the source
+    assert value_in(source) == 8
+    (source.parent / "value.h").unlink()
+    assert value_in(source) == 7
+
+
+@pytest.mark.parametrize(
+    "include",
+    [
+        '#include "first.h"\n',
+        '#define NAME "optional.h"\n#ifdef NAME\n#include NAME\n#endif\n',
+        '#if __has_include("optional.h")\n#include "optional.h"\n#endif\n',
+        "# include_next <optional.h>\n",
+    ],
+)
+def test_every_way_to_include_a_header_counts(
+    source: Path, headers: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch, include: str
+) -> None:
+    source.with_name("first.h").write_text('#include "optional.h"\n')
+    source.write_text("#define VALUE 1\n" + include + SOURCE.replace('#include "value.h"', ""))
+    last = headers("last", 0)
+    (last / "optional.h").write_text("")
+    monkeypatch.setenv("CPATH", f"{source.parent / 'before'}:{last}")
+    assert value_in(source) == 1
+    before = headers("before", 0)
+    (before / "optional.h").write_text("#undef VALUE\n#define VALUE 2\n")
+    assert value_in(source) == 2
+
+
+def test_places_that_do_not_matter_do_not_count(
+    source: Path, headers: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind = source.parent / "behind"
+    monkeypatch.setenv("CPATH", str(behind))
+    behind.mkdir()
+    built = compilation.object_of(source)
+    headers("behind", 9)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
+    assert compilation.object_of(source) == built
 
 
 @pytest.fixture
@@ -219,15 +312,36 @@ def test_prepared_sources_are_not_compiled_in_guests(
 def test_the_error_of_another_run_is_not_believed(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    header = source.with_name("part.h")
     source.write_text('#include "part.h"\n')
     compilation.prepare([source], before_each=lambda _: None)
-    header.write_text("int value;\n")
-    with pytest.raises(CompileError):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
+    with pytest.raises(CompileError, match=r"'part.h' file not found"):
         compilation.object_of(source)
 
     monkeypatch.setenv("BPFLINK_RUN", "another")
+    with pytest.raises(pytest.fail.Exception, match="compiled again"):
+        compilation.object_of(source)
+
+
+@pytest.mark.parametrize("place", ["part.h", "named/part.h"])
+def test_the_error_is_not_believed_once_the_missing_header_is_there(
+    source: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv("CPATH", str(source.parent / "named"))
+    source.write_text('#include "value.h"\n#include "part.h"\n')
+    compilation.prepare([source], before_each=lambda _: None)
+    header = source.parent / place
+    header.parent.mkdir(exist_ok=True)
+    header.write_text("int value;\n")
     assert compilation.object_of(source).name == "source.bpf.o"
+
+
+def test_the_error_is_not_believed_once_a_header_changed(source: Path) -> None:
+    header = source.with_name("value.h")
+    header.write_text("#error no value\n")
+    compilation.prepare([source], before_each=lambda _: None)
+    header.write_text("#define VALUE 9\n")
+    assert value_in(source) == 9
 
 
 def test_source_that_is_compiled_already_is_not_announced(source: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -344,8 +345,42 @@ def test_verifier_log_is_a_section_of_the_report(pytester: pytest.Pytester) -> N
     pytester.makepyfile(f"def test_it(bpf_object):\n    bpf_object({str(refused)!r})")
     result = pytester.runpytest_subprocess()
     result.stdout.fnmatch_lines(
-        ["*VerifierError: load BPF object *: EACCES*", "*- Verifier log -*", "0: *R1=ctx*"]
+        [
+            "E *VerifierError: load BPF object *: EACCES*; the verifier says of program unchecked:",
+            "E *...",
+            "*- Verifier log -*",
+            "0: *R1=ctx*",
+        ]
     )
+
+
+def test_short_verifier_log_stands_once(pytester: pytest.Pytester) -> None:
+    (pytester.path / "refused.bpf.c").write_text(
+        '__attribute__((section("socket"), naked)) int unset(void *ctx) { asm volatile("exit"); }'
+    )
+    pytester.makepyfile("def test_it(bpf_object):\n    bpf_object('refused.bpf.c')")
+    output = pytester.runpytest_subprocess().stdout
+    output.fnmatch_lines(["E *VerifierError: *; the verifier says of program unset:"])
+    output.no_fnmatch_line("*- Verifier log -*")
+    assert output.str().count("R0 !read_ok") == 1
+
+
+@pytest.mark.parametrize("source", ["int broken(void) { return nothing; }", None])
+def test_traceback_of_a_failed_compilation_ends_in_the_test(
+    pytester: pytest.Pytester, source: str | None
+) -> None:
+    if source:
+        (pytester.path / "broken.bpf.c").write_text(source)
+    pytester.makepyfile("def test_it(bpf_object):\n    bpf_object('broken.bpf.c')")
+    output = pytester.runpytest_subprocess("-p", "no:cacheprovider").stdout
+    place = str(pytester.path / "broken.bpf.c")
+    said = [line[8:] for line in output.lines if line.startswith("E   ")]
+    assert said[0].startswith(f"pytest_bpflink.errors.CompileError: compile {place}: ")
+    if source:
+        assert said[1] == f"  {place}:1:27: error: use of undeclared identifier 'nothing'"
+    frames = [line for line in output.lines if re.match(r"\S+\.py:\d+: ", line)]
+    assert len(frames) == 1
+    assert frames[0].startswith("test_traceback")
 
 
 @pytest.mark.parametrize("arguments", [(), ("-n1",)], ids=["here", "dealt-out"])

@@ -1,0 +1,101 @@
+"""Keys and values of a map as Python values, and back to bytes."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from pytest_bpflink.binding.btf import Btf
+
+
+class StructKey(dict[str, Any]):
+    """A struct or union as a key of a map: a dict that hashes, and that can't be changed.
+
+    It keeps the bytes of the key, with those of the padding, in `raw`. It equals any dict with the
+    same members, but another key of a map only if all bytes are equal. Arrays in it are tuples.
+    """
+
+    def __init__(self, members: dict[str, Any], raw: bytes = b"") -> None:
+        super().__init__(members)
+        self.raw = raw
+        """The bytes of the key; empty for a struct in a key."""
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, StructKey) and self.raw and other.raw:
+            return self.raw == other.raw
+        return super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return StructKey, (dict(self), self.raw)
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("a key of a map can't be changed; dict(key) is a dict that can")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+
+class Codec:
+    """Converts values of a map to Python values, and back."""
+
+    def __init__(self, btf: Btf | None, type_id: int, size: int) -> None:
+        self.size = size
+        self._btf = btf if type_id else None
+        self._type_id = type_id
+
+    def decode(self, data: bytes) -> Any:
+        """Return the Python value of an element's bytes: the bytes themselves without BTF."""
+        return self._btf.decode(self._type_id, data) if self._btf else data
+
+    def encode(self, value: Any) -> bytes:
+        """Return the bytes of a Python value; bytes of the element's size are taken as they are.
+
+        Raises `TypeError` or `OverflowError` for a value that the type can't hold.
+        """
+        if isinstance(value, bytes) and len(value) == self.size:
+            return value
+        if self._btf is None:
+            raise TypeError(f"needs {self.size} bytes, since it has no BTF type; not {value!r}")
+        return self._btf.encode(self._type_id, value, bytes(self.size))
+
+
+class KeyCodec(Codec):
+    """Converts keys of a map to Python values that hash, and back to the very same bytes."""
+
+    def decode(self, data: bytes) -> Any:
+        """Return the Python value of a key; the bytes where a value would not give them back."""
+        value = _hashable(super().decode(data))
+        if isinstance(value, StructKey):
+            return StructKey(value, data)
+        return value if self.encode(value) == data else data
+
+    def encode(self, value: Any) -> bytes:
+        """Return the bytes of a key. A key of a map has its own, with those of the padding."""
+        if isinstance(value, StructKey) and len(value.raw) == self.size:
+            members = super().decode(value.raw)
+            # A key of another map may have another type of this size.
+            if _hashable(members) == dict(value):
+                return value.raw
+        return super().encode(value)
+
+    @cached_property
+    def has_unseen_bytes(self) -> bool:
+        """Whether two keys can have equal values and different bytes, such as in the padding."""
+        # The second pattern has a byte behind the first zero of any char[].
+        patterns = b"\xff" * self.size, (b"\0\xff" * self.size)[: self.size]
+        return any(self.encode(Codec.decode(self, each)) != each for each in patterns)
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return StructKey({name: _hashable(member) for name, member in value.items()})
+    if isinstance(value, list):
+        return tuple(_hashable(element) for element in value)
+    return value
