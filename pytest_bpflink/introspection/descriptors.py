@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.binding import libbpf
-from pytest_bpflink.binding.uapi import BpfNumber
+from pytest_bpflink.binding.uapi import BpfNumber, MapType
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.system import procfs
 from pytest_bpflink.system.libc import libc
@@ -79,39 +79,50 @@ def _key_of_another(pid: int, fd: int, kinds: Collection[Kind]) -> Key | None:
         if _KINDS.get(kind) not in kinds:
             return None
         try:
-            duplicate = _duplicate(pid, fd)
+            with duplicated(pid, fd) as duplicate:
+                return key_of(duplicate)
         except OSError as error:
             if error.errno == errno.EBADF:  # closed meanwhile
                 return None
             if error.errno in {errno.EPERM, errno.ENOSYS}:
                 return _read_fdinfo(pid, fd, kind)
             raise
-        try:
-            return key_of(duplicate)
-        finally:
-            os.close(duplicate)
     return None
 
 
-def _duplicate(pid: int, fd: int) -> int:
-    """Return a duplicate, in this process, of another process's descriptor. Raises `OSError`."""
+@contextlib.contextmanager
+def duplicated(pid: int, fd: int) -> Iterator[int]:
+    """Hold a duplicate of another process's descriptor during a `with` block. Raises `OSError`."""
     pidfd = os.pidfd_open(pid)
     try:
         duplicate: int = libc().syscall(_PIDFD_GETFD, pidfd, fd, ctypes.c_uint(0))
         if duplicate < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
-        return duplicate
     finally:
         os.close(pidfd)
+    try:
+        yield duplicate
+    finally:
+        os.close(duplicate)
 
 
 def _read_fdinfo(pid: int, fd: int, kind: str) -> Key | None:
     if kind == "link" and _reading_may_crash():
         return None
+    number = _number_in_fdinfo(f"{kind}_id", pid, fd)
+    return (_KINDS[kind], number) if number else None
+
+
+def map_type(pid: int, fd: int) -> MapType:
+    """Return the type that fdinfo has of a map; UNSPEC of another file. Raises `OSError`."""
+    return MapType(_number_in_fdinfo("map_type", pid, fd))
+
+
+def _number_in_fdinfo(name: str, pid: int, fd: int) -> int:
     text = procfs.read(f"/proc/{pid}/fdinfo/{fd}")
-    found = re.search(rf"^{kind}_id:\s+(\d+)$".encode(), text, re.MULTILINE)
-    return (_KINDS[kind], int(found[1])) if found else None
+    found = re.search(rf"^{name}:\s+(\d+)$".encode(), text, re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 @cache

@@ -55,16 +55,21 @@ def is_on_bpffs(path: str | os.PathLike[str]) -> bool:
 def pinned_in(mount: Path) -> Iterator[tuple[Key, Path]]:
     """Yield each object that is pinned in a BPF FS, which is held for a moment, and its path."""
     for path in pins_below(mount):
-        try:
-            fd = libbpf.call("bpf_obj_get", os.fsencode(path), doing=f"look at {path}")
-        except BpfError:  # the pin is gone meanwhile
-            continue
-        try:
+        key = None
+        with contextlib.suppress(BpfError), opened(path) as fd:  # the pin is gone meanwhile
             key = key_of(fd)
-        finally:
-            os.close(fd)
         if key is not None:
             yield key, path
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Hold a pinned object for the length of a `with` block. Raises `BpfError`."""
+    fd: int = libbpf.call("bpf_obj_get", os.fsencode(path), doing=f"look at {path}")
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def readable_mounts() -> Iterator[Path]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_bpflink.introspection import ids
 from pytest_bpflink.introspection.descriptors import held_by
-from pytest_bpflink.introspection.entries import entry_of
+from pytest_bpflink.introspection.entries import entries_of, entry_of
 from pytest_bpflink.introspection.holders import (
     CgroupHolder,
     DescriptorHolder,
@@ -40,7 +40,7 @@ class BpfLedger:
     def alive(self, kind: Kind | None = None) -> tuple[Entry, ...]:
         """Return all links, programs and maps on the system, or those of one kind."""
         kinds = (kind,) if kind else ids.KINDS
-        return _entries((each, number) for each in kinds for number in ids.alive(each))
+        return entries_of((each, number) for each in kinds for number in ids.alive(each))
 
     def held_by(self, pid: int, kind: Kind | None = None) -> tuple[Entry, ...]:
         """Return the objects that a process has open, all or of one kind; none if it is gone.
@@ -48,7 +48,7 @@ class BpfLedger:
         Raises `PermissionError` for a process that this one may not look into.
         """
         keys = dict.fromkeys(key for key, _ in held_by(pid))
-        return _entries(key for key in keys if kind in {None, key[0]})
+        return entries_of(key for key in keys if kind in {None, key[0]})
 
     def assert_gone(self, entries: Iterable[Entry], *, within: float = 1.0) -> None:
         """Assert that none of these objects exists any more; programs go some time after their use.
@@ -82,7 +82,7 @@ class Watch:
 
     def alive(self) -> tuple[Entry, ...]:
         """Return the objects of the block that are alive now; programs may just be ending."""
-        return _entries(_unsettled(self._appeared(), alone=self._alone))
+        return entries_of(_unsettled(self._appeared(), alone=self._alone))
 
     def assert_nothing_left(self, *, within: float = 1.0) -> None:
         """Assert that no object of the block exists any more.
@@ -102,10 +102,6 @@ class Watch:
         return [
             (kind, number) for kind in ids.KINDS for number in ids.alive(kind, self._highest[kind])
         ]
-
-
-def _entries(keys: Iterable[Key]) -> tuple[Entry, ...]:
-    return tuple(entry for entry in map(entry_of, keys) if entry)
 
 
 def _await_end(keys: Iterable[Key], within: float, *, alone: bool) -> None:

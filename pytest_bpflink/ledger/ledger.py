@@ -159,7 +159,7 @@ class Ledger:
         if self._is_forked:
             return []
         # Most tests leave nothing: holders are searched only for objects that are left.
-        keys = [key for key in appeared if ids.is_listed(*key)]
+        keys = [key for key in appeared if ids.is_alive(*key)]
         leaks = self._judge(owner, keys, forgive_self=forgive_self) if keys else []
         self._made.difference_update(appeared)
         self._seen.difference_update(appeared)

@@ -101,11 +101,25 @@ def test_where_duplicating_is_refused(holder: int, link: Link) -> None:
     assert told == expected
 
 
+def test_map_where_duplicating_is_refused(counters: Map) -> None:
+    """Fdinfo has the type of a map, and not its name. This process's own map is read as ever."""
+    look = f"""
+from pytest_bpflink import Map, Object
+from pytest_bpflink.introspection.entries import entries_of
+(counters, *_) = Object.open({str(_EGRESS)!r}).load().maps.values()
+for entry in entries_of([("map", {counters.id}), ("map", counters.id)]):
+    print(entry.type.name, entry.name)
+"""
+    told = subprocess.check_output([sys.executable, "-c", _REFUSE + look], text=True)
+
+    assert told == f"ARRAY \nARRAY {counters.name[:15]}\n"
+
+
 def test_refusal_is_seen() -> None:
     """The filter of the test above does refuse to duplicate."""
     duplicate = (
-        "from pytest_bpflink.introspection.descriptors import _duplicate\n"
-        "_duplicate(os.getpid(), 0)"
+        "from pytest_bpflink.introspection.descriptors import duplicated\n"
+        "with duplicated(os.getpid(), 0): pass"
     )
     done = subprocess.run(
         [sys.executable, "-c", f"{_REFUSE}\nimport os\n{duplicate}"],
