@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import subprocess
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -188,3 +189,15 @@ def test_saves_that_take_too_much_are_pruned_oldest_first(saves: Saves) -> None:
         os.utime(save(saves, key).directory / "save.json", (used, used))
     taken = sum(path.stat().st_blocks * 512 for path in (saves.root / "2").iterdir())
     assert saves.prune(days=1e6, size=2 * taken) == ["1"]
+
+
+def test_lock_that_one_thread_took_is_released_by_another(tmp_path: Path) -> None:
+    lock = Saves(tmp_path).lock("key")
+    lock.acquire(blocking=False)
+
+    thread = threading.Thread(target=lock.release)
+    thread.start()
+    thread.join()
+
+    with Saves(tmp_path).lock("key").acquire(blocking=False):
+        pass

@@ -93,7 +93,8 @@ class Saves:
         from filelock import FileLock
 
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return FileLock(self.root / f".{key}.lock")
+        # One thread takes it and another releases it; by default that would release nothing.
+        return FileLock(self.root / f".{key}.lock", thread_local=False)
 
     @contextmanager
     def making(self, key: str, *, room: int) -> Iterator[Path]:
