@@ -92,7 +92,7 @@ def reporting_another(item: pytest.Item) -> Generator[None, None, None]:
 
 
 def sent_programs() -> list[tuple[str, str]]:
-    """Return the sources that a worker gets from execnet (2.1) and xdist, with file names.
+    """Return the sources that execnet (2.1) and xdist send to a worker, with file names.
 
     gateway_bootstrap.bootstrap_exec sends the first, gateway_base.executetask runs the second.
     """
