@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -27,6 +28,7 @@ from pytest_bpflink.vm.image.inventory import ImageError
 from pytest_bpflink.vm.kernels import Kernel, find
 from pytest_bpflink.vm.machines.kvm import detect
 from pytest_bpflink.vm.warm import warm
+from pytest_bpflink.vm.warm.cold import ColdMachine
 from pytest_bpflink.vm.warm.saves import Save, Saves, _digest
 from pytest_bpflink.vm.warm.warm import WarmMachine
 
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pytest_bpflink.vm.machines.acceleration import Acceleration
-    from pytest_bpflink.vm.warm.cold import ColdMachine
 
 # A guest that is emulated beside others needs this long to run a line of Python.
 DEADLINE = 60.0
@@ -82,8 +83,10 @@ def new_machine(
     del saves  # only its directory is needed
     made: list[ColdMachine] = []
 
-    def make(*, kernel: Kernel = kernel, **options: Any) -> ColdMachine:
-        machine = WarmMachine(
+    def make(
+        kind: type[ColdMachine] = WarmMachine, *, kernel: Kernel = kernel, **options: Any
+    ) -> ColdMachine:
+        machine = kind(
             kernel,
             acceleration=acceleration,
             directory=tmp_path_factory.mktemp("machine") / "own",
@@ -416,6 +419,48 @@ def test_writing_reaches_neither_the_host_nor_the_save(
         assert ask(pair[0], source) == "x"
         assert not path.exists()
     assert saves.find(the_save.directory.name) == the_save
+
+
+def test_own_name_and_the_kernel_s_configuration_are_found(
+    pair: list[execnet.Gateway], kernel: Kernel
+) -> None:
+    source = f"""
+import socket
+name = socket.gethostname()
+answer = name, socket.gethostbyname(name), open("/boot/config-{kernel.release}").read()
+"""
+    assert kernel.config_file
+    assert ask(pair[0], source) == ("bpflink-6-1", "127.0.0.1", kernel.config_file.read_text())
+
+
+def test_directory_of_the_host_is_renamed(pair: list[execnet.Gateway], home: Path) -> None:
+    (home / "directory" / "below").mkdir(parents=True)
+    source = "import os; os.rename('directory', 'renamed'); answer = os.listdir('renamed')"
+    assert ask(pair[0], source) == ["below"]
+    assert (home / "directory").exists()
+
+
+def test_full_file_systems_are_errors_and_leave_room_for_the_worker(
+    new_machine: Callable[..., ColdMachine], the_save: Save, group: execnet.Group
+) -> None:
+    assert the_save
+    machine = new_machine()
+    machine.start()
+    machine.wait_ready()
+    source = """
+answer = []
+for place in ("/dev/shm", "/run", "/tmp"):
+    with open(f"{place}/full", "wb", buffering=0) as file:
+        try:
+            while file.write(bytes(1 << 16)):
+                pass
+        except OSError as error:
+            answer.append(error.errno)
+answer.append(len(bytes(32 << 20)))
+"""
+    answer = ask(connect(machine, group), source)
+    machine.close()
+    assert answer == [errno.ENOSPC, errno.ENOSPC, errno.ENOSPC, 32 << 20]
 
 
 def test_directory_below_run_is_seen(

@@ -30,10 +30,11 @@ _PRELOAD = guest.DIRECTORY / "preload.py"
 _UNUSED_SECONDS = 30 * 86400.0
 
 # The variables that Python reads only at its start; the worker sets all others, from the letter.
+# PYTHONHASHSEED is none of them: tox chooses one for each run, and each would need another save.
 _STARTUP_VARIABLES = (
     "PYTHONDEVMODE",
     "PYTHONFAULTHANDLER",
-    "PYTHONHASHSEED",
+    "PYTHONHOME",
     "PYTHONINTMAXSTRDIGITS",
     "PYTHONIOENCODING",
     "PYTHONMALLOC",
@@ -97,21 +98,26 @@ class Inventory:
         return _digest(self.plugin)
 
 
-def take(python: str, environment: Mapping[str, str], *, cache: Path) -> Inventory:
+def take(
+    python: str, environment: Mapping[str, str], *, cache: Path, cwd: Path = Path("/")
+) -> Inventory:
     """Return the files of a Python for guests; CACHE remembers them until one of them changes.
 
-    Raises ImageError if this Python has no pytest or does not run.
+    PYTHONPATH may have paths that are relative to CWD. Raises ImageError if this Python has no
+    pytest or does not run.
     """
     startup = {name: environment[name] for name in _STARTUP_VARIABLES if name in environment}
+    entries = environment.get("PYTHONPATH", "")
+    path = os.pathsep.join(str(cwd / entry) for entry in entries.split(os.pathsep) if entries)
     # The list depends on the imports in preload.py.
-    asked = [python, startup, environment.get("PYTHONPATH", ""), _PRELOAD.read_text()]
+    asked = [python, startup, path, _PRELOAD.read_text()]
     name = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     record, code = cache / f"python-{name}.json", cache / f"python-{name}.zip"
     known = _recall(record, code)
     if known is None:
         cache.mkdir(parents=True, exist_ok=True)
         _forget_unused(cache)
-        known = _describe(python, environment, code)
+        known = _describe(python, {**environment, "PYTHONPATH": path}, code)
         write_whole(record, json.dumps(known).encode())
     return Inventory(
         python=python,
@@ -183,5 +189,6 @@ def _digests(described: Mapping[str, list[str]]) -> dict[str, str]:
 def _digest(paths: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(f"{path}\0{Path(path).stat().st_size}\0".encode() + Path(path).read_bytes())
+        size = str(os.stat(path).st_size).encode()
+        digest.update(b"\0".join([os.fsencode(path), size, Path(path).read_bytes()]))
     return digest.hexdigest()

@@ -113,6 +113,8 @@ def kernel_parameters(
         # A script: the kernel hands parameters that it does not know to init as arguments, and a
         # Python would take the first one for its program.
         f"rdinit={guest_image.AGENT}",
+        # Init's environment: sets have the same order in all guests, whenever each was saved.
+        "PYTHONHASHSEED=0",
         *append,
     ]
 

@@ -55,7 +55,10 @@ class ColdMachine(Machine):
         self.console_log.write_bytes(b"")
         try:
             self._inventory = inventory.take(
-                self._worker.python, self._worker.environment, cache=cache_root() / "guests"
+                self._worker.python,
+                self._worker.environment,
+                cache=cache_root() / "guests",
+                cwd=self._worker.cwd,
             )
             self._begin()
         except ImageError as error:
@@ -127,6 +130,7 @@ class ColdMachine(Machine):
             self._worker,
             host_name=virtme.host_name(self.kernel),
             modules=str(modules) if modules else None,
+            config=str(self.kernel.config_file) if self.kernel.config_file else None,
             plugin=self._plugin,
             path=self._inventory.path,
         )
