@@ -28,7 +28,6 @@ from pytest_bpflink.vm.image.inventory import ImageError
 from pytest_bpflink.vm.kernels import Kernel, find
 from pytest_bpflink.vm.machines.kvm import detect
 from pytest_bpflink.vm.warm import warm
-from pytest_bpflink.vm.warm.cold import ColdMachine
 from pytest_bpflink.vm.warm.saves import Save, Saves, _digest
 from pytest_bpflink.vm.warm.warm import WarmMachine
 
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pytest_bpflink.vm.machines.acceleration import Acceleration
+    from pytest_bpflink.vm.warm.cold import ColdMachine
 
 # A guest that is emulated beside others needs this long to run a line of Python.
 DEADLINE = 60.0
