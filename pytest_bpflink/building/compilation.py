@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from pytest_bpflink.building import prebuilt, vmlinux_h
 from pytest_bpflink.building.clang import ClangRefusal, clang, flags, memory_file, translate
 from pytest_bpflink.errors import CompileError
-from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink.vm.cache import cache_part, is_trusted, usable
 from pytest_bpflink.vm.scratch import Scratch
 from pytest_bpflink.vm.whole_file import write_whole
 
@@ -78,7 +78,7 @@ def clang_version() -> str:
     compiler = clang()
     if compiler is None:
         return ""
-    file = cache_root() / "clang" / _digest(_identity(compiler))
+    file = usable(cache_part("clang") / _digest(_identity(compiler)))
     with contextlib.suppress(OSError):
         return file.read_text()
     line = subprocess.run(
@@ -138,7 +138,7 @@ def _is_compiled(source: Path) -> bool:
 def _entry(source: Path, command: list[str]) -> Path:
     # Sources may include each other, so what a source includes is only known from compiling it.
     identity = _identity(Path(command[0]))
-    return cache_root() / "objects" / _digest(identity, *command, str(source))
+    return usable(cache_part("objects") / _digest(identity, *command, str(source)))
 
 
 def _keep_failure(source: Path, run: str, log: str) -> None:
@@ -150,6 +150,8 @@ def _keep_failure(source: Path, run: str, log: str) -> None:
 
 def _raise_kept_failure(source: Path, entry: Path) -> None:
     """Raise what clang said on the host in this run; headers may have changed since another."""
+    if not is_trusted(entry / "failure.json"):
+        return
     try:
         kept: dict[str, str] = json.loads((entry / "failure.json").read_bytes())
     except (OSError, ValueError):
@@ -165,12 +167,14 @@ def _refusal(source: Path, log: str) -> CompileError:
 
 def _look_up(entry: Path) -> tuple[Path, list[Path]] | None:
     """Find an object whose source and headers are what they were when it was made."""
+    if not is_trusted(entry / "parts.json"):
+        return None
     with contextlib.suppress(OSError, ValueError, KeyError):
         contents: dict[str, str] = json.loads((entry / "parts.json").read_bytes())
         parts = [Path(name) for name in contents]
         if all(_content(part) == contents[str(part)] for part in parts):
             built = _place(entry, contents)
-            if built.exists():
+            if built.exists() and is_trusted(built):
                 return built, parts
     return None
 
@@ -226,8 +230,8 @@ def _vmlinux_header() -> Path:
         raise CompileError(
             error.errno or 0, f"make vmlinux.h of {_KERNEL_BTF}", hint=hint
         ) from error
-    header = cache_root() / "vmlinux" / key / "vmlinux.h"
-    if not header.exists():
+    header = usable(cache_part("vmlinux") / key) / "vmlinux.h"
+    if not header.exists() or not is_trusted(header):
         with memory_file() as dumped:
             vmlinux_h.dump(dumped)
             write_whole(header, dumped.read_bytes())

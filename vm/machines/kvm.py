@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink.vm.cache import cache_part
 from pytest_bpflink.vm.machines import qemu
 from pytest_bpflink.vm.machines.acceleration import Acceleration
 from pytest_bpflink.vm.machines.errors import BootFailed
 from pytest_bpflink.vm.machines.machine import Machine
 from pytest_bpflink.vm.scratch import Scratch
-from pytest_bpflink.vm.whole_file import write_whole
+from pytest_bpflink.vm.whole_file import make_directory, write_whole
 
 if TYPE_CHECKING:
     from pytest_bpflink.vm.kernels import Kernel
@@ -36,13 +36,13 @@ def detect(kernel: Kernel) -> Acceleration:
     if lacking:
         return Acceleration(kvm=False, reason=f"TCG: {lacking}")
     key = f"{_boot_id()} {_qemu()}"
-    cache = cache_root() / "kvm.json"
+    cache = cache_part("kvm.json")
     known = _recall(cache, key)
     if known:
         return known
     from filelock import FileLock
 
-    cache.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(cache.parent)
     with FileLock(cache.with_suffix(".lock")):
         known = _recall(cache, key)
         if known:
