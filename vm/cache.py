@@ -7,6 +7,7 @@ place of a part that does not count, for this run and for its guests.
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import shutil
 from contextlib import contextmanager
@@ -23,8 +24,13 @@ from pytest_bpflink.vm.whole_file import make_directory
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from filelock import FileLock
+
 # The variable that names the temporary directory to this run's workers, also in guests.
 _INSTEAD = "BPFLINK_CACHE_INSTEAD"
+
+# A run that fetches a kernel holds a lock for minutes, over a slow network for longer.
+_LOCK_SECONDS = 1800.0
 
 # The sentences of `refusals`.
 _refused: dict[str, None] = {}
@@ -85,6 +91,40 @@ def _instead() -> Path:
     return scratch.path
 
 
+def file_lock(path: Path) -> FileLock:
+    """Return the lock on a file, for all threads of this process alike."""
+    from filelock import FileLock
+
+    # By default filelock keeps the lock's state for each thread: another thread releases nothing.
+    return FileLock(path, thread_local=False)
+
+
+@contextmanager
+def held(
+    path: Path, *, waits: Callable[[], object] = lambda: None, seconds: float = _LOCK_SECONDS
+) -> Iterator[None]:
+    """Hold the lock on a file; call WAITS if another run holds it.
+
+    Raises OSError, with ETIMEDOUT if the other run still holds the lock after SECONDS.
+    """
+    from filelock import Timeout
+
+    lock = file_lock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        waits()
+        try:
+            lock.acquire(timeout=seconds)
+        except Timeout:
+            what = f"another run has held this lock for {seconds:.0f} s; end that run"
+            raise TimeoutError(errno.ETIMEDOUT, what, str(path)) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 @contextmanager
 def locked(directory: Path, *, unfinished: str, waits: Callable[[], object]) -> Iterator[None]:
     """Make DIRECTORY, hold its lock, and remove what interrupted runs left in it.
@@ -92,19 +132,9 @@ def locked(directory: Path, *, unfinished: str, waits: Callable[[], object]) -> 
     WAITS is called if another run holds the lock. The names of the directories to remove begin with
     UNFINISHED. Raises OSError.
     """
-    from filelock import FileLock, Timeout
-
     make_directory(directory)
-    lock = FileLock(directory / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        waits()
-        lock.acquire()
-    try:
+    with held(directory / ".lock", waits=waits):
         for stale in directory.glob(f"{unfinished}*"):
             # A child of the dead run may still write there; then the next run removes it.
             shutil.rmtree(stale, ignore_errors=True)
         yield
-    finally:
-        lock.release()

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -174,6 +175,17 @@ def test_interrupted_save_leaves_nothing(saves: Saves) -> None:
         interrupted()
     assert saves.find(KEY) is None
     assert list(saves.root.glob("*saving*")) == []
+
+
+def test_lock_that_one_thread_took_can_be_released_by_another(saves: Saves) -> None:
+    """As after a boot: the main thread begins it, and another one waits for its end."""
+    lock = saves.lock(KEY)
+    lock.acquire()
+    thread = threading.Thread(target=lock.release)
+    thread.start()
+    thread.join()
+    with saves.lock(KEY).acquire(blocking=False):
+        pass
 
 
 def test_what_a_killed_run_left_is_removed(saves: Saves) -> None:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm.cache import is_trusted_tree
+from pytest_bpflink.vm.cache import file_lock, is_trusted_tree
 from pytest_bpflink.vm.image.digests import identity
 from pytest_bpflink.vm.whole_file import make_directory, write_whole
 
@@ -95,11 +95,12 @@ class Saves:
         return save
 
     def lock(self, key: str) -> FileLock:
-        """Return the lock that whoever makes or discards this save must hold."""
-        from filelock import FileLock
+        """Return the lock that whoever makes or discards this save must hold.
 
+        One thread may take it and another release it. Don't wait for it: to make a save takes long.
+        """
         make_directory(self.root, mode=0o700)
-        return FileLock(self.root / f".{key}.lock")
+        return file_lock(self.root / f".{key}.lock")
 
     @contextmanager
     def making(self, key: str, *, room: int) -> Iterator[Path]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import socket
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -207,7 +207,10 @@ class WarmMachine(ColdMachine):
             raise _NotRestored(str(error)) from None
 
     def _discard_save(self) -> None:
-        with self._saves.lock(self._key):
+        from filelock import Timeout
+
+        # If another run holds the lock, it is making this save anew.
+        with suppress(Timeout), self._saves.lock(self._key).acquire(blocking=False):
             self._saves.discard(self._key)
 
     @contextmanager
