@@ -544,6 +544,23 @@ def test_run_waits_while_another_one_saves(
     machine.close()
 
 
+def test_command_in_a_save_is_not_run(
+    new_machine: Callable[..., ColdMachine], the_save: Save, saves: Saves, tmp_path: Path
+) -> None:
+    description = the_save.directory / "save.json"
+    blueprint = {"command": ["touch", str(tmp_path / "run")], "consoles": [], "modules": None}
+    described = json.loads(description.read_text()) | {"blueprint": blueprint}
+    description.write_text(json.dumps(described))
+    assert saves.root.stat().st_mode & 0o777 == 0o700
+    said: list[str] = []
+    machine = new_machine(say=said.append)
+    machine.start()
+    machine.wait_ready()
+    machine.close()
+    assert said == []
+    assert not (tmp_path / "run").exists()
+
+
 def test_save_that_can_not_be_restored_is_made_again(
     new_machine: Callable[..., ColdMachine], the_save: Save, saves: Saves
 ) -> None:

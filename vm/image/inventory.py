@@ -19,8 +19,9 @@ from stat import S_IMODE
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm import guest
+from pytest_bpflink.vm.cache import is_trusted
 from pytest_bpflink.vm.image.digests import identity
-from pytest_bpflink.vm.whole_file import replacing, write_whole
+from pytest_bpflink.vm.whole_file import make_directory, replacing, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -113,9 +114,10 @@ def take(
     asked = [python, startup, path, _PRELOAD.read_text()]
     name = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     record, code = cache / f"python-{name}.json", cache / f"python-{name}.zip"
-    known = _recall(record, code)
+    is_ours = is_trusted(record) and is_trusted(code)
+    known = _recall(record, code) if is_ours else None
     if known is None:
-        cache.mkdir(parents=True, exist_ok=True)
+        make_directory(cache, mode=0o700)
         _forget_unused(cache)
         known = _describe(python, {**environment, "PYTHONPATH": path}, code)
         write_whole(record, json.dumps(known).encode())
