@@ -69,6 +69,11 @@ def _run(given: list[str]) -> int:
         # Otherwise Python complains when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _UNREAD
+    finally:
+        # A command that uses nothing of the cache has not imported the module.
+        cache = sys.modules.get("pytest_bpflink.vm.cache")
+        for refusal in cache.refusals() if cache else ():
+            say(refusal)
     return status
 
 

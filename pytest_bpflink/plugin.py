@@ -174,6 +174,14 @@ def _complain(config: pytest.Config, what: str) -> None:
         reporter.write_line(f"bpflink: {what}", yellow=True)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the files of the cache that this process did not trust."""
+    # A session that uses nothing of the cache has not imported the module.
+    cache = sys.modules.get("pytest_bpflink.vm.cache")
+    for refusal in cache.refusals() if cache else ():
+        terminalreporter.write_line(f"bpflink: {refusal}", yellow=True)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip or fail a test that can't or mustn't run on this kernel, before its fixtures."""

@@ -1,23 +1,128 @@
-"""The directory of everything that is kept between runs, and the locks on its parts."""
+"""The directory of everything that is kept between runs: its parts, and the locks on them.
+
+A part counts only if no other user may have written it (`trust`). A temporary directory takes the
+place of a part that does not count, for this run and for its guests.
+"""
 
 from __future__ import annotations
 
+import atexit
+import errno
 import os
 import shutil
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
 
+from pytest_bpflink.vm.scratch import Scratch
+from pytest_bpflink.vm.trust import distrust, distrust_tree
+from pytest_bpflink.vm.whole_file import make_directory
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from filelock import FileLock
+
+# The variable that names the temporary directory to this run's workers, also in guests.
+_INSTEAD = "BPFLINK_CACHE_INSTEAD"
+
+# A run that fetches a kernel holds a lock for minutes, over a slow network for longer.
+_LOCK_SECONDS = 1800.0
+
+# The sentences of `refusals`.
+_refused: dict[str, None] = {}
 
 
 def cache_root() -> Path:
     """Return the user's cache directory of this project, or the one that `BPFLINK_CACHE` names."""
     named = os.environ.get("BPFLINK_CACHE")
-    return Path(named).resolve() if named else platformdirs.user_cache_path("pytest-bpflink")
+    return Path(named).absolute() if named else platformdirs.user_cache_path("pytest-bpflink")
+
+
+def cache_part(name: str) -> Path:
+    """Return the path of a part of the cache, which may not exist yet."""
+    return usable(cache_root() / name)
+
+
+def usable(path: Path) -> Path:
+    """Return PATH, or a temporary one in its place if others may have written PATH."""
+    return path if is_trusted(path) else _instead() / path.name
+
+
+def cache_part_whole(name: str) -> Path:
+    """Return `cache_part`, or a temporary path if others may have written anything in the part."""
+    path = cache_root() / name
+    return path if is_trusted_tree(path) else _instead() / name
+
+
+def is_trusted(path: Path) -> bool:
+    """Whether nobody but this user and root may have written a path; `refusals` says if not."""
+    return _believe(path, distrust(path))
+
+
+def is_trusted_tree(path: Path) -> bool:
+    """Whether `is_trusted` holds for a directory and for everything in it."""
+    return _believe(path, distrust_tree(path))
+
+
+def refusals() -> list[str]:
+    """Return a sentence for each path that this process did not use, and why."""
+    return list(_refused)
+
+
+def _believe(path: Path, doubt: str) -> bool:
+    if doubt:
+        way_out = "remove it, or have it owned by you and written by nobody else"
+        _refused[f"{path} in the cache is not used, since {doubt}: {way_out}"] = None
+    return not doubt
+
+
+@cache
+def _instead() -> Path:
+    named = Path(os.environ.get(_INSTEAD, "/nowhere"))
+    if named.is_dir() and not distrust(named):
+        return named
+    scratch = Scratch()
+    atexit.register(scratch.close)
+    os.environ[_INSTEAD] = str(scratch.path)
+    return scratch.path
+
+
+def file_lock(path: Path) -> FileLock:
+    """Return the lock on a file, for all threads of this process alike."""
+    from filelock import FileLock
+
+    # By default filelock keeps the lock's state for each thread: another thread releases nothing.
+    return FileLock(path, thread_local=False)
+
+
+@contextmanager
+def held(
+    path: Path, *, waits: Callable[[], object] = lambda: None, seconds: float = _LOCK_SECONDS
+) -> Iterator[None]:
+    """Hold the lock on a file; call WAITS if another run holds it.
+
+    Raises OSError, with ETIMEDOUT if the other run still holds the lock after SECONDS.
+    """
+    from filelock import Timeout
+
+    lock = file_lock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        waits()
+        try:
+            lock.acquire(timeout=seconds)
+        except Timeout:
+            what = f"another run has held this lock for {seconds:.0f} s; end that run"
+            raise TimeoutError(errno.ETIMEDOUT, what, str(path)) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -27,19 +132,9 @@ def locked(directory: Path, *, unfinished: str, waits: Callable[[], object]) -> 
     WAITS is called if another run holds the lock. The names of the directories to remove begin with
     UNFINISHED. Raises OSError.
     """
-    from filelock import FileLock, Timeout
-
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        waits()
-        lock.acquire()
-    try:
+    make_directory(directory)
+    with held(directory / ".lock", waits=waits):
         for stale in directory.glob(f"{unfinished}*"):
             # A child of the dead run may still write there; then the next run removes it.
             shutil.rmtree(stale, ignore_errors=True)
         yield
-    finally:
-        lock.release()

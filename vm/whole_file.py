@@ -1,10 +1,14 @@
-"""Writes files of which readers see the old content or the new, and never a part."""
+"""Writes files of which readers see the old content or the new, and never a part.
+
+Only the owner can write to files and directories that are made here, whatever the umask is.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
+import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -27,6 +31,7 @@ def replacing(file: Path) -> Iterator[Path]:
     new = beside(file)
     try:
         yield new
+        new.chmod(stat.S_IMODE(new.stat().st_mode) & ~0o022)
         new.replace(file)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -36,6 +41,15 @@ def replacing(file: Path) -> Iterator[Path]:
 
 def write_whole(file: Path, content: bytes) -> None:
     """Write FILE, and make its directory. Raises OSError; an older FILE then stays as it is."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(file.parent)
     with replacing(file) as new:
         new.write_bytes(content)
+
+
+def make_directory(directory: Path, *, mode: int = 0o755) -> None:
+    """Make DIRECTORY with this mode, and its parents, unless they exist. Raises OSError."""
+    try:
+        directory.mkdir(mode=mode, exist_ok=True)
+    except FileNotFoundError:
+        make_directory(directory.parent)
+        directory.mkdir(mode=mode, exist_ok=True)

@@ -31,7 +31,7 @@ from pytest_bpflink.building.clang import (
     translate,
 )
 from pytest_bpflink.errors import CompileError, is_bpf_error
-from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink.vm.cache import cache_part, is_trusted, usable
 from pytest_bpflink.vm.scratch import Scratch
 from pytest_bpflink.vm.whole_file import write_whole
 
@@ -85,7 +85,7 @@ def clang_version() -> str:
     compiler = clang()
     if compiler is None:
         return ""
-    file = cache_root() / "clang" / _digest(_identity(compiler))
+    file = usable(cache_part("clang") / _digest(_identity(compiler)))
     with contextlib.suppress(OSError):
         return file.read_text()
     line = subprocess.run(
@@ -146,7 +146,8 @@ def _is_compiled(source: Path) -> bool:
 def _entry(source: Path, command: list[str]) -> Path:
     # Without the files that the source includes: only compiling it shows which these are.
     identity = _identity(Path(command[0]))
-    return cache_root() / "objects" / _digest(identity, *command, *environment(), str(source))
+    key = _digest(identity, *command, *environment(), str(source))
+    return usable(cache_part("objects") / key)
 
 
 def _keep_failure(entry: Path, refusal: ClangRefusal) -> None:
@@ -164,6 +165,8 @@ def _raise_kept_failure(source: Path, entry: Path) -> None:
     An error of another run is ignored: clang may also have failed for lack of memory.
     """
     __tracebackhide__ = is_bpf_error
+    if not is_trusted(entry / "failure.json"):
+        return
     try:
         kept = json.loads((entry / "failure.json").read_bytes())
     except (OSError, ValueError):
@@ -178,10 +181,12 @@ def _refusal(source: Path, log: str) -> CompileError:
 
 def _look_up(entry: Path) -> tuple[Path, list[Path]] | None:
     """Find an object in the cache; None if what it was made of has changed since."""
+    if not is_trusted(entry / "parts.json"):
+        return None
     with contextlib.suppress(OSError, ValueError):
         contents: dict[str, str] = json.loads((entry / "parts.json").read_bytes())
         built = _place(entry, contents)
-        if _are_unchanged(contents) and built.exists():
+        if _are_unchanged(contents) and built.exists() and is_trusted(built):
             return built, [Path(name) for name in contents]
     return None
 
@@ -239,8 +244,8 @@ def _vmlinux_header() -> Path:
         raise CompileError(
             error.errno or 0, f"make vmlinux.h of {_KERNEL_BTF}", hint=hint
         ) from error
-    header = cache_root() / "vmlinux" / key / "vmlinux.h"
-    if not header.exists():
+    header = usable(cache_part("vmlinux") / key) / "vmlinux.h"
+    if not header.exists() or not is_trusted(header):
         with memory_file() as dumped:
             vmlinux_h.dump(dumped)
             write_whole(header, dumped.read_bytes())

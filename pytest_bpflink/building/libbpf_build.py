@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.building.libbpf_library import NEWEST, LibbpfError, check
-from pytest_bpflink.vm.cache import cache_root, locked
+from pytest_bpflink.vm.cache import cache_part, is_trusted_tree, locked
 from pytest_bpflink.vm.kernels.apt import Apt, AptError, stanzas
 from pytest_bpflink.vm.kernels.releases import version_key
+from pytest_bpflink.vm.trust import withdraw
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -50,7 +51,7 @@ def version(spec: str, progress: Progress) -> Path:
         return _library_in(built.path)
     with _cache_locked(progress):
         package = _find(spec, progress) or _built_without_network(spec, progress)
-        if not package.path.exists():
+        if not _is_built(package.path):
             _build_package(package, progress)
         return _library_in(package.path)
 
@@ -63,7 +64,7 @@ def tree(directory: Path, progress: Progress) -> Path:
     layout = _Layout.of(directory)
     built = _root() / f"tree-{layout.digest()}"
     with _cache_locked(progress):
-        if not built.exists():
+        if not _is_built(built):
             progress(f"building libbpf of {directory}")
             with _scratch() as scratch:
                 _make(layout, scratch, built)
@@ -125,11 +126,16 @@ class _Layout:
 
 
 def _root() -> Path:
-    return cache_root() / "libbpf"
+    return cache_part("libbpf")
 
 
 def _built() -> list[_Package]:
-    return [_Package(path.name) for path in _root().glob("[0-9]*-*")]
+    return [_Package(path.name) for path in _root().glob("[0-9]*-*") if _is_built(path)]
+
+
+def _is_built(directory: Path) -> bool:
+    """Whether a libbpf is there that no other user may have written."""
+    return directory.exists() and is_trusted_tree(directory)
 
 
 def _newest(spec: str, packages: Iterable[_Package]) -> _Package | None:
@@ -199,7 +205,7 @@ def _built_without_network(spec: str, progress: Progress) -> _Package:
 
 
 def _apt(suites: tuple[str, ...]) -> Apt:
-    return Apt(cache_root() / f"apt-sources-{suites[0]}", suites, kind="deb-src")
+    return Apt(cache_part(f"apt-sources-{suites[0]}"), suites, kind="deb-src")
 
 
 def _offered(suites: tuple[str, ...]) -> list[_Package]:
@@ -244,6 +250,10 @@ def _make(layout: _Layout, scratch: Path, target: Path, *variables: str) -> None
     library = (objects / "libbpf.so").resolve()
     check(library)
     library.rename(result / library.name)
+    withdraw(result)
+    # A libbpf of this name that is not trusted.
+    with contextlib.suppress(FileNotFoundError):
+        target.rename(scratch / "replaced")
     result.rename(target)
 
 

@@ -225,10 +225,10 @@ def _emulated_python() -> Check:
 
 
 def _guests() -> Check:
-    from pytest_bpflink.vm.cache import cache_root
+    from pytest_bpflink.vm.cache import cache_part
     from pytest_bpflink.vm.warm.saves import Saves
 
-    kept = Saves(cache_root() / "guests").kept()
+    kept = Saves(cache_part("guests")).kept()
     taken = sum(taken for _, taken in kept.values())
     found = f"{len(kept)}, {size(taken)}" if kept else "none yet; each is saved at first use"
     return Check("saved guests", "vm", "ok", found)

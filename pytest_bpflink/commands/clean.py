@@ -88,10 +88,10 @@ def _remove(arguments: argparse.Namespace, complaints: list[str]) -> None:
 
 
 def _saves() -> Any:
-    from pytest_bpflink.vm.cache import cache_root
+    from pytest_bpflink.vm.cache import cache_part
     from pytest_bpflink.vm.warm.saves import Saves
 
-    return Saves(cache_root() / "guests")
+    return Saves(cache_part("guests"))
 
 
 def _show(rows: list[dict[str, Any]]) -> None:

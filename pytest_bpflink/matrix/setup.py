@@ -93,6 +93,7 @@ def _configure_controller(config: pytest.Config, kernels: Sequence[MatrixKernel]
 
     option = config.option
     _refuse_hidden(config, kernels)
+    _refuse_unsendable_path()
     if option.usepdb:
         raise pytest.UsageError("--pdb can't reach into a guest: use it with --kernel native alone")
     if option.tx and not option.numprocesses:
@@ -142,6 +143,18 @@ def _refuse_hidden(config: pytest.Config, kernels: Sequence[MatrixKernel]) -> No
                 f"--kernel: {path} is below {hidden}, of which each guest has one of its own; move"
                 " the tests to a directory that guests share with this host"
             )
+
+
+def _refuse_unsendable_path() -> None:
+    """Raise UsageError if xdist could not send `sys.path` to its workers."""
+    for entry in sys.path:
+        try:
+            entry.encode()
+        except UnicodeEncodeError:
+            raise pytest.UsageError(
+                f"--kernel: {entry!r} in sys.path is not UTF-8, and pytest-xdist can't send it to"
+                " its workers; take it out of PYTHONPATH, or rename the directory"
+            ) from None
 
 
 def _hiding(path: Path) -> str | None:

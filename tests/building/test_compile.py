@@ -13,6 +13,7 @@ import pytest
 
 from pytest_bpflink import BpfError, CompileError, Object
 from pytest_bpflink.building import compilation, prebuilt
+from tests.support.nobody import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +58,22 @@ def test_compiled_once(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert compilation.object_of(source) == built
     monkeypatch.setattr(compilation, "_compiled", {})  # as another process finds it
     assert compilation.object_of(source) == built
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving files to others needs root")
+@pytest.mark.parametrize("planted", ["parts.json", "object", "entry", "objects"])
+def test_object_that_another_user_may_have_written_is_compiled_again(
+    source: Path, planted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = compilation.object_of(source)
+    right = built.read_bytes()
+    entry = built.parents[1]
+    built.write_bytes(b"planted")
+    places = {"parts.json": entry / planted, "object": built, "entry": entry}
+    os.chown(places.get(planted, entry.parent), NOBODY, -1)
+    monkeypatch.setattr(compilation, "_compiled", {})  # as another process finds it
+
+    assert compilation.object_of(source).read_bytes() == right
 
 
 def test_compiled_once_by_two_names(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

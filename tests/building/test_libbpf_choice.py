@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pytest_bpflink.building.libbpf_choice import choose
 from pytest_bpflink.building.libbpf_library import LibbpfError, check, release
 from pytest_bpflink.vm.kernels.apt import AptError
 from tests.support.libbpfs import copy_system_libbpf
+from tests.support.nobody import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -171,6 +173,29 @@ def test_tree_is_built_once_and_not_written_to(workshop: Workshop, place: str) -
     assert first.name == "libbpf.so.1.9.0"
     assert workshop.builds() == 1
     assert sorted(tree.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving files to others needs root")
+@pytest.mark.parametrize("whose", ["the library", "its directory"])
+def test_library_that_another_user_may_have_written_is_built_anew(
+    workshop: Workshop, compiled: Callable[..., Path], whose: str
+) -> None:
+    tree = workshop.tree()
+    library = workshop.choose(tree)
+    executed = workshop.directory / "executed"
+    source = f"""
+#include <stdio.h>
+__attribute__((constructor)) void run(void) {{ fclose(fopen("{executed}", "w")); }}
+"""
+    library.write_bytes(compiled(source).read_bytes())
+    os.chown(library if whose == "the library" else library.parent, NOBODY, -1)
+
+    assert workshop.choose(tree) == library
+
+    assert release(str(library)) == "1.9.0"
+    assert library.stat().st_uid == library.parent.stat().st_uid == 0
+    assert workshop.builds() == 2
+    assert not executed.exists()
 
 
 def test_changed_tree_is_built_anew(workshop: Workshop) -> None:

@@ -177,6 +177,20 @@ def test_what_cannot_work_is_a_usage_error_before_any_test(
     result.stdout.no_fnmatch_line("* passed*")
 
 
+def test_path_that_xdist_can_not_send_is_a_usage_error(
+    pytester: pytest.Pytester, with_fakes: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/not\udcffUTF-8", prepend=os.pathsep)
+    pytester.makepyfile("def test_x(): pass")
+
+    result = with_fakes("--kernel", "6.1")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["ERROR: --kernel: '/not?udcffUTF-8' in sys.path is not UTF-8, and pytest-xdist can't*"]
+    )
+
+
 def test_native_alone_needs_no_xdist(pytester: pytest.Pytester, with_fakes: Run) -> None:
     pytester.makepyfile("def test_x(): pass")
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import marshal
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.support.nobody import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +70,31 @@ def test_the_error_of_a_source_is_that_of_the_test_that_asks_for_it(
 
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*CompileError: *compile *x.bpf.c*", "*unknown type name*"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving files to others needs root")
+@pytest.mark.parametrize("whose", ["file", "directory"])
+def test_rewritten_module_that_another_user_may_have_written_is_not_executed(
+    pytester: pytest.Pytester,
+    with_fakes: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    cache: Path,
+    whose: str,
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    module = pytester.makepyfile("def test_x(): pass")
+    with_fakes("--kernel", "good").assert_outcomes(passed=1)
+    (planted,) = cache.rglob(f"{module.stem}*.pyc")
+    executed = pytester.path / "executed"
+    code = compile(f"open({str(executed)!r}, 'w')", "planted", "exec")
+    planted.write_bytes(planted.read_bytes()[:16] + marshal.dumps(code))
+    os.chown(planted if whose == "file" else planted.parent, NOBODY, -1)
+
+    result = with_fakes("--kernel", "good")
+
+    result.assert_outcomes(passed=1)
+    assert not executed.exists()
+    result.stdout.fnmatch_lines([f"bpflink: {cache}/pycache in the cache is not used, since *"])
 
 
 @pytest.mark.parametrize("writes", ["beside", "in the cache"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.vm.cache import cache_root, locked
+from pytest_bpflink.vm.cache import cache_root, held, locked
 from pytest_bpflink.vm.whole_file import replacing, write_whole
 
 if TYPE_CHECKING:
@@ -60,6 +61,19 @@ def test_run_waits_for_another_that_writes_and_says_so(tmp_path: Path) -> None:
     with locked(tmp_path, unfinished=".new-", waits=shall_end.set):
         assert shall_end.is_set()
     another.join()
+
+
+def test_lock_that_is_never_released_is_an_error_in_the_end(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with (
+        held(lock),
+        pytest.raises(TimeoutError) as raised,
+        held(lock, seconds=0.1),
+    ):
+        pass
+    assert raised.value.errno == errno.ETIMEDOUT
+    assert raised.value.strerror == "another run has held this lock for 0 s; end that run"
+    assert raised.value.filename == str(lock)
 
 
 def test_run_that_writes_sweeps_what_interrupted_ones_left(tmp_path: Path) -> None:

@@ -195,11 +195,53 @@ def test_python_without_pytest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("directory", ["with space", "d" * 250])
-def test_python_that_no_script_can_name(directory: str, tmp_path: Path) -> None:
-    needed = inventory.take(sys.executable, os.environ, cache=tmp_path)
-    needed = replace(needed, python=f"/{directory}/python")
-    with pytest.raises(ImageError, match="too long, or has a space"):
-        guest_image.build(tmp_path / "archive", needed, modules=None)
+def test_python_that_no_script_can_name_has_a_link(directory: str, tmp_path: Path) -> None:
+    python = tmp_path / directory / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    needed = replace(inventory.take(sys.executable, os.environ, cache=tmp_path), python=str(python))
+    guest_image.build(tmp_path / "archive", needed, modules=None)
+
+    image = unpack(tmp_path / "archive", tmp_path / "root") / "bpflink"
+    first_line = (image / "agent.py").read_text().partition("\n")[0]
+    assert first_line == "#!/bpflink/python -u"
+    assert os.readlink(image / "python") == str(python)
+    assert json.loads((image / "settings.json").read_text())["executable"] == str(python)
+
+
+@pytest.mark.parametrize("name", ["PYTHONSAFEPATH", "PYTHONHOME"])
+def test_python_that_starts_otherwise_finds_the_same(name: str, tmp_path: Path) -> None:
+    value = {"PYTHONSAFEPATH": "1", "PYTHONHOME": sys.base_prefix}[name]
+    plain = {variable: value for variable, value in os.environ.items() if variable != name}
+    usual = inventory.take(sys.executable, plain, cache=tmp_path)
+
+    found = inventory.take(sys.executable, {**plain, name: value}, cache=tmp_path)
+
+    assert found.startup == {**usual.startup, name: value}
+    assert (found.path, found.files, found.digest) == (usual.path, usual.files, usual.digest)
+
+
+def test_each_hash_seed_has_the_same_inventory(tmp_path: Path) -> None:
+    """As tox chooses one for each run."""
+    first, second = (
+        inventory.take(sys.executable, {**os.environ, "PYTHONHASHSEED": seed}, cache=tmp_path)
+        for seed in "12"
+    )
+
+    assert first == second
+    assert "PYTHONHASHSEED" not in first.startup
+
+
+def test_paths_of_python_path_are_relative_to_the_working_directory(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    odd = os.pathsep.join(["relative", "", "with space", str(file), "/nowhere"])
+    environment = {**os.environ, "PYTHONPATH": odd}
+
+    found = inventory.take(sys.executable, environment, cache=tmp_path / "cache", cwd=tmp_path)
+
+    expected = ("relative", "", "with space", "file", "/nowhere")
+    assert found.path[:5] == tuple(str(tmp_path / entry) for entry in expected)
 
 
 def test_modules_are_loaded_after_the_modules_that_they_need(tmp_path: Path) -> None:

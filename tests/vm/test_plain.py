@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink.vm.kernels import Kernel, find
-from pytest_bpflink.vm.machines import plain
+from pytest_bpflink.vm.machines import plain, virtme
 from pytest_bpflink.vm.machines.acceleration import Acceleration
 from pytest_bpflink.vm.machines.errors import ComposeError, MachineError
 from pytest_bpflink.vm.machines.machine import Machine
@@ -99,6 +99,36 @@ def test_size_and_options_are_passed_on(compose: Callable[..., list[str]]) -> No
 def test_init_stays_last(compose: Callable[..., list[str]]) -> None:
     """The kernel passes the words after init= on its command line to init."""
     assert kernel_command_line(compose(append=["x=1"]))[-1].startswith("init=")
+
+
+@pytest.mark.parametrize(
+    "written", ["virtme_link_mods=/a,,b/lib", '"virtme_link_mods=/a,,b c\'s/lib"']
+)
+def test_commas_that_virtme_ng_doubles_in_a_path_are_single(
+    compose: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    program = tmp_path / "virtme-run"
+    command = shlex.join(["qemu", "-append", f"x=1,,2 {written} y=1,,2"])
+    program.write_text(f"#!/bin/sh\ncat << 'EOF'\n{command}\nEOF\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(virtme, "virtme_run", lambda: str(program))
+
+    assert compose()[2] == f"x=1,,2 {written.replace(',,', ',')} y=1,,2"
+
+
+def test_script_may_have_bytes_that_are_not_utf_8(kernel: Kernel, tmp_path: Path) -> None:
+    worker = plain.Worker("/usr/bin/python3", tmp_path, {"KEY": "\udcff"})
+    plain.compose(
+        kernel,
+        acceleration=TCG,
+        directory=tmp_path,
+        console=tmp_path / "console",
+        worker=worker,
+        memory_mib=512,
+        cpus=1,
+        append=(),
+    )
+    assert b"KEY=\xff" in (tmp_path / "launch.sh").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -111,8 +111,8 @@ def change_a_package(host: Host) -> None:
     host.inventory = replace(host.inventory, digest="other packages")
 
 
-def change_hash_seed(host: Host) -> None:
-    host.inventory = replace(host.inventory, startup={"PYTHONHASHSEED": "1"})
+def change_how_python_starts(host: Host) -> None:
+    host.inventory = replace(host.inventory, startup={"PYTHONOPTIMIZE": "1"})
 
 
 def change_the_memory(host: Host) -> None:
@@ -146,7 +146,7 @@ def change_the_processor(host: Host) -> None:
         change_a_module,
         need_another_module,
         change_a_package,
-        change_hash_seed,
+        change_how_python_starts,
         change_the_memory,
         change_the_accelerator,
         change_the_agent,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.vm.warm.blueprint import Blueprint
+from pytest_bpflink.vm import cache
 from pytest_bpflink.vm.warm.saves import Save, SaveError, Saves
+from tests.support.nobody import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 KEY = "0123abcd"
 MIB = 1 << 20
-BLUEPRINT = Blueprint(command=("qemu", "-m", "4M"), consoles=("console=ttyS0",), modules=None)
 
 
 @pytest.fixture
@@ -34,14 +35,13 @@ def save(saves: Saves, key: str = KEY) -> Save:
     with saves.lock(key), saves.making(key, room=MIB) as made:
         (made / "memory").write_bytes(bytes(2 * MIB) + b"x" * 4096 + bytes(2 * MIB - 4096))
         (made / "state").write_bytes(b"devices")
-        return saves.keep(key, made, BLUEPRINT, mapped=True)
+        return saves.keep(key, made, mapped=True)
 
 
 def test_what_was_saved_is_found(saves: Saves) -> None:
     assert saves.find(KEY) is None
     made = save(saves)
     assert saves.find(KEY) == made
-    assert made.blueprint == BLUEPRINT
     assert made.memory.stat().st_size == 4 * MIB
     assert made.state.read_bytes() == b"devices"
 
@@ -50,6 +50,11 @@ def test_save_is_for_its_owner_alone(saves: Saves) -> None:
     made = save(saves)
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (made.directory, made.memory)]
     assert modes == [0o700, 0o600]
+
+
+def test_directory_that_others_could_enter_is_closed(saves: Saves) -> None:
+    saves.root.mkdir(mode=0o755)
+    assert stat.S_IMODE(Saves(saves.root).root.stat().st_mode) == 0o700
 
 
 def test_zero_pages_take_no_room(saves: Saves) -> None:
@@ -82,6 +87,26 @@ def lose_the_state(made: Save) -> None:
 def cut_the_description_off(made: Save) -> None:
     description = made.directory / "save.json"
     description.write_text(description.read_text()[:-20])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving files to others needs root")
+@pytest.mark.parametrize("name", ["", "memory", "state", "save.json"])
+def test_save_that_another_user_may_have_written_is_not_used_and_made_again(
+    saves: Saves, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_refused", {})
+    planted = save(saves).directory / name
+    os.chown(planted, NOBODY, -1)
+    assert saves.find(KEY) is None
+    (refusal,) = cache.refusals()
+    assert f"{saves.root / KEY} in the cache is not used, since {planted} belongs" in refusal
+    again = save(saves)
+    assert saves.find(KEY) == again
+
+
+def test_save_names_no_command(saves: Saves) -> None:
+    described = json.loads((save(saves).directory / "save.json").read_text())
+    assert set(described) == {"mapped", "state", "memory", "unchanged"}
 
 
 @pytest.mark.parametrize(
@@ -150,6 +175,17 @@ def test_interrupted_save_leaves_nothing(saves: Saves) -> None:
         interrupted()
     assert saves.find(KEY) is None
     assert list(saves.root.glob("*saving*")) == []
+
+
+def test_lock_that_one_thread_took_can_be_released_by_another(saves: Saves) -> None:
+    """As after a boot: the main thread begins it, and another one waits for its end."""
+    lock = saves.lock(KEY)
+    lock.acquire()
+    thread = threading.Thread(target=lock.release)
+    thread.start()
+    thread.join()
+    with saves.lock(KEY).acquire(blocking=False):
+        pass
 
 
 def test_what_a_killed_run_left_is_removed(saves: Saves) -> None:

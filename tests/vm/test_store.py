@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import eventually
+from pytest_bpflink.vm import cache
 from pytest_bpflink.vm.kernels import (
     KernelFetchError,
     KernelNotFound,
@@ -26,6 +27,7 @@ from pytest_bpflink.vm.kernels import (
 )
 from tests.support.debian_archive import FETCH, contents, needs_apt
 from tests.support.kernel_trees import write
+from tests.support.nobody import NOBODY
 from tests.support.processes import is_running
 
 if TYPE_CHECKING:
@@ -50,6 +52,48 @@ def test_newest_plain_kernel_of_a_series_is_fetched(store: Store) -> None:
 @needs_apt
 def test_exact_patch_release(store: Store) -> None:
     assert find("6.1.99", store=store).version == "6.1.99"
+
+
+@needs_apt
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving files to others needs root")
+@pytest.mark.parametrize("name", ["", "boot/vmlinuz-{}", "lib/modules/{}/modules.dep"])
+def test_kernel_that_another_user_may_have_written_is_fetched_again(
+    store: Store, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_refused", {})
+    kernel = find("6.1", store=store)
+    assert kernel.modules
+    planted = kernel.modules / name.format(kernel.release)
+    if planted.is_file():
+        planted.write_text("planted")
+    os.chown(planted, NOBODY, -1)
+
+    again = find("6.1", store=Store(store.root))
+
+    assert again.image.read_text() == "kernel"
+    assert planted.stat().st_uid == 0
+    assert contents(store) == [f"{kernel.release}_6.1.100-1"]
+    (refusal,) = cache.refusals()
+    assert f"not used, since {planted} belongs to nobody" in refusal
+
+
+@needs_apt
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving files to others needs root")
+@pytest.mark.parametrize("name", ["apt.conf", "sources.list", "packages.json"])
+def test_settings_of_apt_that_another_user_may_have_written_are_written_anew(
+    store: Store, name: str
+) -> None:
+    find("6.1", store=store)
+    planted = store.root.parent / "apt" / name
+    right = planted.read_text()
+    planted.write_text("planted")
+    os.chown(planted, NOBODY, -1)
+
+    assert find("6.12", store=store).version == "6.12.5"
+
+    assert planted.stat().st_uid == 0
+    if name != "packages.json":  # which has the time of the update
+        assert planted.read_text() == right
 
 
 @needs_apt

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -82,8 +83,10 @@ def new_machine(
     del saves  # only its directory is needed
     made: list[ColdMachine] = []
 
-    def make(*, kernel: Kernel = kernel, **options: Any) -> ColdMachine:
-        machine = WarmMachine(
+    def make(
+        kind: type[ColdMachine] = WarmMachine, *, kernel: Kernel = kernel, **options: Any
+    ) -> ColdMachine:
+        machine = kind(
             kernel,
             acceleration=acceleration,
             directory=tmp_path_factory.mktemp("machine") / "own",
@@ -418,6 +421,48 @@ def test_writing_reaches_neither_the_host_nor_the_save(
     assert saves.find(the_save.directory.name) == the_save
 
 
+def test_own_name_and_the_kernel_s_configuration_are_found(
+    pair: list[execnet.Gateway], kernel: Kernel
+) -> None:
+    source = f"""
+import socket
+name = socket.gethostname()
+answer = name, socket.gethostbyname(name), open("/boot/config-{kernel.release}").read()
+"""
+    assert kernel.config_file
+    assert ask(pair[0], source) == ("bpflink-6-1", "127.0.0.1", kernel.config_file.read_text())
+
+
+def test_directory_of_the_host_is_renamed(pair: list[execnet.Gateway], home: Path) -> None:
+    (home / "directory" / "below").mkdir(parents=True)
+    source = "import os; os.rename('directory', 'renamed'); answer = os.listdir('renamed')"
+    assert ask(pair[0], source) == ["below"]
+    assert (home / "directory").exists()
+
+
+def test_full_file_systems_are_errors_and_leave_room_for_the_worker(
+    new_machine: Callable[..., ColdMachine], the_save: Save, group: execnet.Group
+) -> None:
+    assert the_save
+    machine = new_machine()
+    machine.start()
+    machine.wait_ready()
+    source = """
+answer = []
+for place in ("/dev/shm", "/run", "/tmp"):
+    with open(f"{place}/full", "wb", buffering=0) as file:
+        try:
+            while file.write(bytes(1 << 16)):
+                pass
+        except OSError as error:
+            answer.append(error.errno)
+answer.append(len(bytes(32 << 20)))
+"""
+    answer = ask(connect(machine, group), source)
+    machine.close()
+    assert answer == [errno.ENOSPC, errno.ENOSPC, errno.ENOSPC, 32 << 20]
+
+
 def test_directory_below_run_is_seen(
     new_machine: Callable[..., ColdMachine], the_save: Save, group: execnet.Group
 ) -> None:
@@ -497,6 +542,23 @@ def test_run_waits_while_another_one_saves(
     machine.wait_ready()
     assert machine.alive
     machine.close()
+
+
+def test_command_in_a_save_is_not_run(
+    new_machine: Callable[..., ColdMachine], the_save: Save, saves: Saves, tmp_path: Path
+) -> None:
+    description = the_save.directory / "save.json"
+    blueprint = {"command": ["touch", str(tmp_path / "run")], "consoles": [], "modules": None}
+    described = json.loads(description.read_text()) | {"blueprint": blueprint}
+    description.write_text(json.dumps(described))
+    assert saves.root.stat().st_mode & 0o777 == 0o700
+    said: list[str] = []
+    machine = new_machine(say=said.append)
+    machine.start()
+    machine.wait_ready()
+    machine.close()
+    assert said == []
+    assert not (tmp_path / "run").exists()
 
 
 def test_save_that_can_not_be_restored_is_made_again(

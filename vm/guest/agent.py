@@ -27,7 +27,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_bpflink.vm.guest import mounts, worker
 else:
-    # Beside it in the image.
+    # Beside it in the image, where Python does not look with PYTHONSAFEPATH.
+    if sys.flags.safe_path:
+        sys.path.insert(0, os.path.dirname(__file__))
     import mounts
     import worker
 
@@ -65,7 +67,7 @@ def main() -> None:
         for descriptor in range(3):
             os.dup2(console.fileno(), descriptor)
     settings = json.loads((IMAGE / "settings.json").read_text())
-    _be_the_same_python(settings["python"])
+    _be_the_same_python(settings["executable"], settings["python"])
     mounts.mount_own()
     _set_up_kernel(settings["shell"])
     for module in settings["modules"]:
@@ -113,11 +115,16 @@ def _stay_for(worker_pid: int) -> None:
             pause = min(pause * 1.25, _LONGEST_PAUSE)
 
 
-def _be_the_same_python(environment: dict[str, str]) -> None:
-    """Start Python again if ENVIRONMENT, which Python reads only at its start, is not set."""
-    if any(os.environ.get(name) != value for name, value in environment.items()):
-        command = [sys.executable, "-u", __file__]
-        os.execve(sys.executable, command, {**os.environ, **environment})  # noqa: S606
+def _be_the_same_python(executable: str, environment: dict[str, str]) -> None:
+    """Start EXECUTABLE if the kernel started a link to it, or if ENVIRONMENT is not set.
+
+    Python reads the variables of ENVIRONMENT only at its start. By a link, it does not find the
+    virtual environment of EXECUTABLE.
+    """
+    by_link = sys.executable == str(IMAGE / "python")
+    if by_link or any(os.environ.get(name) != value for name, value in environment.items()):
+        command = [executable, "-u", __file__]
+        os.execve(executable, command, {**os.environ, **environment})  # noqa: S606
 
 
 # Before it is saved.
@@ -191,8 +198,20 @@ def _become_a_host(letter: Letter) -> None:
     mounts.change_root(letter["visible"])
     if letter["writable"]:
         mounts.share(*letter["writable"])
+    release = os.uname().release
     if letter["modules"]:
-        mounts.show_modules(letter["modules"])
+        mounts.show(letter["modules"], f"/lib/modules/{release}")
+    if letter["config"]:
+        # There libbpf looks for the values of variables that are extern __kconfig.
+        mounts.show(letter["config"], f"/boot/config-{release}")
+    _name_itself(letter["hostname"])
+
+
+def _name_itself(host_name: str) -> None:
+    """Have the guest's own host name resolved, as virtme-ng's init does."""
+    # A host may have no such file.
+    with contextlib.suppress(OSError), Path("/etc/hosts").open("a") as hosts:
+        hosts.write(f"\n127.0.0.1 {host_name}\n::1 {host_name}\n")
 
 
 def _seed(seed: bytes) -> None:

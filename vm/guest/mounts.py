@@ -38,8 +38,12 @@ _LINKS = {
     "/dev/stderr": "/proc/self/fd/2",
 }
 
+# Each tmpfs with its size, in percent of the memory that is available when all is imported. The
+# rest is for the worker and its tests.
+_SHARES = {_WRITTEN: 60, "/dev/shm": 15, "/run": 5}  # noqa: S108
+
 # linux/mount.h
-_MS_RDONLY, _MS_BIND, _MS_MOVE = 1, 4096, 8192
+_MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_MOVE = 1, 32, 4096, 8192
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -66,11 +70,12 @@ def prepare_root(libraries: list[str], directories: dict[str, list[int]]) -> Non
     for directory in (_HOST, _ROOT, _WRITTEN, _MAPPED):
         Path(directory).mkdir(parents=True)
     # The uppermost layer, which takes the writes to the host's root.
-    _mount("tmpfs", _WRITTEN, "tmpfs", options="size=75%,mode=755")
+    _mount("tmpfs", _WRITTEN, "tmpfs", options="mode=755")
+    _limit()
     for name in ("upper", "work"):
         (Path(_WRITTEN) / name).mkdir()
     # A directory in several layers has mode and owner of the uppermost. If the uppermost layer has
-    # it already, `show_modules` need not wait milliseconds for the kernel to copy it up.
+    # it already, `show` need not wait milliseconds for the kernel to copy it up.
     for directory, (mode, user, group) in sorted(directories.items()):
         for layer in (_MAPPED, f"{_WRITTEN}/upper"):
             place = Path(f"{layer}{directory}")
@@ -91,7 +96,8 @@ def change_root(visible: list[str]) -> None:
     options = "trans=virtio,version=9p2000.L,cache=loose,access=any,msize=262144"
     _mount("/dev/root", _HOST, "9p", _MS_RDONLY, options)
     layers = f"lowerdir={_MAPPED}:{_HOST},upperdir={_WRITTEN}/upper,workdir={_WRITTEN}/work"
-    _mount("overlay", _ROOT, "overlay", options=layers)
+    # Without redirect_dir, rename(2) of a directory of the host is EXDEV.
+    _mount("overlay", _ROOT, "overlay", options=f"{layers},redirect_dir=on")
     covered = [path for path in visible if path.startswith(tuple(f"{top}/" for top in MOVED))]
     kept = {path: os.open(f"{_ROOT}{path}", os.O_PATH | os.O_CLOEXEC) for path in covered}
     for top in MOVED:
@@ -113,17 +119,24 @@ def share(tag: str, directory: str) -> None:
     _mount(tag, directory, "9p", 0, options)
 
 
-def show_modules(modules: str) -> None:
-    """Put the directory of this kernel's modules where modprobe looks for it."""
-    place = f"/lib/modules/{os.uname().release}"
+def show(path: str, place: str) -> None:
+    """Show a file or directory of the host at PLACE, too."""
     try:
-        os.symlink(modules, place)
+        os.symlink(path, place)
     except FileNotFoundError:
-        os.makedirs("/lib/modules")
-        os.symlink(modules, place)
+        os.makedirs(os.path.dirname(place))
+        os.symlink(path, place)
     except FileExistsError:
-        if not os.path.samefile(modules, place):
-            _mount(modules, place, None, _MS_BIND)
+        if not os.path.samefile(path, place):
+            _mount(path, place, None, _MS_BIND)
+
+
+def _limit() -> None:
+    """Limit each tmpfs, so that files get ENOSPC before a process is killed for their memory."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    for place, percent in _SHARES.items():
+        _mount("tmpfs", place, None, _MS_REMOUNT, f"size={available * percent // 100}k")
 
 
 def _move(top: str, target: str) -> None:
@@ -135,7 +148,7 @@ def _move(top: str, target: str) -> None:
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int = 0, options: str = "") -> None:
-    arguments = [value and value.encode() for value in (source, target, kind)]
-    if _libc.mount(*arguments, ctypes.c_ulong(flags), options.encode() or None):
+    arguments = [value and os.fsencode(value) for value in (source, target, kind)]
+    if _libc.mount(*arguments, ctypes.c_ulong(flags), os.fsencode(options) or None):
         code = ctypes.get_errno()
         raise OSError(code, f"{os.strerror(code)}: mounting {source} on {target}")

@@ -288,8 +288,9 @@ def _mapped() -> set[str]:
 
 
 if __name__ == "__main__":
-    # Python has put the directory of this file there; no module is to be found in it.
-    del sys.path[0]
+    if not sys.flags.safe_path:
+        # Python has put the directory of this file there; no module is to be found in it.
+        del sys.path[0]
     described = describe()
     write_code(sys.argv[1], {*described["files"], *described["plugin"]})
     json.dump(described, sys.stdout)

@@ -139,11 +139,13 @@ def _find_packages_again(python_path: str) -> None:
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     sys.pycache_prefix = os.environ.get("PYTHONPYCACHEPREFIX") or None
     site.ENABLE_USER_SITE = site.USER_SITE = site.USER_BASE = None
-    before = [path for path in python_path.split(os.pathsep) if path]
-    sys.path[:] = [*before, *sys.path]
+    # An empty entry is the working directory.
+    before = python_path.split(os.pathsep) if python_path else []
+    sys.path[:] = [*map(os.path.abspath, before), *sys.path]
     site.main()
-    # `python -c` has this.
-    sys.path.insert(0, "")
+    if not sys.flags.safe_path:
+        # `python -c` has this.
+        sys.path.insert(0, "")
 
 
 def _know_entry_points(known: Mapping[str, str | None]) -> None:

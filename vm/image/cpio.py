@@ -58,6 +58,11 @@ class Archive:
         self._directory(path.parent)
         self._entry(str(path), stat.S_IFREG | stat.S_IMODE(mode), content)
 
+    def add_link(self, path: Path, target: str) -> None:
+        """Add a symbolic link."""
+        self._directory(path.parent)
+        self._entry(str(path), stat.S_IFLNK | 0o777, os.fsencode(target))
+
     def add_console(self) -> None:
         """Add /dev/console, which the kernel opens for init before there is anything mounted."""
         self._directory(Path("/dev"))
@@ -68,8 +73,7 @@ class Archive:
         for part in [*reversed(path.parents), path]:
             if part.is_symlink():
                 target = os.readlink(part)
-                self._directory(part.parent)
-                self._entry(str(part), stat.S_IFLNK | 0o777, target.encode())
+                self.add_link(part, target)
                 # No directory before this link is a link, so normpath may remove "..".
                 return Path(os.path.normpath(part.parent / target / path.relative_to(part)))
         return None

@@ -12,7 +12,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm.whole_file import write_whole
+from pytest_bpflink.vm.cache import is_trusted
+from pytest_bpflink.vm.whole_file import make_directory, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,7 @@ class Contents:
 
     def __init__(self, record: Path) -> None:
         self._record = record
-        self._known = _read(record)
+        self._known = _read(record) if is_trusted(record) else {}
         self._changed = False
 
     def digest(self, path: Path) -> str:
@@ -64,7 +65,7 @@ class Contents:
         here = {name: known for name, known in self._known.items() if os.path.exists(name)}
         # If two processes write at the same time, the answers of one are lost, and asked again.
         with suppress(OSError):
-            self._record.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_directory(self._record.parent, mode=0o700)
             write_whole(self._record, json.dumps(here).encode())
 
 

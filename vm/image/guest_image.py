@@ -35,6 +35,7 @@ _PROGRAMS = tuple(
 # Where the agent looks for its files (IMAGE in guest/agent.py).
 _IMAGE = Path("/bpflink")
 AGENT = _IMAGE / "agent.py"
+_PYTHON = _IMAGE / "python"
 
 # The drivers of the host's root and of the agent's ports; a kernel may have them built in.
 _MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
@@ -73,7 +74,6 @@ def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> N
 
     Raises ImageError.
     """
-    agent = _script(inventory.python, _AGENT.read_bytes())
     with destination.open("wb") as file, Archive(file) as archive:
         archive.add_console()
         parts = (inventory.files, inventory.plugin, inventory.libraries, _surroundings(inventory))
@@ -89,8 +89,10 @@ def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> N
             loaded.append(name)
         for program in _PROGRAMS:
             archive.add(_IMAGE / program.name, program.read_bytes())
-        archive.add(AGENT, agent, mode=0o755)
+        archive.add_link(_PYTHON, inventory.python)
+        archive.add(AGENT, _first_line(inventory.python) + _AGENT.read_bytes(), mode=0o755)
         settings = {
+            "executable": inventory.python,
             "python": dict(inventory.startup),
             "path": inventory.path,
             "modules": loaded,
@@ -102,12 +104,13 @@ def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> N
         archive.add(_IMAGE / "settings.json", json.dumps(settings).encode())
 
 
-def _script(python: str, program: bytes) -> bytes:
-    """Return a program with a first line that names the Python to run it."""
-    line = f"#!{python} -u\n".encode()
-    if len(line) > _LONGEST_LINE or " " in python:
-        raise ImageError(f"no script can name {python}: its path is too long, or has a space in it")
-    return line + program
+def _first_line(python: str) -> bytes:
+    """Return the agent's first line, which names its Python, or else the link to that."""
+    line = os.fsencode(f"#!{python} -u\n")
+    # A path ends at white space.
+    if len(line) <= _LONGEST_LINE and len(python.split()) == 1:
+        return line
+    return f"#!{_PYTHON} -u\n".encode()
 
 
 def _surroundings(inventory: Inventory) -> Iterator[str]:

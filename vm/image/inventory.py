@@ -19,8 +19,9 @@ from stat import S_IMODE
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm import guest
+from pytest_bpflink.vm.cache import is_trusted
 from pytest_bpflink.vm.image.digests import identity
-from pytest_bpflink.vm.whole_file import replacing, write_whole
+from pytest_bpflink.vm.whole_file import make_directory, replacing, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -30,10 +31,11 @@ _PRELOAD = guest.DIRECTORY / "preload.py"
 _UNUSED_SECONDS = 30 * 86400.0
 
 # The variables that Python reads only at its start; the worker sets all others, from the letter.
+# PYTHONHASHSEED is none of them: tox chooses one for each run, and each would need another save.
 _STARTUP_VARIABLES = (
     "PYTHONDEVMODE",
     "PYTHONFAULTHANDLER",
-    "PYTHONHASHSEED",
+    "PYTHONHOME",
     "PYTHONINTMAXSTRDIGITS",
     "PYTHONIOENCODING",
     "PYTHONMALLOC",
@@ -97,21 +99,27 @@ class Inventory:
         return _digest(self.plugin)
 
 
-def take(python: str, environment: Mapping[str, str], *, cache: Path) -> Inventory:
+def take(
+    python: str, environment: Mapping[str, str], *, cache: Path, cwd: Path = Path("/")
+) -> Inventory:
     """Return the files of a Python for guests; CACHE remembers them until one of them changes.
 
-    Raises ImageError if this Python has no pytest or does not run.
+    PYTHONPATH may have paths that are relative to CWD. Raises ImageError if this Python has no
+    pytest or does not run.
     """
     startup = {name: environment[name] for name in _STARTUP_VARIABLES if name in environment}
+    entries = environment.get("PYTHONPATH", "")
+    path = os.pathsep.join(str(cwd / entry) for entry in entries.split(os.pathsep) if entries)
     # The list depends on the imports in preload.py.
-    asked = [python, startup, environment.get("PYTHONPATH", ""), _PRELOAD.read_text()]
+    asked = [python, startup, path, _PRELOAD.read_text()]
     name = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     record, code = cache / f"python-{name}.json", cache / f"python-{name}.zip"
-    known = _recall(record, code)
+    is_ours = is_trusted(record) and is_trusted(code)
+    known = _recall(record, code) if is_ours else None
     if known is None:
-        cache.mkdir(parents=True, exist_ok=True)
+        make_directory(cache, mode=0o700)
         _forget_unused(cache)
-        known = _describe(python, environment, code)
+        known = _describe(python, {**environment, "PYTHONPATH": path}, code)
         write_whole(record, json.dumps(known).encode())
     return Inventory(
         python=python,
@@ -183,5 +191,6 @@ def _digests(described: Mapping[str, list[str]]) -> dict[str, str]:
 def _digest(paths: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(f"{path}\0{Path(path).stat().st_size}\0".encode() + Path(path).read_bytes())
+        size = str(os.stat(path).st_size).encode()
+        digest.update(b"\0".join([os.fsencode(path), size, Path(path).read_bytes()]))
     return digest.hexdigest()

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pytest_bpflink.vm import programs
+from pytest_bpflink.vm.cache import is_trusted
+from pytest_bpflink.vm.whole_file import make_directory, write_whole
 
 if TYPE_CHECKING:
     import subprocess
@@ -55,17 +57,19 @@ class Apt:
         If the network fails, the lists that were read earlier stay. Raises AptError.
         """
         stamp = self._directory / "updated"
-        if stamp.exists() and time.time() - stamp.stat().st_mtime < _FRESH_SECONDS:
+        ours = [self._directory / name for name in ("sources.list", "apt.conf", "status")]
+        is_fresh = stamp.exists() and time.time() - stamp.stat().st_mtime < _FRESH_SECONDS
+        if is_fresh and all(map(is_trusted, ours)):
             return True
         if not shutil.which("apt-get"):
             raise AptError("there is no apt on this host")
         progress("reading the lists of packages")
         for part in ("state/lists/partial", "cache/archives/partial"):
-            (self._directory / part).mkdir(parents=True, exist_ok=True)
-        (self._directory / "status").touch()
+            make_directory(self._directory / part)
         listed = sources(host_sources(), self._suites, kind=self._kind)
-        (self._directory / "sources.list").write_text(listed)
-        (self._directory / "apt.conf").write_text(_configuration(self._directory))
+        contents = listed, _configuration(self._directory), ""
+        for file, content in zip(ours, contents, strict=True):
+            write_whole(file, content.encode())
         # Without a network, pauses before retries would take 9 s; failing at once takes 0.1 s.
         done = self._run("apt-get", "-o", "Acquire::Retries::Delay=false", "update")
         complete = not any(_is_failure(line) for line in done.stderr.splitlines())
@@ -94,7 +98,7 @@ class Apt:
         apt checks signatures and hashes. Any later process can continue a download that was cut
         off. Raises AptError.
         """
-        self._archives.mkdir(parents=True, exist_ok=True)
+        make_directory(self._archives)
         # Not in _archives: apt-get leaves out files that its working directory has already.
         listed = self.output("apt-get", "download", "--print-uris", *packages, cwd=self._directory)
         wanted = re.findall(r"^'(\S+)' (\S+) \d+ (\S+)$", listed, re.MULTILINE)

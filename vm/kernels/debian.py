@@ -12,8 +12,10 @@ import subprocess
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
+from pytest_bpflink.vm.cache import is_trusted
 from pytest_bpflink.vm.kernels.apt import Apt, AptError, stanzas
 from pytest_bpflink.vm.kernels.kernel import Unreachable
+from pytest_bpflink.vm.whole_file import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -129,10 +131,13 @@ class Archive:
             packages = self._search()
             if updated is not None:
                 values = [asdict(package) for package in packages]
-                self._known.write_text(json.dumps({"updated": updated, "packages": values}))
+                known = json.dumps({"updated": updated, "packages": values})
+                write_whole(self._known, known.encode())
         return {(package.name, package.version): package for package in packages}
 
     def _recall(self, updated: float | None) -> list[Package] | None:
+        if not is_trusted(self._known):
+            return None
         try:
             known = json.loads(self._known.read_text())
             if updated is None or known["updated"] != updated:

@@ -47,8 +47,8 @@ class Kernel:
     otherwise. `release` is the kernel's `uname -r`, `version` the upstream version if it is known
     to differ (Debian's 6.1.0-50-amd64 is 6.1.176), else the same. `modules` is the directory above
     `lib/modules`. `config` maps `CONFIG_*` to their values, strings without their quotes; it is
-    empty if no config lies beside the image. The store keeps a kernel as long as its `lease`
-    exists.
+    empty if no config lies beside the image. `config_file` is where it was read. The store keeps a
+    kernel as long as its `lease` exists.
     """
 
     spec: str
@@ -58,6 +58,7 @@ class Kernel:
     modules: Path | None
     config: Mapping[str, str] = field(repr=False, compare=False)
     version: str = ""
+    config_file: Path | None = field(default=None, repr=False, compare=False)
     lease: object = field(default=None, repr=False, compare=False)
 
 
@@ -134,14 +135,16 @@ def check_kernel(kernel: Kernel) -> list[str]:
 
 def _image(image: Path, spec: str | None, *, owner: Path | None = None) -> Kernel:
     release = _release_of(image)
+    config_file = _config_near(image, release)
     return Kernel(
         spec=spec or str(owner or image),
         id=spec or _short_id(owner.name if owner else release, owner or image),
         release=release,
         image=image,
         modules=_modules_above(image, release),
-        config=_config_near(image, release),
+        config=parse_config(config_file.read_text()) if config_file else {},
         version=release,
+        config_file=config_file,
     )
 
 
@@ -163,6 +166,7 @@ def _in_build_tree(tree: Path, spec: str | None) -> Kernel:
         modules=tree if (tree / "modules.order").exists() else None,
         config=parse_config((tree / ".config").read_text()),
         version=release,
+        config_file=tree / ".config",
     )
 
 
@@ -208,11 +212,9 @@ def _modules_above(image: Path, release: str) -> Path | None:
     return None
 
 
-def _config_near(image: Path, release: str) -> dict[str, str]:
-    for config in (image.with_name(f"config-{release}"), image.with_name("config")):
-        if config.is_file():
-            return parse_config(config.read_text())
-    return {}
+def _config_near(image: Path, release: str) -> Path | None:
+    places = (image.with_name(f"config-{release}"), image.with_name("config"))
+    return next((place for place in places if place.is_file()), None)
 
 
 def _short_id(name: str, path: Path) -> str:

@@ -1,7 +1,8 @@
 """The kernels kept on this machine, in the user's cache.
 
-Each kernel has a directory, which is renamed to `RELEASE_VERSION` once it is complete. Reading
-takes no lock. Adding and removing hold the lock, and first remove what interrupted runs left.
+Each kernel has a directory, which is renamed to `RELEASE_VERSION` once it is complete. A kernel
+that another user may have written is not used, and is fetched again. Reading takes no lock. Adding
+and removing hold the lock, and first remove what interrupted runs left.
 `stored` describes one kernel; `releases` chooses the kernel that a SPEC means.
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.vm import programs
-from pytest_bpflink.vm.cache import cache_root, locked
+from pytest_bpflink.vm.cache import cache_root, is_trusted_tree, locked, usable
 from pytest_bpflink.vm.kernels import releases
 from pytest_bpflink.vm.kernels.kernel import (
     Kernel,
@@ -29,6 +30,7 @@ from pytest_bpflink.vm.kernels.kernel import (
     read_kernel,
 )
 from pytest_bpflink.vm.kernels.stored import Stored
+from pytest_bpflink.vm.trust import withdraw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -48,7 +50,8 @@ class Store:
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = root or cache_root() / "kernels"
+        self.root = usable(root or cache_root() / "kernels")
+        self._trusted: dict[Path, bool] = {}
 
     def kernels(self) -> list[Stored]:
         """Return the kernels in the store, the oldest first."""
@@ -66,7 +69,7 @@ class Store:
         """
         if spec in releases.WORDS:
             return self._obtain(spec, progress)
-        stored = releases.choose(spec, self.kernels())
+        stored = self._choose(spec, self.kernels())
         # Another run may remove the kernel at this moment.
         return (stored and self._read(stored, spec)) or self._obtain(spec, progress)
 
@@ -119,7 +122,7 @@ class Store:
             with self._writing(progress):
                 return self._fetch_unless_here(spec, progress)
         except (Unreachable, OSError) as error:
-            chosen = releases.choose(spec, self.kernels())
+            chosen = self._choose(spec, self.kernels())
             kernel = self._read(chosen, spec) if chosen else None
             if kernel is None or _is_full(error):
                 raise self._unfetched(spec, error) from error
@@ -128,11 +131,11 @@ class Store:
 
     def _fetch_unless_here(self, spec: str, progress: Callable[[str], None]) -> Kernel:
         # Another run may have fetched the kernel while this one waited for the lock.
-        stored = None if spec in releases.WORDS else releases.choose(spec, self.kernels())
+        stored = None if spec in releases.WORDS else self._choose(spec, self.kernels())
         if stored is None:
             archive = self._archive()
             known = self._all(spec, archive, progress)
-            chosen = releases.choose(spec, known)
+            chosen = self._choose(spec, known)
             if chosen is None:
                 raise KernelNotFound(releases.sentence(spec, known, self.kernels()))
             if not isinstance(chosen, Stored):
@@ -149,6 +152,20 @@ class Store:
             return None
         return replace(read_kernel(stored.path, spec=spec), version=stored.upstream, lease=lease)
 
+    def _choose(self, spec: str, kernels: Iterable[releases.K]) -> releases.K | None:
+        """Return what `releases.choose` does, but no kernel that another user may have written."""
+        chosen = releases.choose(spec, left := [*kernels])
+        while isinstance(chosen, Stored) and not self._is_trusted(chosen.path):
+            left.remove(chosen)
+            chosen = releases.choose(spec, left)
+        return chosen
+
+    def _is_trusted(self, path: Path) -> bool:
+        # To look at each file of a kernel takes 20 ms.
+        if path not in self._trusted:
+            self._trusted[path] = is_trusted_tree(path)
+        return self._trusted[path]
+
     def _all(
         self, spec: str, archive: Archive, progress: Callable[[str], None]
     ) -> list[Stored | Package]:
@@ -164,7 +181,7 @@ class Store:
     def _archive(self) -> Archive:
         from pytest_bpflink.vm.kernels.debian import Archive
 
-        return Archive(self.root.parent / "apt")
+        return Archive(usable(self.root.parent / "apt"))
 
     def _why(self, error: Exception) -> str:
         if isinstance(error, OSError):
@@ -214,7 +231,12 @@ class Store:
             tree = Path(temporary) / "tree"
             _unpack(files, tree)
             check_kernel(read_kernel(tree))
+            withdraw(tree)
+            # A kernel of this name that is not trusted.
+            with suppress(FileNotFoundError):
+                (self.root / name).rename(Path(temporary) / "replaced")
             tree.rename(self.root / name)
+            self._trusted.pop(self.root / name, None)
         return Stored(self.root / name, package.release, package.version)
 
     def _remove(self, kernel: Stored) -> bool:

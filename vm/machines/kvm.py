@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink.vm.cache import cache_part, held
 from pytest_bpflink.vm.machines import qemu
 from pytest_bpflink.vm.machines.acceleration import Acceleration
-from pytest_bpflink.vm.machines.errors import BootFailed
+from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
 from pytest_bpflink.vm.machines.machine import Machine
 from pytest_bpflink.vm.scratch import Scratch
-from pytest_bpflink.vm.whole_file import write_whole
+from pytest_bpflink.vm.whole_file import make_directory, write_whole
 
 if TYPE_CHECKING:
     from pytest_bpflink.vm.kernels import Kernel
@@ -23,6 +23,9 @@ _DEVICE = Path("/dev/kvm")
 
 # A kernel under KVM is up in 2 to 4 s; a broken KVM hangs for ever.
 _DEADLINE = 20.0
+
+# As long as several runs need that wait for one another.
+_LOCK_SECONDS = 120.0
 
 
 def detect(kernel: Kernel) -> Acceleration:
@@ -36,19 +39,20 @@ def detect(kernel: Kernel) -> Acceleration:
     if lacking:
         return Acceleration(kvm=False, reason=f"TCG: {lacking}")
     key = f"{_boot_id()} {_qemu()}"
-    cache = cache_root() / "kvm.json"
+    cache = cache_part("kvm.json")
     known = _recall(cache, key)
     if known:
         return known
-    from filelock import FileLock
-
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache.with_suffix(".lock")):
-        known = _recall(cache, key)
-        if known:
-            return known
-        answer = _try_kvm(kernel)
-        write_whole(cache, json.dumps({"key": key, **asdict(answer)}).encode())
+    make_directory(cache.parent)
+    try:
+        with held(cache.with_suffix(".lock"), seconds=_LOCK_SECONDS):
+            known = _recall(cache, key)
+            if known:
+                return known
+            answer = _try_kvm(kernel)
+            write_whole(cache, json.dumps({"key": key, **asdict(answer)}).encode())
+    except TimeoutError as error:
+        raise MachineError(f"KVM can't be tried: {error}") from None
     return answer
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pytest_bpflink.vm.machines import console, gateway, plain
 from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
+from pytest_bpflink.vm.trust import OWNER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -74,7 +75,8 @@ class Machine:
         self._worker = plain.Worker(
             python=python,
             cwd=cwd.absolute(),
-            environment=environment,
+            # In a guest, where this user's files are another's than root's, they count as trusted.
+            environment={**environment, OWNER: str(os.geteuid())},
             writable=writable and writable.resolve(),
             session=session,
         )

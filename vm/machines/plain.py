@@ -7,6 +7,7 @@ watches and ends QEMU.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,8 @@ def compose(
     launch = directory / "launch.sh"
     # It holds the environment, with all secrets.
     launch.touch(mode=0o600)
-    launch.write_text(worker.launch_script())
+    # A variable need not be UTF-8.
+    launch.write_bytes(os.fsencode(_show_config(kernel) + worker.launch_script()))
     composed = virtme.compose(
         kernel,
         acceleration=acceleration,
@@ -97,13 +99,21 @@ def compose(
     return virtme.redirected(composed, console=console, errors=directory / "stderr.log")
 
 
+def _show_config(kernel: Kernel) -> str:
+    """Return shell commands that link the kernel's configuration where libbpf looks for it."""
+    if kernel.config_file is None:
+        return ""
+    place = shlex.quote(f"/boot/config-{kernel.release}")
+    return f"[ -e {place} ] || ln -s {shlex.quote(str(kernel.config_file))} {place}\n"
+
+
 def _overlaid(worker: Worker) -> list[str]:
     """Return the directories on which the guest has an overlay, so that tests can write there.
 
     Writes stay in the guest; below the overlay the host's files are read-only. `usual` are the
     directories of `vng`; the kernel's command line has no room for every directory of a root.
     """
-    usual = {"etc", "home", "opt", "srv", "tmp", "usr", "var"}
+    usual = {"boot", "etc", "home", "opt", "srv", "tmp", "usr", "var"}
     named = [worker.environment.get(name, "") for name in _WRITABLE_VARIABLES]
     tops = {path.split("/")[1] for path in [str(worker.cwd), *named] if path.startswith("/")}
     kernels_own = {"", "dev", "proc", "run", "sys"}

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 # If the kernel's config is unknown: its usual security modules, less those that need a policy.
 _USUAL_LSM = "landlock,lockdown,yama"
 
+# The kernel parameter with the directory of the modules, in quotes if that has a space.
+_MODULES = r'(?<=")virtme_link_mods=[^"]*|(?<!")virtme_link_mods=\S*'
+
 
 def compose(
     kernel: Kernel,
@@ -71,7 +74,9 @@ def compose(
     if done.returncode or not done.stdout.strip():
         raise ComposeError(_explain(done.stderr))
     # With accel=kvm:tcg QEMU would emulate where KVM fails; a guest reported as KVM must use it.
-    return [word.replace("accel=kvm:tcg", "accel=kvm") for word in shlex.split(done.stdout)]
+    words = [word.replace("accel=kvm:tcg", "accel=kvm") for word in shlex.split(done.stdout)]
+    # virtme-ng 1.42 doubles commas in this path, as QEMU's other options need it.
+    return [re.sub(_MODULES, lambda path: path[0].replace(",,", ","), word) for word in words]
 
 
 def virtme_run() -> str:

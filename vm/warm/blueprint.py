@@ -6,6 +6,7 @@ Knows the words of that command. `cold` and `warm` choose when to run it, `machi
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ _UNUSED_PORTS = ("dev_stdout", "dev_stderr", "ret")
 _ROOT_TAG = "mount_tag=/dev/root"
 SHARE_TAG = "bpflink"
 _SHARE = "writable"
+
+_PATHS = re.compile("path=(,,|[^,])*")
 
 # The options of a guest that boots; one that is restored has none of them.
 _BOOT_OPTIONS = ("-kernel", "-initrd", "-append")
@@ -76,6 +79,12 @@ class Blueprint:
             modules=_seen_from(kernel.modules, modules[0].partition("=")[2]) if modules else None,
         )
 
+    @property
+    def machine(self) -> list[str]:
+        """The words of the command that a saved guest depends on: all but names and paths."""
+        words = zip(("", *self.command), self.command, strict=False)
+        return [_PATHS.sub("path=", word) for option, word in words if option != "-name"]
+
     def modules_of(self, kernel: Kernel) -> Path | None:
         """Return the directory that has this kernel's modules, if it has any."""
         if kernel.modules is None or self.modules is None:
@@ -113,6 +122,8 @@ def kernel_parameters(
         # A script: the kernel hands parameters that it does not know to init as arguments, and a
         # Python would take the first one for its program.
         f"rdinit={guest_image.AGENT}",
+        # Init's environment: sets have the same order in all guests, whenever each was saved.
+        "PYTHONHASHSEED=0",
         *append,
     ]
 

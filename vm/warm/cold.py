@@ -10,7 +10,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink.vm.cache import cache_part
 from pytest_bpflink.vm.image import guest_image, inventory
 from pytest_bpflink.vm.image.inventory import ImageError, Inventory
 from pytest_bpflink.vm.machines import virtme
@@ -55,7 +55,10 @@ class ColdMachine(Machine):
         self.console_log.write_bytes(b"")
         try:
             self._inventory = inventory.take(
-                self._worker.python, self._worker.environment, cache=cache_root() / "guests"
+                self._worker.python,
+                self._worker.environment,
+                cache=cache_part("guests"),
+                cwd=self._worker.cwd,
             )
             self._begin()
         except ImageError as error:
@@ -68,28 +71,33 @@ class ColdMachine(Machine):
         self._next(timeout)
 
     def _begin(self) -> None:
+        self._draw()
         self._boot()
+
+    def _draw(self) -> None:
+        """Have virtme-ng compose the machine; it writes its files into `_boot_files`."""
+        shutil.rmtree(self._boot_files, ignore_errors=True)
+        self._boot_files.mkdir()
+        self._blueprint = Blueprint.draw(
+            self.kernel,
+            acceleration=self.acceleration,
+            directory=self._boot_files,
+            memory_mib=self._memory_mib,
+            cpus=self._cpus,
+        )
+        # virtme-ng's own initramfs; `_boot` makes another.
+        (self._boot_files / "initramfs").unlink(missing_ok=True)
 
     def _boot(self, options: Iterable[str] = (), pass_fds: Sequence[int] = ()) -> None:
         """Start a QEMU that boots the image; OPTIONS are added to its command."""
         from pytest_bpflink.vm.image import unpack_kernel
 
-        files = self._boot_files
-        shutil.rmtree(files, ignore_errors=True)
-        files.mkdir()
+        drawn, files = self._blueprint, self._boot_files
+        files.mkdir(exist_ok=True)
         image, initramfs = files / "vmlinux", files / "initramfs"
-        drawn = Blueprint.draw(
-            self.kernel,
-            acceleration=self.acceleration,
-            directory=files,
-            memory_mib=self._memory_mib,
-            cpus=self._cpus,
-        )
-        initramfs.unlink(missing_ok=True)  # virtme-ng's own
         guest_image.build(initramfs, self._inventory, modules=drawn.modules_of(self.kernel))
         if not unpack_kernel.unpack(self.kernel.image, image):
             image = self.kernel.image
-        self._blueprint = drawn
         booting = drawn.booting(
             image=image, initramfs=initramfs, parameters=self._kernel_parameters
         )
@@ -127,6 +135,7 @@ class ColdMachine(Machine):
             self._worker,
             host_name=virtme.host_name(self.kernel),
             modules=str(modules) if modules else None,
+            config=str(self.kernel.config_file) if self.kernel.config_file else None,
             plugin=self._plugin,
             path=self._inventory.path,
         )

@@ -39,7 +39,13 @@ _LIMITS = (
 
 
 def compose(
-    worker: Worker, *, host_name: str, modules: str | None, plugin: str, path: Iterable[str]
+    worker: Worker,
+    *,
+    host_name: str,
+    modules: str | None,
+    config: str | None,
+    plugin: str,
+    path: Iterable[str],
 ) -> bytes:
     """Return the letter for a guest that is to run WORKER; it holds the present time.
 
@@ -53,6 +59,7 @@ def compose(
             "seed": os.urandom(_SEED_BYTES).hex(),
             "hostname": host_name,
             "modules": modules,
+            "config": config,
             "plugin": plugin,
             "writable": worker.writable and [SHARE_TAG, str(worker.writable)],
             # A guest mounts file systems on /run and others; if one of these paths lies below such

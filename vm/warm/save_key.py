@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _CPUINFO = Path("/proc/cpuinfo")
 
 # Raise it when the same inputs give another save.
-_FORMAT = 4
+_FORMAT = 5
 
 
 def save_key(
@@ -40,8 +40,8 @@ def save_key(
 ) -> str:
     """Return the key of a guest with this kernel and this Python on this host.
 
-    MACHINE are the other parameters of its QEMU command. Digests of files are remembered in CACHE.
-    Raises MachineError if QEMU or virtme-ng is not installed.
+    MACHINE are the words of its QEMU command and its kernel parameters. Digests of files are
+    remembered in CACHE. Raises MachineError if QEMU or virtme-ng is not installed.
     """
     contents = Contents(cache / "contents.json")
     parts = {

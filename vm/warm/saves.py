@@ -1,9 +1,10 @@
 """Saved guests on disk: found by key, made under a lock, checked before use, pruned.
 
 A save is a directory, renamed to its key once it is complete. It holds the guest's memory, which
-QEMU maps copy-on-write and nobody writes to again, its devices' state, and a description. Only the
-owner can read it, for it holds a kernel's memory. `save_key` computes the key; `warm` saves and
-restores guests.
+QEMU maps copy-on-write and nobody writes to again, its devices' state, and a description with their
+digests. It names no command: `blueprint` composes the command anew for each start. Only the owner
+can read a save, for it holds a kernel's memory; a save that another user may have written is none.
+`save_key` computes the key; `warm` saves and restores guests.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import subprocess
 import tempfile
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_bpflink.vm.cache import file_lock, is_trusted_tree
 from pytest_bpflink.vm.image.digests import identity
-from pytest_bpflink.vm.warm.blueprint import Blueprint
-from pytest_bpflink.vm.whole_file import write_whole
+from pytest_bpflink.vm.whole_file import make_directory, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,13 +47,12 @@ class SaveError(Exception):
 
 @dataclass(frozen=True)
 class Save:
-    """A saved guest: the machine, and the files with its memory and its devices' state.
+    """A saved guest: the files with its memory and its devices' state.
 
     `mapped` says whether QEMU maps the memory from its file; if not, the state holds the memory.
     """
 
     directory: Path
-    blueprint: Blueprint
     mapped: bool
 
     @property
@@ -71,13 +71,19 @@ class Saves:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        # An older release let others read it. PermissionError: it is root's.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            if root.stat().st_mode & 0o077:
+                root.chmod(0o700)
 
     def find(self, key: str) -> Save | None:
-        """Return the save with this key; None if there is none or it is damaged."""
+        """Return the save with this key; None if there is none, or it is damaged or not trusted."""
         directory = self.root / key
+        if not is_trusted_tree(directory):
+            return None
         try:
             description = json.loads((directory / _DESCRIPTION).read_text())
-            save = Save(directory, _blueprint(description["blueprint"]), description["mapped"])
+            save = Save(directory, description["mapped"])
             whole = _is_whole(save, description)
         except (OSError, ValueError, LookupError, TypeError):
             return None
@@ -89,12 +95,12 @@ class Saves:
         return save
 
     def lock(self, key: str) -> FileLock:
-        """Return the lock that whoever makes or discards this save must hold."""
-        from filelock import FileLock
+        """Return the lock that whoever makes or discards this save must hold.
 
-        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # One thread takes it and another releases it; by default that would release nothing.
-        return FileLock(self.root / f".{key}.lock", thread_local=False)
+        One thread may take it and another release it. Don't wait for it: to make a save takes long.
+        """
+        make_directory(self.root, mode=0o700)
+        return file_lock(self.root / f".{key}.lock")
 
     @contextmanager
     def making(self, key: str, *, room: int) -> Iterator[Path]:
@@ -116,30 +122,26 @@ class Saves:
         ) as temporary:
             yield self.root / temporary
 
-    def keep(self, key: str, made: Path, blueprint: Blueprint, *, mapped: bool) -> Save:
+    def keep(self, key: str, made: Path, *, mapped: bool) -> Save:
         """Make the directory MADE the save of this key; the caller must hold the lock."""
-        save = Save(made, blueprint, mapped)
+        save = Save(made, mapped)
         if mapped:
             _dig_holes(save.memory)
             _sync(save.memory)
         _sync(save.state)
         for file in made.iterdir():
             file.chmod(0o600)
-        (made / _DESCRIPTION).write_text(
-            json.dumps(
-                {
-                    "blueprint": asdict(blueprint),
-                    "mapped": mapped,
-                    "state": _digest(save.state),
-                    "memory": _digest(save.memory) if mapped else "",
-                    "unchanged": identity(save.memory) if mapped else [],
-                }
-            )
-        )
+        description = {
+            "mapped": mapped,
+            "state": _digest(save.state),
+            "memory": _digest(save.memory) if mapped else "",
+            "unchanged": identity(save.memory) if mapped else [],
+        }
+        write_whole(made / _DESCRIPTION, json.dumps(description).encode())
         self.discard(key)
         # The TemporaryDirectory of `making` then finds nothing to remove.
         made.rename(self.root / key)
-        return Save(self.root / key, blueprint, mapped)
+        return Save(self.root / key, mapped)
 
     def discard(self, key: str) -> None:
         """Remove a save; the caller must hold the lock. Guests that run on it keep their memory."""
@@ -184,14 +186,6 @@ class Saves:
                 taken = sum(path.stat().st_blocks * 512 for path in description.parent.iterdir())
                 found[description.parent.name] = description.stat().st_mtime, taken
         return dict(sorted(found.items(), key=lambda item: item[1], reverse=True))
-
-
-def _blueprint(described: dict[str, Any]) -> Blueprint:
-    return Blueprint(
-        command=tuple(described["command"]),
-        consoles=tuple(described["consoles"]),
-        modules=described["modules"],
-    )
 
 
 def _is_whole(save: Save, description: dict[str, Any]) -> bool:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import shlex
 import socket
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink.vm.cache import cache_part
 from pytest_bpflink.vm.machines.errors import BootFailed
 from pytest_bpflink.vm.warm import blueprint
 from pytest_bpflink.vm.warm.cold import ColdMachine
@@ -51,7 +51,7 @@ class WarmMachine(ColdMachine):
 
     def __init__(self, kernel: Kernel, **options: Any) -> None:
         super().__init__(kernel, **options)
-        self._saves = Saves(cache_root() / "guests")
+        self._saves = Saves(cache_part("guests"))
         self._key = ""
         self._monitor: Monitor
         # The lock and the directory of the save that is being made.
@@ -81,11 +81,12 @@ class WarmMachine(ColdMachine):
         self._saving.close()
 
     def _begin(self) -> None:
+        self._draw()
         self._key = save_key(
             self.kernel,
             self._inventory,
             acceleration=self.acceleration,
-            machine=[str(self._memory_mib), str(self._cpus), *self._kernel_parameters],
+            machine=[*self._blueprint.machine, *self._kernel_parameters],
             cache=self._saves.root,
         )
         try:
@@ -165,7 +166,7 @@ class WarmMachine(ColdMachine):
         self.kill()
         if not mapped:
             (made / "memory").unlink()
-        return self._saves.keep(self._key, made, self._blueprint, mapped=mapped)
+        return self._saves.keep(self._key, made, mapped=mapped)
 
     def _await_migration(self) -> None:
         deadline = time.monotonic() + self._scaled(_RESTORE_SECONDS)
@@ -178,7 +179,6 @@ class WarmMachine(ColdMachine):
 
     def _restore(self, save: Save) -> None:
         """Start a QEMU that maps the memory and reads the state; `_resume` waits for it."""
-        self._blueprint = save.blueprint
         if save.mapped:
             memory = blueprint.memory_file(save.memory, mib=self._memory_mib, shared=False)
         else:
@@ -187,7 +187,7 @@ class WarmMachine(ColdMachine):
         options = [*memory, "-incoming", "defer"]
         with self._monitored() as theirs, save.state.open("rb") as state:
             options.extend(blueprint.monitor(theirs))
-            self._run([*save.blueprint.command, *options], pass_fds=[theirs, state.fileno()])
+            self._run([*self._blueprint.command, *options], pass_fds=[theirs, state.fileno()])
             if save.mapped:
                 self._monitor.send("migrate-set-capabilities", capabilities=[_MAPPING])
             self._monitor.send("migrate-incoming", uri=f"file:{save.state}")
@@ -207,7 +207,10 @@ class WarmMachine(ColdMachine):
             raise _NotRestored(str(error)) from None
 
     def _discard_save(self) -> None:
-        with self._saves.lock(self._key):
+        from filelock import Timeout
+
+        # If another run holds the lock, it is making this save anew.
+        with suppress(Timeout), self._saves.lock(self._key).acquire(blocking=False):
             self._saves.discard(self._key)
 
     @contextmanager

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pytest_bpflink.building import compilation
 from pytest_bpflink.session import pytest_internals
-from pytest_bpflink.vm.cache import cache_root
+from pytest_bpflink.vm.cache import cache_part_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +36,7 @@ def prepare(files: Iterable[Path], progress: Callable[[str], None]) -> list[Path
     Environment variables lead guests to the results and to the directory of rewritten modules.
     """
     if sys.dont_write_bytecode:
-        os.environ[pytest_internals.PYCACHE] = str(cache_root() / "pycache")
+        os.environ[pytest_internals.PYCACHE] = str(cache_part_whole("pycache"))
         pytest_internals.use_pycache()
     sources = [file for file in files if file.name.endswith(".bpf.c")]
     compilation.prepare(sources, before_each=lambda source: progress(f"compiling {source.name}"))
