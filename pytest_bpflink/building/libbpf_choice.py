@@ -6,7 +6,7 @@ and `binding.libbpf` loads the chosen one.
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.binding import libbpf
@@ -20,6 +20,8 @@ from pytest_bpflink.building.libbpf_library import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_bpflink.system.progress import Progress
 
 
@@ -29,14 +31,14 @@ def choose(spec: str, progress: Progress, *, directory: Path) -> str:
     A relative path starts at `directory`. Raises LibbpfError.
     """
     spec = spec.strip()
-    path = directory / Path(spec).expanduser()
+    path = directory / os.path.expanduser(spec)
     if spec == SYSTEM:
         return libbpf.SONAME
     if is_version(spec) or spec == NEWEST:
         return str(_version(spec, progress))
     if not spec:
         raise LibbpfError("a SPEC is needed")
-    if not path.exists():
+    if not os.path.exists(path):
         raise LibbpfError(
             f"neither {SYSTEM!r}, {NEWEST!r}, a version such as 1.7, nor a path: no {path}"
         )

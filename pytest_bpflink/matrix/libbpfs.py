@@ -32,7 +32,7 @@ def asked_for(config: pytest.Config) -> tuple[list[str], Path]:
     if value is None:
         value = config.getini("bpflink_libbpf")
         directory = config.inipath.parent if config.inipath else directory
-    if "," not in value or (directory / Path(value).expanduser()).exists():
+    if "," not in value or os.path.exists(directory / os.path.expanduser(value)):
         return [value], directory
     specs = [spec.strip() for spec in value.split(",")]
     for number, spec in enumerate(specs):

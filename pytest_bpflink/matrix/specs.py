@@ -5,6 +5,7 @@ Knows the options `--kernel` and `bpflink_kernels`. `vm.kernels` knows which ker
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from itertools import count
@@ -57,7 +58,7 @@ def _of_project(config: pytest.Config) -> list[str]:
         )
     # -o sets the option without a file.
     directory = config.inipath.parent if config.inipath else config.invocation_params.dir
-    return [str(directory / Path(spec).expanduser()) if "/" in spec else spec for spec in specs]
+    return [str(directory / os.path.expanduser(spec)) if "/" in spec else spec for spec in specs]
 
 
 def _expanded(spec: str) -> list[str]:
@@ -99,11 +100,13 @@ def requested(values: Iterable[str]) -> list[MatrixKernel]:
 
 def is_path(spec: str) -> bool:
     """Whether a SPEC is a path rather than a word or a release; as `vm.kernels.find` sees it."""
-    return "/" in spec or (not re.match(r"\d+\.\d", spec) and Path(spec).expanduser().exists())
+    if "/" in spec:
+        return True
+    return not re.match(r"\d+\.\d", spec) and os.path.exists(os.path.expanduser(spec))
 
 
 def _real(path: str) -> Path:
-    return Path(path).expanduser().resolve()
+    return Path(os.path.expanduser(path)).resolve()
 
 
 def _free_id(spec: str, taken: set[str]) -> str:

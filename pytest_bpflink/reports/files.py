@@ -6,7 +6,6 @@ Knows paths and disks. The module of each format makes the content.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytest_bpflink.reports import as_html, as_json, as_markdown
@@ -14,6 +13,7 @@ from pytest_bpflink.vm.whole_file import beside, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from pytest_bpflink.reports.results import Run
 
@@ -34,7 +34,7 @@ def checked(values: Iterable[str], directory: Path) -> list[Path]:
 
     Raises Unwritable if one can't be written.
     """
-    paths = list(dict.fromkeys((directory / Path(value).expanduser()) for value in values))
+    paths = list(dict.fromkeys((directory / os.path.expanduser(value)) for value in values))
     for path in paths:
         try:
             _try(path)

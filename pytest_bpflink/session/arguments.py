@@ -9,7 +9,7 @@ from pathlib import Path
 
 def writable_directory(value: str) -> Path:
     """Return a directory that this user may write to. Raises ArgumentTypeError for any other."""
-    directory = Path(value).expanduser().resolve()
+    directory = Path(os.path.expanduser(value)).resolve()
     if not directory.exists():
         raise argparse.ArgumentTypeError(f"{value} does not exist: mkdir -p {directory}")
     if not directory.is_dir():

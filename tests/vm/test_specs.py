@@ -128,6 +128,9 @@ def test_host_kernel_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("lates", "'lates' names no kernel: write a release"),
         ("./nowhere", "nowhere does not exist"),
+        ("~nobody-is-called-so/vmlinuz", "~nobody-is-called-so/vmlinuz does not exist"),
+        pytest.param("a" * 5000, "names no kernel: write a release", id="too-long-name"),
+        pytest.param("/" + "a" * 5000, "does not exist", id="too-long-path"),
     ],
 )
 def test_spec_that_is_nothing(spec: str, sentence: str, tmp_path: Path) -> None:

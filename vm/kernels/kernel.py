@@ -7,6 +7,7 @@ kernels; `specs` knows what a SPEC means.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import subprocess
 from dataclasses import dataclass, field
@@ -88,7 +89,7 @@ def read_kernel(path: Path, *, spec: str | None = None) -> Kernel:
     Raises KernelNotFound if there is none, or more than one.
     """
     found = path.resolve()
-    if not found.exists():
+    if not os.path.exists(found):
         raise KernelNotFound(f"{path} does not exist")
     if found.is_file():
         build = _build_tree_of(found)

@@ -50,10 +50,10 @@ def find(
         return _checked(_running_kernel())
     if spec in releases.WORDS or _RELEASE.fullmatch(spec):
         return _checked((store or Store()).get(spec, progress or _silent))
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))
     if _is_pattern(spec):
         raise KernelNotFound(f"{spec!r} is a pattern, which may name several kernels")
-    if "/" not in spec and not path.exists():
+    if "/" not in spec and not os.path.exists(path):
         raise KernelNotFound(f"{spec!r} names no kernel: write {_SPECS}")
     return replace(_checked(read_kernel(path)), spec=spec)
 
@@ -87,7 +87,7 @@ def expand(
 
 
 def _is_pattern(spec: str) -> bool:
-    return releases.is_glob(spec) and not Path(spec).expanduser().exists()
+    return releases.is_glob(spec) and not os.path.exists(os.path.expanduser(spec))
 
 
 def _checked(kernel: Kernel) -> Kernel:
