@@ -9,6 +9,7 @@ arguments.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -45,11 +46,22 @@ _TIMEOUTS_OF_A_BOOT = 30
 _SERVER = f"from {__name__.rpartition('.')[0]} import host_server; host_server.serve(channel)"
 
 
+# A user, and a name or an address. ssh would take a word that begins with "-" for an option, execnet
+# splits the value at spaces, and its specification at double slashes.
+_DESTINATION = re.compile(r"(\w[\w.-]*@)?(\w[\w.-]*|[0-9a-fA-F:]+(%\w+)?)")
+
+
 def proxies(values: Sequence[str]) -> list[str]:
-    """Return the values to add to xdist's --px. Raises UsageError for a value without `ssh=`."""
+    """Return the values to add to xdist's --px. Raises UsageError for a value that is no host."""
     for value in values:
-        if not value.startswith("ssh="):
+        scheme, _, destination = value.partition("=")
+        if scheme != "ssh":
             raise pytest.UsageError(f"--kernel-host {value}: write --kernel-host ssh=HOST")
+        if not _DESTINATION.fullmatch(destination):
+            raise pytest.UsageError(
+                f"--kernel-host {value}: {destination!r} is no host name, nor USER@HOST; options of"
+                " ssh, as a port, belong into ~/.ssh/config"
+            )
     return [
         # A proxy serves several workers at once, each in a thread.
         f"id=host{number}//{_address(value)}//execmodel=thread"
