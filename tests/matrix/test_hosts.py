@@ -268,11 +268,10 @@ def test_what_ssh_or_execnet_would_take_for_options_is_refused_and_not_run(
     result = pytester.runpytest_subprocess("--kernel", "6.1", "--kernel-host", f"ssh={destination}")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert result.errlines == [
+    assert result.stderr.str().rstrip() == (
         f"ERROR: --kernel-host ssh={destination}: '{destination}' is no host name, nor USER@HOST;"
-        " options of ssh, as a port, belong into ~/.ssh/config",
-        "",
-    ]
+        " options of ssh, as a port, belong into ~/.ssh/config"
+    )
     assert not (pytester.path / "ran").exists()
 
 
