@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
+from pytest_bpflink.vm.host_files import is_the_hosts
 from pytest_bpflink.vm.scratch import Scratch
 from pytest_bpflink.vm.trust import distrust, distrust_tree
 from pytest_bpflink.vm.whole_file import make_directory
@@ -134,7 +135,8 @@ def locked(directory: Path, *, unfinished: str, waits: Callable[[], object]) -> 
     """
     make_directory(directory)
     with held(directory / ".lock", waits=waits):
-        for stale in directory.glob(f"{unfinished}*"):
+        # A guest's lock does not stop the host's runs.
+        for stale in () if is_the_hosts(directory) else directory.glob(f"{unfinished}*"):
             # A child of the dead run may still write there; then the next run removes it.
             shutil.rmtree(stale, ignore_errors=True)
         yield

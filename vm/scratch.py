@@ -1,7 +1,7 @@
 """Temporary directories that do not outlive their process for long.
 
 A process that is killed removes nothing. Each directory has an owner lock; `sweep` removes the
-directories whose owner is dead.
+directories whose owner is dead. In a guest it removes none that the guest shares with its host.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_bpflink.vm.host_files import is_the_hosts
 from pytest_bpflink.vm.owner_lock import OwnerLock, is_owned
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 _PREFIX = "bpflink-"
+# The host would take a guest's directory for a dead process's, since it does not see its lock.
+_PREFIX_IN_GUEST = "guest-bpflink-"
 
 
 class Scratch:
@@ -30,7 +33,10 @@ class Scratch:
     """
 
     def __init__(self) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix=_PREFIX)
+        shared = is_the_hosts(Path(tempfile.gettempdir()))
+        self._temporary = tempfile.TemporaryDirectory(
+            prefix=_PREFIX_IN_GUEST if shared else _PREFIX
+        )
         top = Path(self._temporary.name)
         self._lock: OwnerLock | None = OwnerLock(top)
         # A subdirectory, so that no name in it can meet that of the owner file.
@@ -67,9 +73,13 @@ def sweep() -> list[Path]:
 
 def dead() -> list[Path]:
     """Return the directories that dead processes of this user left."""
-    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
-        named = [entry for entry in entries if entry.name.startswith(_PREFIX)]
-        return sorted(Path(entry.path) for entry in named if _is_dead(entry))
+    temporary = Path(tempfile.gettempdir())
+    with contextlib.suppress(OSError):
+        if is_the_hosts(temporary):
+            return []
+        with os.scandir(temporary) as entries:
+            named = [entry for entry in entries if entry.name.startswith(_PREFIX)]
+            return sorted(Path(entry.path) for entry in named if _is_dead(entry))
     return []
 
 

@@ -50,7 +50,9 @@ def version(spec: str, progress: Progress) -> Path:
     if built and spec != NEWEST:
         return _library_in(built.path)
     with _cache_locked(progress):
-        package = _find(spec, progress) or _built_without_network(spec, progress)
+        package = _find(spec, progress)
+        if isinstance(package, str):
+            package = _newest_built(spec, package, progress)
         if not _is_built(package.path):
             _build_package(package, progress)
         return _library_in(package.path)
@@ -174,17 +176,17 @@ def _scratch() -> Iterator[Path]:
         yield Path(directory)
 
 
-def _find(spec: str, progress: Progress) -> _Package | None:
-    """Return the newest package that matches; None where the lists of packages can't be read."""
+def _find(spec: str, progress: Progress) -> _Package | str:
+    """Return the newest package that matches, or why the lists of packages can't be read."""
     offered: list[_Package] = []
     for suites in _SUITES:
         try:
-            current = _apt(suites).update(lambda text: progress(f"libbpf {spec}: {text}"))
+            fault = _apt(suites).update(lambda text: progress(f"libbpf {spec}: {text}"))
         except AptError as error:
             hint = "give the path of a shared object or of a source tree"
             raise LibbpfError(f"{error} to fetch libbpf's source from: {hint}") from error
-        if not current:
-            return None
+        if fault:
+            return fault
         offered += _offered(suites)
         found = _newest(spec, offered)
         if found:
@@ -193,14 +195,11 @@ def _find(spec: str, progress: Progress) -> _Package | None:
     raise LibbpfError(f"the distribution has no libbpf {spec}; it has {', '.join(names)}")
 
 
-def _built_without_network(spec: str, progress: Progress) -> _Package:
+def _newest_built(spec: str, fault: str, progress: Progress) -> _Package:
     built = _newest(spec, _built())
     if built is None:
-        raise LibbpfError(
-            "the distribution's mirror can't be read, and no such libbpf is built yet;"
-            " is there a network?"
-        )
-    progress.line(f"libbpf {spec}: no mirror can be read, {built} is the newest built here")
+        raise LibbpfError(f"{fault}, and no such libbpf is built yet")
+    progress.line(f"libbpf {spec}: {fault}; {built} is the newest built here")
     return built
 
 

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from pytest_bpflink.system import estates
+from pytest_bpflink.vm.host_files import is_the_hosts
 from pytest_bpflink.vm.owner_lock import OwnerLock, is_owned
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def sweep(complain: Callable[[str], object]) -> list[str]:
     """Remove the estates of dead processes and everything these name; return the estates' names.
 
     `complain` is called about each estate that can't be removed, which is left to the next sweep.
-    A user who may not write into the directory of estates sweeps nothing.
+    A user who may not write into the directory of estates sweeps nothing, and neither does a guest
+    that shares this directory with its host.
     """
     if not _is_ours_to_sweep():
         return []
@@ -127,7 +129,7 @@ def _no_sweep() -> Iterator[None]:
 
 
 def _is_ours_to_sweep() -> bool:
-    return os.access(estates.ROOT, os.R_OK | os.W_OK | os.X_OK)
+    return os.access(estates.ROOT, os.R_OK | os.W_OK | os.X_OK) and not is_the_hosts(estates.ROOT)
 
 
 def _dead() -> Iterator[Path]:

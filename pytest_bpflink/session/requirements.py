@@ -18,6 +18,7 @@ from pytest_bpflink.features.kernel_info import KernelInfo
 from pytest_bpflink.features.privileges import missing_privileges
 from pytest_bpflink.session.guest import is_in_guest
 from pytest_bpflink.session.kernel import running_kernel
+from pytest_bpflink.vm.host_files import in_guest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -111,7 +112,7 @@ def _keep_from_native(item: pytest.Item) -> None:
         pytest.skip(f"known to crash kernels ({bug.args[0]}): {_NATIVE}")
     if item.get_closest_marker("fresh_kernel"):
         pytest.skip(f"needs a kernel on which nothing ran before: {_NATIVE}")
-    if item.get_closest_marker("guest_only"):
+    if item.get_closest_marker("guest_only") and not in_guest():
         pytest.skip(f"can crash or change the whole machine: {_NATIVE}")
 
 

@@ -115,6 +115,46 @@ def test_a_directory_that_cannot_be_written_to_is_refused(tmp_path: Path) -> Non
     assert f"--rw: {tmp_path}/absent does not exist: mkdir -p {tmp_path}/absent" in done.stderr
 
 
+def test_pytest_in_a_guest_sweeps_nothing_of_the_host_and_runs_tests_that_need_a_guest(
+    tmp_path: Path,
+) -> None:
+    """Locks do not pass between a guest and its host."""
+    host = {"TMPDIR": str(tmp_path), "BPFLINK_RUN_DIRECTORY": str(tmp_path / "estates")}
+    program = (
+        "from pytest_bpflink.ledger.estate import Estate\n"
+        "from pytest_bpflink.vm.scratch import Scratch\n"
+        "made = Scratch(), Estate.found()\n"
+        "print(flush=True)\n"
+        "input()\n"
+    )
+    test = tmp_path / "test_x.py"
+    test.write_text(
+        "import pytest\n"
+        "from pytest_bpflink.vm.scratch import Scratch\n"
+        "@pytest.mark.guest_only\n"
+        "def test_x(bpf_ledger): print(Scratch().path.parent.name)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=os.environ | host,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as live:
+        assert live.stdout
+        assert live.stdout.readline()
+        before = {path for path in tmp_path.rglob("*") if path.is_dir()}
+        assert len(before) == 4
+        pytest_there = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", str(test)]
+
+        done = bpflink("vm", KERNEL, "--rw", str(tmp_path), "--", *pytest_there, **host)
+
+        assert all(path.exists() for path in before)
+        live.kill()
+    assert "1 passed" in done.stdout
+    assert re.search(r"test_x.py guest-bpflink-\w+$", done.stdout, re.MULTILINE), done.stdout
+
+
 def current_umask() -> int:
     status = Path("/proc/self/status").read_text()
     return int(re.findall(r"^Umask:\t(\d+)", status, re.MULTILINE)[0], 8)

@@ -32,7 +32,7 @@ exec unshare --mount sh -c 'mount -t tmpfs none "{directory}" && exec sh -c "$SS
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
+def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The value for --kernel-host; `command` in `tmp_path` runs the commands that ssh sends."""
     program = shutil.which("sshd", path="/usr/sbin:/usr/bin")
     if not program:
@@ -64,7 +64,13 @@ def address(tmp_path: Path) -> Iterator[str]:
     with subprocess.Popen([program, "-D", "-e", "-f", server], stderr=subprocess.DEVNULL) as sshd:
         try:
             eventually(lambda: is_open(port), within=10, what="sshd listens")
-            yield f"ssh=there//ssh_config={client}"
+            # ssh reads no other file of settings than that of its user's home in /etc/passwd.
+            ssh = tmp_path / "bin/ssh"
+            ssh.parent.mkdir()
+            ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {client} "$@"\n')
+            ssh.chmod(0o755)
+            monkeypatch.setenv("PATH", str(ssh.parent), prepend=os.pathsep)
+            yield "ssh=there"
         finally:
             sshd.terminate()
 
@@ -139,7 +145,7 @@ def test_guests_run_on_another_host_and_are_replaced_there(
     result.assert_outcomes(passed=7, failed=1)
     result.stdout.re_match_lines(
         [
-            r"kernel 6\.1: Linux 6\.1\.\S+ .*, ssh=there//ssh_config=.*",
+            r"kernel 6\.1: Linux 6\.1\.\S+ .*, ssh=there",
             r"kernel 6\.1: the guest .* died in the call of this test: Kernel panic.* sysrq .*",
         ]
     )
@@ -235,7 +241,7 @@ def test_a_host_without_the_python_is_refused(
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("ssh=127.0.0.1 -p 1", "ERROR: --kernel-host ssh=127.0.0.1 -p 1: *could not be started*"),
+        ("ssh=0.0.0.256", "ERROR: --kernel-host ssh=0.0.0.256: *could not be started there*"),
         ("127.0.0.1", "ERROR: --kernel-host 127.0.0.1: write --kernel-host ssh=HOST"),
     ],
 )
@@ -248,6 +254,25 @@ def test_what_is_no_host_is_a_usage_error(
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([message])
+
+
+@pytest.mark.parametrize(
+    "destination",
+    ["-oProxyCommand=touch${IFS}ran", "x -oProxyCommand=touch${IFS}ran", "x//python=sh", "ssh://x"],
+)
+def test_what_ssh_or_execnet_would_take_for_options_is_refused_and_not_run(
+    pytester: pytest.Pytester, destination: str
+) -> None:
+    pytester.makepyfile("def test_x(): pass")
+
+    result = pytester.runpytest_subprocess("--kernel", "6.1", "--kernel-host", f"ssh={destination}")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.stderr.str().rstrip() == (
+        f"ERROR: --kernel-host ssh={destination}: '{destination}' is no host name, nor USER@HOST;"
+        " options of ssh, as a port, belong into ~/.ssh/config"
+    )
+    assert not (pytester.path / "ran").exists()
 
 
 # The conversation with a host.

@@ -1,14 +1,19 @@
-"""Reading a guest's console."""
+"""Reading a guest's console, and opening the file for it."""
 
 from __future__ import annotations
 
+import errno
+import os
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.vm.machines import console
+from pytest_bpflink.vm.machines import console, console_file
+from tests.support.nobody import NOBODY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 PANIC = (
@@ -114,3 +119,67 @@ def test_is_a_splat(line: str) -> None:
 )
 def test_is_no_splat(line: str) -> None:
     assert not console.is_splat(line)
+
+
+def test_file_is_emptied_and_then_appended_to(tmp_path: Path) -> None:
+    log = tmp_path / "console.log"
+    log.write_text("of an earlier run")
+    for text, empty in ((b"one ", True), (b"two", False)):
+        with console_file.appending(log, empty=empty) as file:
+            os.write(file, text)
+    assert log.read_text() == "one two"
+
+
+@pytest.mark.parametrize(
+    ("plant", "why"),
+    [
+        (os.symlink, "a symbolic link is not followed"),
+        (os.link, "the file has another hard link"),
+    ],
+)
+def test_link_in_place_of_the_file_is_not_followed(
+    tmp_path: Path, plant: Callable[[Path, Path], None], why: str
+) -> None:
+    target, log = tmp_path / "target", tmp_path / "console.log"
+    target.write_text("another's")
+    plant(target, log)
+
+    with pytest.raises(OSError, match=why) as caught, console_file.appending(log, empty=True):
+        pass
+
+    assert (caught.value.errno, caught.value.filename) == (errno.ELOOP, str(log))
+    assert target.read_text() == "another's"
+    assert console.lines(log) == ([] if log.is_symlink() else ["another's"])
+
+
+def test_pipe_in_place_of_the_file_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "console.log")
+    log = tmp_path / "console.log"
+    with pytest.raises(OSError, match="No such device") as caught, console_file.appending(log):
+        pass
+    assert caught.value.errno == errno.ENXIO
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize(
+    ("mode", "owner", "refused"),
+    [(0o1777, NOBODY, True), (0o775, NOBODY, True), (0o1777, 0, False), (0o755, NOBODY, False)],
+)
+def test_directory_behind_another_user_s_link_is_used_only_if_no_other_user_could_make_the_link(
+    tmp_path: Path, *, mode: int, owner: int, refused: bool
+) -> None:
+    shared, target = tmp_path / "shared", tmp_path / "target"
+    shared.mkdir()
+    shared.chmod(mode)
+    target.mkdir()
+    (shared / "logs").symlink_to(target)
+    os.lchown(shared / "logs", owner, owner)
+
+    raises = pytest.raises(OSError, match="another user may have made this symbolic link")
+    opening = console_file.appending(shared / "logs/6.1-1.log")
+    with raises if refused else nullcontext() as caught, opening:
+        pass
+
+    assert (target / "6.1-1.log").exists() != refused
+    if caught:
+        assert (caught.value.errno, caught.value.filename) == (errno.ELOOP, str(shared / "logs"))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +22,15 @@ import pytest
 
 from pytest_bpflink import eventually
 from pytest_bpflink.vm.kernels import KernelFetchError, KernelNotFound, Store, debian, expand, find
-from tests.support.debian_archive import FETCH, contents, feed, kernel_deb, make_archive, needs_apt
+from tests.support.debian_archive import (
+    FETCH,
+    Signer,
+    contents,
+    feed,
+    kernel_deb,
+    make_archive,
+    needs_apt,
+)
 from tests.support.processes import is_running
 
 if TYPE_CHECKING:
@@ -127,8 +138,12 @@ def test_without_network_and_with_an_empty_store(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     feed(monkeypatch, NO_NETWORK)
-    with pytest.raises(KernelNotFound, match=r"no kernel newest; there are none at all \(is there"):
+    with pytest.raises(KernelFetchError) as caught:
         find("newest", store=store)
+    assert str(caught.value) == (
+        "there is no kernel newest in the store, which is empty, and none can be fetched: there is"
+        " no network"
+    )
 
 
 def test_without_apt_a_word_chooses_in_the_store(
@@ -144,6 +159,86 @@ def test_without_apt_a_word_chooses_in_the_store(
         (boot / f"vmlinuz-{version}-amd64").touch()
     assert find("newest", store=store).version == "6.12.5"
     assert expand("6*", store=store) == ["6.1", "6.12"]
+
+
+# Signatures
+
+
+@pytest.fixture
+def signed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, Signer, Signer]:
+    """An archive that the first key signs, which the store trusts, and another key."""
+    if not shutil.which("gpg"):
+        pytest.skip("gpg is not on this host: apt-get install gnupg")
+    monkeypatch.delenv("APT_CONFIG")
+    archive = tmp_path / "signed"
+    arch = debian.architecture()
+    make_archive(archive, [kernel_deb(f"linux-image-6.1.0-9-{arch}", "6.1.99-1")])
+    first, second = Signer(tmp_path / "first"), Signer(tmp_path / "second")
+    first.sign(archive)
+    feed(monkeypatch, f"file:{archive}", keyring=first.keyring)
+    assert store.kernels() == []
+    return archive, first, second
+
+
+REJECTED = (
+    r"apt rejects the mirror's signature or this host's keyring \(file:\S+ bookworm InRelease: "
+    r".*(NO_PUBKEY \w+|Missing key .*)\)"
+)
+
+
+@needs_apt
+def test_signature_of_an_unknown_key_is_named_and_no_network_is_asked_for(
+    store: Store, signed: tuple[Path, Signer, Signer]
+) -> None:
+    archive, _, another = signed
+    another.sign(archive)
+
+    with pytest.raises(KernelFetchError) as caught:
+        find("6.1", store=store)
+
+    none = r"there is no kernel 6\.1 in the store, which is empty, and none can be fetched"
+    assert re.fullmatch(f"{none}: {REJECTED}", str(caught.value))
+
+
+@needs_apt
+def test_lists_that_went_stale_under_another_key_are_told(
+    store: Store, signed: tuple[Path, Signer, Signer]
+) -> None:
+    archive, first, another = signed
+    expand("*", store=store)
+    forget_when_it_was_updated(store)
+    another.sign(archive)
+    said: list[str] = []
+
+    find("6.1", store=store, progress=said.append)
+    find("newest", store=store, progress=said.append)
+
+    told = [line for line in said if "rejects" in line]
+    assert len(told) == 2
+    earlier, alone = "the lists that were read earlier count", "the store alone"
+    assert re.fullmatch(rf"6\.1: {REJECTED}; {earlier}", told[0])
+    assert re.fullmatch(rf"newest: {REJECTED}; it is looked for in {alone}", told[1])
+
+    first.sign(archive)
+    said.clear()
+    find("newest", store=store, progress=said.append)
+    assert said == ["newest: reading the lists of packages"]
+
+
+@needs_apt
+def test_lists_with_a_stamp_from_the_future_are_read_again(store: Store) -> None:
+    find("6.1.99", store=store)
+    stamp = store.root.parent / "apt/updated"
+    future = time.time() + 86400
+    os.utime(stamp, (future, future))
+    said: list[str] = []
+
+    find("6.1.100", store=store, progress=said.append)
+
+    assert said[0] == "6.1.100: reading the lists of packages"
+    assert stamp.stat().st_mtime <= time.time()
 
 
 # A download that is cut off

@@ -265,6 +265,38 @@ def test_machine_that_is_not_up_in_time(
     assert (tmp_path / "kept.log").exists()
 
 
+def test_link_in_place_of_the_console_s_log_is_not_followed(
+    make_machine: Callable[..., Machine], tmp_path: Path
+) -> None:
+    target, log = tmp_path / "target", tmp_path / "kept.log"
+    target.write_text("another's")
+    log.symlink_to(target)
+    machine = make_machine(console_log=log)
+
+    with pytest.raises(OSError, match="a symbolic link is not followed"):
+        machine.start()
+
+    assert target.read_text() == "another's"
+    assert not machine.alive
+
+
+def test_link_that_takes_the_place_of_the_console_s_log_later_is_not_followed(
+    make_machine: Callable[..., Machine], tmp_path: Path
+) -> None:
+    """QEMU writes to the file that was opened, whatever its name leads to then."""
+    target, log = tmp_path / "target", tmp_path / "kept.log"
+    target.write_text("another's")
+    machine = make_machine(console_log=log)
+    machine.start()
+    log.rename(tmp_path / "kept")
+    log.symlink_to(target)
+
+    eventually((tmp_path / "kept").read_bytes, within=60, what="QEMU writes the console")
+    machine.close()
+
+    assert target.read_text() == "another's"
+
+
 def test_no_qemu_survives_the_process_that_started_it(kernel: Kernel, tmp_path: Path) -> None:
     program = f"""
 import sys, time

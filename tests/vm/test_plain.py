@@ -51,7 +51,6 @@ def compose(kernel: Kernel, tmp_path: Path) -> Callable[..., list[str]]:
             kernel,
             acceleration=acceleration,
             directory=directory,
-            console=directory / "con,sole.log",
             worker=plain.Worker("/usr/bin/python3", tmp_path, {"KEY": "a 'b'\n\"c\""}),
             memory_mib=640,
             cpus=2,
@@ -72,7 +71,7 @@ def chardevs(command: list[str]) -> dict[str, str]:
 
 def test_console_and_errors_go_to_files(compose: Callable[..., list[str]], tmp_path: Path) -> None:
     found = chardevs(compose())
-    assert found["console"] == f"file,id=console,path={tmp_path}/con,,sole.log,append=on"
+    assert found["console"] == "file,id=console,path=/dev/fdset/1,append=on"
     for name in ("stderr", "dev_stdout", "dev_stderr"):
         assert found[name] == f"file,id={name},path={tmp_path}/stderr.log,append=on"
 
@@ -122,7 +121,6 @@ def test_script_may_have_bytes_that_are_not_utf_8(kernel: Kernel, tmp_path: Path
         kernel,
         acceleration=TCG,
         directory=tmp_path,
-        console=tmp_path / "console",
         worker=worker,
         memory_mib=512,
         cpus=1,
@@ -191,7 +189,8 @@ def test_files_that_qemu_makes_are_in_its_directory(
     own = tmp_path / "own"
     own.mkdir()
     paths = [option.partition("path=")[2] for option in chardevs(compose(directory=own)).values()]
-    made = [path for path in paths if path and not path.startswith("/proc/self/fd/")]
+    descriptors = ("/proc/self/fd/", "/dev/fdset/")
+    made = [path for path in paths if path and not path.startswith(descriptors)]
     assert made
     assert all(path.startswith(f"{own}/") for path in made)
 

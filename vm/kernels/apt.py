@@ -33,6 +33,13 @@ _HELPER = Path("/usr/lib/apt/apt-helper")
 _DEAF_TO_TERM = ("sh", "-c", 'trap "" TERM; exec "$@"', "sh")
 
 
+# What apt says of signatures, keys and keyrings. apt 3 verifies with sqv, which speaks of OpenPGP.
+_DISTRUST = re.compile(
+    r"GPG error|OpenPGP|[Ss]ignatures? (?:couldn't|were|verification)|is not signed|unauthenticated"
+    r"|is expired|is not valid yet"
+)
+
+
 class AptError(Exception):
     """apt is missing, knows no Debian mirror, or failed; the message says which."""
 
@@ -51,16 +58,18 @@ class Apt:
         self._suites = suites
         self._kind = kind
 
-    def update(self, progress: Callable[[str], None]) -> bool:
-        """Read the lists of packages, at most once an hour; return whether they are up to date.
+    def update(self, progress: Callable[[str], None]) -> str:
+        """Read the lists of packages, at most once an hour; return why they are not up to date.
 
-        If the network fails, the lists that were read earlier stay. Raises AptError.
+        The reason is one phrase, empty if they are up to date. Without a network, or with a
+        signature that apt rejects, the lists that were read earlier stay. Raises AptError.
         """
         stamp = self._directory / "updated"
         ours = [self._directory / name for name in ("sources.list", "apt.conf", "status")]
-        is_fresh = stamp.exists() and time.time() - stamp.stat().st_mtime < _FRESH_SECONDS
-        if is_fresh and all(map(is_trusted, ours)):
-            return True
+        age = time.time() - stamp.stat().st_mtime if stamp.exists() else -1.0
+        # A stamp from the future has another clock's time.
+        if 0 <= age < _FRESH_SECONDS and all(map(is_trusted, ours)):
+            return ""
         if not shutil.which("apt-get"):
             raise AptError("there is no apt on this host")
         progress("reading the lists of packages")
@@ -72,10 +81,11 @@ class Apt:
             write_whole(file, content.encode())
         # Without a network, pauses before retries would take 9 s; failing at once takes 0.1 s.
         done = self._run("apt-get", "-o", "Acquire::Retries::Delay=false", "update")
-        complete = not any(_is_failure(line) for line in done.stderr.splitlines())
-        if complete:
+        failures = [line for line in done.stderr.splitlines() if _is_failure(line)]
+        if not failures:
             stamp.touch()
-        return complete
+            return ""
+        return _distrust(done.stderr) or "there is no network"
 
     def output(self, program: str, *arguments: str, cwd: Path | None = None) -> str:
         """Run apt-get or apt-cache and return what it prints. Raises AptError."""
@@ -83,7 +93,8 @@ class Apt:
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.startswith("E:")]
             what = f"{Path(program).name} {arguments[0]}"
-            raise AptError(f"{what} failed; is there a network? {' '.join(said)}")
+            question = "" if _distrust(done.stderr) else " is there a network?"
+            raise AptError(f"{what} failed;{question} {' '.join(said)}")
         return done.stdout
 
     @property
@@ -140,6 +151,14 @@ class Apt:
         return programs.run(command, cwd=cwd)
 
 
+def _distrust(errors: str) -> str:
+    """Return in one phrase which signature or key apt rejects; empty if that is not the matter."""
+    found = next(filter(_DISTRUST.search, errors.splitlines()), "")
+    # What precedes in a line says only that the older lists stay.
+    said = re.sub(r"^[WE]: (.*GPG error: )?", "", found)
+    return said and f"apt rejects the mirror's signature or this host's keyring ({said})"
+
+
 def _is_failure(line: str) -> bool:
     """Whether a line of an update reports that an existing list could not be read.
 
@@ -148,7 +167,9 @@ def _is_failure(line: str) -> bool:
     if line.startswith(("E: Some index files", "W: Some index files")):
         return False
     absent = ("404  Not Found", "File not found", "does not have a Release file")
-    failed = line.startswith("E:") or "Failed to fetch" in line
+    # If the mirror has another key, and lacks one of the suites, apt prints no other line.
+    kept = "The repository is not updated"
+    failed = line.startswith("E:") or "Failed to fetch" in line or kept in line
     return failed and not any(reason in line for reason in absent)
 
 

@@ -70,8 +70,8 @@ class Archive:
     """
 
     def __init__(self, directory: Path) -> None:
-        #: Whether the lists of packages were read from the network within the last hour.
-        self.online = False
+        #: Why the lists of packages are not up to date, in one phrase; empty if they are.
+        self.outdated = ""
         self._known = directory / "packages.json"
         self._packages: _Packages = {}
         if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
@@ -81,11 +81,11 @@ class Archive:
     def kernels(self, progress: Callable[[str], None]) -> list[Package]:
         """Return the plain kernels in the lists of packages, in no order.
 
-        The lists are read at most once an hour. Without a network the lists that were read last
-        count. Raises Unreachable.
+        The lists are read at most once an hour. If that fails, the lists that were read last count.
+        Raises Unreachable.
         """
         try:
-            self.online = self._apt.update(progress)
+            self.outdated = self._apt.update(progress)
         except AptError as error:
             raise Unreachable(f"{error} to fetch kernels from: {_WAY_OUT}") from error
         self._packages = self._read_packages()

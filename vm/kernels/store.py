@@ -172,9 +172,13 @@ class Store:
         offered = archive.kernels(lambda text: progress(f"{spec}: {text}"))
         stored = self.kernels()
         chooses = spec in releases.WORDS or releases.is_glob(spec)
-        if chooses and stored and not archive.online:
-            progress(f"{spec}: there is no network; it is looked for in the store alone")
+        if chooses and stored and archive.outdated:
+            progress(f"{spec}: {archive.outdated}; it is looked for in the store alone")
             return [*stored]
+        if not offered and archive.outdated:
+            raise Unreachable(archive.outdated)
+        if archive.outdated:
+            progress(f"{spec}: {archive.outdated}; the lists that were read earlier count")
         # The store's come first, for `releases.choose` takes the first among equals.
         return [*stored, *offered]
 

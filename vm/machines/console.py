@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -43,16 +44,20 @@ _LONGEST_TRACE = 200
 
 
 def lines(path: Path) -> list[str]:
-    """Return the lines of a console file, without control sequences; none if there is no file."""
+    """Return the lines of a console file, without control sequences; none if it can't be read."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_not_following) as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - _TAIL_BYTES))
             text = file.read().decode(errors="replace")
-    except FileNotFoundError:
+    except OSError:
         return []
     stripped = (_CONTROL.sub("", line).rstrip() for line in text.split("\n"))
     return [line for line in stripped if line]
+
+
+def _not_following(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def tail(path: Path, *, count: int) -> str:

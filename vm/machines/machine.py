@@ -19,7 +19,7 @@ from contextlib import ExitStack, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
-from pytest_bpflink.vm.machines import console, gateway, plain
+from pytest_bpflink.vm.machines import console, console_file, gateway, plain, virtme
 from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
 from pytest_bpflink.vm.trust import OWNER
 
@@ -109,13 +109,12 @@ class Machine:
             self.kernel,
             acceleration=self.acceleration,
             directory=self.directory,
-            console=self.console_log,
             worker=self._worker,
             memory_mib=self._memory_mib,
             cpus=self._cpus,
             append=self._append,
         )
-        self.console_log.write_bytes(b"")
+        self._empty_console()
         self._launch(command)
 
     def _launch(self, command: Sequence[str], *, pass_fds: Sequence[int] = ()) -> None:
@@ -126,14 +125,15 @@ class Machine:
             for_guest = self._pipe(undo, gateway.TO_GUEST, os.O_RDONLY)
             by_guest = self._pipe(undo, gateway.FROM_GUEST, os.O_WRONLY)
             log = undo.enter_context((self.directory / "qemu.log").open("wb"))
+            log_of_console = undo.enter_context(console_file.appending(self.console_log))
             try:
                 self._process = _in_lasting_thread(
                     subprocess.Popen,
-                    [*_dying_with_parent(), *command],
+                    [*_dying_with_parent(), *command, *virtme.console_descriptor(log_of_console)],
                     stdin=for_guest,
                     stdout=by_guest,
                     stderr=log,
-                    pass_fds=pass_fds,
+                    pass_fds=[*pass_fds, log_of_console],
                     # pytest alone handles Ctrl-C, and ends its guests afterwards.
                     start_new_session=True,
                 )
@@ -200,6 +200,10 @@ class Machine:
     def console_tail(self, *, lines: int = 40) -> str:
         """Return the end of the console, without control sequences."""
         return console.tail(self.console_log, count=lines)
+
+    def _empty_console(self) -> None:
+        with console_file.appending(self.console_log, empty=True):
+            pass
 
     def _scaled(self, seconds: float) -> float:
         return seconds if self.acceleration.kvm else seconds * _TCG_FACTOR

@@ -65,7 +65,6 @@ def compose(
     *,
     acceleration: Acceleration,
     directory: Path,
-    console: Path,
     worker: Worker,
     memory_mib: int,
     cpus: int,
@@ -96,7 +95,7 @@ def compose(
             *(f"--kopt={option}" for option in [*virtme.kernel_options(kernel), *append]),
         ],
     )
-    return virtme.redirected(composed, console=console, errors=directory / "stderr.log")
+    return virtme.redirected(composed, errors=directory / "stderr.log")
 
 
 def _show_config(kernel: Kernel) -> str:

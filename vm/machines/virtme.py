@@ -31,6 +31,10 @@ _USUAL_LSM = "landlock,lockdown,yama"
 _MODULES = r'(?<=")virtme_link_mods=[^"]*|(?<!")virtme_link_mods=\S*'
 
 
+# The file that `console_descriptor` names.
+CONSOLE = Path("/dev/fdset/1")
+
+
 def compose(
     kernel: Kernel,
     *,
@@ -104,13 +108,13 @@ def kernel_options(kernel: Kernel) -> Iterator[str]:
     yield f"lsm={modules}" if "bpf" in modules.split(",") else f"lsm={modules},bpf"
 
 
-def redirected(command: list[str], *, console: Path, errors: Path) -> list[str]:
-    """Return COMMAND with the guest's console and errors sent to files.
+def redirected(command: list[str], *, errors: Path) -> list[str]:
+    """Return COMMAND with the guest's console sent to `CONSOLE`, and its errors to a file.
 
     virtme-ng discards the console, and lets the errors overwrite QEMU's standard error. ERRORS also
     gets the guest's /dev/stdout, which would garble the channel of the worker's port.
     """
-    files = {"console": console, "stderr": errors, "dev_stdout": errors, "dev_stderr": errors}
+    files = {"console": CONSOLE, "stderr": errors, "dev_stdout": errors, "dev_stderr": errors}
     result = []
     for argument in command:
         chardev = re.match(r"file,id=(\w+),path=", argument)
@@ -120,6 +124,11 @@ def redirected(command: list[str], *, console: Path, errors: Path) -> list[str]:
         else:
             result.append(argument)
     return result
+
+
+def console_descriptor(descriptor: int) -> list[str]:
+    """Return the options by which QEMU takes a descriptor, which it inherits, for `CONSOLE`."""
+    return ["-add-fd", f"fd={descriptor},set={CONSOLE.name}"]
 
 
 def _explain(errors: str) -> str:

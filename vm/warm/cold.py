@@ -52,7 +52,7 @@ class ColdMachine(Machine):
     def start(self) -> None:
         """Start QEMU and return; the guest comes up meanwhile. As `Machine.start`."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.console_log.write_bytes(b"")
+        self._empty_console()
         try:
             self._inventory = inventory.take(
                 self._worker.python,
@@ -107,7 +107,7 @@ class ColdMachine(Machine):
         errors = self.directory / "stderr.log"
         command = [*command, *self._share()]
         self._launch(
-            virtme.redirected(command, console=self.console_log, errors=errors),
+            virtme.redirected(command, errors=errors),
             pass_fds=pass_fds,
         )
 

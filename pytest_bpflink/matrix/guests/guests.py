@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pytest_bpflink.matrix.guests import machines
 from pytest_bpflink.matrix.guests.virtual_machines import GuestOptions, VirtualMachines
 from pytest_bpflink.session.terminal import Progress
+from pytest_bpflink.vm.machines import console_file
 from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
 from pytest_bpflink.vm.scratch import Scratch
 
@@ -234,6 +235,7 @@ class GuestFactory:
     def _console_log(self, name: str) -> Path | None:
         if self._log is None:
             return None
+        console_file.refuse_planted_links(self._log)
         self._log.mkdir(parents=True, exist_ok=True)
         return self._log / f"{name}-{self._made}.log"
 

@@ -9,6 +9,7 @@ arguments.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -22,6 +23,7 @@ import pytest
 
 from pytest_bpflink.matrix.guests.virtual_machines import GuestOptions
 from pytest_bpflink.vm.kernels import Kernel, KernelError
+from pytest_bpflink.vm.machines import console_file
 from pytest_bpflink.vm.machines.acceleration import Acceleration
 from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
 
@@ -45,11 +47,22 @@ _TIMEOUTS_OF_A_BOOT = 30
 _SERVER = f"from {__name__.rpartition('.')[0]} import host_server; host_server.serve(channel)"
 
 
+# A user, and a name or an address. ssh takes a word that begins with "-" for an option, and execnet
+# splits the value at spaces, and its specification at double slashes.
+_DESTINATION = re.compile(r"(\w[\w.-]*@)?(\w[\w.-]*|[0-9a-fA-F:]+(%\w+)?)")
+
+
 def proxies(values: Sequence[str]) -> list[str]:
-    """Return the values to add to xdist's --px. Raises UsageError for a value without `ssh=`."""
+    """Return the values to add to xdist's --px. Raises UsageError for a value that is no host."""
     for value in values:
-        if not value.startswith("ssh="):
+        scheme, _, destination = value.partition("=")
+        if scheme != "ssh":
             raise pytest.UsageError(f"--kernel-host {value}: write --kernel-host ssh=HOST")
+        if not _DESTINATION.fullmatch(destination):
+            raise pytest.UsageError(
+                f"--kernel-host {value}: {destination!r} is no host name, nor USER@HOST; options of"
+                " ssh, as a port, belong into ~/.ssh/config"
+            )
     return [
         # A proxy serves several workers at once, each in a thread.
         f"id=host{number}//{_address(value)}//execmodel=thread"
@@ -270,7 +283,9 @@ class HostedMachine:
         self._started = False
         if self._console_log:
             with suppress(MachineError):
-                self._console_log.write_bytes(self._host.ask("console", machine=self._number))
+                said = self._host.ask("console", machine=self._number)
+                with console_file.appending(self._console_log, empty=True) as file:
+                    os.write(file, said)
         with suppress(MachineError):
             self._host.ask("close", machine=self._number)
 
