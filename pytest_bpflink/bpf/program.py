@@ -201,9 +201,7 @@ _BY_PROGRAM_TYPE = {
         (_NONE, str, Path),
         "a kernel function's name, or a Path with offset=",
     ),
-    ProgType.STRUCT_OPS: _no_way(
-        errno.EINVAL, "attach its struct_ops map instead: Map.attach()"
-    ),
+    ProgType.STRUCT_OPS: _no_way(errno.EINVAL, "attach its struct_ops map instead: Map.attach()"),
     ProgType.SCHED_CLS: _TC,
     ProgType.SCHED_ACT: _TC,
 }

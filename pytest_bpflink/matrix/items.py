@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pytest_bpflink.session.kernel import MatrixKernel
 
 
-# The name of the parameter, which reports such as Allure's show; the second where a test may ask for
-# a fixture or parameter of its own that has the first.
+# The parameter's name, which reports such as Allure's show; and its name if the test may ask for a
+# fixture or parameter of its own that is called so.
 _PARAMETER, _OTHER_PARAMETER = "kernel", "_bpflink_kernel"
 
 
