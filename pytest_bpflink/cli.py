@@ -13,7 +13,15 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from pytest_bpflink.commands.output import INTERRUPTED, WRONG_USAGE, CommandError, say
+from pytest_bpflink.commands.output import (
+    FAILED,
+    INTERRUPTED,
+    WRONG_USAGE,
+    CommandError,
+    lost_directory,
+    say,
+    write,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,11 +43,27 @@ _UNREAD = 141
 
 def main() -> NoReturn:
     """Run the command, and exit without Python's clean-up of modules, which takes up to 20 ms."""
-    status = _run(sys.argv[1:])
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
-            stream.flush()
+    _open_missing_streams()
+    try:
+        status = _run(sys.argv[1:])
+    except SystemExit as left:  # argparse has shown the help, or what is wrong
+        status = int(left.code or 0)
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
     os._exit(status)
+
+
+def _open_missing_streams() -> None:
+    """Open /dev/null in place of each standard stream that is closed.
+
+    Otherwise the next file that is opened would get its number, and the output.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            setattr(sys, name, open(number, "r+" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def _run(given: list[str]) -> int:
@@ -52,23 +76,29 @@ def _run(given: list[str]) -> int:
     parser = _parser([name for name in COMMANDS if name in given[:1]] or COMMANDS)
     # The words after -- belong to another program, and may look like our options.
     cut = given.index("--") if "--" in given else len(given)
-    parsed = parser.parse_args(given[:cut])
-    parsed.rest = given[cut + 1 :]
-    if parsed.rest and not parsed.takes_rest:
-        say(f"'bpflink {parsed.name}' runs no other program: leave out -- and the words after it")
-        return WRONG_USAGE
     try:
+        parsed = parser.parse_args(given[:cut])
+        parsed.rest = given[cut + 1 :]
+        if parsed.rest and not parsed.takes_rest:
+            raise CommandError(
+                f"'bpflink {parsed.name}' runs no other program: leave out -- and the words after"
+                " it",
+                status=WRONG_USAGE,
+            )
         status: int = parsed.run(parsed)
-        sys.stdout.flush()
     except CommandError as error:
         say(str(error))
         return error.status
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Otherwise Python complains when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _UNREAD
+    except FileNotFoundError:
+        lost = lost_directory()
+        if not lost:
+            raise
+        say(lost)
+        return FAILED
     finally:
         # A command that uses nothing of the cache has not imported the module.
         cache = sys.modules.get("pytest_bpflink.vm.cache")
@@ -77,8 +107,15 @@ def _run(given: list[str]) -> int:
     return status
 
 
+class _Parser(argparse.ArgumentParser):
+    """Shows its help, or says that the help can't be written, which argparse does not report."""
+
+    def print_help(self, _file: object = None) -> None:
+        write(self.format_help().rstrip())
+
+
 def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="bpflink",
         description="BPF links, and the kernels to test them on.",
         epilog=_EXIT_STATUSES,

@@ -15,10 +15,8 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.bpffs import BpfFs
     from pytest_bpflink.bpf.cgroup import Cgroup
     from pytest_bpflink.bpf.link import Link
-    from pytest_bpflink.bpf.map import Map
     from pytest_bpflink.bpf.netns import NetNs
     from pytest_bpflink.bpf.objects import Object
-    from pytest_bpflink.bpf.program import Program
     from pytest_bpflink.features.kernel_info import KernelInfo
     from pytest_bpflink.ledger.bpf_ledger import BpfLedger
     from pytest_bpflink.ledger.estate import Estate
@@ -146,9 +144,18 @@ def bpf_link(_bpf_estate: Estate) -> Iterator[Callable[..., Link]]:
 
     After the test each link is destroyed and its pins are removed, the last one first.
     """
+    from pytest_bpflink.bpf.map import Map
+    from pytest_bpflink.bpf.program import Program
+
     with contextlib.ExitStack() as undo:
 
         def attach(program: Program | Map, target: object | None = None, **options: Any) -> Link:
+            __tracebackhide__ = True
+            if not isinstance(program, Program | Map):
+                raise TypeError(
+                    f"bpf_link() attaches a Program, or a Map of struct_ops, and {program!r} is"
+                    ' neither: write bpf_link(object.program("NAME"))'
+                )
             if target is not None:
                 options["target"] = target
             link = program.attach(**options)

@@ -207,7 +207,7 @@ def _perf_or_other(program: ProgramHandle, pointer: int, name: str) -> Link:
     try:
         return attached(pointer, name)
     except BpfError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno != errno.EINVAL or "perf_event" not in error.hint:
             raise
         # Before 5.15 libbpf returns a `struct bpf_link *` for a perf event, without a BPF link.
         raise NotSupported(

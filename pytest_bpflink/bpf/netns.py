@@ -218,16 +218,16 @@ class Device:
         self.netns = netns
         """The namespace that the device is in; its index means nothing elsewhere."""
         self.name = name
-        """The device's name there."""
+        """The device's name there, when it was made or found."""
         self.ifindex = ifindex
         """The kernel's number for the device, as in the `info.ifindex` of a link."""
 
     def up(self) -> None:
-        """Bring the device up."""
+        """Bring the device up. Raises `BpfError` with ENODEV when it is gone."""
         self._set_flags(lambda flags: flags | _IFF_UP)
 
     def down(self) -> None:
-        """Bring the device down."""
+        """Bring the device down. Raises `BpfError` with ENODEV when it is gone."""
         self._set_flags(lambda flags: flags & ~_IFF_UP)
 
     def remove(self) -> None:
@@ -239,13 +239,18 @@ class Device:
 
     def _set_flags(self, change: Callable[[int], int]) -> None:
         with self.netns.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-            name = self.name.encode()
+            doing = f"bring {self} up or down"
+            try:
+                # Another device may have the name, if this one was renamed.
+                name = socket.if_indextoname(self.ifindex).encode()
+            except OSError as error:
+                raise BpfError(errno.ENODEV, doing) from error
             try:
                 asked = fcntl.ioctl(control, _SIOCGIFFLAGS, _IFREQ.pack(name, 0))
                 _, flags = _IFREQ.unpack(asked)
                 fcntl.ioctl(control, _SIOCSIFFLAGS, _IFREQ.pack(name, change(flags)))
             except OSError as error:
-                raise BpfError(error.errno or 0, f"bring {self} up or down") from error
+                raise BpfError(error.errno or 0, doing) from error
 
 
 def _peer_of(device: Device) -> tuple[str, int]:

@@ -101,9 +101,9 @@ class Program:
           `cookies`, as many as there are names.
         - all others: nothing, since `SEC()` names the target.
 
-        Raises `BpfError`: EINVAL for the wrong kind of target or an unknown option, and the errnos
-        of the kernel; `NotSupported` where libbpf attaches without a BPF link (kprobe and
-        tracepoint before 5.15).
+        Raises `BpfError`: EINVAL for the wrong kind of target or an unknown option, EOPNOTSUPP for
+        usdt, which libbpf attaches without a descriptor, and the errnos of the kernel;
+        `NotSupported` where libbpf attaches without a BPF link (kprobe and tracepoint before 5.15).
         """
         return _attach(self, target, options)
 
@@ -139,11 +139,6 @@ def _options_of(function: Callable[..., Link]) -> list[str]:
     return [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
 
 
-def _not_by_itself(program: Program, _target: object) -> Link:
-    doing = f"attach {program.name} ({program.type.name})"
-    raise BpfError(errno.EINVAL, doing, hint="attach its struct_ops map instead: Map.attach()")
-
-
 @dataclass(frozen=True)
 class _Way:
     """How programs of one type attach."""
@@ -151,6 +146,16 @@ class _Way:
     attach: Callable[..., Link]
     targets: tuple[type, ...]
     takes: str
+
+
+def _no_way(number: int, hint: str) -> _Way:
+    """Programs of this type don't attach by a BPF link; the hint says why, or what to do."""
+
+    def refuse(program: Program, _target: object) -> Link:
+        doing = f"attach {program.name} ({program.type.name}, {program.section}) by a BPF link"
+        raise BpfError(number, doing, hint=hint)
+
+    return _Way(refuse, (object,), "nothing")
 
 
 _NONE = type(None)
@@ -164,6 +169,13 @@ _FUNCTIONS = (_NONE, str, list, tuple), "names of kernel functions, or a pattern
 _KPROBES = _Way(attach_events.to_kprobe_multi, *_FUNCTIONS)
 _TRAMPOLINES = _Way(attach_events.to_tracing_multi, *_FUNCTIONS)
 _UPROBES = _Way(attach_events.to_uprobe_multi, (_NONE, Path), "a Path with offsets=")
+_TC = _no_way(
+    errno.EINVAL, 'write SEC("tcx/ingress") or SEC("tcx/egress"), and attach it to a device'
+)
+_USDT = _no_way(
+    errno.EOPNOTSUPP,
+    "libbpf attaches it at each place of the probe, and has no descriptor for these attachments",
+)
 _ITER = _Way(attach.to_iterator, (_NONE, Map, Cgroup), "a Map, a Cgroup, or what its SEC() names")
 
 _BY_PROGRAM_TYPE = {
@@ -189,7 +201,9 @@ _BY_PROGRAM_TYPE = {
         (_NONE, str, Path),
         "a kernel function's name, or a Path with offset=",
     ),
-    ProgType.STRUCT_OPS: _Way(_not_by_itself, (object,), "nothing by itself"),
+    ProgType.STRUCT_OPS: _no_way(errno.EINVAL, "attach its struct_ops map instead: Map.attach()"),
+    ProgType.SCHED_CLS: _TC,
+    ProgType.SCHED_ACT: _TC,
 }
 
 # Looked up first: for these attach types the program's type does not say enough.
@@ -211,5 +225,8 @@ _BY_ATTACH_TYPE = {
 
 
 def _way_of(program: Program) -> _Way:
+    # libbpf has no program type or attach type for USDT.
+    if program.section.partition("/")[0] in {"usdt", "usdt.s"}:
+        return _USDT
     by_attach_type = _BY_ATTACH_TYPE.get(program.expected_attach_type)
     return by_attach_type or _BY_PROGRAM_TYPE.get(program.type, _SECTION)

@@ -32,10 +32,10 @@ from pytest_bpflink.commands.output import (
     FAILED,
     INTERRUPTED,
     CommandError,
-    console,
     print_json,
     progress,
     say,
+    write,
 )
 from pytest_bpflink.commands.specs import stored_specs
 
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     path = Path(arguments.test.partition("::")[0])
     if not path.exists() and "--pyargs" not in arguments.rest:
         raise CommandError(f"there is no {path} here to run")
-    show = say if arguments.json else console().print
+    show = say if arguments.json else write
     _require_tools()
     specs = _specs(arguments)
     show(f"{len(specs)} kernels: {' '.join(specs)}")
@@ -157,7 +157,7 @@ class _Log:
 
 
 def _show_found(log: _Log, specs: Sequence[str], last_before: str, first: str) -> None:
-    show = console().print
+    show = write
     before, after = log.steps[last_before], log.steps[first]
     show(f"\nfirst on {after.spec} (Linux {after.release}): {after.outcome}")
     show(f"until {before.spec} (Linux {before.release}): {before.outcome}")

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.commands.output import FAILED, console, print_json, say, size, table
+from pytest_bpflink.commands.output import FAILED, print_json, say, size, table, write
 
 if TYPE_CHECKING:
     import argparse
@@ -95,17 +95,16 @@ def _saves() -> Any:
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
-    shown = console()
     if not rows:
-        shown.print("there is nothing to remove")
+        write("there is nothing to remove")
         return
     cells = [
         (
-            "removed" if row["removed"] else "stays",
             row["kind"],
+            "removed" if row["removed"] else "stays",
             "\n".join([row["path"], *row["holds"]]),
             size(row["size"]) if row["size"] else "",
         )
         for row in rows
     ]
-    shown.print(table(("", "what", "where", "size"), cells, right="size"))
+    write(table(("what", "now", "where", "size"), cells, right="size"))

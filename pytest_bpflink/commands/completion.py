@@ -7,10 +7,9 @@ bpflink completion fish > ~/.config/fish/completions/bpflink.fish
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.commands.output import CommandError
+from pytest_bpflink.commands.output import CommandError, write
 
 if TYPE_CHECKING:
     import argparse
@@ -30,5 +29,5 @@ def run(arguments: argparse.Namespace) -> int:
             "completion needs argcomplete, which is not installed:"
             " pip install 'pytest-bpflink[cli]'"
         ) from None
-    sys.stdout.write(shellcode(["bpflink"], shell=arguments.shell))
+    write(shellcode(["bpflink"], shell=arguments.shell))
     return 0

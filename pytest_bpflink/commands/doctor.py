@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.commands.output import FAILED, console, print_json, table
+from pytest_bpflink.commands.output import FAILED, print_json, table, write
 
 if TYPE_CHECKING:
     import argparse
@@ -40,15 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
         found = [asdict(check) for check in (*native, *vm)]
         print_json({"native": not here, "vm": not there, "checks": found})
     else:
-        shown = console()
-        shown.print(
-            table(
-                ("", "", "found", "to do"),
-                [(_SIGNS[each.state], each.name, each.found, each.advice) for each in native + vm],
-            )
-        )
-        shown.print(f"tests on this kernel: {_verdict(here)}")
-        shown.print(f"tests in VMs: {_verdict(there)}")
+        rows = [(each.name, _SIGNS[each.state], each.found, each.advice) for each in native + vm]
+        write(table(("check", "result", "found", "to do"), rows, whole="check result"))
+        write(f"tests on this kernel: {_verdict(here)}")
+        write(f"tests in VMs: {_verdict(there)}")
     return FAILED if here and there else 0
 
 

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.commands.output import (
     CommandError,
-    console,
     print_json,
     progress,
     size,
     table,
+    write,
 )
 from pytest_bpflink.commands.specs import SPECS, stored_specs
 
@@ -106,14 +106,13 @@ def _list(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json(rows)
         return
-    shown = console()
     if rows:
-        columns = ("SPEC", "version", "release", "size", "used", "")
-        shown.print(table(columns, [_cells(row) for row in rows], right="size"))
+        columns = ("SPEC", "version", "release", "size", "used", "support")
+        write(table(columns, [_cells(row) for row in rows], right="size"))
     free = shutil.disk_usage(_existing(store.root)).free
-    shown.print(f"{_total(stored)} in {store.root}, {size(free)} are free")
+    write(f"{_total(stored)} in {store.root}, {size(free)} are free")
     if not rows:
-        shown.print("'bpflink kernels list --offered' shows the kernels that can be fetched")
+        write("'bpflink kernels list --offered' shows the kernels that can be fetched")
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
@@ -128,10 +127,9 @@ def _fetch(arguments: argparse.Namespace) -> None:
         names = ("spec", "version", "release", "image")
         print_json([{name: getattr(kernel, name) for name in names} for kernel in found])
         return
-    shown = console()
     for kernel in found:
         version = kernel.version or kernel.release
-        shown.print(f"{kernel.spec}: Linux {version} ({kernel.release}) at {kernel.image}")
+        write(f"{kernel.spec}: Linux {version} ({kernel.release}) at {kernel.image}")
 
 
 def _remove(arguments: argparse.Namespace) -> None:
@@ -169,10 +167,9 @@ def _tell_removed(
     if arguments.json:
         print_json(removed)
         return
-    shown = console()
     for row in removed:
-        shown.print(f"removed Linux {row['version']} ({row['release']}), {size(row['size'])}")
-    shown.print(f"{_total(left)} left")
+        write(f"removed Linux {row['version']} ({row['release']}), {size(row['size'])}")
+    write(f"{_total(left)} left")
 
 
 def _described(known: Iterable[Known], stored: Sequence[Stored]) -> Iterable[dict[str, Any]]:

@@ -23,13 +23,11 @@ from dataclasses import asdict
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.commands.output import CommandError, console, print_json, table
+from pytest_bpflink.commands.output import CommandError, console, print_json, table, write
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
-
-    from rich.table import Table
 
 Row = dict[str, Any]
 """One link, as JSON has it."""
@@ -130,13 +128,12 @@ def _plain(value: Any) -> Any:
 
 
 def _show(found: list[Row]) -> None:
-    shown = console()
     if found:
-        shown.print(_table(found))
-    shown.print(f"{len(found)} link{'' if len(found) == 1 else 's'}")
+        write(_table(found))
+    write(f"{len(found)} link{'' if len(found) == 1 else 's'}")
 
 
-def _table(found: list[Row]) -> Table:
+def _table(found: list[Row]) -> str:
     columns = ("id", "type", "program", "target", "held by")
     return table(columns, [_cells(row) for row in found], right="id", whole="type")
 
@@ -161,12 +158,13 @@ def _holding(row: Row) -> Iterator[str]:
 def _watch(arguments: argparse.Namespace) -> None:
     if arguments.json:
         _write_events(arguments.interval)
-    from rich.live import Live
-
     shown = console()
+    from rich.live import Live
+    from rich.text import Text
+
     with Live(console=shown, screen=shown.is_terminal, auto_refresh=False) as live:
         while True:
-            live.update(_table(rows()), refresh=True)
+            live.update(Text.from_ansi(_table(rows())), refresh=True)
             time.sleep(arguments.interval)
 
 
@@ -178,10 +176,6 @@ def _write_events(interval: float) -> None:
             old, new = before.get(number), now.get(number)
             if old != new:
                 event = "new" if old is None else "gone" if new is None else "changed"
-                sys.stdout.write(
-                    json.dumps({"event": event, "time": time.time(), **(new or old or {})})
-                )
-                sys.stdout.write("\n")
-        sys.stdout.flush()
+                write(json.dumps({"event": event, "time": time.time(), **(new or old or {})}))
         before = now
         time.sleep(interval)

@@ -9,6 +9,8 @@ sees this host's files as they are, and has your directory and environment. The 
 are lost with the guest, except in the directory of --rw. Standard streams, the terminal and its
 size, signals and the exit status are as if the command ran here.
 
+While the guest starts, what you type is kept for the command.
+
 On a terminal, Ctrl-C goes to the command, and three times Ctrl-] ends the guest. Elsewhere three
 times Ctrl-C ends the guest.
 
@@ -16,6 +18,7 @@ The first use of a kernel saves a guest, which takes some seconds; later uses re
 
 exit status:
   N         the command's exit status
+  1         the command's output could not be written here, as on a full disk
   128+N     signal N ended the command
   121       the guest died, for example of a panic; the end of its console is shown
   125       the kernel was not found, or no guest could be started
@@ -25,17 +28,19 @@ exit status:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.commands.output import CommandError, say
+from pytest_bpflink.commands.output import FAILED, CommandError, lost_directory, say
 from pytest_bpflink.commands.specs import stored_specs
 from pytest_bpflink.session.arguments import writable_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from pytest_bpflink.vm.machines.machine import Machine
@@ -93,27 +98,64 @@ def run(arguments: argparse.Namespace) -> int:
     from pytest_bpflink.vm.machines.errors import MachineError
     from pytest_bpflink.vm.scratch import Scratch
 
+    lost = lost_directory()
+    if lost:
+        raise CommandError(lost, status=_NOT_RUN)
     command = arguments.rest or [os.environ.get("SHELL") or "/bin/sh"]
-    with Scratch() as scratch:
+    with Scratch() as scratch, contextlib.ExitStack() as undo:
         try:
-            machine = _machine(arguments, command, scratch.path / "guest")
-            with machine:
+            with _starting(arguments.spec) as told:
+                machine = _machine(arguments, command, scratch.path / "guest", told)
+                undo.enter_context(machine)
                 machine.start()
                 machine.wait_ready(_BOOT_SECONDS)
-                status = session.run(machine)
-                if status is None:
-                    return _obituary(machine)
+            status = session.run(machine)
+            if status is None:
+                return _obituary(machine)
+        except session.Unwritable as error:
+            status = _as_shells_do(error.status or FAILED)
+            raise CommandError(str(error), status=status) from None
         except (kernels.KernelError, MachineError, OSError) as error:
             raise CommandError(str(error), status=_NOT_RUN) from None
+    return _as_shells_do(status)
+
+
+def _as_shells_do(status: int) -> int:
     return 128 - status if status < 0 else status
 
 
-def _machine(arguments: argparse.Namespace, command: list[str], directory: Path) -> Machine:
+@contextlib.contextmanager
+def _starting(spec: str) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal that the guest starts, and yield the way to say more meanwhile."""
+    if not all(map(os.isatty, range(3))):
+        yield say
+        return
+
+    def show(text: str) -> None:
+        sys.stderr.write(f"\r\x1b[K{text}")  # in place of the line's text
+        sys.stderr.flush()
+
+    def told(text: str) -> None:
+        show("")
+        say(text)
+        show(line)
+
+    line = f"bpflink: starting {spec}"
+    show(line)
+    try:
+        yield told
+    finally:
+        show("")
+
+
+def _machine(
+    arguments: argparse.Namespace, command: list[str], directory: Path, told: Callable[[str], None]
+) -> Machine:
     from pytest_bpflink.vm import kernels
     from pytest_bpflink.vm.machines import kvm, session
     from pytest_bpflink.vm.warm.warm import WarmMachine
 
-    kernel = kernels.find(arguments.spec, progress=say)
+    kernel = kernels.find(arguments.spec, progress=told)
     return WarmMachine(
         kernel,
         acceleration=kvm.detect(kernel),
@@ -126,7 +168,7 @@ def _machine(arguments: argparse.Namespace, command: list[str], directory: Path)
         cpus=arguments.cpus,
         append=tuple(word for text in arguments.append for word in text.split()),
         console_log=arguments.log and arguments.log.absolute(),
-        say=say,
+        say=told,
     )
 
 

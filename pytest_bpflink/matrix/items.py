@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_bpflink.session import pytest_internals
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
     from pytest_bpflink.session.kernel import MatrixKernel
 
 
-PARAMETER = "_bpflink_kernel"
+# The parameter's name, which reports such as Allure's show; and its name if the test may ask for a
+# fixture or parameter of its own that is called so.
+_PARAMETER, _OTHER_PARAMETER = "kernel", "_bpflink_kernel"
 
 
 def register(config: pytest.Config, plugin: object) -> None:
@@ -48,9 +52,12 @@ class KernelItems:
             # A test that this kernel must not run still gets one item here;
             # pytest_collection_modifyitems drops it.
             kernels = [each for each in kernels if each.id == self._here.id] or kernels[:1]
-        metafunc.fixturenames.append(PARAMETER)
+        taken = pytest_internals.has_fixture(metafunc.definition, _PARAMETER)
+        taken |= _PARAMETER in metafunc.fixturenames
+        parameter = _OTHER_PARAMETER if taken else _PARAMETER
+        metafunc.fixturenames.append(parameter)
         metafunc.parametrize(
-            PARAMETER,
+            parameter,
             [pytest.param(kernel.id, id=kernel.id, marks=kernel.mark) for kernel in kernels],
             scope="function",
         )
@@ -87,7 +94,8 @@ def _is_for_guests(item: pytest.Item) -> bool:
 def kernel_parameter(item: pytest.Item) -> str | None:
     """Return the id of the kernel that an item was made for, by the item's callspec."""
     callspec = getattr(item, "callspec", None)
-    return callspec.params.get(PARAMETER) if callspec else None
+    parameters = callspec.params if callspec else {}
+    return parameters.get(_OTHER_PARAMETER, parameters.get(_PARAMETER))
 
 
 def is_parametrized(item: pytest.Item) -> bool:

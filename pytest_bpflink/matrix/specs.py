@@ -31,7 +31,7 @@ def asked_for(config: pytest.Config) -> list[str]:
     A kernel that is also named explicitly is not repeated when a pattern or the ini option yields
     it again. Raises UsageError.
     """
-    named = list(_split(config.option.kernel))
+    named = list(_split(config.option.kernel, ",", config.invocation_params.dir))
     specs: list[str] = []
     for spec in named:
         several = _of_project(config) if spec == INI else [spec]
@@ -44,21 +44,28 @@ def asked_for(config: pytest.Config) -> list[str]:
     return specs
 
 
-def _split(values: list[str]) -> Iterator[str]:
-    return (part.strip() for value in values for part in value.split(","))
-
-
 def _of_project(config: pytest.Config) -> list[str]:
-    specs = list(_split(config.getini(INI_OPTION)))
+    # -o sets the option without a file.
+    file = config.inipath
+    directory = file.parent if file else config.invocation_params.dir
+    specs = list(_split(config.getini(INI_OPTION), r",|\s", directory))
     if not specs or INI in specs:
-        where = config.inipath or "the project's pytest.toml, pyproject.toml, pytest.ini or tox.ini"
+        where = file or "the project's pytest.toml, pyproject.toml, pytest.ini or tox.ini"
+        form = "native 6.1" if file and file.suffix != ".toml" else '["native", "6.1"]'
         raise pytest.UsageError(
             f"--kernel {INI}: {INI_OPTION} names no kernels in {where}; write there"
-            f' {INI_OPTION} = ["native", "6.1"], or name them here'
+            f" {INI_OPTION} = {form}, or name them here"
         )
-    # -o sets the option without a file.
-    directory = config.inipath.parent if config.inipath else config.invocation_params.dir
     return [str(directory / os.path.expanduser(spec)) if "/" in spec else spec for spec in specs]
+
+
+def _split(values: list[str], separator: str, directory: Path) -> Iterator[str]:
+    """Yield the SPECs in some values. A value that is an existing path is one SPEC."""
+    for value in values:
+        if "/" in value and os.path.exists(directory / os.path.expanduser(value)):
+            yield value
+        else:
+            yield from re.split(rf"\s*(?:{separator})\s*", value.strip())
 
 
 def _expanded(spec: str) -> list[str]:
@@ -77,14 +84,14 @@ def _say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
-def requested(values: Iterable[str]) -> list[MatrixKernel]:
-    """Return the kernels that the values of `--kernel` ask for, in their order.
+def requested(specs: Iterable[str]) -> list[MatrixKernel]:
+    """Return the kernels that SPECs ask for, in their order.
 
     Raises UsageError for an empty or a repeated SPEC.
     """
     kernels: list[MatrixKernel] = []
     seen: set[str] = set()
-    for spec in (part.strip() for value in values for part in value.split(",")):
+    for spec in specs:
         if not spec:
             raise pytest.UsageError("--kernel: a SPEC is empty; write --kernel native,6.1")
         same = str(_real(spec)) if is_path(spec) else spec

@@ -81,7 +81,7 @@ def _add_options_of_kernels(parser: pytest.Parser) -> None:
     )
     parser.addini(
         INI_OPTION,
-        "The kernels of --kernel ini, one SPEC or several per line",
+        "The kernels of --kernel ini: SPECs, separated by spaces, commas or line breaks",
         "linelist",
     )
     kernels.addoption(

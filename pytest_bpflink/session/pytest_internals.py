@@ -115,6 +115,12 @@ def _none_at_a_glance(find: Function) -> Function:
 # Facts of a session.
 
 
+def has_fixture(item: pytest.Item, name: str) -> bool:
+    """Whether a test could ask for a fixture of this name, by `getfixturevalue` too."""
+    manager = item.config.pluginmanager.get_plugin("funcmanage")
+    return manager is None or bool(manager.getfixturedefs(name, item))
+
+
 def temporary_directory(config: pytest.Config) -> Path | None:
     """Return the directory in which `tmp_path` makes directories; None without its plugin."""
     factory = getattr(config, "_tmp_path_factory", None)

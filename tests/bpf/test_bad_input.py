@@ -31,7 +31,7 @@ from pytest_bpflink.binding import libbpf
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_bpflink import BpfFs, Program
+    from pytest_bpflink import BpfFs, NetNs, Program
 
 EGRESS = "../../selftests/progs/cgroup_egress.bpf.c"
 
@@ -198,6 +198,51 @@ def test_tracepoint_program_to_a_cgroup(bpf_object: Callable[..., Object], cgrou
         "attaches to what its SEC() names",
     ):
         program.attach(cgroup)
+
+
+def test_usdt_program_says_why_it_has_no_link(
+    bpf_object: Callable[..., Object], bpf_link: Callable[..., Link]
+) -> None:
+    program = bpf_object("progs/usdt.bpf.c").program("on_sold")
+    for target in (None, Path("/lib/libshop.so")):
+        with pytest.raises(BpfError) as raised:
+            bpf_link(program, target)
+        assert raised.value.errno == errno.EOPNOTSUPP
+        assert str(raised.value) == (
+            "attach on_sold (KPROBE, usdt/libshop.so:shop:sold) by a BPF link: EOPNOTSUPP"
+            " (Operation not supported); libbpf attaches it at each place of the probe, and has no"
+            " descriptor for these attachments"
+        )
+
+
+def test_tc_program_says_what_to_write(
+    bpf_object: Callable[..., Object], bpf_link: Callable[..., Link], netns: NetNs
+) -> None:
+    program = bpf_object("progs/other_targets.bpf.c").program("classify")
+    for target in (None, netns.lo):
+        with pytest.raises(BpfError) as raised:
+            bpf_link(program, target)
+        assert raised.value.errno == errno.EINVAL
+        assert str(raised.value) == (
+            "attach classify (SCHED_CLS, tc) by a BPF link: EINVAL (Invalid argument); write"
+            ' SEC("tcx/ingress") or SEC("tcx/egress"), and attach it to a device'
+        )
+
+
+@pytest.mark.parametrize("make", [repr, lambda counters: counters])
+def test_bpf_link_of_an_object_or_a_name(
+    bpf_link: Callable[..., Link],
+    counters: Object,
+    cgroup: Cgroup,
+    make: Callable[[Object], object],
+) -> None:
+    given = make(counters)
+    with pytest.raises(TypeError) as raised:
+        bpf_link(given, cgroup)
+    assert str(raised.value) == (
+        f"bpf_link() attaches a Program, or a Map of struct_ops, and {given!r} is neither:"
+        ' write bpf_link(object.program("NAME"))'
+    )
 
 
 def test_unloaded_program(cgroup: Cgroup, request: pytest.FixtureRequest) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_bpflink import Object
+
+_SIOCGIFFLAGS, _SIOCSIFNAME, _IFF_UP = 0x8913, 0x8923, 1
 
 _LOCAL = ("127.0.0.1", 9)
 
@@ -38,6 +42,21 @@ def test_lo_down(netns: NetNs) -> None:
         netns.lo.up()
         sender.sendto(b"kept", receiver.getsockname())
         assert receiver.recv(10) == b"kept"
+
+
+def test_renamed_device(netns: NetNs) -> None:
+    """A device is found by its index: its name may have gone to another device."""
+    first, second = netns.veth()
+    with netns.entered():
+        for device in (first, second):
+            device.down()
+        _rename(first.name, "former")
+        _rename(second.name, first.name)
+        second.up()
+        first.up()
+        first.down()
+        assert not _is_up("former")
+        assert _is_up(first.name)
 
 
 def test_entered_goes_back(netns: NetNs) -> None:
@@ -112,3 +131,14 @@ def _packets(device: Device) -> socket.socket:
 
 def _own_inode() -> int:
     return os.stat("/proc/thread-self/ns/net").st_ino
+
+
+def _rename(name: str, new: str) -> None:
+    with _datagrams() as control:
+        fcntl.ioctl(control, _SIOCSIFNAME, struct.pack("16s16s8x", name.encode(), new.encode()))
+
+
+def _is_up(name: str) -> bool:
+    with _datagrams() as control:
+        asked = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16s24x", name.encode()))
+    return bool(struct.unpack("16xH22x", asked)[0] & _IFF_UP)

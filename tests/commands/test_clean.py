@@ -136,7 +136,7 @@ def test_remains_that_can_not_be_removed_are_a_failure(
 
     assert done.returncode == 1
     assert f"bpflink: {estate}, left by a killed session, can't be removed: " in done.stderr
-    assert done.stdout.splitlines()[2].startswith("stays     run on this kernel")
+    assert done.stdout.splitlines()[2].startswith("run on this kernel   stays ")
     assert mount not in set(pins.mounts())
     (estate / "cgroup").unlink()
     (estate / "cgroup").symlink_to(cgroup)

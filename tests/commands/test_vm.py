@@ -32,6 +32,8 @@ DEADLINE = 60.0
 
 KERNEL = "6.12"
 
+FULL = "bpflink: the command's output can't be written: No space left on device\n"
+
 # The bytes that `bpflink vm` reads ahead of the command, and a pipe's.
 MOST_UNREAD_INPUT = (256 + 64) << 10
 
@@ -238,6 +240,22 @@ def test_both_outputs_in_one_keep_their_order() -> None:
     assert done.stdout == b"1\n2\n3\n4\n"
 
 
+@pytest.mark.parametrize(
+    ("script", "output", "status", "said"),
+    [
+        ("echo lost", ">/dev/full", 1, FULL),
+        ("echo lost; exit 5", ">/dev/full", 5, FULL),
+        ("yes", ">/dev/full", 128 + signal.SIGPIPE, FULL),
+        ("echo lost; exit 5", ">&-", 5, ""),
+    ],
+)
+def test_output_that_can_not_be_written(script: str, output: str, status: int, said: str) -> None:
+    """A full disk is an error; a closed output is as /dev/null."""
+    command = f"{BPFLINK} vm {KERNEL} -- sh -c '{script}' {output}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, said)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_reaches_the_command(number: signal.Signals) -> None:
     script = "trap 'echo trapped; exit 3' INT TERM; echo ready; while :; do sleep 0.1; done"
@@ -396,6 +414,13 @@ def test_shell_on_a_terminal(terminal: Terminal) -> None:
 
     terminal.type("exit 5\n")
     assert terminal.wait() == 5
+
+
+def test_typed_text_is_kept_while_the_guest_starts(terminal: Terminal) -> None:
+    terminal.expect(rf"bpflink: starting {KERNEL}")
+    terminal.type("echo kept $((40+2))\n")
+    terminal.expect(r"\r\x1b\[K")  # the line is gone when the command starts
+    terminal.expect("kept 42\r\n")
 
 
 def test_ctrl_bracket_three_times_ends_the_guest(terminal: Terminal) -> None:

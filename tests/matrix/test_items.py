@@ -72,6 +72,40 @@ def test_each_test_is_an_item_per_kernel_and_ids_end_with_it(
     ]
 
 
+def test_parameter_has_a_name_for_reports_and_takes_no_test_s_own(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    """Allure and others show a test's parameters by their names."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        def test_name(request):
+            assert [*request.node.callspec.params] == ["kernel"]
+
+        @pytest.mark.parametrize("kernel", ["theirs"])
+        def test_parameter(kernel):
+            assert kernel == "theirs"
+        """
+    )
+    below = pytester.mkdir("below")
+    (below / "conftest.py").write_text(
+        "import pytest\n@pytest.fixture\ndef kernel(): return 'theirs'\n"
+    )
+    (below / "test_own.py").write_text(
+        "def test_own(kernel): assert kernel == 'theirs'\n"
+        "def test_asked_for(request):\n"
+        "    assert request.getfixturevalue('kernel') == 'theirs'\n"
+    )
+
+    result = with_fakes("--kernel", "native,6.1", "-v")
+
+    result.assert_outcomes(passed=8)
+    result.stdout.fnmatch_lines_random(
+        ["*PASSED *::test_parameter[[]theirs-6.1]*", "*PASSED *::test_asked_for[[]6.1]*"]
+    )
+
+
 @pytest.mark.parametrize(
     "option", ["--collect-only", "--fixtures", "--fixtures-per-test", "--cache-show", "--markers"]
 )

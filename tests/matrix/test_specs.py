@@ -44,6 +44,9 @@ def ids(result: pytest.RunResult) -> list[str]:
     ("name", "text"),
     [
         ("pytest.ini", "[pytest]\nbpflink_kernels = native, 6.1\n    ./linux\n"),
+        ("pytest.ini", "[pytest]\nbpflink_kernels = native 6.1 ./linux\n"),
+        ("tox.ini", "[pytest]\nbpflink_kernels = native,6.1 , ./linux\n"),
+        ("pytest.toml", '[pytest]\nbpflink_kernels = ["native 6.1", "./linux"]\n'),
         ("pytest.toml", '[pytest]\nbpflink_kernels = ["native", "6.1", "./linux"]\n'),
         (
             "pyproject.toml",
@@ -85,16 +88,42 @@ def test_kernels_of_the_project_are_not_the_default(
     with_fakes().assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize("ini", ["[pytest]", "[pytest]\nbpflink_kernels = ini"])
-def test_project_without_kernels(pytester: pytest.Pytester, with_fakes: Run, ini: str) -> None:
-    pytester.makeini(ini)
+@pytest.mark.parametrize(
+    ("name", "text", "form"),
+    [
+        ("tox.ini", "", "native 6.1"),
+        ("pytest.ini", "bpflink_kernels = ini", "native 6.1"),
+        ("pytest.toml", "", '["native", "6.1"]'),
+    ],
+)
+def test_project_without_kernels(
+    pytester: pytest.Pytester, with_fakes: Run, name: str, text: str, form: str
+) -> None:
+    file = pytester.path / name
+    file.write_text(f"[pytest]\n{text}\n")
 
     result = with_fakes("--kernel", "ini")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(
-        ['ERROR: --kernel ini: bpflink_kernels names no kernels in *tox.ini; write there*"6.1"*']
+    assert result.errlines[0] == (
+        f"ERROR: --kernel ini: bpflink_kernels names no kernels in {file}; write there"
+        f" bpflink_kernels = {form}, or name them here"
     )
+
+
+def test_path_with_commas_and_spaces_is_one_spec(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    """A value that is an existing path is not split, in the option and in the project's list."""
+    pytester.makepyfile("def test_x(): pass")
+    first, second = pytester.mkdir("v6.1,my kernel"), pytester.mkdir("6.12, 6.18")
+    pytester.makeini(f"[pytest]\nbpflink_kernels = \n    ./{second.name}\n    native 6.1\n")
+
+    show = ("--collect-only", "-q", "--kernel", str(first), "--kernel", "5.10,ini")
+    assert ids(with_fakes(*show)) == ["v6.1_my_kernel", "5.10", "6.12_6.18", "native", "6.1"]
+    for kernel, found in ((first, "v6.1_my_kernel"), (second, "6.12_6.18")):
+        marked = f'on_kernel(spec="{kernel}")'
+        assert ids(with_fakes(*show, "-m", marked)) == [found]
 
 
 def test_option_for_one_run_needs_no_file(pytester: pytest.Pytester, with_fakes: Run) -> None:

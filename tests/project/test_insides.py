@@ -28,6 +28,7 @@ NAMES = {
         _pytest.assertion.rewrite: get_cache_dir try_makedirs
         _pytest.config: default_plugins
         _pytest.fixtures: FixtureFunctionDefinition getfuncargnames
+        _pytest.fixtures.FixtureManager: getfixturedefs
         _pytest.junitxml: xml_key
         _pytest.junitxml.LogXML: node_reporter
         _pytest.junitxml._NodeReporter: add_property

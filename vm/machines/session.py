@@ -62,9 +62,18 @@ def run(machine: Machine) -> int | None:
 
     Return the command's status as Popen does, negative for a signal; None if the guest ended before
     the command, by itself or by the user. Call it in the main thread, which gets the signals.
+    Raises Unwritable if the command's output could not be written here.
     """
     with ExitStack() as undo:
         return _Session(machine, undo).run()
+
+
+class Unwritable(Exception):  # noqa: N818 (reads as what happened)
+    """The command's output could not be written here; `status` is the command's."""
+
+    def __init__(self, error: OSError, status: int | None) -> None:
+        super().__init__(f"the command's output can't be written: {error.strerror}")
+        self.status = status
 
 
 class _Session:
@@ -85,12 +94,14 @@ class _Session:
         self._unread: deque[bytes] = deque()
         self._warnings: deque[float] = deque(maxlen=_TIMES)
         self._status: int | None = None
+        self._unwritten: OSError | None = None
 
     def run(self) -> int | None:
         self._catch_signals()
         if self._on_terminal:
             self._undo.callback(termios.tcsetattr, 0, termios.TCSADRAIN, termios.tcgetattr(0))
-            tty.setraw(0)
+            # Without TCSAFLUSH, which drops what was typed while the guest started.
+            tty.setraw(0, termios.TCSADRAIN)
         # In a thread, for a blocked output of ours must not delay input and signals.
         reader = threading.Thread(target=self._read_frames, daemon=True)
         reader.start()
@@ -109,6 +120,8 @@ class _Session:
                     poll.unregister(0)
         # The thread rings once more, and the bell is about to be closed.
         reader.join(_LAST_RING_SECONDS)
+        if self._unwritten:
+            raise Unwritable(self._unwritten, self._status)
         return self._status
 
     def _open(self, name: str, mode: int) -> int:
@@ -189,7 +202,9 @@ class _Session:
         if kind in {guest.OUTPUT, guest.ERRORS}:
             try:
                 _write_out(1 if kind == guest.OUTPUT else 2, contents)
-            except OSError:
+            except OSError as error:
+                if not isinstance(error, BrokenPipeError):
+                    self._unwritten = error
                 # Nobody reads our output: have the guest close the command's.
                 self._unread.append(kind)
                 self._ring()

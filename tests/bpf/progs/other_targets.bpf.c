@@ -15,4 +15,10 @@ int on_tracepoint(void *ctx)
 	return 0;
 }
 
+SEC("tc")
+int classify(struct __sk_buff *skb)
+{
+	return 0;
+}
+
 char LICENSE[] SEC("license") = "GPL";
