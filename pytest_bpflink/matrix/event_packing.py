@@ -73,7 +73,14 @@ class Packing:
         packed = self._pack(name, details)
         self._held.append(packed or dumps((name, plain(details), _WHOLE)))
         if packed is None or not self._may_wait(name, details):
-            self._flush()
+            self.flush()
+
+    def flush(self) -> None:
+        """Send the events that are held back."""
+        if self._held:
+            held, self._held = self._held, []
+            self._send(sealed(self._number, dumps(held)))
+            self._number += 1
 
     def _may_wait(self, name: str, details: Details) -> bool:
         if name == "testreport":
@@ -111,12 +118,6 @@ class Packing:
         for key in news.keys() & _REPEATED.keys():
             sent[key] = news[key]
         return packed
-
-    def _flush(self) -> None:
-        if self._held:
-            held, self._held = self._held, []
-            self._send(sealed(self._number, dumps(held)))
-            self._number += 1
 
 
 def unpacking(

@@ -17,9 +17,15 @@ if TYPE_CHECKING:
     from execnet import Channel
     from xdist.workermanage import WorkerController
 
-#: In the `workeroutput` of a worker that ended because a test tainted its kernel: the test's node
-#: id, and the taint flags.
-TAINTED: Final = "bpflink_tainted"
+#: In the `workeroutput` of a worker that ended since a test left the worker or the kernel changed:
+#: the test's node id, and what the test has done.
+ENDED_AFTER: Final = "bpflink_ended_after"
+
+#: In the `workeroutput` of a worker that an exception ended: the exception, and its place.
+INTERRUPTED: Final = "bpflink_interrupted"
+
+#: The status with which a worker exits when a test has closed the worker's connection; EX_PROTOCOL.
+UNHEARD: Final = 76
 
 _KEY: Final = "bpflink"
 

@@ -49,6 +49,20 @@ def send_events_by(
         worker.sendevent = wrap(worker.channel.send, lambda: _is_next_queued(worker))
 
 
+def finish(config: pytest.Config) -> None:
+    """Send this worker's `workeroutput`, as xdist does at the end of a session."""
+    _worker(config).sendevent("workerfinished", workeroutput=config.workeroutput)  # type: ignore[attr-defined]
+
+
+def connection(config: pytest.Config) -> list[int]:
+    """Return the descriptors of this worker's connection to the controller."""
+    worker = _worker(config)
+    if worker is None:
+        return []
+    io = worker.channel.gateway._io  # noqa: SLF001
+    return [io.infile.fileno(), io.outfile.fileno()]
+
+
 def send_any_warning(config: pytest.Config) -> None:
     """Let a worker send a warning whose text or arguments execnet can't carry: as a text alone."""
     worker = _worker(config)

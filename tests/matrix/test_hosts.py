@@ -212,6 +212,32 @@ def test_a_host_that_is_lost_while_its_guest_boots_is_an_error_of_its_items_only
     assert "1 passed, 1 error in" in output
 
 
+@pytest.mark.usefixtures("address", "stored_kernels")
+def test_a_host_that_is_lost_before_its_guest_starts_is_an_error_of_its_items_only(
+    pytester: pytest.Pytester, address: str, tmp_path: Path
+) -> None:
+    pytester.makepyfile("def test_x(): pass")
+    command, pids = tmp_path / "command", tmp_path / "pids"
+    command.write_text(command.read_text().replace("exec", f"echo $$ >> {pids}\nexec"))
+    pytester.makeconftest(
+        f"""
+        import os, pytest, signal
+        from pathlib import Path
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_xdist_setupnodes():
+            for pid in Path({str(pids)!r}).read_text().split():
+                os.kill(int(pid), signal.SIGKILL)
+        """
+    )
+
+    result = pytester.runpytest_subprocess("--kernel", "native,6.1", "--kernel-host", address)
+
+    result.assert_outcomes(passed=1, errors=1)
+    lost = f"--kernel-host {address}: the connection is lost"
+    result.stdout.fnmatch_lines([lost, f"--kernel 6.1: {lost}"])
+
+
 def test_a_host_without_the_tree_is_refused(
     pytester: pytest.Pytester, address: str, tmp_path: Path
 ) -> None:

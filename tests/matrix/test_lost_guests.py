@@ -16,6 +16,7 @@ import pytest
 from pytest_bpflink import eventually
 from tests.support import ROOT
 from tests.support.fake_guests import booted
+from tests.support.processes import is_running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -250,7 +251,7 @@ def test_guests_that_keep_dying_are_not_replaced_for_ever(
 
     result.assert_outcomes(passed=10, failed=4, errors=6)
     assert booted(pytester.path) == ["good"] * 4
-    result.stdout.fnmatch_lines(["*died 4 times, and gets no more guests.", "*in number 3"])
+    result.stdout.fnmatch_lines(["*lost 4 workers, and gets no more guests.", "*in number 3"])
 
 
 def test_the_last_item_can_be_run_again_in_a_fresh_guest(
@@ -327,6 +328,46 @@ def test_a_disk_that_is_full_at_a_restart_leaves_errors(
     result.stdout.fnmatch_lines(["*could not be started again: *No space left on device*"])
 
 
+@pytest.mark.parametrize(
+    ("kernel", "outcomes"),
+    [
+        ("filling", {"passed": 10, "errors": 10}),
+        ("fillingsoon", {"passed": 12, "failed": 2, "errors": 6}),
+    ],
+)
+def test_a_disk_that_is_full_before_a_guest_is_ready_is_its_kernels_error(
+    pytester: pytest.Pytester, with_fakes: Run, kernel: str, outcomes: dict[str, int]
+) -> None:
+    panics = {3} if kernel == "fillingsoon" else set()
+    pytester.makepyfile(TEN.format(panics=panics))
+
+    result = with_fakes("--kernel", f"{kernel},good")
+
+    result.assert_outcomes(**outcomes)
+    release = os.uname().release
+    result.stdout.fnmatch_lines(
+        [f"kernel {kernel} (Linux {release}) could not be started: *No space left on device: *"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("kernel", "reason"),
+    [
+        ("noqemu", "QEMU is not installed: apt-get install qemu-system-x86"),
+        ("full", "a file of the guest can't be written: *No space left on device: 'launch.sh'"),
+    ],
+)
+def test_a_machine_that_can_not_be_started_is_its_kernels_error(
+    pytester: pytest.Pytester, with_fakes: Run, kernel: str, reason: str
+) -> None:
+    pytester.makepyfile("def test_x(): pass")
+
+    result = with_fakes("--kernel", f"{kernel},good")
+
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines([f"--kernel {kernel}: {reason}"])
+
+
 def test_a_death_in_collection_is_followed_by_a_fresh_guest(
     pytester: pytest.Pytester, with_fakes: Run
 ) -> None:
@@ -363,7 +404,7 @@ def test_deaths_in_every_collection_are_errors(pytester: pytest.Pytester, with_f
     result = with_fakes("--kernel", "good,native")
 
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*died 4 times*", "*", "Kernel panic*in collection"])
+    result.stdout.fnmatch_lines(["*lost 4 workers*", "*", "Kernel panic*in collection"])
 
 
 def test_a_native_worker_that_crashes_is_replaced_too(
@@ -382,7 +423,15 @@ def test_a_native_worker_that_crashes_is_replaced_too(
     result = with_fakes("--kernel", "good,native", "-n2")
 
     result.assert_outcomes(passed=11, failed=1)
-    result.stdout.fnmatch_lines(["kernel native: the worker *died in the call of this test."])
+    release = os.uname().release
+    result.stdout.fnmatch_lines(
+        [
+            (
+                "kernel native: the worker exited with status 1 in the call of this test;"
+                f" the kernel (Linux {release}) is well"
+            )
+        ]
+    )
     result.stdout.no_fnmatch_line("*console*")
 
 
@@ -403,6 +452,99 @@ def test_consoles_are_kept(pytester: pytest.Pytester, with_fakes: Run) -> None:
     logs = sorted((pytester.path / "logs/of-kernels").glob("*.log"))
     assert [log.name for log in logs] == ["good-1.log"]
     assert logs[0].read_text() == "Kernel panic - not syncing: in number 3\n"
+
+
+# Workers that die in a guest that is well
+
+
+ENDS = {
+    "ctypes.string_at(1)": "was killed by SIGSEGV",
+    "os.abort()": "was killed by SIGABRT",
+    "os._exit(3)": "exited with status 3",
+    "os.kill(os.getpid(), signal.SIGTERM)": "was killed by SIGTERM",
+    "os.kill(os.getpid(), signal.SIGRTMIN + 1)": f"was killed by signal {signal.SIGRTMIN + 1}",
+    "os.closerange(0, 1024)": "closed its connection to pytest",
+    "[os.dup2(0, each) for each in range(3, 64)]": "closed its connection to pytest",
+}
+
+
+def test_a_test_that_ends_its_worker_is_told_so(pytester: pytest.Pytester, with_fakes: Run) -> None:
+    source = "import ctypes, os, signal\n"
+    for number, statement in enumerate(ENDS):
+        source += f"def test_ends{number}(): {statement}\ndef test_after{number}(): pass\n"
+    pytester.makepyfile(test_it=source)
+
+    result = with_fakes("-v", "--kernel", "good,native", "--max-worker-restart=9")
+
+    result.assert_outcomes(passed=2 * len(ENDS), failed=2 * len(ENDS))
+    where = f"in the call of this test; the kernel (Linux {os.uname().release}) is well"
+    for kernel in ("good", "native"):
+        result.stdout.fnmatch_lines_random(
+            [f"kernel {kernel}: the worker {end} {where}" for end in ENDS.values()]
+        )
+    result.stdout.no_fnmatch_line("*the guest*died*")
+    result.stdout.re_match_lines(
+        [
+            "Fatal Python error: Segmentation fault",
+            r"Current thread 0x\w+ .*\(most recent call first\):",
+            r'  File ".*/ctypes/__init__.py", line \d+ in string_at',
+            r'  File ".*/test_it.py", line 2 in test_ends0',
+        ],
+        consecutive=True,
+    )
+    result.stdout.no_re_match_line(r'  File ".*/(_pytest|pluggy)/')
+
+
+@pytest.mark.parametrize("victim", ["worker", "another"])
+def test_the_oom_killer_is_named_if_it_killed_the_worker(
+    pytester: pytest.Pytester, with_fakes: Run, victim: str
+) -> None:
+    pytester.makepyfile(
+        test_it=f"""
+        import os, signal
+        from pathlib import Path
+
+        def test_ends():
+            pid = os.getpid() + ({victim!r} == "another")
+            with Path(os.environ["FAKE_GUEST_CONSOLE"]).open("a") as console:
+                console.write(f"[   12.345678] Out of memory: Killed process {{pid}} (python)\\n")
+            os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+
+    result = with_fakes("--kernel", "good")
+
+    killer = "the OOM killer" if victim == "worker" else "SIGKILL"
+    told = [f"kernel good: the worker was killed by {killer} in the call of this test; *"]
+    line = ["Out of memory: Killed process * (python)"] if victim == "worker" else []
+    result.stdout.fnmatch_lines(told + line, consecutive=True)
+
+
+def test_a_worker_that_dies_after_its_kernel_complained_is_told_with_both(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import os
+        from pathlib import Path
+
+        def test_ends():
+            Path(os.environ["FAKE_GUEST_CONSOLE"]).write_text("BUG: KASAN: use-after-free\\n")
+            os._exit(3)
+        """
+    )
+
+    result = with_fakes("--kernel", "good")
+
+    result.stdout.fnmatch_lines(
+        [
+            (
+                "kernel good: the worker exited with status 3 in the call of this test;"
+                " the kernel (Linux *) reported: BUG: KASAN: use-after-free"
+            ),
+            "The end of the guest's console:",
+        ]
+    )
 
 
 # Runs that stop early
@@ -447,13 +589,44 @@ def test_one_failure_stops_all_kernels(
     result.stdout.fnmatch_lines(["*stopping after 1 failures*"])
 
 
-def test_pytest_exit_in_a_guest_ends_the_run(pytester: pytest.Pytester, with_fakes: Run) -> None:
-    pytester.makepyfile("import pytest\ndef test_x(): pytest.exit('enough')\ndef test_y(): pass")
+@pytest.mark.parametrize(
+    ("statement", "exception", "mark"),
+    [
+        ("pytest.exit('enough')", "pytest.exit('enough')", ""),
+        ("pytest.exit('enough', returncode=0)", "pytest.exit('enough')", "fresh_kernel"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt", ""),
+    ],
+)
+def test_an_exception_that_ends_pytest_is_told_and_ends_the_run(
+    pytester: pytest.Pytester, with_fakes: Run, statement: str, exception: str, mark: str
+) -> None:
+    pytester.makepyfile(
+        test_it=f"""
+        import pytest
 
-    result = with_fakes("--kernel", "good")
+        @pytest.mark.{mark or "filterwarnings"}
+        def test_x():
+            {statement}
+
+        def test_y(): pass
+        """
+    )
+
+    result = with_fakes("-v", "--kernel", "good", "-k", "test_x")
 
     assert result.ret == pytest.ExitCode.INTERRUPTED
-    assert booted(pytester.path) == ["good"]
+    result.assert_outcomes(failed=1)
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+    result.stdout.fnmatch_lines(
+        [
+            (
+                f"kernel good: the worker was ended by {exception} in the call of this test;"
+                f" the kernel (Linux {os.uname().release}) is well"
+            ),
+            '  File "*test_it.py", line 5, in test_x',
+            f"*Interrupted: good*: {exception} *",
+        ]
+    )
 
 
 def test_ctrl_c_ends_guests_and_leaves_nothing(
@@ -485,8 +658,8 @@ def test_ctrl_c_ends_guests_and_leaves_nothing(
 
     # xdist alone takes 10 s to give up a worker that does not end.
     assert process.wait(timeout=5) == pytest.ExitCode.INTERRUPTED
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid.read_text()), 0)
+    # Its parent died with it, so another process waits for it.
+    eventually(lambda: not is_running(int(pid.read_text())))
     assert not list(temporary.glob("bpflink-*"))
 
 

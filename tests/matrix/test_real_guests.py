@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -141,7 +142,7 @@ def test_a_panic_in_every_collection_is_an_error_of_each_item(pytester: pytest.P
     result.assert_outcomes(passed=2, errors=2)
     result.stdout.re_match_lines(
         [
-            r"kernel 6\.1 \(Linux 6\.1\.\S+\) died 2 times, and gets no more guests\.",
+            r"kernel 6\.1 \(Linux 6\.1\.\S+\) lost 2 workers, and gets no more guests\.",
             r".*Kernel panic - not syncing: sysrq triggered crash",
         ]
     )
@@ -215,6 +216,61 @@ def test_what_hangs_or_panics_fails_alone_whatever_it_is_doing(
             r'  File ".*", line \d+, in test_sleeps',
             r"It was killed \d+ s after it began: .*::test_keeps_the_processor\[6\.1\] .*",
             r"Its Python did not answer when asked where it is\.",
+        ]
+    )
+
+
+@pytest.mark.usefixtures("stored_kernels")
+@pytest.mark.parametrize(("kernel", "guest"), [("5.10", "warm"), ("7.2", "plain")])
+def test_a_test_that_ends_its_worker_is_told_so_and_the_others_run(
+    pytester: pytest.Pytester, kernel: str, guest: str
+) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import ctypes, os, signal
+
+        def test_faults(): ctypes.string_at(1)
+
+        def test_aborts(): os.abort()
+
+        def test_exits(): os._exit(3)
+
+        def test_is_terminated(): os.kill(os.getpid(), signal.SIGTERM)
+
+        def test_takes_all_memory():
+            taken = []
+            while True: taken.append(b"x" * (1 << 24))
+
+        def test_closes_all(): os.closerange(0, 1024)
+
+        def test_is_well(): pass
+
+        def test_is_interrupted(): signal.raise_signal(signal.SIGINT)
+        """
+    )
+
+    result = pytester.runpytest_subprocess(
+        *("--kernel", kernel, "--kernel-guest", guest, "--max-worker-restart=9"),
+        timeout=900,
+    )
+
+    result.assert_outcomes(passed=1, failed=7)
+    where = rf"in the call of this test; the kernel \(Linux {re.escape(kernel)}\.\S+\) is well"
+    told = rf"kernel {re.escape(kernel)}: the worker"
+    result.stdout.re_match_lines(
+        [
+            rf"{told} was killed by SIGSEGV {where}",
+            "Fatal Python error: Segmentation fault",
+            r'  File ".*/test_it.py", line 3 in test_faults',
+            rf"{told} was killed by SIGABRT {where}",
+            r'  File ".*/test_it.py", line 5 in test_aborts',
+            rf"{told} exited with status 3 {where}",
+            rf"{told} was killed by SIGTERM {where}",
+            rf"{told} was killed by the OOM killer {where}",
+            r"Out of memory: Killed process \d+ \(python\S*\) .*",
+            rf"{told} closed its connection to pytest {where}",
+            rf"{told} was ended by KeyboardInterrupt {where}",
+            r'  File ".*/test_it.py", line 19, in test_is_interrupted',
         ]
     )
 

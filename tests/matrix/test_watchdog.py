@@ -142,7 +142,7 @@ def test_a_guest_that_hangs_in_every_collection_leaves_errors_that_say_so(
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(
         [
-            "*died 2 times*",
+            "*lost 2 workers*",
             "It was killed 1 s after it began: collecting tests *",
             "*time.sleep(60)",
         ]

@@ -9,6 +9,7 @@ import ast
 import importlib
 import inspect
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -45,7 +46,7 @@ NAMES = {
         execnet.multi.Group: makegateway terminate
         pytest.Session: testscollected
         xdist.dsession.DSession: _active_nodes countfailures maxfail nodemanager queue shouldstop
-        xdist.dsession.DSession: loop_once shuttingdown worker_errordown
+        xdist.dsession.DSession: loop_once shuttingdown worker_errordown worker_internal_error
         xdist.dsession.TerminalDistReporter: setstatus
         xdist.workermanage.NodeManager: setup_node teardown_nodes
         xdist.workermanage.WorkerController: _down notify_inproc process_from_remote putevent
@@ -53,6 +54,9 @@ NAMES = {
         """,
     XDIST_WORKER: """
         execnet: gateway_base
+        execnet.gateway_base.BaseGateway: _io
+        execnet.gateway_base.Channel: gateway
+        execnet.gateway_base.Popen2IO: infile outfile
         xdist: remote
         xdist.remote.WorkerInteractor: channel item_index sendevent torun
         """,
@@ -91,7 +95,7 @@ def has(holder: Any, name: str) -> bool:
 @pytest.mark.parametrize(
     ("file", "path", "name"),
     [
-        pytest.param(file, *each, id=".".join(each))
+        pytest.param(file, *each, id=".".join([Path(file).stem, *each]))
         for file in INSIDES
         for each in sorted({*names(file)})
     ],

@@ -11,6 +11,7 @@ import errno
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _CONSOLE = "FAKE_GUEST_CONSOLE"
+_ERRORS = "stderr.log"
 
 
 def booted(directory: Path | None = None) -> list[str]:
@@ -37,7 +39,7 @@ def booted(directory: Path | None = None) -> list[str]:
 def panic(words: str) -> NoReturn:
     """Write to the console and die: the host sees the same as of a kernel panic."""
     Path(os.environ[_CONSOLE]).write_text(f"Kernel panic - not syncing: {words}\n")
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.killpg(0, signal.SIGKILL)
     raise AssertionError("unreachable")
 
 
@@ -78,7 +80,8 @@ class FakeMachines:
     machine does not boot. unreachable: no worker can be started in the machine. mistaken: the
     machine runs another kernel. noqemu: no machine can be started. mute: the machine sends nothing
     to execnet. slow: each machine but the first takes 2 s to boot. full: the disk is full.
-    fullsoon: the disk is full when the second machine starts.
+    fullsoon: the disk is full when the second machine starts. filling: the disk is full before the
+    machine is ready. fillingsoon: before the second machine is ready.
     """
 
     def __init__(self) -> None:
@@ -101,8 +104,8 @@ class FakeMachines:
             cue = "unbootable"
         if cue == "slow" and cue not in self._booted:
             cue = "quick"
-        if cue == "fullsoon" and cue in self._booted:
-            cue = "full"
+        if cue.endswith("soon") and cue in self._booted:
+            cue = cue.removesuffix("soon")
         self._booted.add(kernel.spec)
         return FakeMachine(cue, directory, console_log or directory / "console.log")
 
@@ -117,7 +120,11 @@ class FakeMachines:
 
 
 class FakeMachine:
-    """A process that execnet starts, and that can be killed without execnet's help."""
+    """Two processes that execnet starts, and that can be killed without execnet's help.
+
+    The first is what PID 1 is in a guest: it prints on the console how the second, the worker's
+    Python, ended. Both are in a process group of their own.
+    """
 
     def __init__(self, cue: str, directory: Path, console: Path) -> None:
         self._cue = cue
@@ -147,6 +154,8 @@ class FakeMachine:
         del timeout
         if self._cue == "slow":
             self._killed.wait(2)
+        if self._cue == "filling":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "save")
         if self._cue.startswith("unbootable"):
             raise BootFailed("ended before its Python ran\nNo working init found", timed_out=False)
 
@@ -155,7 +164,7 @@ class FakeMachine:
         # If `_main` has not written its pid yet, it sees this file and exits.
         (self._directory / "killed").touch()
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            os.kill(int((self._directory / "pid").read_text()), signal.SIGKILL)
+            os.killpg(int((self._directory / "pid").read_text()), signal.SIGKILL)
 
     def close(self) -> None:
         self.kill()
@@ -165,13 +174,26 @@ class FakeMachine:
             return ""
         return "\n".join(self._console.read_text().splitlines()[-lines:])
 
+    def errors_tail(self, *, lines: int) -> str:
+        errors = self._directory / _ERRORS
+        if not errors.exists():
+            return ""
+        return "\n".join(errors.read_text().splitlines()[-lines:])
+
 
 def _main() -> None:
-    directory, os.environ[_CONSOLE], *arguments = sys.argv[1:]
+    directory, console, *arguments = sys.argv[1:]
+    os.setpgid(0, 0)
     (Path(directory) / "pid").write_text(str(os.getpid()))
     if (Path(directory) / "killed").exists():
         sys.exit("killed")
-    os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606
+    environment = os.environ | {_CONSOLE: console}
+    with (Path(directory) / _ERRORS).open("w") as errors:
+        worker = subprocess.Popen([sys.executable, *arguments], stderr=errors, env=environment)
+    status = worker.wait()
+    how = f"with status {status}" if status >= 0 else f"by signal {-status}"
+    with Path(console).open("a") as file:
+        file.write(f"bpflink: worker {worker.pid} ended {how}\n")
 
 
 if __name__ == "__main__":

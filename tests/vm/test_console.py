@@ -183,3 +183,32 @@ def test_directory_behind_another_user_s_link_is_used_only_if_no_other_user_coul
     assert (target / "6.1-1.log").exists() != refused
     if caught:
         assert (caught.value.errno, caught.value.filename) == (errno.ELOOP, str(shared / "logs"))
+
+
+# How a worker ended
+
+
+@pytest.mark.parametrize(
+    ("line", "end"),
+    [
+        ("[   12.345678] bpflink: worker 68 ended by signal 11", (68, -11)),
+        ("bpflink: worker 68 ended with status 3", (68, 3)),
+        ("[   12.345678][    T1] bpflink: worker 68 ended with status 0", (68, 0)),
+        ("bpflink: worker 68 ended by signal 11 or so", None),
+        ("bpflink: worker 68 ended by signal 0", None),
+        ("bpflink: worker ended by signal 11", None),
+        ("it said: bpflink: worker 68 ended by signal 11", None),
+    ],
+)
+def test_only_the_exact_line_says_how_a_worker_ended(
+    line: str, end: tuple[int, int] | None
+) -> None:
+    assert console.worker_end(f"before\n{line}\n[   12.4] reboot: Power down") == end
+
+
+def test_an_oom_kill_is_that_of_the_process() -> None:
+    killed = "Memory cgroup out of memory: Killed process 68 (python) total-vm:1kB"
+    text = f"Out of memory: Killed process 6 (sh) total-vm:1kB\n[    1.000000] {killed}"
+
+    assert console.oom_kill(text, 68) == killed
+    assert console.oom_kill(text, 8) == ""

@@ -96,12 +96,14 @@ def main() -> None:
         os.close(port)
     _become_a_host(letter)
     worker.send(letter, to_worker)
-    _stay_for(child)
+    _announce(child, _stay_for(child))
     _libc.reboot(ctypes.c_int(_POWER_OFF))
 
 
-def _stay_for(worker_pid: int) -> None:
+def _stay_for(worker_pid: int) -> int:
     """Reap orphans, as an init does, until the worker ends; and wake up now and then.
+
+    Returns the worker's wait status.
 
     QEMU's TCG fits the table of a processor's pages to their number only when the processor turns
     to another process (`tlb_mmu_resize_locked`, QEMU 4.0 to 10). If only the worker ran, the table
@@ -109,10 +111,26 @@ def _stay_for(worker_pid: int) -> None:
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     pause = _FIRST_PAUSE
-    while (ended := os.waitpid(-1, os.WNOHANG)[0]) != worker_pid:
+    while True:
+        ended, status = os.waitpid(-1, os.WNOHANG)
+        if ended == worker_pid:
+            return status
         if not ended:
             signal.sigtimedwait({signal.SIGCHLD}, pause)
             pause = min(pause * 1.25, _LONGEST_PAUSE)
+
+
+def _announce(worker_pid: int, status: int) -> None:
+    """Print on the console how the worker ended; `worker_end` in machines/console.py reads it.
+
+    The kernel prints a message of level 0 at any loglevel, and never within another message.
+    """
+    if os.WIFSIGNALED(status):
+        how = f"by signal {os.WTERMSIG(status)}"
+    else:
+        how = f"with status {os.WEXITSTATUS(status)}"
+    with contextlib.suppress(OSError):  # a kernel without CONFIG_PRINTK
+        Path("/dev/kmsg").write_text(f"<0>bpflink: worker {worker_pid} ended {how}\n")
 
 
 def _be_the_same_python(executable: str, environment: dict[str, str]) -> None:

@@ -45,7 +45,18 @@ chmod 755 /run/modprobe
 echo /run/modprobe > /proc/sys/kernel/modprobe
 
 echo "bpflink: guest ready"
-sh "$1"
+# shellcheck disable=SC2016
+sh -c 'echo $$ > /run/bpflink-worker && exec sh "$1"' sh "$1"
+status=$?
+
+# `worker_end` in machines/console.py reads this. A shell's 128 + N is signal N.
+if [ "$status" -gt 128 ]; then
+    how="by signal $((status - 128))"
+else
+    how="with status $status"
+fi
+read -r worker < /run/bpflink-worker
+echo "<0>bpflink: worker $worker ended $how" > /dev/kmsg
 
 # virtme-ng's init would sync, unmount and power off; nothing here is worth keeping.
 echo o > /proc/sysrq-trigger

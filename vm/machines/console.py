@@ -1,10 +1,13 @@
-"""Reads a kernel's console or log: finds panics and warnings in it, and returns its end."""
+"""Reads a kernel's console or log: finds panics and warnings in it, and returns its end.
+
+Also finds the line by which PID 1 of a guest says how the worker ended.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,6 +39,11 @@ _END = re.compile(r"---\[ end (?:trace|Kernel panic)|^------------\[ cut here \]
 
 # The time of a line and, with CONFIG_PRINTK_CALLER, the thread or processor that printed it.
 _TIME = re.compile(r"^\[ *\d+\.\d+\](\[ *[TC]\d+\])? ")
+
+# `_announce` in guest/agent.py and guest/plain.sh print it.
+_WORKER_END = re.compile(
+    r"bpflink: worker ([1-9]\d{0,9}) ended (?:by signal ([1-9]\d?)|with status (\d{1,3}))"
+)
 
 _TAIL_BYTES = 1 << 18
 
@@ -72,6 +80,29 @@ def cause(text: str) -> str:
     """Return the first line in TEXT that reports a fatal error, without its time; else empty."""
     first = next((line for line in text.splitlines() if _FATAL.search(line)), "")
     return _TIME.sub("", first)
+
+
+class WorkerEnd(NamedTuple):
+    """How a guest's worker ended: a returncode as subprocess has it, -N for signal N."""
+
+    pid: int
+    returncode: int
+
+
+def worker_end(text: str) -> WorkerEnd | None:
+    """Return how the worker ended, if the guest outlived the worker; else None."""
+    for line in reversed(text.splitlines()):
+        if found := _WORKER_END.fullmatch(_TIME.sub("", line)):
+            pid, signal, status = found.groups()
+            return WorkerEnd(int(pid), -int(signal) if signal else int(status))
+    return None
+
+
+def oom_kill(text: str, pid: int) -> str:
+    """Return the line, without its time, by which the OOM killer killed a process; else empty."""
+    killed = re.compile(rf"(?:Memory cgroup out|Out) of memory.*: Killed process {pid} \(.*")
+    told = (_TIME.sub("", line) for line in text.splitlines())
+    return next((line for line in told if killed.fullmatch(line)), "")
 
 
 def splats(text: Sequence[str]) -> Iterator[range]:

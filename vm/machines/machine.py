@@ -38,6 +38,9 @@ _TCG_FACTOR = 5
 # The most that Linux grants any user (/proc/sys/fs/pipe-max-size).
 _PIPE_BYTES = 1 << 20
 
+# The file that `plain` and `warm.cold` have the guest's standard error written to.
+_ERRORS = "stderr.log"
+
 # Threads start guests side by side; only one of them may make the thread of `_starter`.
 _CHOOSING = threading.Lock()
 
@@ -205,6 +208,10 @@ class Machine:
         with console_file.appending(self.console_log, empty=True):
             pass
 
+    def errors_tail(self, *, lines: int) -> str:
+        """Return the end of the standard error of the guest's Python, without empty lines."""
+        return console.tail(self.directory / _ERRORS, count=lines)
+
     def _scaled(self, seconds: float) -> float:
         return seconds if self.acceleration.kvm else seconds * _TCG_FACTOR
 
@@ -242,7 +249,7 @@ class Machine:
             happened += f". Full console: {self.console_log}"
         quotes = [
             self.console_tail() or "(the console is empty)",
-            console.tail(self.directory / "stderr.log", count=10),
+            self.errors_tail(lines=10),
             console.tail(self.directory / "qemu.log", count=10),
         ]
         return "\n".join([happened, *filter(None, quotes)])

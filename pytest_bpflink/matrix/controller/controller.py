@@ -32,7 +32,7 @@ from pytest_bpflink.matrix.controller.xdist_loop import (
     receive_by,
 )
 from pytest_bpflink.matrix.event_packing import unpacking
-from pytest_bpflink.matrix.guests import boots
+from pytest_bpflink.matrix.guests import boots, last_words
 from pytest_bpflink.matrix.guests.guests import Guest, GuestFactory
 from pytest_bpflink.matrix.messages import Assignment, ItemFacts, said
 from pytest_bpflink.matrix.plain_values import DamagedError
@@ -150,7 +150,8 @@ class MatrixController:
         try:
             boots.side_by_side(guests, self._progress, meanwhile=rewrite)
         except MachineError as error:
-            raise pytest.UsageError(f"--kernel {error}") from None
+            if len(guests) == len(self._guests):
+                raise pytest.UsageError(f"--kernel {error}") from None
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure_node(self, node: WorkerController) -> None:
@@ -175,7 +176,7 @@ class MatrixController:
             self._runs_items.add(node)
 
     def _end_damaged(self, node: WorkerController, reason: str) -> None:
-        declare_dead(node, f"The worker's message is damaged: {reason}.")
+        declare_dead(node, last_words.of_damage(reason))
 
     def _hear(self, node: WorkerController, guest: Guest, message: object) -> None:
         """Take a message that is not xdist's; `ItemFacts` come before the worker's collection."""
@@ -280,7 +281,10 @@ class MatrixController:
             self._go_on_after(node, guest)
             return
         if guest.stand_in:
-            raise RuntimeError(f"the stand-in for kernel {guest.kernel.id} died: {error}")
+            # After this hook xdist takes back its items.
+            self._loop.call(partial(self._report_refusal, node, f"{guest.stand_in}\n{error}"))
+            guest.retire()
+            return
         self._watchdog.forget(guest)
         last_words = self._crashes.record(node, guest, error)
         self._crashes.blame(node, guest, self._scheduling)
@@ -294,17 +298,19 @@ class MatrixController:
     def _go_on_after(self, node: WorkerController, guest: Guest) -> None:
         """Boot another guest if a worker that ended by itself has left items."""
         output: dict[str, Any] = node.workeroutput
-        tainted = output.get(messages.TAINTED)
+        ended_after = output.get(messages.ENDED_AFTER)
+        if output["exitstatus"] == pytest.ExitCode.INTERRUPTED:
+            return  # xdist (3.8) calls pytest_testnodedown again, with an error
         # xdist (3.8) stops the session for these after this hook.
-        stopped = output["shouldstop"] or output["shouldfail"] or output["exitstatus"] == 2
+        stopped = output["shouldstop"] or output["shouldfail"]
         is_over = stopped or self._is_over(node)
-        if tainted and not guest.item:
-            test, flags = tainted
+        if ended_after and not guest.item:
+            test, what = ended_after
             follows = "" if is_over else "; the next tests get a fresh guest"
-            self._progress.line(f"\n{guest.name}: {test} left the kernel tainted: {flags}{follows}")
+            self._progress.line(f"\n{guest.name}: {test} {what}{follows}")
         if is_over and guest.item:
             self._fresh_guests.ended(node)
-        if is_over or not (tainted or guest.item):
+        if is_over or not (ended_after or guest.item):
             return
         if guest.item:
             # pytest did not find the item by its argument; the next worker collects all items.
@@ -320,7 +326,7 @@ class MatrixController:
         self._crashes.complete(report, self._guests[node.gateway.spec])
 
     def _is_needed_again(self, guest: Guest) -> bool:
-        is_over = self._loop.is_stopping or guest.item
+        is_over = self._loop.is_stopping or guest.item or guest.stand_in
         return not is_over and self._scheduling.is_waiting(guest.kernel.id)
 
     def _is_over(self, node: WorkerController) -> bool:

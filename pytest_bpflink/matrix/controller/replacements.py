@@ -39,8 +39,9 @@ class Replacements:
         if guest.item is None:
             self._progress.line(f"booting {guest.name} again")
 
+        ready = self._threads.submit(guest.wait_ready)
+
         def wait() -> None:
-            ready = self._threads.submit(guest.wait_ready)
             # After -x nobody needs the guest: `kill` ends the wait for it.
             while futures.wait([ready], timeout=0.1).not_done:
                 if self._loop.is_stopping:
@@ -48,6 +49,7 @@ class Replacements:
             self._loop.call(take_place)
 
         def take_place() -> None:
+            ready.result()  # it raises what `wait_ready` raised: a bug
             if self._loop.is_ending:
                 guest.close()
             else:

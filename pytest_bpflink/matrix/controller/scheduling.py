@@ -198,7 +198,10 @@ class KernelScheduling:
 
     def refused(self, node: WorkerController) -> None:
         """Wait for no collection of a worker whose pytest refuses to collect."""
-        self._refusals[kernel_of(node)] += 1
+        kernel = kernel_of(node)
+        self._refusals[kernel] += 1
+        if kernel in self._queues and (lost := self._forget_unknown(kernel)):
+            self._on_lost(node, lost, "no worker is left")
         if self.collection_is_completed:
             self.schedule()
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import execnet
 
+from pytest_bpflink.matrix.guests import last_words
 from pytest_bpflink.matrix.plain_values import DamagedError
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from execnet import Channel, XSpec
     from xdist.dsession import DSession
     from xdist.workermanage import NodeManager, WorkerController
+
+    from pytest_bpflink.matrix.guests.last_words import LastWords
 
     Connect = Callable[[XSpec, Any], WorkerController]
 
@@ -98,6 +101,10 @@ class XdistLoop:
         if session.maxfail and session.countfailures >= session.maxfail and not session.shouldstop:
             session.shouldstop = f"stopping after {session.countfailures} failures"
 
+    def stop(self, reason: str) -> None:
+        """End the session before all items have run; pytest's last lines show the reason."""
+        self._session.shouldstop = reason
+
     def hide_status(self, is_hidden: Callable[[XSpec], bool]) -> None:
         """Keep xdist from writing the status of some workers into a line of results."""
         reporter = self._config.pluginmanager.get_plugin("terminaldistreporter")
@@ -170,10 +177,19 @@ def listen(
 def receive_by(
     node: WorkerController, unpack: Callable[[Callable[[Any], None]], Callable[[Any], None]]
 ) -> None:
-    """Have UNPACK(receive) take a worker's messages; `receive` is xdist's function for that."""
+    """Have UNPACK(receive) take a worker's messages; `receive` is xdist's function for that.
+
+    An internal error of a worker's pytest is its death; for xdist it ends the session (3.8:
+    DSession.worker_internal_error). Nothing that a dead worker sends later is received.
+    """
     process = node.process_from_remote
 
     def receive(event: Any) -> None:
+        if isinstance(event, tuple) and node._down:  # noqa: SLF001
+            return
+        if isinstance(event, tuple) and event[0] == "internal_error":
+            declare_dead(node, last_words.of_exception(str(event[1].get("formatted_error"))))
+            return
         if isinstance(event, tuple) and event[0] == "warning_recorded":
             data = event[1].get("warning_message_data")
             event[1]["warning_message_data"] = _of_known_class(data)
@@ -209,7 +225,7 @@ def _is_warning(module: object, name: object) -> bool:
     return isinstance(found, type) and issubclass(found, Warning)
 
 
-def declare_dead(node: WorkerController, reason: str) -> None:
+def declare_dead(node: WorkerController, reason: LastWords) -> None:
     """Have the loop treat a worker as dead for this reason; any thread may call it."""
     if not node._down:  # noqa: SLF001
         node._down = True  # noqa: SLF001
@@ -231,6 +247,10 @@ def count_collected(session: pytest.Session, number: int) -> None:
     xdist sets it to the number that the last worker collected; with 0, pytest says "no tests ran".
     """
     session.testscollected = number
+
+
+#: xdist's error of a worker whose connection ended without another error.
+CONNECTION_ENDED = "Not properly terminated"
 
 
 class HostConnection:

@@ -23,7 +23,7 @@ def side_by_side(
 ) -> None:
     """Boot guests, call MEANWHILE, and return when each guest is up or a stand-in.
 
-    Raises MachineError if a guest can't be started on this host; then none is left running.
+    Raises MachineError if none of the guests can be started.
     """
     began = time.monotonic()
     at_once = capacity.boots_at_once()
@@ -34,6 +34,7 @@ def side_by_side(
         )
     waiting = deque(guests)
     booting: dict[Future[None], Guest] = {}
+    unstarted: list[MachineError] = []
     prepared = False
     with ThreadPoolExecutor(at_once, thread_name_prefix="boot") as threads:
         try:
@@ -44,12 +45,18 @@ def side_by_side(
                     try:
                         guest.boot()
                     except MachineError as error:
-                        raise MachineError(f"{guest.kernel.spec}: {error}") from None
+                        unstarted.append(MachineError(f"{guest.kernel.spec}: {error}"))
+                        guest.give_up(f"--kernel {unstarted[-1]}")
+                        continue
                     booting[threads.submit(guest.wait_ready)] = guest
+                if len(unstarted) == len(guests):
+                    raise unstarted[0]
                 if not prepared:
                     meanwhile()
                     prepared = True
                 progress(f"booting {', '.join(_names(booting.values()))}")
+                if not booting:
+                    continue
                 for done in wait(booting, return_when=FIRST_COMPLETED).done:
                     done.result()
                     guest = booting.pop(done)

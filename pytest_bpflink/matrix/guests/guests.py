@@ -10,7 +10,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.matrix.guests import machines
+from pytest_bpflink.matrix.guests import last_words, machines
+from pytest_bpflink.matrix.guests.last_words import LastWords
 from pytest_bpflink.matrix.guests.virtual_machines import GuestOptions, VirtualMachines
 from pytest_bpflink.session.terminal import Progress
 from pytest_bpflink.vm.machines import console_file
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 _BOOT_SECONDS = 60.0
 
 _CONSOLE_LINES = 40
+# faulthandler shows up to 100 threads, each with up to 100 frames.
+_ERROR_LINES = 1000
 _HINT = " (--kernel-log DIR keeps the whole console)"
 
 
@@ -120,17 +123,21 @@ class Guest:
             self._machine.wait_ready(_BOOT_SECONDS)
         except BootFailed as error:
             self.give_up(f"{self._title} did not boot{_HINT}: {error}")
+        except (MachineError, OSError) as error:
+            self.give_up(f"{self._title} could not be started: {error}")
         else:
             self.boot_seconds = time.monotonic() - self._began
         self.booting = False
 
-    def last_words(self) -> str:
-        """Return the evidence for its death: the watchdog's verdict, and the console's end."""
+    def last_words(self) -> LastWords:
+        """Return the evidence for its death, or for its worker's."""
         if self.kernel.is_native or self._machine is None:
-            return ""
-        tail = self._machine.console_tail(lines=_CONSOLE_LINES)
-        console = f"The end of its console:\n{tail}" if tail else "Its console says nothing."
-        return f"{self.verdict}\n{console}" if self.verdict else console
+            return LastWords("")
+        return last_words.in_guest(
+            console_tail=self._machine.console_tail(lines=_CONSOLE_LINES),
+            errors_tail=self._machine.errors_tail(lines=_ERROR_LINES),
+            verdict=self.verdict,
+        )
 
     def replace(self, reason: str) -> None:
         """Boot another machine in place of the dead one; without restarts left, stand in.
@@ -140,7 +147,7 @@ class Guest:
         self.died += 1
         if not self._restarts_left:
             self.give_up(
-                f"{self._title} died {self.died} times, and gets no more guests.\n{reason}"
+                f"{self._title} lost {self.died} workers, and gets no more guests.\n{reason}"
             )
             return
         self._restarts_left -= 1

@@ -121,5 +121,8 @@ class _Server:
     def do_console_tail(self, machine: int, lines: int) -> str:
         return self._machines[machine].console_tail(lines=lines)
 
+    def do_errors_tail(self, machine: int, lines: int) -> str:
+        return self._machines[machine].errors_tail(lines=lines)
+
     def do_close(self, machine: int) -> None:
         self._machines.pop(machine).close()

@@ -181,6 +181,7 @@ class HostedMachines:
     ) -> None:
         """Connect to the hosts that `--kernel-host` names. SAY gets lines for the terminal."""
         self._option = config.option
+        self._say = say
         cwd = str(config.invocation_params.dir)
         named = [cwd, *(argument.partition("::")[0] for argument in config.args)]
         begin = {
@@ -217,10 +218,13 @@ class HostedMachines:
         return self._placed[kernel.spec][1]
 
     def compile(self, sources: Sequence[Path]) -> None:
-        """Compile BPF programs on each host for its guests."""
+        """Compile BPF programs on each host for its guests; a host that fails says so."""
         for host in self._hosts:
             names = [str(source) for source in sources]
-            host.ask("compile", patience=_WORK_SECONDS, sources=names)
+            try:
+                host.ask("compile", patience=_WORK_SECONDS, sources=names)
+            except MachineError as error:
+                self._say(str(error))
 
     def via(self, kernel: Kernel) -> str:
         """Return the proxy on the host that has this kernel."""
@@ -295,3 +299,10 @@ class HostedMachine:
             return str(self._host.ask("console_tail", machine=self._number, lines=lines))
         except MachineError as error:
             return str(error)
+
+    def errors_tail(self, *, lines: int) -> str:
+        """Return the end of its Python's standard error; nothing, if its host is lost."""
+        try:
+            return str(self._host.ask("errors_tail", machine=self._number, lines=lines))
+        except MachineError:
+            return ""

@@ -41,6 +41,9 @@ class Machine(Protocol):
     def console_tail(self, *, lines: int) -> str:
         """Return the end of its console."""
 
+    def errors_tail(self, *, lines: int) -> str:
+        """Return the end of the standard error of its Python."""
+
 
 class Machines(Protocol):
     """Where kernels and machines come from."""
@@ -87,5 +90,10 @@ class ThisMachine:
 
     def console_tail(self, *, lines: int) -> str:
         """Return nothing: the kernel log is not this worker's alone."""
+        del lines
+        return ""
+
+    def errors_tail(self, *, lines: int) -> str:
+        """Return nothing: a native worker has the standard error of this pytest."""
         del lines
         return ""

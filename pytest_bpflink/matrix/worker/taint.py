@@ -1,7 +1,6 @@
 """Tests that taint their kernel: the other tests then need another guest.
 
-Knows /proc/sys/kernel/tainted and how a worker ends early. Runs in workers; `controller` boots the
-other guest.
+Knows /proc/sys/kernel/tainted. Runs in workers; `early_end` ends them.
 """
 
 from __future__ import annotations
@@ -12,10 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.matrix import messages
-
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
 TAINTED = Path("/proc/sys/kernel/tainted")
 
@@ -33,8 +30,6 @@ _MEANINGS = {
     "N": "a test module",
 }
 
-_REASON = "the kernel is tainted"
-
 
 def flags(bits: int) -> str:
     """Return the letters of taint flags, and what they mean: `W (it warned)`."""
@@ -46,41 +41,31 @@ def flags(bits: int) -> str:
 
 
 class TaintWatch:
-    """Ends a worker after a test that tainted its kernel; its items go to the next worker."""
+    """Has a worker end after a test that tainted its kernel."""
 
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
+    def __init__(self, end_after: Callable[[pytest.Item, str], None]) -> None:
+        self._end_after = end_after
         # Kept open, since each phase of each test reads it, and opening takes longer than reading.
         self._fd = os.open(TAINTED, os.O_RDONLY | os.O_CLOEXEC)
         self._bits = self._read()
-        self._seen: tuple[str, str] | None = None
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
-        self, item: pytest.Item, call: pytest.CallInfo[None]
+        self, item: pytest.Item
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Say in a test's report that the test tainted the kernel."""
         report = yield
         bits = self._read()
         if new := bits & ~self._bits:
-            self._bits, self._seen = bits, (item.nodeid, flags(new))
-            report.sections.append(("Kernel", f"This test left the kernel tainted: {flags(new)}"))
+            self._bits = bits
+            what = f"left the kernel tainted: {flags(new)}"
+            self._end_after(item, what)
+            report.sections.append(("Kernel", f"This test {what}"))
             # JUnit reads the teardown's report, which may be this one, with a copy of the item's.
             tainted = ("kernel_tainted", flags(new))
             item.user_properties.append(tainted)
             report.user_properties.append(tainted)
-        if self._seen and call.when == "teardown" and not item.session.shouldstop:
-            item.session.shouldstop = _REASON
         return report
-
-    # xdist's pytest_sessionfinish is a wrapper: it has stored `shouldstop` in workeroutput already
-    # and sends it after this hook.
-    def pytest_sessionfinish(self) -> None:
-        """Tell the controller which test it was, and let other workers go on."""
-        output = self._config.workeroutput  # type: ignore[attr-defined]
-        if self._seen and output["shouldstop"] == _REASON:
-            output["shouldstop"] = False
-            output[messages.TAINTED] = self._seen
 
     def pytest_unconfigure(self) -> None:
         """Close the file."""

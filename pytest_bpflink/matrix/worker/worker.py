@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
+from pytest_bpflink.matrix import messages
 from pytest_bpflink.matrix.event_packing import Packing
 from pytest_bpflink.matrix.items import is_parametrized, register, without_kernel
 from pytest_bpflink.matrix.messages import ItemFacts, say
+from pytest_bpflink.matrix.worker.connection_watch import ConnectionWatch
+from pytest_bpflink.matrix.worker.early_end import EarlyEnd
 from pytest_bpflink.matrix.worker.only_item import OnlyItem, fresh_item, known_bug
 from pytest_bpflink.matrix.worker.taint import TaintWatch
-from pytest_bpflink.session import pytest_internals, xdist_worker
+from pytest_bpflink.session import process_watch, pytest_internals, xdist_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -46,6 +49,9 @@ class MatrixWorker:
         self._item = assignment.item
         self._libbpf = assignment.libbpf
         self._refusal = assignment.stand_in or self._wrong_kernel()
+        self._runs_items = False
+        #: The exception that ends this session, and its place.
+        self._interrupt: tuple[str, str] | None = None
 
     def start(self) -> None:
         """Register this worker's plugins, set its options, and pack the events that it sends."""
@@ -55,9 +61,13 @@ class MatrixWorker:
         self._channel.setcallback(lambda _: say(self._channel, "stack", _where_the_test_is()))
         if self._item:
             register(config, OnlyItem(config, self._item))
+        register(config, ConnectionWatch(config))
+        xdist_worker.send_events_by(config, self._packed)
         if not self._kernel.is_native and not self._refusal:
-            register(config, TaintWatch(config))
-        xdist_worker.send_events_by(config, _packed)
+            end = EarlyEnd(config, flush=self._packing.flush)
+            register(config, end)
+            register(config, TaintWatch(end.after))
+            config.stash[process_watch.END_AFTER] = end.at_once_after
         xdist_worker.send_any_warning(config)
         pytest_internals.take_shortcuts()
         # `ItemFacts` carry the groups. xdist would append groups to node ids, which --lf then does
@@ -72,19 +82,34 @@ class MatrixWorker:
             # No test runs here that could leave or log anything.
             config.option.bpf_leaks = config.option.bpf_dmesg = "off"
 
+    def _packed(
+        self, send: Callable[[object], None], is_next_queued: Callable[[], bool]
+    ) -> SendEvent:
+        self._packing = Packing(send, is_next_queued)
+        return self._packing.sendevent
+
     @pytest.hookimpl(wrapper=True)
     def pytest_collection(self) -> Generator[None, object, object]:
-        """Tell the controller why pytest refuses to collect: its own message stays in the guest."""
+        """Tell the controller why this pytest can't collect: its own message stays in the guest."""
         try:
             return (yield)
+        except (pytest.Session.Failed, pytest.Session.Interrupted):
+            raise  # the tests that were collected are enough
         except pytest.UsageError as error:
             say(self._channel, "refused", "\n".join(map(str, error.args)))
             raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (of any conftest file or plugin)
+            say(self._channel, "refused", f"{error!r}\n{_place(error)}")
+            raise pytest.UsageError(repr(error)) from None
 
     # Before xdist's hook, so that the controller knows the groups when it has the collection.
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Send the controller the `ItemFacts`, and have pytest look up hooks once per file."""
+        error = sys.exc_info()[1]
+        if error and not isinstance(error, (pytest.Session.Failed, pytest.Session.Interrupted)):
+            # pytest (9.2) calls this also if collection raised. xdist would send an empty one.
+            raise error
         described = {item.nodeid: self._describe(item).plain for item in session.items}
         say(self._channel, "items", described)
         pytest_internals.look_up_hooks_once(session)
@@ -112,6 +137,35 @@ class MatrixWorker:
         if self._config.option.capture == "no":
             # execnet talks through the real stdout, and has replaced it by /dev/null.
             sys.stdout = sys.stderr = Printing(self._channel)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtestloop(self) -> Generator[None, object, object]:
+        """Note that items run."""
+        self._runs_items = True
+        return (yield)
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Note which exception ends this session: xdist says that it was Ctrl-C."""
+        if isinstance(excinfo.value, pytest.Session.Interrupted):
+            return  # pytest's own, for example after errors in collection
+        is_exit = isinstance(excinfo.value, pytest.exit.Exception)
+        what = f"pytest.exit({str(excinfo.value)!r})" if is_exit else excinfo.typename
+        self._interrupt = what, _place(excinfo.value)
+        if not self._runs_items:
+            say(self._channel, "refused", "\n".join(self._interrupt))
+
+    # As in `early_end`: xdist sends the output after this hook.
+    def pytest_sessionfinish(self) -> None:
+        """Have an exception end the run if an item raised it; before, it ends this worker only."""
+        output = self._config.workeroutput  # type: ignore[attr-defined]
+        if self._interrupt is None:
+            return
+        if self._runs_items:
+            # Whatever status pytest.exit gives this session.
+            output["exitstatus"] = int(pytest.ExitCode.INTERRUPTED)
+            output[messages.INTERRUPTED] = self._interrupt
+        else:
+            output["exitstatus"] = int(pytest.ExitCode.USAGE_ERROR)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Report on which kernel a file can't be collected: xdist shows it once for all kernels."""
@@ -169,10 +223,6 @@ class Printing(io.TextIOBase):
             self.write("\n")
 
 
-def _packed(send: Callable[[object], None], is_next_queued: Callable[[], bool]) -> SendEvent:
-    return Packing(send, is_next_queued).sendevent
-
-
 def _own_directory(config: pytest.Config) -> str:
     """Return a base directory for pytest's temporary files, which is lost with the guest.
 
@@ -186,7 +236,15 @@ def _own_directory(config: pytest.Config) -> str:
 def _where_the_test_is() -> str:
     """Return the stack of the main thread, without the frames of test runners."""
     frame = sys._current_frames()[threading.main_thread().ident or 0]  # noqa: SLF001
-    stack = traceback.extract_stack(frame)
+    return _without_runners(traceback.extract_stack(frame))
+
+
+def _place(error: BaseException) -> str:
+    """Return an exception's stack, without the frames of test runners."""
+    return _without_runners(traceback.extract_tb(error.__traceback__))
+
+
+def _without_runners(stack: traceback.StackSummary) -> str:
     tests = [entry for entry in stack if not _runs_tests(entry.filename)]
     return "".join(traceback.format_list(tests or stack)).rstrip()
 
