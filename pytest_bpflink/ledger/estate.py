@@ -1,9 +1,10 @@
 """Records of the mounts, cgroups and pins that a session made, so that a later one removes them.
 
 Each process that runs tests has an *estate*: a directory below `/run/pytest-bpflink` that is locked
-while the process lives. The process makes its BPF FS mounts there, and symbolic links to its cgroup
-and to pins outside its mounts. A killed process leaves its estate unlocked; the next session
-removes the estate and everything that it names, and nothing else.
+while the process lives. The process makes its BPF FS mounts there, and symbolic links to pins
+outside its mounts; its cgroup has the estate's name. A killed process leaves its estate unlocked;
+the next session of the same user removes the estate, its cgroup and everything that it names, and
+nothing else.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import shutil
 from functools import partial
@@ -19,12 +21,16 @@ from typing import TYPE_CHECKING, Self
 from pytest_bpflink.system import estates
 from pytest_bpflink.vm.host_files import is_the_hosts
 from pytest_bpflink.vm.owner_lock import OwnerLock, is_owned
+from pytest_bpflink.vm.whole_file import make_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-_CGROUP, _PINS = "cgroup", "pins"
+_PINS = "pins"
+
+# The link's id, and a number against names that are taken.
+_PIN_RECORD = re.compile(r"(\d+)-[0-9a-f]{8}")
 
 
 class Estate:
@@ -38,20 +44,24 @@ class Estate:
 
     @classmethod
     def found(cls) -> Self:
-        """Make and lock a new estate."""
-        estates.ROOT.mkdir(mode=0o700, exist_ok=True)
+        """Make and lock a new estate.
+
+        Raises `PermissionError` if another user may write to the directory of estates.
+        """
+        with contextlib.suppress(FileExistsError):
+            make_directory(estates.ROOT, mode=0o700)
+        refusal = estates.refusal()
+        if refusal:
+            raise PermissionError(f"{refusal}: BPFLINK_RUN_DIRECTORY names another directory")
         with _no_sweep():
-            directory = estates.ROOT / f"{os.getpid()}-{secrets.token_hex(4)}"
+            directory = estates.ROOT / estates.new_name()
             directory.mkdir(mode=0o700)
             lock = OwnerLock(directory)
         return cls(directory, lock)
 
     def make_cgroup(self) -> Path:
         """Make the cgroup in which this process makes its cgroups."""
-        from pytest_bpflink.system.cgroup2 import cgroup2_mount
-
-        path = cgroup2_mount() / estates.cgroup_name(self.directory)
-        (self.directory / _CGROUP).symlink_to(path)
+        path = _cgroup_of(self.directory)
         path.mkdir()
         return path
 
@@ -87,10 +97,10 @@ class Estate:
 
 
 def sweep(complain: Callable[[str], object]) -> list[str]:
-    """Remove the estates of dead processes and everything these name; return the estates' names.
+    """Remove this user's estates of dead processes and what belongs to these; return their names.
 
     `complain` is called about each estate that can't be removed, which is left to the next sweep.
-    A user who may not write into the directory of estates sweeps nothing, and neither does a guest
+    Where another user may write to the directory of estates, nothing is removed, nor in a guest
     that shares this directory with its host.
     """
     if not _is_ours_to_sweep():
@@ -101,8 +111,8 @@ def sweep(complain: Callable[[str], object]) -> list[str]:
             try:
                 _undo(directory)
                 shutil.rmtree(directory)
-            except ExceptionGroup as error:
-                reasons = "; ".join(map(str, error.exceptions))
+            except (ExceptionGroup, OSError) as error:
+                reasons = "; ".join(map(str, getattr(error, "exceptions", [error])))
                 complain(f"{directory}, left by a killed session, can't be removed: {reasons}")
             else:
                 swept.append(directory.name)
@@ -110,7 +120,7 @@ def sweep(complain: Callable[[str], object]) -> list[str]:
 
 
 def remains() -> dict[Path, list[str]]:
-    """Return the estates that `sweep` would remove, each with the things that it names."""
+    """Return the estates that `sweep` would remove, each with the things that belong to it."""
     if not _is_ours_to_sweep():
         return {}
     with _no_sweep():
@@ -120,7 +130,8 @@ def remains() -> dict[Path, list[str]]:
 @contextlib.contextmanager
 def _no_sweep() -> Iterator[None]:
     """Keep sweepers out: they would take an estate that is just being made for a dead one."""
-    root = os.open(estates.ROOT, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    root = os.open(estates.ROOT, flags)
     try:
         fcntl.flock(root, fcntl.LOCK_EX)
         yield
@@ -129,24 +140,55 @@ def _no_sweep() -> Iterator[None]:
 
 
 def _is_ours_to_sweep() -> bool:
-    return os.access(estates.ROOT, os.R_OK | os.W_OK | os.X_OK) and not is_the_hosts(estates.ROOT)
+    try:
+        return not estates.refusal() and not is_the_hosts(estates.ROOT)
+    except OSError:
+        return False
 
 
 def _dead() -> Iterator[Path]:
-    return (directory for directory in sorted(estates.ROOT.iterdir()) if _is_dead(directory))
+    named = (path for path in sorted(estates.ROOT.iterdir()) if estates.is_name(path.name))
+    return (path for path in named if _is_directory(path) and _is_dead(path))
+
+
+def _is_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _named_by(directory: Path) -> Iterator[str]:
+    yield from (f"BPF FS {mount}" for mount in _mounts_in(directory))
+    yield from (f"pin {path}" for path, _ in _pins_of(directory))
+    yield from (f"cgroup {cgroup}" for cgroup in _cgroups_of(directory))
+
+
+def _mounts_in(directory: Path) -> list[Path]:
     from pytest_bpflink.introspection import pins
 
-    for mount in pins.mounts():
-        if mount.is_relative_to(directory):
-            yield f"BPF FS {mount}"
-    records, cgroup = directory / _PINS, directory / _CGROUP
-    for pin in sorted(records.iterdir()) if records.is_dir() else ():
-        yield f"pin {pin.readlink()}"
-    if cgroup.is_symlink() and cgroup.exists():
-        yield f"cgroup {cgroup.readlink()}"
+    return [mount for mount in pins.mounts() if mount.is_relative_to(directory)]
+
+
+def _pins_of(directory: Path) -> list[tuple[Path, int]]:
+    """Return the pins outside the mounts that an estate records, each with its link's id."""
+    records = directory / _PINS
+    if not _is_directory(records):
+        return []
+    named = [(record, _PIN_RECORD.fullmatch(record.name)) for record in sorted(records.iterdir())]
+    return [(each.readlink(), int(name[1])) for each, name in named if name and each.is_symlink()]
+
+
+def _cgroup_of(directory: Path) -> Path:
+    from pytest_bpflink.system.cgroup2 import cgroup2_mount
+
+    return cgroup2_mount() / estates.cgroup_name(directory)
+
+
+def _cgroups_of(directory: Path) -> list[Path]:
+    """Return the cgroup of an estate, if there is one."""
+    from pytest_bpflink.errors import BpfError
+
+    with contextlib.suppress(BpfError):  # cgroup2 is not mounted
+        return [path for path in [_cgroup_of(directory)] if path.exists()]
+    return []
 
 
 def _is_dead(directory: Path) -> bool:
@@ -154,25 +196,24 @@ def _is_dead(directory: Path) -> bool:
         return not is_owned(directory)
     except FileNotFoundError:
         return True  # killed between making the directory and locking it
+    except OSError:
+        return False  # its owner file is no file: no session made it
 
 
 def _undo(directory: Path) -> None:
-    """Remove everything that an estate names.
+    """Remove everything that belongs to an estate.
 
     A step that fails does not stop the others. Raises `ExceptionGroup` with all failures; the
     caller then keeps the estate as the record of what is left.
     """
     from pytest_bpflink.bpf import bpffs
-    from pytest_bpflink.introspection import pins
+    from pytest_bpflink.bpf.link import remove_pin
 
-    records, cgroup = directory / _PINS, directory / _CGROUP
-    steps: list[Callable[[], object]] = []
-    steps += [partial(_remove_pin, pin) for pin in (records.iterdir() if records.is_dir() else ())]
-    steps += [
-        partial(bpffs.unmount, mount) for mount in pins.mounts() if mount.is_relative_to(directory)
+    steps: list[Callable[[], object]] = [
+        *(partial(remove_pin, path, link_id) for path, link_id in _pins_of(directory)),
+        *(partial(bpffs.unmount, mount) for mount in _mounts_in(directory)),
+        *(partial(_remove_cgroup, cgroup) for cgroup in _cgroups_of(directory)),
     ]
-    if cgroup.is_symlink() and cgroup.exists():
-        steps.append(partial(_remove_cgroup, cgroup.readlink()))
     errors = []
     for step in steps:
         try:
@@ -183,17 +224,12 @@ def _undo(directory: Path) -> None:
         raise ExceptionGroup(f"{directory} could not be removed", errors)
 
 
-def _remove_pin(record: Path) -> None:
-    from pytest_bpflink.bpf.link import remove_pin
-
-    remove_pin(record.readlink(), int(record.name.partition("-")[0]))
-
-
 def _remove_cgroup(path: Path) -> None:
     from pytest_bpflink.bpf.cgroup import Cgroup
 
     cgroup = Cgroup(path)
-    # Processes of the dead session are killed. A test may have left this process inside as well.
-    if cgroup.procs_below - {os.getpid()}:
+    if os.getpid() in cgroup.procs_below:  # a test left this process inside
+        Cgroup(path.parent).add(os.getpid())
+    if cgroup.procs_below:  # processes of the dead session
         cgroup.kill()
     cgroup.remove()

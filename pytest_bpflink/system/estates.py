@@ -7,14 +7,47 @@ cgroup named after the estate. `ledger.estate` makes and removes estates.
 from __future__ import annotations
 
 import os
+import re
+import secrets
+import stat
 from pathlib import Path
 
 from pytest_bpflink.vm.owner_lock import own_directories
+from pytest_bpflink.vm.trust import distrust
 
-ROOT = Path(os.environ.get("BPFLINK_RUN_DIRECTORY", "/run/pytest-bpflink"))
-"""The directory of all estates; `BPFLINK_RUN_DIRECTORY` names another one."""
+ROOT = Path(os.path.realpath(os.environ.get("BPFLINK_RUN_DIRECTORY", "/run")), "pytest-bpflink")
+"""The directory of all estates, which only its user may enter.
 
+It is in `/run`, or in the directory that `BPFLINK_RUN_DIRECTORY` names, where other things may lie.
+"""
+
+_NAME = re.compile(r"\d+-[0-9a-f]{8}")
 _CGROUP_PREFIX = "pytest-bpflink-"
+
+
+def refusal() -> str:
+    """Return why `ROOT` may not be used; empty if only this user may have written what is in it.
+
+    Raises FileNotFoundError.
+    """
+    about = os.lstat(ROOT)
+    if not stat.S_ISDIR(about.st_mode):
+        return f"{ROOT} is no directory"
+    if about.st_uid != os.geteuid():
+        return f"{ROOT} belongs to another user"
+    if about.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return f"other users may enter {ROOT}"
+    return distrust(ROOT)
+
+
+def new_name() -> str:
+    """Return a name for an estate of this process."""
+    return f"{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def is_name(name: str) -> bool:
+    """Whether an estate may have this name."""
+    return _NAME.fullmatch(name) is not None
 
 
 def own() -> set[Path]:

@@ -126,19 +126,20 @@ def test_remains_that_can_not_be_removed_are_a_failure(
     left: tuple[subprocess.Popen[str], list[Path]],
 ) -> None:
     run, (estate, mount, cgroup, _) = left
-    # A path that is no cgroup can't be removed as a cgroup.
-    (estate / "cgroup").unlink()
-    (estate / "cgroup").symlink_to("/proc/self")
+    busy = estate / "busy"
+    busy.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", busy], check=True)
     run.kill()
     run.wait()
 
     done = bpflink("clean")
 
     assert done.returncode == 1
-    assert f"bpflink: {estate}, left by a killed session, can't be removed: " in done.stderr
+    refused = f"{estate}, left by a killed session, can't be removed: [Errno 16] "
+    assert f"bpflink: {refused}Device or resource busy: 'busy'" in done.stderr
     assert done.stdout.splitlines()[2].startswith("run on this kernel   stays ")
     assert mount not in set(pins.mounts())
-    (estate / "cgroup").unlink()
-    (estate / "cgroup").symlink_to(cgroup)
-    assert bpflink("clean").returncode == 0
     assert not cgroup.exists()
+    subprocess.run(["umount", busy], check=True)
+    assert bpflink("clean").returncode == 0
+    assert not estate.exists()

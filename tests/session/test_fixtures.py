@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +22,13 @@ from pytest_bpflink.introspection import pins
 from pytest_bpflink.ledger import estate
 from pytest_bpflink.system import estates
 from tests.support import ROOT
+from tests.support.nobody import NOBODY
 from tests.support.processes import is_running
 
 if TYPE_CHECKING:
-    from pytest_bpflink import BpfFs
+    from collections.abc import Callable
+
+    from pytest_bpflink import BpfFs, Cgroup
 
 OBJECT = ROOT / "selftests/progs/cgroup_egress.bpf.c"
 
@@ -61,8 +65,9 @@ class Session:
         self._note = pytester.path / "note"
         self._note.touch()
         # Other sessions on this machine sweep too, but not in this directory.
-        self.root = pytester.path / "run"
-        self._environment = os.environ | {"BPFLINK_RUN_DIRECTORY": str(self.root)}
+        self.run_directory = pytester.path / "run"
+        self.root = self.run_directory / "pytest-bpflink"
+        self._environment = os.environ | {"BPFLINK_RUN_DIRECTORY": str(self.run_directory)}
 
     def start(self, tests: str, *arguments: str) -> subprocess.Popen[str]:
         """Start pytest on a file of tests, which begins with the preamble."""
@@ -288,6 +293,141 @@ def test_sweep_that_fails_is_reported_and_tried_again(
     assert session.leaves_nothing()
 
 
+def test_nothing_but_estates_is_swept(session: Session) -> None:
+    """Other files in the run directory, and others in our directory there, stay as they are."""
+    with _running(session, READY) as (process, _):
+        process.kill()
+        process.wait()
+    precious = session.path / "precious"
+    lock = precious / "123-0123abcd/owner"
+    places = (session.run_directory, session.root)
+    kept = [directory / name for directory in places for name in ("file", "a directory/file")]
+    kept += [session.root / "123-89abcdef", session.root / "123-0123abcd/owner/file", lock]
+    for path in kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("precious")
+    links = [directory / "link" for directory in places] + [session.root / "123-0123abce"]
+    for link in links:
+        link.symlink_to(lock.parent)
+
+    session.collect()
+
+    assert session.leaves_nothing()
+    assert [path.read_text() for path in kept] == ["precious"] * len(kept)
+    assert all(link.is_symlink() for link in links)
+
+
+def make_it_another_s(root: Path) -> str:
+    os.chown(root, NOBODY, -1)
+    return f"{root} belongs to another user"
+
+
+def let_another_enter(root: Path) -> str:
+    root.chmod(0o770)
+    return f"other users may enter {root}"
+
+
+def let_another_replace_it(root: Path) -> str:
+    root.parent.chmod(0o777)
+    return f"other users may write to {root.parent}"
+
+
+def put_a_link_in_its_place(root: Path) -> str:
+    planted = root.rename(root.with_name("planted"))
+    root.symlink_to(planted)
+    return f"{root} is no directory"
+
+
+def put_a_file_in_its_place(root: Path) -> str:
+    root.rename(root.with_name("planted"))
+    root.touch()
+    return f"{root} is no directory"
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        make_it_another_s,
+        let_another_enter,
+        let_another_replace_it,
+        put_a_link_in_its_place,
+        put_a_file_in_its_place,
+    ],
+)
+def test_nothing_of_a_directory_that_others_may_write_is_removed(
+    session: Session, plant: Callable[[Path], str]
+) -> None:
+    """No session runs there: its tests of BPF are errors that say why, and others pass."""
+    with _running(session, READY) as (process, _):
+        process.kill()
+        process.wait()
+    left = session.left()
+    reason = plant(session.root)
+
+    tests = "def test_it(cgroup): pass\ndef test_other(): pass"
+    output = session.run(tests, f"--ignore={session.run_directory}")
+
+    assert "1 passed, 1 error" in output
+    assert f"PermissionError: {reason}: BPFLINK_RUN_DIRECTORY names another directory" in output
+
+    for planted in session.run_directory.glob("planted"):
+        session.root.unlink()
+        planted.rename(session.root)
+    session.run_directory.chmod(0o755)
+    session.root.chmod(0o700)
+    os.chown(session.root, os.geteuid(), -1)
+    assert session.left() == left
+    session.collect()
+    assert session.leaves_nothing()
+
+
+def test_sweep_touches_no_cgroup_without_the_name_of_the_estate(
+    session: Session, cgroup: Cgroup
+) -> None:
+    with _running(session, READY) as (process, _):
+        process.kill()
+        process.wait()
+    (_, _, mount, _), *_ = session.made()
+    (mount.parent / "cgroup").symlink_to(cgroup.path)
+    with subprocess.Popen(["sleep", "600"]) as child:
+        cgroup.add(child.pid)
+        session.collect()
+        assert session.leaves_nothing()
+        assert child.poll() is None
+        assert cgroup.procs == [child.pid]
+        child.kill()
+
+
+LEFT_INSIDE = """
+import os, subprocess
+from pytest_bpflink import Cgroup
+from pytest_bpflink.ledger.estate import Estate
+
+estate = Estate.found()
+inner = Cgroup(estate.make_cgroup()).create("inner")
+sleeping = subprocess.Popen(["sleep", "600"])
+for pid in (sleeping.pid, os.getpid()):
+    inner.add(pid)
+estate.close()
+print(inner.path.parent, sleeping.wait())
+"""
+
+
+def test_process_in_its_own_cgroup_is_moved_out(session: Session) -> None:
+    """The estate's end kills all other processes in the cgroup."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT_INSIDE],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        env=os.environ | {"BPFLINK_RUN_DIRECTORY": str(session.run_directory)},
+    )
+    assert done.returncode == 0
+    path, _, status = done.stdout.rpartition(" ")
+    assert int(status) == -signal.SIGKILL
+    assert not Path(path).exists()
+
+
 def test_sweep_leaves_other_users_to_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,7 +436,7 @@ def test_sweep_leaves_other_users_to_themselves(
     ours = estate.Estate.found()
     child = os.fork()
     if not child:
-        os.setresuid(65534, 65534, 65534)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
         os._exit(estate.sweep(pytest.fail) != [])
     assert os.waitpid(child, 0)[1] == 0
     ours.close()
