@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import atexit
 import errno
+import json
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
@@ -69,6 +70,30 @@ def is_trusted_tree(path: Path) -> bool:
     return _believe(path, distrust_tree(path))
 
 
+def recall(file: Path) -> dict[str, Any]:
+    """Return the JSON object that is kept in FILE; empty if there is none, or it is damaged.
+
+    The values may be of any type. A file that is not trusted counts as damaged.
+    """
+    if is_trusted(file):
+        # RecursionError: a file of a thousand brackets.
+        with suppress(OSError, ValueError, RecursionError):
+            known = json.loads(file.read_bytes())
+            if isinstance(known, dict):
+                return known
+    return {}
+
+
+def is_texts(value: object) -> bool:
+    """Whether a value from `recall` is a list of texts."""
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def refuse(path: Path, why: str) -> None:
+    """Have `refusals` say that a path is not used, and WHY."""
+    _refused[f"{path} in the cache is not used, since {why}"] = None
+
+
 def refusals() -> list[str]:
     """Return a sentence for each path that this process did not use, and why."""
     return list(_refused)
@@ -77,15 +102,15 @@ def refusals() -> list[str]:
 def _believe(path: Path, doubt: str) -> bool:
     if doubt:
         way_out = "remove it, or have it owned by you and written by nobody else"
-        _refused[f"{path} in the cache is not used, since {doubt}: {way_out}"] = None
+        refuse(path, f"{doubt}: {way_out}")
     return not doubt
 
 
 @cache
 def _instead() -> Path:
-    named = Path(os.environ.get(_INSTEAD, "/nowhere"))
-    if named.is_dir() and not distrust(named):
-        return named
+    named = os.environ.get(_INSTEAD)
+    if named and os.path.isdir(named) and not distrust(Path(named)):
+        return Path(named)
     scratch = Scratch()
     atexit.register(scratch.close)
     os.environ[_INSTEAD] = str(scratch.path)

@@ -33,7 +33,7 @@ def distrust(path: Path) -> str:
 
 def distrust_tree(path: Path) -> str:
     """Return `distrust` of PATH and everything below; the targets of links below do not count."""
-    return distrust(path) or _distrust_below(path)
+    return distrust(path) or _distrust_below(os.path.abspath(path), _owners())
 
 
 def withdraw(tree: Path) -> None:
@@ -67,20 +67,25 @@ def _distrust(path: Path, links: int) -> str:
     return ""
 
 
-def _distrust_below(path: Path) -> str:
-    if not path.is_dir():
-        return ""
+def _distrust_below(directory: str, owners: set[int]) -> str:
+    """Return what `_fault` finds below a directory; most files have none, and are passed over."""
+    below = []
     try:
-        with os.scandir(path) as entries:
+        with os.scandir(directory) as entries:
             for entry in entries:
-                fault = _fault(entry.path, entry.stat(follow_symlinks=False), is_parent=False)
-                if not fault and entry.is_dir(follow_symlinks=False):
-                    fault = _distrust_below(Path(entry.path))
-                if fault:
-                    return fault
+                status = entry.stat(follow_symlinks=False)
+                if status.st_uid not in owners or status.st_mode & _OTHERS_WRITE:
+                    fault = _fault(entry.path, status, is_parent=False)
+                    if fault:
+                        return fault
+                if stat.S_ISDIR(status.st_mode):
+                    below.append(entry.path)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
     except OSError as error:
-        return f"{path} can't be looked at ({error.strerror})"
-    return ""
+        return f"{directory} can't be looked at ({error.strerror})"
+    faults = (_distrust_below(each, owners) for each in below)
+    return next(filter(None, faults), "")
 
 
 def _fault(path: str | Path, status: os.stat_result, *, is_parent: bool) -> str:

@@ -18,7 +18,7 @@ import os
 import subprocess
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from pytest_bpflink.building import prebuilt, vmlinux_h
 from pytest_bpflink.building.clang import (
@@ -31,7 +31,7 @@ from pytest_bpflink.building.clang import (
     translate,
 )
 from pytest_bpflink.errors import CompileError, is_bpf_error
-from pytest_bpflink.vm.cache import cache_part, is_trusted, usable
+from pytest_bpflink.vm.cache import cache_part, is_trusted, recall, usable
 from pytest_bpflink.vm.scratch import Scratch
 from pytest_bpflink.vm.whole_file import write_whole
 
@@ -86,8 +86,9 @@ def clang_version() -> str:
     if compiler is None:
         return ""
     file = usable(cache_part("clang") / _digest(_identity(compiler)))
-    with contextlib.suppress(OSError):
-        return file.read_text()
+    with contextlib.suppress(OSError, ValueError):
+        if is_trusted(file) and (known := file.read_text()):
+            return known
     line = subprocess.run(
         [compiler, "--version"], capture_output=True, text=True, check=False
     ).stdout.partition("\n")[0]
@@ -165,14 +166,10 @@ def _raise_kept_failure(source: Path, entry: Path) -> None:
     An error of another run is ignored: clang may also have failed for lack of memory.
     """
     __tracebackhide__ = is_bpf_error
-    if not is_trusted(entry / "failure.json"):
-        return
-    try:
-        kept = json.loads((entry / "failure.json").read_bytes())
-    except (OSError, ValueError):
-        return
-    if kept["run"] == os.environ.get(_RUN_VARIABLE) and _are_unchanged(kept["parts"]):
-        raise _refusal(source, kept["log"])
+    kept = recall(entry / "failure.json")
+    run, contents = kept.get("run"), kept.get("parts")
+    if run and run == os.environ.get(_RUN_VARIABLE) and _are_unchanged(contents):
+        raise _refusal(source, str(kept.get("log")))
 
 
 def _refusal(source: Path, log: str) -> CompileError:
@@ -180,13 +177,12 @@ def _refusal(source: Path, log: str) -> CompileError:
 
 
 def _look_up(entry: Path) -> tuple[Path, list[Path]] | None:
-    """Find an object in the cache; None if what it was made of has changed since."""
-    if not is_trusted(entry / "parts.json"):
-        return None
-    with contextlib.suppress(OSError, ValueError):
-        contents: dict[str, str] = json.loads((entry / "parts.json").read_bytes())
+    """Find an object in the cache; None if it, or what it was made of, has changed since."""
+    kept = recall(entry / "parts.json")
+    contents = kept.get("parts")
+    if _are_unchanged(contents):
         built = _place(entry, contents)
-        if _are_unchanged(contents) and built.exists() and is_trusted(built):
+        if is_trusted(built) and _content(built) == kept.get("object"):
             return built, [Path(name) for name in contents]
     return None
 
@@ -202,7 +198,8 @@ def _compile(source: Path, command: list[str], entry: Path) -> tuple[Path, list[
     built = _place(entry, contents)
     try:
         write_whole(built, image)
-        write_whole(entry / "parts.json", json.dumps(contents).encode())
+        kept = {"parts": contents, "object": _digest(image)}
+        write_whole(entry / "parts.json", json.dumps(kept).encode())
     except OSError:
         built = _place(_unwritable_cache().path, contents)
         write_whole(built, image)
@@ -274,8 +271,13 @@ def _contents_of(inputs: Inputs) -> dict[str, str]:
     return {str(part): _content(part) for part in (*inputs.files, *inputs.empty)}
 
 
-def _are_unchanged(contents: dict[str, str]) -> bool:
-    return all(_content(Path(part)) == content for part, content in contents.items())
+def _are_unchanged(contents: object) -> TypeGuard[dict[str, str]]:
+    """Whether these are files with their digests, as from `_contents_of`, and still right."""
+    if not isinstance(contents, dict) or not contents:
+        return False
+    with contextlib.suppress(OSError, ValueError):  # ValueError: a path with a zero byte
+        return all(_content(Path(part)) == content for part, content in contents.items())
+    return False
 
 
 # By file: its signature, and its digest at that time. Most sources include the same headers.

@@ -137,7 +137,7 @@ def _built() -> list[_Package]:
 
 def _is_built(directory: Path) -> bool:
     """Whether a libbpf is there that no other user may have written."""
-    return directory.exists() and is_trusted_tree(directory)
+    return any(directory.glob("libbpf.so.*")) and is_trusted_tree(directory)
 
 
 def _newest(spec: str, packages: Iterable[_Package]) -> _Package | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from pytest_bpflink import BpfError, CompileError, Object
 from pytest_bpflink.building import compilation, prebuilt
+from tests.support.damage import DAMAGES, damaged
 from tests.support.nobody import NOBODY
 
 if TYPE_CHECKING:
@@ -57,6 +59,42 @@ def test_compiled_once(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
     assert compilation.object_of(source) == built
     monkeypatch.setattr(compilation, "_compiled", {})  # as another process finds it
+    assert compilation.object_of(source) == built
+
+
+@pytest.mark.parametrize("damage", ["cut", "no parts", "other parts", "zero byte", *DAMAGES])
+@pytest.mark.parametrize("name", ["parts.json", "object"])
+def test_damaged_entry_is_compiled_again(
+    source: Path, name: str, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = compilation.object_of(source)
+    right = built.read_bytes()
+    file = built if name == "object" else built.parents[1] / name
+    shapes = {
+        "no parts": b'{"parts": {}, "object": ""}',
+        "other parts": json.dumps({"parts": {str(source): 1}, "object": 1}).encode(),
+        "zero byte": b'{"parts": {"\\u0000": ""}, "object": ""}',
+    }
+    file.write_bytes((damaged(file) | shapes)[damage])
+    monkeypatch.setattr(compilation, "_compiled", {})  # as another process finds it
+    monkeypatch.setattr(compilation, "_contents", {})
+
+    assert compilation.object_of(source).read_bytes() == right
+
+    monkeypatch.setattr(compilation, "_compiled", {})
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
+    assert compilation.object_of(source) == built
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_failure_is_none(
+    source: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BPFLINK_RUN", "1")
+    built = compilation.object_of(source)
+    (built.parents[1] / "parts.json").unlink()
+    (built.parents[1] / "failure.json").write_bytes(DAMAGES[damage])
+    monkeypatch.setattr(compilation, "_compiled", {})
     assert compilation.object_of(source) == built
 
 

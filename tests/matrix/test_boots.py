@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink.matrix.guests import capacity
-from tests.support.fake_guests import booted
+from pytest_bpflink.matrix.guests.guests import Guest
+from pytest_bpflink.session.kernel import MatrixKernel
+from tests.support.fake_guests import FakeMachine, booted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     Run = Callable[..., pytest.RunResult]
 
@@ -18,6 +21,24 @@ if TYPE_CHECKING:
 def reporters(result: pytest.RunResult) -> dict[str, str]:
     lines = (line.split() for line in result.outlines if line.startswith("["))
     return {words[-1]: words[0].strip("[]") for words in lines if "::" in words[-1]}
+
+
+def test_guest_starts_no_machine_once_the_session_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    guest = Guest(
+        MatrixKernel("good", "good", "6.1"),
+        lambda: FakeMachine("good", tmp_path, tmp_path / "console"),
+        name="good",
+        restarts=3,
+    )
+    guest.boot()
+    guest.end()
+    guest.replace("It panicked.")
+    assert booted() == ["good"]
+    over = "kernel good (Linux 6.1) is not started again, since the session is over"
+    assert guest.stand_in == over
 
 
 @pytest.fixture

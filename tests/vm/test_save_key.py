@@ -7,7 +7,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +18,7 @@ from pytest_bpflink.vm.kernels import Kernel
 from pytest_bpflink.vm.machines import virtme
 from pytest_bpflink.vm.machines.acceleration import Acceleration
 from pytest_bpflink.vm.warm import save_key
+from tests.support.damage import DAMAGES, damaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +51,7 @@ class Host:
             plugin=(str(root / "checkout/pytest_bpflink/plugin.py"),),
             libraries=(),
             code=Path("/code.zip"),
+            code_digest="",
             digest="packages",
         )
         self.machine = ["512", "1"]
@@ -290,9 +292,26 @@ def test_files_that_are_gone_are_forgotten(tmp_path: Path) -> None:
     assert list(json.loads(record.read_text())) == [str(new)]
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"cut off'])
-def test_damaged_record_is_as_good_as_none(tmp_path: Path, text: str) -> None:
+@pytest.mark.usefixtures("aged")
+@pytest.mark.parametrize("damage", ["cut", *DAMAGES])
+def test_damaged_record_is_made_anew(tmp_path: Path, damage: str) -> None:
+    file, record, reader = tmp_path / "file", tmp_path / "contents.json", Reader()
+    file.write_text("one")
+    for content in (None, damage, None):
+        if content:
+            record.write_bytes(damaged(record)[content])
+        known = Contents(record)
+        assert known.ask(file, reader) == "one"
+        known.keep()
+    assert reader.asked == 2
+
+
+@pytest.mark.usefixtures("aged")
+@pytest.mark.parametrize("known", [1, None, [], [1], ["IDENTITY"], ["IDENTITY", 1], [1, 2, 3]])
+def test_remembered_answer_of_another_type_is_asked_for_again(tmp_path: Path, known: Any) -> None:
     file, record = tmp_path / "file", tmp_path / "contents.json"
     file.write_text("one")
-    record.write_text(text)
+    if isinstance(known, list):
+        known = [digests.identity(file) if each == "IDENTITY" else each for each in known]
+    record.write_text(json.dumps({str(file): known}))
     assert Contents(record).ask(file, Path.read_text) == "one"

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink.vm import cache
+from pytest_bpflink.vm.image.digests import identity
 from pytest_bpflink.vm.warm.saves import Save, SaveError, Saves
+from tests.support.damage import DAMAGES, damaged
 from tests.support.nobody import NOBODY
 
 if TYPE_CHECKING:
@@ -87,6 +89,48 @@ def lose_the_state(made: Save) -> None:
 def cut_the_description_off(made: Save) -> None:
     description = made.directory / "save.json"
     description.write_text(description.read_text()[:-20])
+
+
+def test_damage_that_leaves_no_trace_is_found_by_reading_all(saves: Saves) -> None:
+    """As of a disk that returns other bytes than were written."""
+    made = save(saves)
+    assert saves.is_whole(KEY)
+    flip_a_byte(made)
+    description = made.directory / "save.json"
+    unchanged = {"unchanged": identity(made.memory)}
+    description.write_text(json.dumps(json.loads(description.read_text()) | unchanged))
+    assert saves.find(KEY) == made
+    assert not saves.is_whole(KEY)
+
+
+def test_no_save_is_not_whole(saves: Saves) -> None:
+    assert not saves.is_whole(KEY)
+
+
+@pytest.mark.parametrize("damage", ["cut", *DAMAGES])
+@pytest.mark.parametrize("name", ["memory", "state", "save.json"])
+def test_save_with_a_damaged_file_is_not_used_and_made_again(
+    saves: Saves, name: str, damage: str
+) -> None:
+    file = save(saves).directory / name
+    file.write_bytes(damaged(file)[damage])
+    assert saves.find(KEY) is None
+    again = save(saves)
+    assert saves.find(KEY) == again
+
+
+@pytest.mark.parametrize("field", ["mapped", "state", "memory", "unchanged"])
+@pytest.mark.parametrize("value", [None, 1, [], {}, [[]]])
+def test_description_with_a_value_of_another_type_is_of_no_save(
+    saves: Saves, field: str, value: object
+) -> None:
+    made = save(saves)
+    description = made.directory / "save.json"
+    described = {**json.loads(description.read_text()), field: value, "unchanged": value}
+    description.write_text(json.dumps(described))
+    found = saves.find(KEY)
+    # If the memory's identity is another, its digest counts.
+    assert found == (made if field == "unchanged" else None)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving files to others needs root")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -25,6 +26,7 @@ from pytest_bpflink.vm.kernels import (
     find,
     releases,
 )
+from tests.support.damage import DAMAGES, damaged
 from tests.support.debian_archive import FETCH, contents, needs_apt
 from tests.support.kernel_trees import write
 from tests.support.nobody import NOBODY
@@ -75,6 +77,47 @@ def test_kernel_that_another_user_may_have_written_is_fetched_again(
     assert contents(store) == [f"{kernel.release}_6.1.100-1"]
     (refusal,) = cache.refusals()
     assert f"not used, since {planted} belongs to nobody" in refusal
+
+
+@needs_apt
+@pytest.mark.parametrize("damage", ["binary", "cut"])
+def test_kernel_with_a_damaged_configuration_is_fetched_again(store: Store, damage: str) -> None:
+    kernel = find("6.1", store=store)
+    config = kernel.image.with_name(f"config-{kernel.release}")
+    right = config.read_bytes()
+    config.write_bytes(bytes(range(256)) if damage == "binary" else right[: len(right) // 2])
+
+    again = find("6.1", store=Store(store.root))
+
+    assert again.config == kernel.config
+    assert config.read_bytes() == right
+    assert contents(store) == [f"{kernel.release}_6.1.100-1"]
+
+
+@needs_apt
+@pytest.mark.parametrize("damage", ["cut", *DAMAGES])
+def test_damaged_list_of_packages_is_made_anew(store: Store, damage: str) -> None:
+    find("6.1", store=store)
+    file = store.root.parent / "apt/packages.json"
+    right = file.read_bytes()
+    file.write_bytes(damaged(file)[damage])
+    assert find("6.12", store=store).version == "6.12.5"
+    assert file.read_bytes() == right
+
+
+@needs_apt
+@pytest.mark.parametrize("field", ["name", "version", "download_size", "locked"])
+def test_list_of_packages_with_a_value_of_another_type_is_made_anew(
+    store: Store, field: str
+) -> None:
+    find("6.1", store=store)
+    file = store.root.parent / "apt/packages.json"
+    right = file.read_bytes()
+    known = json.loads(right)
+    known["packages"][0][field] = {"a": 1}
+    file.write_text(json.dumps(known))
+    assert find("6.12", store=store).version == "6.12.5"
+    assert file.read_bytes() == right
 
 
 @needs_apt

@@ -26,6 +26,7 @@ from pytest_bpflink import eventually
 from pytest_bpflink.vm.image import guest_image, inventory
 from pytest_bpflink.vm.image.inventory import ImageError
 from pytest_bpflink.vm.kernels import Kernel, find
+from pytest_bpflink.vm.machines.errors import BootFailed
 from pytest_bpflink.vm.machines.kvm import detect
 from pytest_bpflink.vm.warm import warm
 from pytest_bpflink.vm.warm.saves import Save, Saves, _digest
@@ -559,6 +560,38 @@ def test_command_in_a_save_is_not_run(
     machine.close()
     assert said == []
     assert not (tmp_path / "run").exists()
+
+
+def test_guest_that_is_killed_while_it_is_restored_leaves_its_save(
+    new_machine: Callable[..., ColdMachine], the_save: Save, saves: Saves
+) -> None:
+    said: list[str] = []
+    machine = new_machine(say=said.append)
+    machine.start()
+    machine.kill()
+    with pytest.raises(BootFailed, match="was killed by this run before its Python ran"):
+        machine.wait_ready()
+    machine.close()
+    assert said == []
+    assert not machine.alive
+    assert saves.find(the_save.directory.name) == the_save
+
+
+def test_guest_whose_qemu_dies_once_is_restored_from_the_same_save(
+    new_machine: Callable[..., ColdMachine], the_save: Save, saves: Saves
+) -> None:
+    """As where the host has no memory left: the save is whole."""
+    said: list[str] = []
+    machine = new_machine(say=said.append)
+    before = the_save.memory.stat().st_ino
+    machine.start()
+    assert machine._process
+    machine._process.kill()
+    machine.wait_ready()
+    machine.close()
+    assert said == []
+    assert saves.find(the_save.directory.name) == the_save
+    assert the_save.memory.stat().st_ino == before
 
 
 def test_save_that_can_not_be_restored_is_made_again(

@@ -10,14 +10,16 @@ import json
 import os
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
-from pytest_bpflink.vm.cache import is_trusted
+from pytest_bpflink.vm.cache import is_texts, recall
 from pytest_bpflink.vm.whole_file import make_directory, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+Answer = TypeVar("Answer", str, list[str])
 
 # A second write within the same tick of the kernel's clock leaves a file's times as they are.
 _SETTLED_NS = 1_000_000_000
@@ -34,23 +36,23 @@ class Contents:
 
     def __init__(self, record: Path) -> None:
         self._record = record
-        self._known = _read(record) if is_trusted(record) else {}
+        self._known = {name: known for name, known in recall(record).items() if _is_known(known)}
         self._changed = False
 
     def digest(self, path: Path) -> str:
         """Return a digest of a file's content. Raises OSError."""
-        found: str = self.ask(path, _digest)
-        return found
+        return self.ask(path, _digest)
 
-    def ask(self, path: Path, question: Callable[[Path], Any]) -> Any:
-        """Return QUESTION's answer about a file, of JSON's types. Each file must have one question.
+    def ask(self, path: Path, question: Callable[[Path], Answer]) -> Answer:
+        """Return QUESTION's answer about a file. Each file must have one question.
 
         The answer is remembered until the file is replaced or written to. Raises OSError.
         """
         name, now = str(path), identity(path)
         known = self._known.get(name)
         if known and known[0] == now:
-            return known[1]
+            remembered: Answer = known[1]
+            return remembered
         settled = time.time_ns() - now[-1] > _SETTLED_NS
         answer = question(path)
         if settled:
@@ -69,12 +71,10 @@ class Contents:
             write_whole(self._record, json.dumps(here).encode())
 
 
-def _read(record: Path) -> dict[str, list[Any]]:
-    with suppress(OSError, ValueError):
-        known = json.loads(record.read_text())
-        if isinstance(known, dict):
-            return known
-    return {}
+def _is_known(known: object) -> bool:
+    if not isinstance(known, list) or len(known) != 2:
+        return False
+    return isinstance(known[1], str) or is_texts(known[1])
 
 
 def _digest(path: Path) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import itertools
 import json
 import lzma
@@ -50,6 +51,10 @@ _SHELLS = "/bin/busybox sh", "/bin/sh"
 _PT_INTERP = 3
 
 
+class DamagedError(Exception):
+    """The compiled code of an inventory is not what it was when the inventory was taken."""
+
+
 def own_digest() -> str:
     """Return a digest of the project's own programs, which are in each image."""
     return hashlib.sha256(b"".join(path.read_bytes() for path in (_AGENT, *_PROGRAMS))).hexdigest()
@@ -72,14 +77,17 @@ def needed_modules(modules: Path, *, contents: Contents | None = None) -> list[P
 def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> None:
     """Write a guest's image. MODULES is the directory of the kernel's modules, if it has one.
 
-    Raises ImageError.
+    Raises DamagedError, ImageError.
     """
+    packed = inventory.code.read_bytes()
+    if hashlib.sha256(packed).hexdigest() != inventory.code_digest:
+        raise DamagedError(f"{inventory.code} is damaged")
     with destination.open("wb") as file, Archive(file) as archive:
         archive.add_console()
         parts = (inventory.files, inventory.plugin, inventory.libraries, _surroundings(inventory))
         for path in itertools.chain(*parts):
             archive.add_host_file(Path(path))
-        with zipfile.ZipFile(inventory.code) as code:
+        with zipfile.ZipFile(io.BytesIO(packed)) as code:
             for name in code.namelist():
                 archive.add(Path(name), code.read(name))
         loaded = []

@@ -19,7 +19,7 @@ from stat import S_IMODE
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm import guest
-from pytest_bpflink.vm.cache import is_trusted
+from pytest_bpflink.vm.cache import is_texts, is_trusted, recall
 from pytest_bpflink.vm.image.digests import identity
 from pytest_bpflink.vm.whole_file import make_directory, replacing, write_whole
 
@@ -58,8 +58,8 @@ class Inventory:
     """A Python of the host, and the files that a guest needs of it.
 
     `code` is a zip file with their compiled code, under the names by which Python finds it.
-    `digest` is a digest of their content without the plugin's: if the plugin has changed since the
-    save, the guest imports it anew.
+    `code_digest` is the digest of that file. `digest` is a digest of the files' content without the
+    plugin's: if the plugin has changed since the save, the guest imports it anew.
     """
 
     python: str
@@ -69,6 +69,7 @@ class Inventory:
     plugin: tuple[str, ...]
     libraries: tuple[str, ...]
     code: Path
+    code_digest: str
     digest: str
 
     @property
@@ -100,12 +101,17 @@ class Inventory:
 
 
 def take(
-    python: str, environment: Mapping[str, str], *, cache: Path, cwd: Path = Path("/")
+    python: str,
+    environment: Mapping[str, str],
+    *,
+    cache: Path,
+    cwd: Path = Path("/"),
+    anew: bool = False,
 ) -> Inventory:
     """Return the files of a Python for guests; CACHE remembers them until one of them changes.
 
-    PYTHONPATH may have paths that are relative to CWD. Raises ImageError if this Python has no
-    pytest or does not run.
+    PYTHONPATH may have paths that are relative to CWD. With ANEW the files are listed and compiled
+    again. Raises ImageError if this Python has no pytest or does not run.
     """
     startup = {name: environment[name] for name in _STARTUP_VARIABLES if name in environment}
     entries = environment.get("PYTHONPATH", "")
@@ -114,8 +120,7 @@ def take(
     asked = [python, startup, path, _PRELOAD.read_text()]
     name = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     record, code = cache / f"python-{name}.json", cache / f"python-{name}.zip"
-    is_ours = is_trusted(record) and is_trusted(code)
-    known = _recall(record, code) if is_ours else None
+    known = None if anew else _recall(record, code)
     if known is None:
         make_directory(cache, mode=0o700)
         _forget_unused(cache)
@@ -129,14 +134,17 @@ def take(
         plugin=tuple(known["plugin"]),
         libraries=tuple(known["libraries"]),
         code=code,
+        code_digest=known["code"],
         digest=known["digests"]["frozen"],
     )
 
 
 def _recall(record: Path, code: Path) -> dict[str, Any] | None:
     """Return the description in RECORD, unless it is damaged or a file has changed."""
+    known = recall(record)
+    if not _is_description(known) or not is_trusted(code):
+        return None
     try:
-        known: dict[str, Any] = json.loads(record.read_text())
         stats = _stats(known)
         if known["stats"] != stats:
             # The files may have been installed anew, as on CI: compare their content.
@@ -149,6 +157,16 @@ def _recall(record: Path, code: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return known
+
+
+def _is_description(known: Mapping[str, Any]) -> bool:
+    lists = ("path", "files", "plugin", "libraries")
+    digests = known.get("digests")
+    return (
+        all(is_texts(known.get(name)) for name in lists)
+        and isinstance(digests, dict)
+        and is_texts([digests.get("frozen"), digests.get("plugin"), known.get("code")])
+    )
 
 
 def _forget_unused(cache: Path) -> None:
@@ -174,7 +192,9 @@ def _describe(python: str, environment: Mapping[str, str], code: Path) -> dict[s
         described: dict[str, Any] = json.loads(done.stdout)
     if not any(path.endswith("/pytest/__init__.py") for path in described["files"]):
         raise ImageError(f"{python} has no pytest of its own (in a zip file, perhaps)")
-    return {**described, "stats": _stats(described), "digests": _digests(described)}
+    packed = hashlib.sha256(code.read_bytes()).hexdigest()
+    digests = _digests(described)
+    return {**described, "stats": _stats(described), "digests": digests, "code": packed}
 
 
 def _stats(described: Mapping[str, list[str]]) -> list[list[int]]:

@@ -9,10 +9,10 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm.cache import is_trusted
+from pytest_bpflink.vm.cache import is_texts, recall
 from pytest_bpflink.vm.kernels.apt import Apt, AptError, stanzas
 from pytest_bpflink.vm.kernels.kernel import Unreachable
 from pytest_bpflink.vm.whole_file import write_whole
@@ -136,16 +136,13 @@ class Archive:
         return {(package.name, package.version): package for package in packages}
 
     def _recall(self, updated: float | None) -> list[Package] | None:
-        if not is_trusted(self._known):
+        known = recall(self._known)
+        if updated is None or known.get("updated") != updated:
             return None
         try:
-            known = json.loads(self._known.read_text())
-            if updated is None or known["updated"] != updated:
-                return None
-            packages = [Package(**values) for values in known["packages"]]
-        except (OSError, ValueError, LookupError, TypeError):
+            return [_package(**values) for values in known["packages"]]
+        except (LookupError, TypeError):
             return None
-        return [replace(package, locked=tuple(package.locked)) for package in packages]
 
     def _search(self) -> list[Package]:
         found = self._output("apt-cache", "search", "--names-only", "^linux-[a-z]+-[0-9]")
@@ -218,3 +215,13 @@ def parse_packages(text: str) -> list[Package]:
 
 def _is_meta(package: Package) -> bool:
     return any(name.startswith("linux-image-") for name in package.locked)
+
+
+def _package(
+    *, name: Any, version: Any, download_size: Any, installed_size: Any, locked: Any
+) -> Package:
+    """Return a package of which all was kept. Raises TypeError if a value is of another type."""
+    sizes = isinstance(download_size, int) and isinstance(installed_size, int)
+    if not (sizes and is_texts([name, version]) and is_texts(locked)):
+        raise TypeError
+    return Package(name, version, download_size, installed_size, tuple(locked))

@@ -86,7 +86,7 @@ _IMAGE_NAMES = ("vmlinuz", "vmlinux", "Image", "bzImage")
 def read_kernel(path: Path, *, spec: str | None = None) -> Kernel:
     """Return the kernel at PATH: an image, a package tree, or a build tree.
 
-    Raises KernelNotFound if there is none, or more than one.
+    Raises KernelNotFound if there is none, or more than one; KernelUnusable if it is damaged.
     """
     found = path.resolve()
     if not os.path.exists(found):
@@ -143,7 +143,7 @@ def _image(image: Path, spec: str | None, *, owner: Path | None = None) -> Kerne
         release=release,
         image=image,
         modules=_modules_above(image, release),
-        config=parse_config(config_file.read_text()) if config_file else {},
+        config=_read_config(config_file) if config_file else {},
         version=release,
         config_file=config_file,
     )
@@ -165,7 +165,7 @@ def _in_build_tree(tree: Path, spec: str | None) -> Kernel:
         image=built[0],
         # virtme-ng recognises an image in a build tree and collects the tree's modules itself.
         modules=tree if (tree / "modules.order").exists() else None,
-        config=parse_config((tree / ".config").read_text()),
+        config=_read_config(tree / ".config"),
         version=release,
         config_file=tree / ".config",
     )
@@ -216,6 +216,13 @@ def _modules_above(image: Path, release: str) -> Path | None:
 def _config_near(image: Path, release: str) -> Path | None:
     places = (image.with_name(f"config-{release}"), image.with_name("config"))
     return next((place for place in places if place.is_file()), None)
+
+
+def _read_config(config: Path) -> dict[str, str]:
+    try:
+        return parse_config(config.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise KernelUnusable(f"{config} is damaged: a kernel's configuration is text") from None
 
 
 def _short_id(name: str, path: Path) -> str:

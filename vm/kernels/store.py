@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.vm import programs
-from pytest_bpflink.vm.cache import cache_root, is_trusted_tree, locked, usable
+from pytest_bpflink.vm.cache import cache_root, is_trusted_tree, locked, refuse, usable
 from pytest_bpflink.vm.kernels import releases
 from pytest_bpflink.vm.kernels.kernel import (
     Kernel,
@@ -51,7 +51,7 @@ class Store:
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = usable(root or cache_root() / "kernels")
-        self._trusted: dict[Path, bool] = {}
+        self._usable: dict[Path, bool] = {}
 
     def kernels(self) -> list[Stored]:
         """Return the kernels in the store, the oldest first."""
@@ -153,18 +153,18 @@ class Store:
         return replace(read_kernel(stored.path, spec=spec), version=stored.upstream, lease=lease)
 
     def _choose(self, spec: str, kernels: Iterable[releases.K]) -> releases.K | None:
-        """Return what `releases.choose` does, but no kernel that another user may have written."""
+        """Return what `releases.choose` does, but no kernel that is damaged or not trusted."""
         chosen = releases.choose(spec, left := [*kernels])
-        while isinstance(chosen, Stored) and not self._is_trusted(chosen.path):
+        while isinstance(chosen, Stored) and not self._is_usable(chosen.path):
             left.remove(chosen)
             chosen = releases.choose(spec, left)
         return chosen
 
-    def _is_trusted(self, path: Path) -> bool:
+    def _is_usable(self, path: Path) -> bool:
         # To look at each file of a kernel takes 20 ms.
-        if path not in self._trusted:
-            self._trusted[path] = is_trusted_tree(path)
-        return self._trusted[path]
+        if path not in self._usable:
+            self._usable[path] = is_trusted_tree(path) and _is_whole(path)
+        return self._usable[path]
 
     def _all(
         self, spec: str, archive: Archive, progress: Callable[[str], None]
@@ -236,11 +236,11 @@ class Store:
             _unpack(files, tree)
             check_kernel(read_kernel(tree))
             withdraw(tree)
-            # A kernel of this name that is not trusted.
+            # A kernel of this name that is damaged or not trusted.
             with suppress(FileNotFoundError):
                 (self.root / name).rename(Path(temporary) / "replaced")
             tree.rename(self.root / name)
-            self._trusted.pop(self.root / name, None)
+            self._usable.pop(self.root / name, None)
         return Stored(self.root / name, package.release, package.version)
 
     def _remove(self, kernel: Stored) -> bool:
@@ -261,6 +261,16 @@ class Store:
                 f" {self.root}, {free >> 20} MiB are free; make room (bpflink kernels prune), or"
                 " set BPFLINK_CACHE to a directory on another disk"
             )
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a kernel could be unpacked as it is."""
+    try:
+        check_kernel(read_kernel(path))
+    except KernelError as error:
+        refuse(path, str(error))
+        return False
+    return True
 
 
 def _unpack(packages: Iterable[Path], tree: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.vm.cache import cache_part, held
+from pytest_bpflink.vm.cache import cache_part, held, recall
 from pytest_bpflink.vm.machines import qemu
 from pytest_bpflink.vm.machines.acceleration import Acceleration
 from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
@@ -86,12 +86,10 @@ def _try_kvm(kernel: Kernel) -> Acceleration:
 
 
 def _recall(cache: Path, key: str) -> Acceleration | None:
-    try:
-        known = json.loads(cache.read_text())
-        if known["key"] == key:
-            return Acceleration(kvm=known["kvm"], reason=known["reason"])
-    except (OSError, ValueError, LookupError, TypeError):
-        pass
+    known = recall(cache)
+    kvm, reason = known.get("kvm"), known.get("reason")
+    if known.get("key") == key and isinstance(kvm, bool) and isinstance(reason, str):
+        return Acceleration(kvm=kvm, reason=reason)
     return None
 
 

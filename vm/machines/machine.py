@@ -90,6 +90,9 @@ class Machine:
         self._from_guest = -1
         self._to_guest = -1
         self._undo = ExitStack()
+        # Once it is set, no QEMU is started; the lock is held while one is started or killed.
+        self._killed = False
+        self._starting = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -122,26 +125,32 @@ class Machine:
 
     def _launch(self, command: Sequence[str], *, pass_fds: Sequence[int] = ()) -> None:
         """Start a QEMU with pipes to it; an earlier QEMU of this machine is killed."""
-        self.kill()
+        self._end_qemu()
         self._undo.close()
         with ExitStack() as undo:
             for_guest = self._pipe(undo, gateway.TO_GUEST, os.O_RDONLY)
             by_guest = self._pipe(undo, gateway.FROM_GUEST, os.O_WRONLY)
             log = undo.enter_context((self.directory / "qemu.log").open("wb"))
             log_of_console = undo.enter_context(console_file.appending(self.console_log))
-            try:
-                self._process = _in_lasting_thread(
-                    subprocess.Popen,
-                    [*_dying_with_parent(), *command, *virtme.console_descriptor(log_of_console)],
-                    stdin=for_guest,
-                    stdout=by_guest,
-                    stderr=log,
-                    pass_fds=[*pass_fds, log_of_console],
-                    # pytest alone handles Ctrl-C, and ends its guests afterwards.
-                    start_new_session=True,
-                )
-            except FileNotFoundError:
-                raise MachineError("setpriv is needed: apt-get install util-linux") from None
+            with self._starting:
+                self._check_not_killed()
+                try:
+                    self._process = _in_lasting_thread(
+                        subprocess.Popen,
+                        [
+                            *_dying_with_parent(),
+                            *command,
+                            *virtme.console_descriptor(log_of_console),
+                        ],
+                        stdin=for_guest,
+                        stdout=by_guest,
+                        stderr=log,
+                        pass_fds=[*pass_fds, log_of_console],
+                        # pytest alone handles Ctrl-C, and ends its guests afterwards.
+                        start_new_session=True,
+                    )
+                except FileNotFoundError:
+                    raise MachineError("setpriv is needed: apt-get install util-linux") from None
 
     def wait_ready(self, timeout: float = 60.0) -> None:
         """Return when the guest's Python is about to run.
@@ -160,13 +169,13 @@ class Machine:
         said = b""
         while not said.endswith(line):
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                self.kill()
+                self._end_qemu()
                 message = self._obituary(f"was not up after {scaled:.0f} s")
                 raise BootFailed(message, timed_out=True)
             # Byte by byte: the bytes after LINE belong to execnet.
             byte = os.read(self._from_guest, 1)
             if not byte:
-                self.kill()
+                self._end_qemu()
                 message = self._obituary(f"ended (QEMU's status {self.returncode})")
                 raise BootFailed(message, timed_out=False)
             said += byte
@@ -190,10 +199,22 @@ class Machine:
         return self._process.poll() if self._process else None
 
     def kill(self) -> None:
-        """End the guest as if its power had been cut. No error if it is dead already."""
+        """End the guest for good, as if its power had been cut; a `wait_ready` raises BootFailed.
+
+        No error if it is dead already.
+        """
+        self._killed = True
+        with self._starting:
+            self._end_qemu()
+
+    def _end_qemu(self) -> None:
         if self._process:
             self._process.kill()
             self._process.wait()
+
+    def _check_not_killed(self) -> None:
+        if self._killed:
+            raise BootFailed(self._obituary("was killed by this run"), timed_out=False)
 
     def close(self) -> None:
         """End the guest and let go of its pipes; its logs stay in DIRECTORY."""

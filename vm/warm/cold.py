@@ -54,12 +54,7 @@ class ColdMachine(Machine):
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._empty_console()
         try:
-            self._inventory = inventory.take(
-                self._worker.python,
-                self._worker.environment,
-                cache=cache_part("guests"),
-                cwd=self._worker.cwd,
-            )
+            self._inventory = self._take_inventory()
             self._begin()
         except ImageError as error:
             self._say(f"the guest is a plain one: {error}")
@@ -69,6 +64,12 @@ class ColdMachine(Machine):
     def wait_ready(self, timeout: float = 60.0) -> None:
         """Return when the guest's Python is about to run. As `Machine.wait_ready`."""
         self._next(timeout)
+
+    def _take_inventory(self, *, anew: bool = False) -> Inventory:
+        worker, cache = self._worker, cache_part("guests")
+        return inventory.take(
+            worker.python, worker.environment, cache=cache, cwd=worker.cwd, anew=anew
+        )
 
     def _begin(self) -> None:
         self._draw()
@@ -95,7 +96,12 @@ class ColdMachine(Machine):
         drawn, files = self._blueprint, self._boot_files
         files.mkdir(exist_ok=True)
         image, initramfs = files / "vmlinux", files / "initramfs"
-        guest_image.build(initramfs, self._inventory, modules=drawn.modules_of(self.kernel))
+        modules = drawn.modules_of(self.kernel)
+        try:
+            guest_image.build(initramfs, self._inventory, modules=modules)
+        except (guest_image.DamagedError, FileNotFoundError):
+            self._inventory = self._take_inventory(anew=True)
+            guest_image.build(initramfs, self._inventory, modules=modules)
         if not unpack_kernel.unpack(self.kernel.image, image):
             image = self.kernel.image
         booting = drawn.booting(

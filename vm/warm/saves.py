@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.vm.cache import file_lock, is_trusted_tree
+from pytest_bpflink.vm.cache import file_lock, is_trusted_tree, recall
 from pytest_bpflink.vm.image.digests import identity
 from pytest_bpflink.vm.whole_file import make_directory, write_whole
 
@@ -77,22 +77,35 @@ class Saves:
                 root.chmod(0o700)
 
     def find(self, key: str) -> Save | None:
-        """Return the save with this key; None if there is none, or it is damaged or not trusted."""
-        directory = self.root / key
-        if not is_trusted_tree(directory):
-            return None
+        """Return the save with this key; None if there is none, or it is damaged or not trusted.
+
+        A memory that was not written to since it was saved counts as whole, and is not read.
+        """
+        save, description = self._described(key)
         try:
-            description = json.loads((directory / _DESCRIPTION).read_text())
-            save = Save(directory, description["mapped"])
-            whole = _is_whole(save, description)
-        except (OSError, ValueError, LookupError, TypeError):
-            return None
-        if not whole:
+            if save is None or not _is_whole(save, description):
+                return None
+        except OSError:
             return None
         # `kept` takes this for the time of the last use.
         with contextlib.suppress(OSError):
-            os.utime(directory / _DESCRIPTION)
+            os.utime(save.directory / _DESCRIPTION)
         return save
+
+    def is_whole(self, key: str) -> bool:
+        """Whether there is a save with this key that is not damaged; all of it is read."""
+        save, description = self._described(key)
+        with contextlib.suppress(OSError):
+            return save is not None and _is_whole(save, description | {"unchanged": None})
+        return False
+
+    def _described(self, key: str) -> tuple[Save | None, dict[str, Any]]:
+        directory = self.root / key
+        if not is_trusted_tree(directory):
+            return None, {}
+        description = recall(directory / _DESCRIPTION)
+        mapped = description.get("mapped")
+        return (Save(directory, mapped) if isinstance(mapped, bool) else None), description
 
     def lock(self, key: str) -> FileLock:
         """Return the lock that whoever makes or discards this save must hold.
@@ -189,17 +202,19 @@ class Saves:
 
 
 def _is_whole(save: Save, description: dict[str, Any]) -> bool:
-    if _digest(save.state) != description["state"]:
+    if _digest(save.state) != description.get("state"):
         return False
-    if not save.mapped or identity(save.memory) == description["unchanged"]:
+    if not save.mapped or identity(save.memory) == description.get("unchanged"):
         return True
     # The file may be a copy, as from a cache of CI: compare its content. A copy may have zeros in
     # place of holes, and so take as much room as the guest has memory.
     _dig_holes(save.memory)
-    if _digest(save.memory) != description["memory"]:
+    if _digest(save.memory) != description.get("memory"):
         return False
     description["unchanged"] = identity(save.memory)
-    write_whole(save.directory / _DESCRIPTION, json.dumps(description).encode())
+    # The cache may be one that this user can't write to.
+    with contextlib.suppress(OSError):
+        write_whole(save.directory / _DESCRIPTION, json.dumps(description).encode())
     return True
 
 

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 # Under KVM, as all timeouts here (`_scaled`); restoring takes 0.1 s.
 _RESTORE_SECONDS = 10.0
 
-# A damaged save makes one restore fail, and is made anew; after another failure the guest boots.
-_MOST_FAILURES = 2
+# The first failure may be the host's: a save whose digests are right is kept. After the second
+# failure it is made anew, and after the third the guest boots.
+_KEEPING_FAILURES, _MOST_FAILURES = 1, 3
 
 # Between two looks.
 _LOCK_SECONDS = 0.1
@@ -46,7 +47,7 @@ _MAPPING = {"capability": "x-ignore-shared", "state": True}
 class WarmMachine(ColdMachine):
     """A guest of our own that is restored from a save; if there is none, it is made first.
 
-    If it can't be saved, or restoring fails twice, it is booted as a ColdMachine.
+    If it can't be saved, or restored from two saves, it is booted as a ColdMachine.
     """
 
     def __init__(self, kernel: Kernel, **options: Any) -> None:
@@ -64,8 +65,10 @@ class WarmMachine(ColdMachine):
             try:
                 self._next(timeout)
             except _NotRestored as error:
+                self._check_not_killed()
                 failures += 1
-                self._discard_save()
+                if failures > _KEEPING_FAILURES or not self._saves.is_whole(self._key):
+                    self._discard_save()
                 if failures == _MOST_FAILURES:
                     self._boot_instead(error)
                 else:
@@ -96,9 +99,13 @@ class WarmMachine(ColdMachine):
 
     def _restore_or_save(self) -> None:
         """Restore the guest, or boot it to be saved, or wait for another run that is saving it."""
-        save = self._saves.find(self._key)
-        if save:
-            self._restore(save)
+        while save := self._saves.find(self._key):
+            try:
+                state = save.state.open("rb")
+            except FileNotFoundError:  # another run has just removed the save
+                continue
+            with state:
+                self._restore(save, state.fileno())
             return
         from filelock import Timeout
 
@@ -108,15 +115,15 @@ class WarmMachine(ColdMachine):
             self._next = self._wait_for_another_run
             return
         # Another run may have made the save and released the lock in between.
-        save = self._saves.find(self._key)
-        if save:
+        if self._saves.find(self._key):
             self._saving.close()
-            self._restore(save)
+            self._restore_or_save()
         else:
             self._boot_to_be_saved()
 
     def _boot_instead(self, why: Exception) -> None:
         self._saving.close()
+        self._check_not_killed()
         self._say(f"the guest is booted, since it can't be restored: {why}")
         self._next = self._wait_booted
         self._boot()
@@ -124,6 +131,7 @@ class WarmMachine(ColdMachine):
     def _wait_for_another_run(self, timeout: float) -> None:
         deadline = time.monotonic() + self._scaled(timeout)
         while self._next == self._wait_for_another_run:
+            self._check_not_killed()
             if time.monotonic() > deadline:
                 raise SaveError("another run is saving this guest, and does not finish")
             time.sleep(_LOCK_SECONDS)
@@ -147,7 +155,11 @@ class WarmMachine(ColdMachine):
         self._saving.close()
         # A save whose key is outdated is never looked for again.
         self._saves.prune()
-        self._restore(save)
+        try:
+            with save.state.open("rb") as state:
+                self._restore(save, state.fileno())
+        except FileNotFoundError:
+            raise SaveError("another run removed the save at once") from None
         self._next(timeout)
 
     def _save(self, made: Path) -> Save:
@@ -163,7 +175,7 @@ class WarmMachine(ColdMachine):
             self._await_migration()
         except MonitorError as error:
             raise SaveError(f"QEMU could not save it: {error}") from None
-        self.kill()
+        self._end_qemu()
         if not mapped:
             (made / "memory").unlink()
         return self._saves.keep(self._key, made, mapped=mapped)
@@ -177,21 +189,26 @@ class WarmMachine(ColdMachine):
 
     # Restoring one.
 
-    def _restore(self, save: Save) -> None:
-        """Start a QEMU that maps the memory and reads the state; `_resume` waits for it."""
+    def _restore(self, save: Save, state: int) -> None:
+        """Start a QEMU that maps the memory and reads the state; `_resume` waits for it.
+
+        STATE is a descriptor of the save's state.
+        """
         if save.mapped:
             memory = blueprint.memory_file(save.memory, mib=self._memory_mib, shared=False)
         else:
             self._say("the guest's memory is read, since this QEMU can't map what it saved")
             memory = blueprint.memory(mib=self._memory_mib)
         options = [*memory, "-incoming", "defer"]
-        with self._monitored() as theirs, save.state.open("rb") as state:
+        with self._monitored() as theirs:
             options.extend(blueprint.monitor(theirs))
-            self._run([*self._blueprint.command, *options], pass_fds=[theirs, state.fileno()])
-            if save.mapped:
-                self._monitor.send("migrate-set-capabilities", capabilities=[_MAPPING])
-            self._monitor.send("migrate-incoming", uri=f"file:{save.state}")
-            self._next = partial(self._resume, f"fd:{state.fileno()}")
+            self._run([*self._blueprint.command, *options], pass_fds=[theirs, state])
+            self._next = partial(self._resume, f"fd:{state}")
+            # If QEMU is dead already, `_resume` finds out.
+            with suppress(MonitorError):
+                if save.mapped:
+                    self._monitor.send("migrate-set-capabilities", capabilities=[_MAPPING])
+                self._monitor.send("migrate-incoming", uri=f"file:{save.state}")
 
     def _resume(self, descriptor: str, timeout: float) -> None:
         del timeout  # meant for a boot

@@ -340,7 +340,7 @@ class MatrixController:
         self._watchdog.stop()
         # Before xdist waits 10 s for workers that may hang.
         for guest in self._guests.values():
-            guest.kill()
+            guest.end()
 
     def _run_kernels(self) -> list[RunKernel]:
         """Return each kernel for the report, with its guests' boot time, losses and problem."""
@@ -363,7 +363,7 @@ class MatrixController:
         """Leave nothing of the guests behind, also when the session did not start."""
         self._watchdog.stop()
         for guest in self._guests.values():
-            guest.kill()
+            guest.end()
         self._replacements.close()
         for guest in self._guests.values():
             guest.close()

@@ -65,7 +65,7 @@ def side_by_side(
         except BaseException:
             # The pool's end would wait until they are up.
             for guest in booting.values():
-                guest.kill()
+                guest.end()
             raise
     progress.line(f"guests are up after {time.monotonic() - began:.1f} s")
     progress.done()

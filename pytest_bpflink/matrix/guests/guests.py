@@ -70,6 +70,7 @@ class Guest:
         self._machine: Machine | None = None
         self._restarts_left = restarts
         self._began = 0.0
+        self._is_over = False
         self.died = 0
         self.booting = False
         #: How long the latest boot took, in seconds; 0.0 before the first.
@@ -110,6 +111,8 @@ class Guest:
         self._began = time.monotonic()
         try:
             self._machine = self._new_machine()
+            if self._is_over:  # `end` was called meanwhile, and saw no machine
+                self._machine.kill()
             self._machine.start()
         except OSError as error:
             raise MachineError(f"a file of the guest can't be written: {error}") from None
@@ -156,6 +159,9 @@ class Guest:
     def renew(self) -> None:
         """Boot another machine, without using up a restart; return while it boots."""
         self.close()
+        if self._is_over:
+            self.give_up(f"{self._title} is not started again, since the session is over")
+            return
         try:
             self.boot()
         except MachineError as error:
@@ -181,6 +187,11 @@ class Guest:
         """End the machine now; `close` must follow."""
         if self._machine:
             self._machine.kill()
+
+    def end(self) -> None:
+        """End the machine, and start no other: the session is over; `close` must follow."""
+        self._is_over = True
+        self.kill()
 
     def close(self) -> None:
         """End the machine, and leave nothing of it behind."""
