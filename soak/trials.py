@@ -137,7 +137,7 @@ def full_disk(stage: Stage, chance: random.Random) -> Generator[Outcome]:
                 problems.append(f"exit status {run.status}, and not for want of room")
             if run.status not in {0, 1}:
                 problems.append(f"exit status {run.status}: {run.last_line}")
-            problems += stage.left()
+        problems += stage.left()
         yield Outcome(f"{name} of {size} MiB: exit status {run.status}", tuple(problems))
 
 
