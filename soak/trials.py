@@ -153,15 +153,13 @@ def damage(stage: Stage, chance: random.Random) -> Generator[Outcome]:
     arguments = (*LINKS, "--kernel", stage.kernels[0])
     yield Outcome("a first session", tuple(green(stage.run(*arguments, variables=variables))))
     while True:
-        files = [
-            path
-            for path in sorted(cache.rglob("*"))
-            if path.is_file() and not path.is_symlink() and path.suffix not in {".ko", ".xz"}
-        ]
-        # As often as a file of a kernel, of which there are thousands, another one.
-        others = [path for path in files if cache / "kernels" not in path.parents]
-        images = [path for path in files if path.name.startswith(("vmlinuz", "config", "modules."))]
-        file = chance.choice(others if others and chance.random() < 0.8 else images or files)
+        parts: dict[str, list[Path]] = {}
+        for path in sorted(cache.rglob("*")):
+            part = path.relative_to(cache).parts[0]
+            # A kernel has thousands of modules; nothing here loads most of them.
+            if path.is_file() and not path.is_symlink() and path.suffix not in {".ko", ".xz"}:
+                parts.setdefault(part, []).append(path)
+        file = chance.choice(parts[chance.choice([*parts])])
         name, harm = file.relative_to(cache), chance.choice(_HARMS)
         before = file.read_bytes()
         harm(file, chance)
