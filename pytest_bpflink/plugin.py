@@ -78,6 +78,9 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     for marker in (*_REQUIREMENTS, *_ALLOWANCES):
         config.addinivalue_line("markers", marker)
+    if os.environ.get("BPFLINK_CACHE"):
+        # Wherever a test changes to.
+        os.environ["BPFLINK_CACHE"] = os.path.abspath(os.environ["BPFLINK_CACHE"])
     if config.option.kernel or len(libbpfs.asked_for(config)[0]) > 1:
         from pytest_bpflink.matrix import setup
 
