@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import stat
 import sys
 import tempfile
 from functools import partial
@@ -77,6 +78,9 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     for marker in (*_REQUIREMENTS, *_ALLOWANCES):
         config.addinivalue_line("markers", marker)
+    if os.environ.get("BPFLINK_CACHE"):
+        # Wherever a test changes to.
+        os.environ["BPFLINK_CACHE"] = os.path.abspath(os.environ["BPFLINK_CACHE"])
     if config.option.kernel or len(libbpfs.asked_for(config)[0]) > 1:
         from pytest_bpflink.matrix import setup
 
@@ -86,7 +90,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
         setup.configure_report(config)
     if getattr(config.option, "basetemp", "") is None and _usual_basetemp_is_anothers():
-        config.option.basetemp = tempfile.mkdtemp(prefix="pytest-")
+        _use_own_temproot(config)
     _configure_watching(config)
 
 
@@ -106,6 +110,24 @@ def _usual_basetemp_is_anothers() -> bool:
         return True
     except (OSError, KeyError):
         return False
+
+
+def _use_own_temproot(config: pytest.Config) -> None:
+    """Have pytest make its directories, and keep the last three, where no other user makes any."""
+    if is_in_guest(config):
+        # All that a guest writes ends with it.
+        config.option.basetemp = tempfile.mkdtemp(prefix="pytest-")
+        return
+    own = Path(tempfile.gettempdir(), f"pytest-bpflink-{os.geteuid()}")
+    try:
+        own.mkdir(mode=0o700, exist_ok=True)
+        found = own.lstat()
+        is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    except OSError:
+        is_ours = False
+    if not is_ours or found.st_mode & 0o022:
+        own = Path(tempfile.mkdtemp(prefix="pytest-"))
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(own)
 
 
 def _configure_watching(config: pytest.Config) -> None:

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 
 from pytest_bpflink.commands.output import FAILED, CommandError, lost_directory, say
 from pytest_bpflink.commands.specs import stored_specs
-from pytest_bpflink.session.arguments import writable_directory
+from pytest_bpflink.session.arguments import guest_memory, writable_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,7 +60,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     kernel.completer = stored_specs  # type: ignore[attr-defined]
     parser.add_argument(
         "--memory",
-        type=_positive,
+        type=guest_memory,
         default=512,
         metavar="MIB",
         help="The guest's memory (default: 512 MiB)",

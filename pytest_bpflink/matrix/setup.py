@@ -7,6 +7,7 @@ them.
 from __future__ import annotations
 
 import sys
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -93,7 +94,7 @@ def _configure_controller(config: pytest.Config, kernels: Sequence[MatrixKernel]
 
     option = config.option
     _refuse_hidden(config, kernels)
-    _refuse_unsendable_path()
+    _refuse_undecodable(config, kernels)
     if option.usepdb:
         raise pytest.UsageError("--pdb can't reach into a guest: use it with --kernel native alone")
     if option.tx and not option.numprocesses:
@@ -145,16 +146,27 @@ def _refuse_hidden(config: pytest.Config, kernels: Sequence[MatrixKernel]) -> No
             )
 
 
-def _refuse_unsendable_path() -> None:
-    """Raise UsageError if xdist could not send `sys.path` to its workers."""
-    for entry in sys.path:
-        try:
-            entry.encode()
-        except UnicodeEncodeError:
-            raise pytest.UsageError(
-                f"--kernel: {entry!r} in sys.path is not UTF-8, and pytest-xdist can't send it to"
-                " its workers; take it out of PYTHONPATH, or rename the directory"
-            ) from None
+def _refuse_undecodable(config: pytest.Config, kernels: Sequence[MatrixKernel]) -> None:
+    """Raise UsageError for a path that is not UTF-8: xdist and virtme-ng can't pass it on."""
+    from pytest_bpflink.vm.cache import cache_root
+
+    named = {
+        "the working directory": [str(config.invocation_params.dir)],
+        "the path of tests": config.args,
+        "the entry of sys.path": sys.path,
+        "the temporary directory (TMPDIR)": [tempfile.gettempdir()],
+        "the cache (BPFLINK_CACHE)": [str(cache_root())],
+        "the kernel": [kernel.spec for kernel in kernels],
+    }
+    for what, paths in named.items():
+        for path in paths:
+            try:
+                path.encode()
+            except UnicodeEncodeError:
+                raise pytest.UsageError(
+                    f"--kernel: {what} {path!r} is not UTF-8, and neither pytest-xdist nor"
+                    " virtme-ng can pass it on; rename it, or use another"
+                ) from None
 
 
 def _hiding(path: Path) -> str | None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.session.arguments import writable_directory
+from pytest_bpflink.session.arguments import guest_memory, writable_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +107,7 @@ def _add_options_of_kernels(parser: pytest.Parser) -> None:
     )
     kernels.addoption(
         "--kernel-memory",
-        type=_at_least(128),
+        type=guest_memory,
         default=512,
         metavar="MIB",
         help="Memory of each guest in MiB (default: %(default)s)",

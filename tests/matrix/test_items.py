@@ -172,7 +172,10 @@ def test_tests_of_one_module_are_not_reordered(pytester: pytest.Pytester, with_f
         (["--kernel", "unknown,unknown2"], "--kernel unknown2: there is no kernel unknown2;*good"),
         (["--kernel", "noqemu"], "ERROR: --kernel noqemu: QEMU is not installed: apt-get*"),
         (["--kernel", "full"], "ERROR: --kernel full: *No space left on device: 'launch.sh'"),
-        (["--kernel-memory", "64"], "*argument --kernel-memory: 64 is too little: at least 128*"),
+        (
+            ["--kernel-memory", "223"],
+            "*argument --kernel-memory: 223 MiB is too little: a guest needs 224 MiB to boot",
+        ),
         (["--kernel-memory", "1G"], "*argument --kernel-memory: '1G' is no whole number"),
         (["--kernel-cpus", "0"], "*argument --kernel-cpus: 0 is too little: at least 1 is needed"),
         (["--kernel-workers", "0"], "*argument --kernel-workers: 0 is too little*"),
@@ -211,17 +214,50 @@ def test_what_cannot_work_is_a_usage_error_before_any_test(
     result.stdout.no_fnmatch_line("* passed*")
 
 
-def test_path_that_xdist_can_not_send_is_a_usage_error(
-    pytester: pytest.Pytester, with_fakes: Run, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("variable", "what"),
+    [("PYTHONPATH", "the entry of sys.path"), ("BPFLINK_CACHE", "the cache (BPFLINK_CACHE)")],
+)
+def test_directory_that_xdist_or_virtme_ng_can_not_pass_on_is_a_usage_error(
+    pytester: pytest.Pytester,
+    with_fakes: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    what: str,
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", "/not\udcffUTF-8", prepend=os.pathsep)
+    prepend = os.pathsep if variable == "PYTHONPATH" else None
+    monkeypatch.setenv(variable, "/not\udcffUTF-8", prepend=prepend)
     pytester.makepyfile("def test_x(): pass")
 
     result = with_fakes("--kernel", "6.1")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(
-        ["ERROR: --kernel: '/not?udcffUTF-8' in sys.path is not UTF-8, and pytest-xdist can't*"]
+    assert result.stderr.str().rstrip() == undecodable(what, "/not\\udcffUTF-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what", "path"),
+    [
+        (["--kernel", "./a\udcff"], "the kernel", "./a"),
+        (["--kernel", "6.1", "a\udcff"], "the path of tests", "a"),
+    ],
+)
+def test_argument_that_xdist_or_virtme_ng_can_not_pass_on_is_a_usage_error(
+    pytester: pytest.Pytester, with_fakes: Run, *, arguments: list[str], what: str, path: str
+) -> None:
+    pytester.makepyfile("def test_x(): pass")
+    pytester.path.joinpath("a\udcff").mkdir()
+
+    result = with_fakes(*arguments)
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.stderr.str().rstrip() == undecodable(what, f"{path}\\udcff")
+
+
+def undecodable(what: str, path: str) -> str:
+    return (
+        f"ERROR: --kernel: {what} '{path}' is not UTF-8, and neither pytest-xdist nor virtme-ng can"
+        " pass it on; rename it, or use another"
     )
 
 

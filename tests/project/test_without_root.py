@@ -91,15 +91,21 @@ def test_root_of_a_guest_uses_no_temporary_directory_of_the_host(tmp_path: Path,
         "def test_it(tmp_path): assert not any(tmp_path.iterdir())"
     )
     powers = "-dac_override,-dac_read_search"
-    done = subprocess.run(
-        [
-            *("setpriv", f"--bounding-set={powers}", f"--inh-caps={powers}"),
-            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_it.py"),
-        ],
-        cwd=tmp_path,
-        env=os.environ | {"TMPDIR": str(tmp_path), "LOGNAME": "somebody"},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    assert "= 1 passed in" in done.stdout, done.stdout
+    for _ in range(5):
+        done = subprocess.run(
+            [
+                *("setpriv", f"--bounding-set={powers}", f"--inh-caps={powers}"),
+                *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_it.py"),
+            ],
+            cwd=tmp_path,
+            env=os.environ | {"TMPDIR": str(tmp_path), "LOGNAME": "somebody"},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        assert "= 1 passed in" in done.stdout, done.stdout
+
+    # As many as pytest keeps in its usual directory.
+    own = tmp_path / "pytest-bpflink-0"
+    assert sorted(tmp_path.glob("pytest-*")) == [own, theirs]
+    assert len([*(own / "pytest-of-somebody").glob("pytest-[0-9]*")]) == 3

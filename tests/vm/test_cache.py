@@ -24,6 +24,23 @@ def test_cache_stays_the_same_in_another_working_directory(
     assert cache_root() == tmp_path / "cache"
 
 
+def test_relative_cache_stays_the_same_after_a_test_has_changed_directory(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BPFLINK_CACHE", "cache")
+    pytester.makepyfile(
+        """
+        from pytest_bpflink.vm.cache import cache_root
+
+        def test_x(tmp_path, monkeypatch, request):
+            monkeypatch.chdir(tmp_path)
+            assert cache_root() == request.config.rootpath / "cache"
+        """
+    )
+
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+
+
 def test_file_that_is_written_replaces_the_old_one(tmp_path: Path) -> None:
     for content in (b"old", b"new"):
         write_whole(tmp_path / "directory/file", content)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_bpflink.vm import host_files
 from pytest_bpflink.vm.scratch import Scratch, sweep
 
 if TYPE_CHECKING:
@@ -76,6 +77,37 @@ def test_directory_of_a_living_process_stays() -> None:
         looking = [sys.executable, "-c", "from pytest_bpflink.vm.scratch import *; print(sweep())"]
         assert subprocess.check_output(looking, text=True) == "[]\n"
         assert own.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("command_line", "swept"),
+    [
+        ("BOOT_IMAGE=/vmlinuz-6.1 root=/dev/sda1 quiet", True),
+        ("console=ttyS0 rdinit=/bpflink/agent.py PYTHONHASHSEED=0", False),
+        ('"virtme_link_mods=/a b/lib" virtme_hostname=vng init=/bin/sh', False),
+    ],
+)
+def test_guest_sweeps_nothing_that_may_be_its_host_s(
+    temporary: Path,
+    another: subprocess.Popen[str],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    command_line: str,
+    swept: bool,
+) -> None:
+    another.kill()
+    another.wait()
+    line = temporary / "cmdline"
+    line.write_text(f"{command_line}\n")
+    monkeypatch.setattr(host_files, "_COMMAND_LINE", line)
+    # In a container /run may be on the file system that has /tmp.
+    monkeypatch.setattr(host_files, "_OWN", ("/proc",))
+    host_files.in_guest.cache_clear()
+
+    try:
+        assert bool(sweep()) == swept
+    finally:
+        host_files.in_guest.cache_clear()
 
 
 def test_file_that_only_has_such_a_name_stays(temporary: Path) -> None:

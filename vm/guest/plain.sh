@@ -32,6 +32,22 @@ ulimit -l unlimited
 
 mount -t bpf bpf /sys/fs/bpf
 
+# A tmpfs takes half of the memory by default, and several together more than there is: the kernel
+# would kill processes before a write fails. /run holds what is written to the host's directories.
+while read -r name available _; do
+    [ "$name" != MemAvailable: ] || break
+done < /proc/meminfo
+# Limits the tmpfs on $2 to $1 percent of the memory that is available.
+limit() {
+    mount -o "remount,size=$((available * $1 / 100))k" "$2"
+}
+limit 40 /run
+limit 10 /dev/shm
+limit 10 /var/tmp
+for place in /var/log /var/cache /var/lib/private /var/lib/apt; do
+    limit 2 "$place"
+done
+
 # virtme-ng's init has already done it if the host has iproute2.
 ip link set dev lo up 2> /dev/null || busybox ip link set dev lo up
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm import guest
+from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.machines import virtme
 from pytest_bpflink.vm.machines.gateway import BOOTSTRAP
 
@@ -90,7 +92,10 @@ def compose(
         options=[
             *(f"--overlay-rwdir={path}" for path in _overlaid(worker)),
             *([f"--rwdir={worker.writable}"] if worker.writable else []),
-            *(f"--rodir={path}" for path in _hidden([directory, worker.cwd, guest.DIRECTORY])),
+            *(
+                f"--rodir={path}"
+                for path in _hidden([directory, *needed_paths(kernel, worker.cwd)])
+            ),
             *("--script-sh", shlex.join(["exec", "sh", str(GUEST_SCRIPT), str(launch)])),
             *(f"--kopt={option}" for option in [*virtme.kernel_options(kernel), *append]),
         ],
@@ -117,6 +122,14 @@ def _overlaid(worker: Worker) -> list[str]:
     tops = {path.split("/")[1] for path in [str(worker.cwd), *named] if path.startswith("/")}
     kernels_own = {"", "dev", "proc", "run", "sys"}
     return [f"/{name}" for name in sorted(usual | tops - kernels_own) if Path(f"/{name}").is_dir()]
+
+
+def needed_paths(kernel: Kernel, cwd: Path) -> list[Path]:
+    """Return the directories of the host that a guest must see, wherever they are."""
+    wanted = [cwd, Path(sys.prefix), guest.DIRECTORY, cache_root(), kernel.modules]
+    if kernel.config_file:
+        wanted.append(kernel.config_file.parent)
+    return list(dict.fromkeys(path for path in wanted if path and path.is_dir()))
 
 
 def _hidden(needed: Sequence[Path]) -> list[Path]:

@@ -117,10 +117,13 @@ def redirected(command: list[str], *, errors: Path) -> list[str]:
     files = {"console": CONSOLE, "stderr": errors, "dev_stdout": errors, "dev_stderr": errors}
     result = []
     for argument in command:
-        chardev = re.match(r"file,id=(\w+),path=", argument)
+        chardev = re.fullmatch(r"file,id=(\w+),path=(.*)", argument)
         if chardev and chardev[1] in files:
             path = str(files[chardev[1]]).replace(",", ",,")
             result.append(f"file,id={chardev[1]},path={path},append=on")
+        elif chardev:
+            # virtme-ng 1.42 does not double the commas in the path of the file for the status.
+            result.append(f"file,id={chardev[1]},path={chardev[2].replace(',', ',,')}")
         else:
             result.append(argument)
     return result

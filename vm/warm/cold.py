@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_bpflink.vm.cache import cache_part
 from pytest_bpflink.vm.image import guest_image, inventory
 from pytest_bpflink.vm.image.inventory import ImageError, Inventory
-from pytest_bpflink.vm.machines import virtme
+from pytest_bpflink.vm.machines import plain, virtme
 from pytest_bpflink.vm.machines.machine import Machine
 from pytest_bpflink.vm.warm import blueprint, letter
 from pytest_bpflink.vm.warm.blueprint import Blueprint
@@ -144,6 +144,7 @@ class ColdMachine(Machine):
             config=str(self.kernel.config_file) if self.kernel.config_file else None,
             plugin=self._plugin,
             path=self._inventory.path,
+            visible=plain.needed_paths(self.kernel, self._worker.cwd),
         )
         while contents:
             try:

@@ -9,7 +9,6 @@ import json
 import os
 import resource
 import struct
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from pytest_bpflink.vm.warm.blueprint import SHARE_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from pytest_bpflink.vm.machines.plain import Worker
 
@@ -46,12 +46,14 @@ def compose(
     config: str | None,
     plugin: str,
     path: Iterable[str],
+    visible: Iterable[Path],
 ) -> bytes:
     """Return the letter for a guest that is to run WORKER; it holds the present time.
 
     PLUGIN is the digest of the plugin's files: a guest in which they had another digest when it was
     saved imports the plugin anew, and so does each guest if PLUGIN is empty. PATH are the
-    directories in which the worker's Python finds distributions.
+    directories in which the worker's Python finds distributions. A guest mounts file systems on
+    /run and others: of the directories VISIBLE it shows those below such a mount.
     """
     letter = json.dumps(
         {
@@ -62,9 +64,7 @@ def compose(
             "config": config,
             "plugin": plugin,
             "writable": worker.writable and [SHARE_TAG, str(worker.writable)],
-            # A guest mounts file systems on /run and others; if one of these paths lies below such
-            # a mount, the guest binds the host's directory there.
-            "visible": [str(worker.cwd), sys.prefix],
+            "visible": [str(directory) for directory in visible],
             "environment": {"HOME": "/root", **worker.environment},
             "cwd": str(worker.cwd),
             "umask": _umask(),
