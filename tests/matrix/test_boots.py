@@ -131,9 +131,30 @@ def test_many_guests_boot_a_few_at_a_time(pytester: pytest.Pytester, with_fakes:
 
     result.assert_outcomes(passed=5)
     result.stdout.fnmatch_lines(
-        ["booting 4 of 5 guests at a time, since this machine has 1 cores", "booting a, b, c, d"]
+        [
+            "booting 4 of 5 guests at a time, since this machine has 1 cores",
+            "booting a, b, c, d",
+            "booting e",
+            "guests are up after *",
+        ],
+        consecutive=True,
     )
     assert len(booted(pytester.path)) == 5
+
+
+def test_header_of_guests_alone_says_nothing_of_privileges(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    """In guests the tests are root, whoever runs them here."""
+    pytester.makepyfile("def test_x(cgroup): pass")
+
+    native = with_fakes("--kernel", "native,6.1")
+    guests = with_fakes("--kernel", "6.1")
+
+    native.stdout.fnmatch_lines(["bpflink: Linux *", "bpflink: cgroup2 at *, privileges *"])
+    guests.stdout.fnmatch_lines(["bpflink: Linux *"])
+    guests.stdout.no_fnmatch_line("bpflink: cgroup2*")
+    guests.stdout.no_fnmatch_line("bpflink: kernel log*")
 
 
 def test_two_runs_at_once_do_not_disturb_each_other(

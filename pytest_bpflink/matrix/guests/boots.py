@@ -12,7 +12,7 @@ from pytest_bpflink.matrix.guests import capacity
 from pytest_bpflink.vm.machines.errors import MachineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from pytest_bpflink.matrix.guests.guests import Guest
     from pytest_bpflink.system.progress import Progress
@@ -38,6 +38,7 @@ def side_by_side(
     with ThreadPoolExecutor(at_once, thread_name_prefix="boot") as threads:
         try:
             while waiting or booting:
+                begun = []
                 while waiting and len(booting) < at_once:
                     guest = waiting.popleft()
                     # In this thread, since QEMU dies with the thread that starts it.
@@ -46,10 +47,12 @@ def side_by_side(
                     except MachineError as error:
                         raise MachineError(f"{guest.kernel.spec}: {error}") from None
                     booting[threads.submit(guest.wait_ready)] = guest
+                    begun.append(guest.name)
                 if not prepared:
                     meanwhile()
                     prepared = True
-                progress(f"booting {', '.join(_names(booting.values()))}")
+                if begun:
+                    progress(f"booting {', '.join(begun)}")
                 for done in wait(booting, return_when=FIRST_COMPLETED).done:
                     done.result()
                     guest = booting.pop(done)
@@ -63,6 +66,3 @@ def side_by_side(
     progress.line(f"guests are up after {time.monotonic() - began:.1f} s")
     progress.done()
 
-
-def _names(guests: Iterable[Guest]) -> list[str]:
-    return [guest.name for guest in guests]
