@@ -65,4 +65,3 @@ def side_by_side(
             raise
     progress.line(f"guests are up after {time.monotonic() - began:.1f} s")
     progress.done()
-
