@@ -147,12 +147,16 @@ def _configure_watching(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Describe the environment in a controller of workers, which collects no tests."""
-    return _environment() if config.option.verbose >= 0 and config.getoption("tx", None) else []
+    if config.option.verbose < 0 or not config.getoption("tx", None):
+        return []
+    controller = config.pluginmanager.get_plugin("bpflink-controller")
+    return _environment(natively=controller is None or controller.runs_natively)
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
     """Describe the environment if tests of BPF were collected."""
-    return _environment() if config.option.verbose >= 0 and _use_bpf(items) else []
+    shows = config.option.verbose >= 0 and _use_bpf(items)
+    return _environment(natively=True) if shows else []
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -168,10 +172,10 @@ def _use_bpf(items: list[pytest.Item]) -> bool:
     return any("_bpf_privileges" in getattr(item, "fixturenames", ()) for item in items)
 
 
-def _environment() -> list[str]:
+def _environment(*, natively: bool) -> list[str]:
     from pytest_bpflink.session import header
 
-    return header.lines()
+    return header.lines(natively=natively)
 
 
 @pytest.hookimpl(tryfirst=True)

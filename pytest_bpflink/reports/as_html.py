@@ -11,11 +11,20 @@ import hashlib
 from html import escape
 from importlib import resources
 from string import Template
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from pytest_bpflink.reports.results import OUTCOMES
 from pytest_bpflink.reports.text import line
-from pytest_bpflink.reports.words import TITLES, duration, headline, kernel_facts, shown_outcomes
+from pytest_bpflink.reports.words import (
+    SINGULAR,
+    TITLES,
+    counting,
+    duration,
+    headline,
+    kernel_facts,
+    shown_outcomes,
+    title,
+)
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -28,8 +37,11 @@ _DETAILS_LIMIT = 20_000_000
 
 _PLACES = 12
 
-# The words in a cell; the table of kernels has plurals, since it counts.
-_SINGULAR: Final = TITLES | {"error": "error"}
+# The rows of the list of reasons, and the tests that each names.
+_REASONS, _TESTS_NAMED = 60, 4
+
+# The widest column of names, in characters, beside the outcomes.
+_NAME = 70
 
 
 def render(run: Run) -> str:
@@ -42,7 +54,7 @@ def render(run: Run) -> str:
     return Template(_part("page.html")).substitute(
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=_part("page.css") + _columns(run.kernels),
+        style=_part("page.css") + _columns(run),
         project=escape(run.project),
         headline=escape(headline(run)),
         verdict="good" if run.exit_status == 0 else "bad",
@@ -53,9 +65,10 @@ def render(run: Run) -> str:
         kernel_head="".join(f'<th scope="col">{TITLES[name]}</th>' for name in shown),
         kernel_rows="".join(_kernel(each, counts[each.id], shown) for each in run.kernels),
         uncollected=_uncollected(run),
+        reasons=_reasons(causes, numbers),
         kernel_filters="".join(_filter("kernel", each.id, each.id) for each in run.kernels),
         outcome_filters="".join(
-            _filter("outcome", name, _SINGULAR[name], sum(each[name] for each in counts.values()))
+            _filter("outcome", name, SINGULAR[name], sum(each[name] for each in counts.values()))
             for name in shown
         ),
         differing=len(run.differences()),
@@ -69,10 +82,11 @@ def _part(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _columns(kernels: Sequence[RunKernel]) -> str:
-    """Return the style that names each cell's kernel on a narrow page, which has no columns."""
-    rules = [f"#tests{{--kernels:{len(kernels)}}}"]
-    for column, each in enumerate(kernels, start=2):
+def _columns(run: Run) -> str:
+    """Return the columns' style; on a narrow page, without columns, it names each cell's kernel."""
+    longest = max((len(_name(test)) for test in run.tests), default=0)
+    rules = [f"#tests{{--kernels:{len(run.kernels)};--name:{min(longest, _NAME)}}}"]
+    for column, each in enumerate(run.kernels, start=2):
         name = "".join(f"\\{ord(sign):x} " for sign in each.id)
         rules.append(f'#tests tbody td:nth-child({column}){{--kernel:"{name}"}}')
     return "\n".join(rules)
@@ -99,7 +113,7 @@ def _kernel(row: RunKernel, counts: Counter[str], shown: Sequence[str]) -> str:
     unbooted = "" if row.boot_seconds or row.guests_lost else " none"
     lost = f"<p>{row.guests_lost} lost</p>" if row.guests_lost else ""
     numbers = "".join(
-        f'<td class="{name if counts[name] else "none"}" data-title="{TITLES[name]}">'
+        f'<td class="{name if counts[name] else "none"}" data-title="{title(name, counts[name])}">'
         f"{counts[name]}</td>"
         for name in shown
     )
@@ -149,6 +163,42 @@ def _uncollected(run: Run) -> str:
     return f"<h2>Not collected</h2>\n{entries}"
 
 
+# What happened, and why
+
+
+def _reasons(causes: Mapping[Cause, Sequence[Place]], numbers: Mapping[Cause, int]) -> str:
+    """Return a list of reasons, each once, the worst first; each leads to its first details."""
+    first: dict[tuple[str, str], int] = {}
+    places: dict[tuple[str, str], list[Place]] = {}
+    for cause, where in causes.items():
+        key = cause.outcome, cause.reason
+        first.setdefault(key, numbers[cause])
+        places.setdefault(key, []).extend(where)
+    if not first:
+        return ""
+    rows = "".join(
+        f'<tr><td class="{key[0]}"><a href="#c{number}">{SINGULAR[key[0]]}</a></td>'
+        f"<td>{_where(places[key])}</td><td>{escape(key[1])}</td></tr>\n"
+        for key, number in list(first.items())[:_REASONS]
+    )
+    left = len(first) - _REASONS
+    more = f"<p>and {counting(left, 'more reason')}, in the table of tests</p>\n"
+    table = f'<h2>Reasons</h2>\n<table id="reasons"><tbody>\n{rows}</tbody></table>\n'
+    return table + (more if left > 0 else "")
+
+
+def _where(places: Sequence[Place]) -> str:
+    kernels: dict[str, list[str]] = {}
+    for test, kernel in places:
+        kernels.setdefault(test, []).append(kernel)
+    named = [
+        f"<code>{escape(_name(test))}</code> on {escape(', '.join(dict.fromkeys(on)))}"
+        for test, on in list(kernels.items())[:_TESTS_NAMED]
+    ]
+    left = len(kernels) - len(named)
+    return "<br>".join([*named, *([f"and {counting(left, 'more test')}"] if left else [])])
+
+
 # The matrix
 
 
@@ -176,16 +226,20 @@ def _row(
     numbers: Mapping[Cause, int],
     difference: Difference | None,
 ) -> str:
-    name = test.partition("::")[2] or test
     change = f"<small>changes at {escape(difference.changes_at)}</small>" if difference else ""
     cells = "".join(_cell(result, numbers) for result in results)
-    return f'<tr><th scope="row">{escape(name)}{change}</th>{cells}</tr>\n'
+    return f'<tr><th scope="row">{escape(_name(test))}{change}</th>{cells}</tr>\n'
+
+
+def _name(test: str) -> str:
+    """Return the name of a test without its file."""
+    return test.partition("::")[2] or test
 
 
 def _cell(result: Result | None, numbers: Mapping[Cause, int]) -> str:
     if result is None:
         return "<td></td>"
-    word = _SINGULAR[result.outcome]
+    word = SINGULAR[result.outcome]
     if result.cause:
         word = f'<a href="#c{numbers[result.cause]}">{word}</a>'
     return f'<td class="{result.outcome}">{word}</td>'
@@ -213,7 +267,7 @@ def _details(causes: Mapping[Cause, Sequence[Place]]) -> Iterator[str]:
         yield (
             f'<section class="{cause.outcome}" id="c{number}" tabindex="-1">'
             f'<a class="close" href="#_" aria-label="Close">&times;</a>'
-            f'<h2><span class="{cause.outcome}">{_SINGULAR[cause.outcome]}</span> '
+            f'<h2><span class="{cause.outcome}">{SINGULAR[cause.outcome]}</span> '
             f'<span class="reason">{escape(cause.reason)}</span></h2>'
             f"<ul>{where}</ul>{texts}</section>\n"
         )

@@ -8,14 +8,20 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from pytest_bpflink.reports.results import NOT_RUN, OUTCOMES
+from pytest_bpflink.reports.results import NOT_RUN
 from pytest_bpflink.reports.text import cut
-from pytest_bpflink.reports.words import TITLES, headline, kernel_facts, shown_outcomes
+from pytest_bpflink.reports.words import (
+    TITLES,
+    counting,
+    headline,
+    kernel_facts,
+    shown_outcomes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pytest_bpflink.reports.results import Cause, Place, Run
+    from pytest_bpflink.reports.results import Place, Run
 
 # GitHub takes 1 MiB for the summary of a step, and shows nothing of a larger one.
 _LIMIT_BYTES = 1_000_000
@@ -117,7 +123,7 @@ def _add_differences(page: _Page, run: Run) -> None:
     ]  # fmt: skip
     head = _table(["Test", *map(_code, ids), "Changes at"], [])
     page.add_section(
-        f"### {_number(len(rows), 'test')} with another outcome on another kernel\n\n{head}",
+        f"### {counting(len(rows), 'test')} with another outcome on another kernel\n\n{head}",
         rows,
         what="tests whose outcome differs",
         limit=_DIFFERENCES_BYTES,
@@ -130,7 +136,7 @@ def _add_failures(page: _Page, run: Run) -> None:
             f"{_SIGNS[cause.outcome]} {_places(places)}: {_escaped(cause.reason)}",
             *(f"{section.title}\n{section.text}" for section in cause.sections),
         )
-        for cause, places in _by_worst(run)
+        for cause, places in run.causes().items()
         if cause.outcome in {"error", "failed", "xpassed"}
     ]
     page.add_section("### Failures and errors\n\n", blocks, what="causes", limit=_FAILURES_BYTES)
@@ -150,7 +156,7 @@ def _add_uncollected(page: _Page, run: Run) -> None:
 
 def _add_skips(page: _Page, run: Run) -> None:
     rows = []
-    for cause, places in _by_worst(run):
+    for cause, places in run.causes().items():
         if cause.outcome not in {"skipped", "xfailed"}:
             continue
         kernels = dict.fromkeys(place.kernel for place in places)
@@ -178,15 +184,11 @@ def _add_matrix(page: _Page, run: Run) -> None:
         _row([_code(test), *(_sign(run, test, kernel) for kernel in ids)]) for test in run.tests
     ]
     page.add_section(
-        f"<details><summary>All {_number(len(rows), 'test')}</summary>\n\n{legend}\n\n{head}",
+        f"<details><summary>All {counting(len(rows), 'test')}</summary>\n\n{legend}\n\n{head}",
         rows,
         what="tests",
         foot="\n</details>\n\n",
     )
-
-
-def _by_worst(run: Run) -> list[tuple[Cause, list[Place]]]:
-    return sorted(run.causes().items(), key=lambda pair: OUTCOMES.index(pair[0].outcome))
 
 
 def _places(places: Sequence[Place]) -> str:
@@ -201,7 +203,7 @@ def _places(places: Sequence[Place]) -> str:
         for test, kernels in list(by_test.items())[:_PLACES]
     ]
     if len(by_test) > len(names):
-        names.append(f"and {_number(len(by_test) - len(names), 'more test')}")
+        names.append(f"and {counting(len(by_test) - len(names), 'more test')}")
     return ", ".join(names) + (_on(by_test[places[0].test]) if alike else "")
 
 
@@ -212,10 +214,6 @@ def _on(kernels: Sequence[str]) -> str:
 def _sign(run: Run, test: str, kernel: str) -> str:
     result = run.tests[test].get(kernel)
     return _SIGNS[result.outcome] if result else ""
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 # Markdown

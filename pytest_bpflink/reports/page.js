@@ -75,8 +75,8 @@ function filter() {
     )
     .concat(`#tests { --kernels: ${ids.size} }`)
     .join("\n");
-  form.querySelector("output").textContent =
-    shown === all ? `${all} tests` : `${shown} of ${all} tests`;
+  const tests = all === 1 ? "1 test" : `${all} tests`;
+  form.querySelector("output").textContent = shown === all ? tests : `${shown} of ${tests}`;
   nothing.hidden = shown > 0 || all === 0;
 }
 

@@ -151,13 +151,13 @@ class Run:
         return dict(sorted(differing.items(), key=lambda pair: _worst(pair[1].by_outcome)))
 
     def causes(self) -> dict[Cause, list[Place]]:
-        """Return the causes of outcomes, each with the places of the items that share it."""
+        """Return the causes of outcomes, the worst first, each with the places that share it."""
         places: dict[Cause, list[Place]] = {}
         for test, results in self.tests.items():
             for kernel, result in results.items():
                 if result.cause:
                     places.setdefault(result.cause, []).append(Place(test, kernel))
-        return places
+        return dict(sorted(places.items(), key=lambda pair: OUTCOMES.index(pair[0].outcome)))
 
 
 def _difference(results: Mapping[str, Result], order: Sequence[str]) -> Difference | None:

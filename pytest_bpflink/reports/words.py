@@ -24,12 +24,26 @@ TITLES: Final = {
 }
 
 
+#: The same words for one item.
+SINGULAR: Final = TITLES | {"error": "error"}
+
+
 def headline(run: Run) -> str:
     """Return the outcome of a run in one line."""
     total = sum((run.counts(each.id) for each in run.kernels), Counter[str]())
-    counted = ", ".join(f"{total[name]} {TITLES[name]}" for name in OUTCOMES if total[name])
-    kernels = f"{len(run.kernels)} kernel{'' if len(run.kernels) == 1 else 's'}"
-    return f"{run.project}: {counted or 'no tests'} on {kernels}"
+    counts = [(name, total[name]) for name in OUTCOMES if total[name]]
+    counted = ", ".join(f"{count} {title(name, count)}" for name, count in counts)
+    return f"{run.project}: {counted or 'no tests'} on {counting(len(run.kernels), 'kernel')}"
+
+
+def title(outcome: str, count: int) -> str:
+    """Return the word for an outcome of so many items."""
+    return (SINGULAR if count == 1 else TITLES)[outcome]
+
+
+def counting(count: int, noun: str) -> str:
+    """Return a number with its noun: `1 test`, `2 tests`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def shown_outcomes(counts: Iterable[Counter[str]]) -> list[str]:

@@ -11,15 +11,15 @@ from pytest_bpflink.system import kernel_log
 from pytest_bpflink.system.cgroup2 import cgroup2_mount
 
 
-def lines() -> list[str]:
-    """Describe the running kernel and what this process can do with it, a line or less each."""
+def lines(*, natively: bool) -> list[str]:
+    """Describe the running kernel, and what this process can do with it if tests run NATIVELY."""
     kernel = KernelInfo()
     btf = "with BTF" if kernel.btf else "without BTF"
     clang = clang_version() or "none (only built .bpf.o can be loaded)"
-    found = [
-        f"bpflink: Linux {kernel.release} {btf}, libbpf {_libbpf()}, clang {clang}",
-        f"bpflink: cgroup2 {_cgroup2()}, privileges {_privileges()}",
-    ]
+    found = [f"bpflink: Linux {kernel.release} {btf}, libbpf {_libbpf()}, clang {clang}"]
+    if not natively:
+        return found
+    found.append(f"bpflink: cgroup2 {_cgroup2()}, privileges {_privileges()}")
     unreadable = kernel_log.unreadable()
     if unreadable:
         found.append(f"bpflink: kernel log unreadable ({unreadable}), so its splats go unseen")

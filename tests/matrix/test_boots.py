@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from threading import Event
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink.matrix.guests import capacity
+from pytest_bpflink.matrix.guests import boots, capacity
 from pytest_bpflink.matrix.guests.guests import Guest
 from pytest_bpflink.session.kernel import MatrixKernel
 from tests.support.fake_guests import FakeMachine, booted
@@ -152,9 +153,68 @@ def test_many_guests_boot_a_few_at_a_time(pytester: pytest.Pytester, with_fakes:
 
     result.assert_outcomes(passed=5)
     result.stdout.fnmatch_lines(
-        ["booting 4 of 5 guests at a time, since this machine has 1 cores", "booting a, b, c, d"]
+        [
+            "booting 4 of 5 guests at a time, since this machine has 1 cores",
+            "booting a, b, c, d",
+        ]
     )
     assert len(booted(pytester.path)) == 5
+
+
+def test_header_of_guests_alone_says_nothing_of_privileges(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    """In guests the tests are root, whoever runs them here."""
+    pytester.makepyfile("def test_x(cgroup): pass")
+
+    native = with_fakes("--kernel", "native,6.1")
+    guests = with_fakes("--kernel", "6.1")
+
+    native.stdout.fnmatch_lines(["bpflink: Linux *", "bpflink: cgroup2 at *, privileges *"])
+    guests.stdout.fnmatch_lines(["bpflink: Linux *"])
+    guests.stdout.no_fnmatch_line("bpflink: cgroup2*")
+    guests.stdout.no_fnmatch_line("bpflink: kernel log*")
+
+
+class Booting:
+    """A guest that is up when `until` is set, and sets `begun` when it starts."""
+
+    stand_in = None
+
+    def __init__(self, name: str, *, until: Event | None = None) -> None:
+        self.name = name
+        self.begun = Event()
+        self._until = until
+
+    def boot(self) -> None:
+        self.begun.set()
+
+    def wait_ready(self) -> None:
+        assert self._until is None or self._until.wait(30)
+
+
+class Said(list[str]):
+    """Progress, as lines."""
+
+    __call__ = line = list.append
+
+    def done(self) -> None:
+        pass
+
+
+def test_each_guest_that_boots_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest that boots on while another one starts is not named again."""
+    monkeypatch.setattr(capacity, "boots_at_once", lambda: 2)
+    last = Booting("7.2")
+    guests: list[Any] = [Booting("6.1"), Booting("6.12", until=last.begun), last]
+    said = Said()
+
+    boots.side_by_side(guests, said, meanwhile=lambda: None)
+
+    assert [line for line in said if " at a time" not in line][:-1] == [
+        "booting 6.1, 6.12",
+        "booting 7.2",
+    ]
 
 
 def test_two_runs_at_once_do_not_disturb_each_other(

@@ -92,6 +92,64 @@ def test_everything_is_there_and_nothing_else_is_requested(page: Page) -> None:
     assert [request.partition(":")[0] for request in page.browser.requests] == ["file"]
 
 
+def test_reasons_are_seen_without_a_click_the_worst_first(
+    browser: Chromium, tmp_path: Path
+) -> None:
+    """Among many kernels and tests, the few failures are at the top, each reason once."""
+    kernels = ("5.10", "5.15", "6.1", "6.6", "6.12", "6.18", "7.2")
+    tests = {f"test_a.py::test_{number}": "ssppppp" for number in range(40)}
+    tests["test_b.py::test_order"] = "ppppffp"
+    tests["test_b.py::test_c"] = "pppeppp"
+    run = make_run(tests, kernels=kernels)
+    run.tests["test_b.py::test_order"]["6.18"].reason = "assert on 6.12"
+    browser.screen(*DESK)
+    page = Page(browser, run, tmp_path)
+
+    rows = page.seen("#reasons tr", "innerText")
+    assert [row.split("\t") for row in rows] == [
+        ["error", "test_c on 6.6", "did not boot"],
+        ["failed", "test_order on 6.12, 6.18", "assert on 6.12"],
+        [
+            "skipped",
+            "\n".join([*(f"test_{n} on 5.10, 5.15" for n in range(4)), "and 36 more tests"]),
+            "needs link:tcx, which came with 6.6",
+        ],
+    ]
+    bottom = page.seen("#reasons tr", "getBoundingClientRect().bottom")[1]
+    assert bottom < DESK[1]  # in view, before any scrolling
+    browser.click("#reasons td.failed a")
+    assert "assert test_b.py::test_order[6.12]" in page.seen("#details section")[0]
+
+
+def test_outcomes_are_beside_the_names(page: Page) -> None:
+    """The name's column is as wide as the longest name, and not as the page."""
+    longest = page.seen("#tests th[scope=row]", "firstChild.textContent").index(
+        "TestCase::test_once"
+    )
+    right = page.seen("#tests th[scope=row]", "getBoundingClientRect().right")[longest]
+    left = page.seen("#tests tr:not(.file) td:nth-child(2)", "getBoundingClientRect().left")
+    assert left == [right] * len(TESTS)
+    assert right < 330
+
+
+@pytest.mark.parametrize(
+    ("letters", "said"),
+    [
+        ("e", "project: 1 error on 1 kernel"),
+        ("ee", "project: 2 errors on 2 kernels"),
+        ("ef", "project: 1 error, 1 failed on 2 kernels"),
+    ],
+)
+def test_one_is_singular(browser: Chromium, tmp_path: Path, letters: str, said: str) -> None:
+    browser.screen(*PHONE)
+    run = make_run({"test_a.py::test_a": letters}, kernels=("5.10", "6.1")[: len(letters)])
+    page = Page(browser, run, tmp_path)
+
+    assert page.seen("h1") == [said]
+    assert page.said == "1 test"
+    assert page.seen("#kernels td.error", "dataset.title")[0] == "error"
+
+
 def test_the_policy_stops_other_scripts_and_requests(page: Page) -> None:
     page.browser.run("document.body.insertAdjacentHTML('beforeend',"
                      "'<img src=http://localhost/x onerror=\"window.evil=1\">')")  # fmt: skip

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink.vm.kernels import Kernel, find
+from tests.support.command import bpflink
 from tests.support.stored_kernels import CACHE
 
 if TYPE_CHECKING:
@@ -69,6 +70,21 @@ def build_tree(kernel: Kernel, root: Path) -> Path:
     shutil.copy(kernel.image, root / "arch/x86/boot/bzImage")
     shutil.copy(kernel.image.with_name(f"config-{kernel.release}"), root / ".config")
     return root
+
+
+def test_image_alone_says_that_its_modules_are_missing(tmp_path: Path) -> None:
+    """Without a configuration beside the image, only the guest shows that it needs modules."""
+    kernel = stored("5.10")
+    image = shutil.copy(kernel.image, tmp_path)
+
+    done = bpflink("vm", image, "--", "true")
+
+    assert done.returncode == 125
+    missing = (
+        f"; if it was built with modules, its modules are missing: there is no lib/modules/"
+        f"{kernel.release} in any directory above {image}\n"
+    )
+    assert missing in done.stderr
 
 
 @pytest.mark.skipif(not shutil.which("zstd"), reason="zstd is not on this host")

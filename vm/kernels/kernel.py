@@ -62,6 +62,16 @@ class Kernel:
     config_file: Path | None = field(default=None, repr=False, compare=False)
     lease: object = field(default=None, repr=False, compare=False)
 
+    @property
+    def without_modules(self) -> str:
+        """Where modules were looked for; empty if they were found."""
+        if self.modules is not None:
+            return ""
+        return (
+            f"its modules are missing: there is no lib/modules/{self.release} in any directory"
+            f" above {self.image}"
+        )
+
 
 # Without these no guest starts: virtme-ng shares the host's root over 9p, puts overlays on it, and
 # talks through virtio ports.
@@ -125,11 +135,10 @@ def check_kernel(kernel: Kernel) -> list[str]:
             " (cloud kernels often are); take a general-purpose kernel, or add them and rebuild"
         )
     modular = [name for name in _NEEDED if kernel.config[f"CONFIG_{name}"] == "m"]
-    if modular and kernel.modules is None:
+    if modular and kernel.without_modules:
         names = ", ".join(f"CONFIG_{name}" for name in modular)
         raise KernelUnusable(
-            f"kernel {kernel.release} has {names} as modules, and there is no"
-            f" lib/modules/{kernel.release} in any directory above {kernel.image}"
+            f"kernel {kernel.release} has {names} as modules, and {kernel.without_modules}"
         )
     return [f"CONFIG_{name}" for name in _WANTED if f"CONFIG_{name}" not in kernel.config]
 

@@ -265,6 +265,8 @@ class Machine:
         happened = (
             f"Linux {self.kernel.release} {what} before its Python ran ({self.acceleration.reason})"
         )
+        if self.kernel.without_modules and not self.kernel.config:
+            happened += f"; if it was built with modules, {self.kernel.without_modules}"
         if self.console_log.parent != self.directory:
             # A log in the machine's directory is removed with it.
             happened += f". Full console: {self.console_log}"

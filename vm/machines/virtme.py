@@ -60,6 +60,8 @@ def compose(
         *("--memory", f"{memory_mib}M", "--cpus", str(cpus)),
         # virtme-ng would wait 3 s for a virtiofsd that is installed but does not work.
         "--force-9p",
+        # A kernel without modules has none otherwise, and --save-initramfs is refused.
+        "--force-initramfs",
         *([] if acceleration.kvm else ["--disable-kvm"]),
         *options,
         *("--save-initramfs", str(directory / "initramfs")),

@@ -114,6 +114,8 @@ class MatrixController:
             refuse=self._fresh_guests.refuse,
         )
         self.report = KernelReport(config, self._run_kernels, table=True)
+        #: Whether some tests run on this kernel, and not in a guest.
+        self.runs_natively = any(kernel.is_native for kernel in kernels)
         self._session: pytest.Session | None = None
         self._progress = Progress(config)
 

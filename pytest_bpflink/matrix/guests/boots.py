@@ -12,7 +12,7 @@ from pytest_bpflink.matrix.guests import capacity
 from pytest_bpflink.vm.machines.errors import MachineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from pytest_bpflink.matrix.guests.guests import Guest
     from pytest_bpflink.system.progress import Progress
@@ -39,6 +39,7 @@ def side_by_side(
     with ThreadPoolExecutor(at_once, thread_name_prefix="boot") as threads:
         try:
             while waiting or booting:
+                begun = []
                 while waiting and len(booting) < at_once:
                     guest = waiting.popleft()
                     # In this thread, since QEMU dies with the thread that starts it.
@@ -49,12 +50,14 @@ def side_by_side(
                         guest.give_up(f"--kernel {unstarted[-1]}")
                         continue
                     booting[threads.submit(guest.wait_ready)] = guest
+                    begun.append(guest.name)
                 if len(unstarted) == len(guests):
                     raise unstarted[0]
                 if not prepared:
                     meanwhile()
                     prepared = True
-                progress(f"booting {', '.join(_names(booting.values()))}")
+                if begun:
+                    progress(f"booting {', '.join(begun)}")
                 if not booting:
                     continue
                 for done in wait(booting, return_when=FIRST_COMPLETED).done:
@@ -69,7 +72,3 @@ def side_by_side(
             raise
     progress.line(f"guests are up after {time.monotonic() - began:.1f} s")
     progress.done()
-
-
-def _names(guests: Iterable[Guest]) -> list[str]:
-    return [guest.name for guest in guests]
