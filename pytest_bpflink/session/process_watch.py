@@ -58,6 +58,7 @@ class ProcessWatch:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self) -> Generator[None, None, None]:
         """Look at the process before the first test."""
+        __tracebackhide__ = True
         # A plugin may fork a child for each test, which returns to the plugin.
         self._pid = os.getpid()
         self._state = self._state or _state()
@@ -68,6 +69,7 @@ class ProcessWatch:
         self, fixturedef: pytest.FixtureDef[Any]
     ) -> Generator[None, object, object]:
         """Allow the changes of a wider fixture."""
+        __tracebackhide__ = True
         if fixturedef.scope == "function" or not self._state:
             return (yield)
         before = _state()
@@ -82,6 +84,7 @@ class ProcessWatch:
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self) -> Generator[None, object, object]:
         """Undo a recursion limit that is too low for pytest."""
+        __tracebackhide__ = True
         before = sys.getrecursionlimit()
         try:
             return (yield)

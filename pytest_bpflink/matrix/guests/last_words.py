@@ -71,17 +71,18 @@ def in_guest(*, console_tail: str, errors_tail: str, verdict: str) -> LastWords:
     VERDICT is the watchdog's sentence, if the watchdog killed the guest.
     """
     end = None if verdict else console.worker_end(console_tail)
-    panic = console.cause(console_tail)
     if end is None:
         tail = f"The end of its console:\n{console_tail}"
         said = tail if console_tail else "Its console says nothing."
-        return LastWords("\n".join(filter(None, [verdict, said])), panic=panic)
-    kill = console.oom_kill(console_tail, end.pid) if end.returncode == -signal.SIGKILL else ""
+        text = "\n".join(filter(None, [verdict, said]))
+        return LastWords(text, panic=console.cause(console_tail))
+    panic = console.cause(end.before)
+    kill = console.oom_kill(end.before, end.pid) if end.returncode == -signal.SIGKILL else ""
     paragraphs = [
         kill,
         _ADVICE if end.returncode == UNHEARD else "",
         _last_errors([line for line in errors_tail.splitlines() if line], end.returncode),
-        f"The end of the guest's console:\n{console_tail}" if panic else "",
+        f"The end of the guest's console:\n{end.before}" if panic else "",
     ]
     how = "was killed by the OOM killer" if kill else manner(end.returncode)
     return LastWords("\n".join(filter(None, paragraphs)), how, panic)
