@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from pytest_bpflink.session.xdist_worker import SendEvent
 
 
-# Files of the matrix are on the stack of a running test.
-_OWN_FILES = f"{Path(__file__).parents[1]}/"
+# Files of the matrix and of the session are on the stack of a running test.
+_OWN_FILES = tuple(f"{Path(__file__).parents[2]}/{room}/" for room in ("matrix", "session"))
 
 
 class MatrixWorker:
@@ -67,7 +67,10 @@ class MatrixWorker:
             end = EarlyEnd(config, flush=self._packing.flush)
             register(config, end)
             register(config, TaintWatch(end.after))
-            config.stash[process_watch.END_AFTER] = end.at_once_after
+            process = process_watch.ProcessWatch(config, end_after=end.at_once_after)
+        else:
+            process = process_watch.ProcessWatch(config)
+        config.pluginmanager.register(process, process_watch.NAME)
         xdist_worker.send_any_warning(config)
         pytest_internals.take_shortcuts()
         # `ItemFacts` carry the groups. xdist would append groups to node ids, which --lf then does
