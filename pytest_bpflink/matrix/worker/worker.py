@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 # Files of the matrix and of the session are on the stack of a running test.
 _OWN_FILES = tuple(f"{Path(__file__).parents[2]}/{room}/" for room in ("matrix", "session"))
 
+# pytest's own: too many files can't be collected, or an argument names nothing.
+_ENDS_OF_COLLECTION = (pytest.Session.Failed, pytest.Session.Interrupted, pytest.UsageError)
+
 
 class MatrixWorker:
     """Sends the controller facts of items, and reports items that must not run here as errors."""
@@ -96,10 +99,10 @@ class MatrixWorker:
         """Tell the controller why this pytest can't collect: its own message stays in the guest."""
         try:
             return (yield)
-        except (pytest.Session.Failed, pytest.Session.Interrupted):
-            raise  # the tests that were collected are enough
         except pytest.UsageError as error:
             say(self._channel, "refused", "\n".join(map(str, error.args)))
+            raise
+        except _ENDS_OF_COLLECTION:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 (of any conftest file or plugin)
             say(self._channel, "refused", f"{error!r}\n{_place(error)}")
@@ -110,7 +113,7 @@ class MatrixWorker:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Send the controller the `ItemFacts`, and have pytest look up hooks once per file."""
         error = sys.exc_info()[1]
-        if error and not isinstance(error, (pytest.Session.Failed, pytest.Session.Interrupted)):
+        if error and not isinstance(error, _ENDS_OF_COLLECTION):
             # pytest (9.2) calls this also if collection raised. xdist would send an empty one.
             raise error
         described = {item.nodeid: self._describe(item).plain for item in session.items}
