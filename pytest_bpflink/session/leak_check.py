@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_bpflink.errors import BpfError
 from pytest_bpflink.ledger.ledger import LeakWarning, Ledger, Owner
 from pytest_bpflink.session import extra_errors
 from pytest_bpflink.session.guest import is_in_guest
@@ -94,7 +98,8 @@ class LeakCheck:
         """Fail the teardown for the objects that are left when the fixtures have cleaned up."""
         __tracebackhide__ = True
         assert self._test is not None
-        self.ledger.look(self._test)
+        with _excusing_refusal():
+            self.ledger.look(self._test)
         try:
             yield
         except BaseException:
@@ -144,13 +149,15 @@ class LeakCheck:
             self._report_late(self.ledger.finish())
 
     def _judge(self, item: pytest.Item, test: Owner) -> list[Leak]:
-        self._report_late(self.ledger.overdue())
-        leaks = self.ledger.judge(test, forgive_self=self._failed)
         self._test = None
         owners, self._settling = self._settling, []
-        for owner in owners:
-            owner.item = item
-            leaks += self.ledger.judge(owner)
+        leaks: list[Leak] = []
+        with _excusing_refusal():
+            self._report_late(self.ledger.overdue())
+            leaks += self.ledger.judge(test, forgive_self=self._failed)
+            for owner in owners:
+                owner.item = item
+                leaks += self.ledger.judge(owner)
         return [leak for leak in leaks if not _is_allowed(leak)]
 
     def _error_text(self, leaks: Iterable[Leak]) -> str:
@@ -171,6 +178,16 @@ class LeakCheck:
             text = self._error_text(left)
             if text:
                 extra_errors.add_error(item, text)
+
+
+@contextlib.contextmanager
+def _excusing_refusal() -> Generator[None, None, None]:
+    """Excuse the EPERM of a test that has dropped root, which `process_watch` reports."""
+    try:
+        yield
+    except BpfError as error:
+        if error.errno != errno.EPERM or not os.geteuid():
+            raise
 
 
 def _is_allowed(leak: Leak) -> bool:

@@ -1,7 +1,7 @@
 """Tests that leave the process they run in other than it was: later tests run in it, too.
 
 Knows the facts of a process that later tests depend on, and forked children that return to pytest.
-`watching` registers it; in a guest, `matrix.worker` ends the process after such a test.
+`watching` registers it, or `matrix.worker`, which ends workers in guests after such a test.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ import os
 import resource
 import sys
 from collections import defaultdict
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
-#: Ends this process after a test: it is given the test, and what the test has done. A process that
-#: has it also gets its directory and its limits back.
-END_AFTER = pytest.StashKey[Callable[[pytest.Item, str], None]]()
+#: The name of the plugin.
+NAME: Final = "bpflink-process"
 
 # RLIMIT_OFILE is another name of RLIMIT_NOFILE.
 _LIMITS = {
@@ -42,10 +40,18 @@ class ProcessWatch:
     Wider fixtures may change the process, for the tests that use them.
     """
 
-    def __init__(self, config: pytest.Config, *, without_root: Callable[[str], None]) -> None:
-        """WITHOUT_ROOT is called with the id of a test that dropped root for good."""
-        self._without_root = without_root
-        self._end_after = config.stash.get(END_AFTER, None)
+    def __init__(
+        self,
+        config: pytest.Config,
+        *,
+        end_after: Callable[[pytest.Item, str], None] | None = None,
+    ) -> None:
+        """END_AFTER ends this process after a test; its arguments: the test, and what it has done.
+
+        With it, the directory and limits are put back, and the process ends if more has changed.
+        """
+        self._config = config
+        self._end_after = end_after
         self._pid = os.getpid()
         self._state: State = {}
         # The values that wider fixtures set or will restore.
@@ -58,6 +64,7 @@ class ProcessWatch:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self) -> Generator[None, None, None]:
         """Look at the process before the first test."""
+        __tracebackhide__ = True
         # A plugin may fork a child for each test, which returns to the plugin.
         self._pid = os.getpid()
         self._state = self._state or _state()
@@ -68,6 +75,7 @@ class ProcessWatch:
         self, fixturedef: pytest.FixtureDef[Any]
     ) -> Generator[None, object, object]:
         """Allow the changes of a wider fixture."""
+        __tracebackhide__ = True
         if fixturedef.scope == "function" or not self._state:
             return (yield)
         before = _state()
@@ -82,6 +90,7 @@ class ProcessWatch:
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self) -> Generator[None, object, object]:
         """Undo a recursion limit that is too low for pytest."""
+        __tracebackhide__ = True
         before = sys.getrecursionlimit()
         try:
             return (yield)
@@ -158,8 +167,23 @@ class ProcessWatch:
         effective = [users[1] for users in changes.get(_USERS, ())]
         if effective and effective[0] == 0 != effective[1]:
             self._dropped_root = f"{item.nodeid} had dropped root before"
-            self._without_root(item.nodeid)
+            self._go_on_without_root(item.nodeid)
         return f"This test {what}"
+
+    def _go_on_without_root(self, nodeid: str) -> None:
+        """Look for no more leaks: only root may enumerate objects.
+
+        Says so at once, since pytest (9.2) writes no summary if it may not return to its directory.
+        """
+        plugins = self._config.pluginmanager
+        reporter = plugins.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.ensure_newline()
+            told = f"{nodeid} dropped root for good, so leaks are not looked for"
+            reporter.write_line(f"bpflink: {told}", yellow=True)
+        leaks: Any = plugins.unregister(name="bpflink-leaks")
+        if leaks is not None:
+            leaks.pytest_unconfigure()
 
     def _changes(self) -> dict[str, tuple[Any, Any]]:
         """Return the changes since the last call, without those of wider fixtures."""

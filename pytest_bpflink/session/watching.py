@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.features.privileges import missing_privileges
+from pytest_bpflink.session import process_watch
 from pytest_bpflink.session.kernel_log_check import DmesgCheck
 from pytest_bpflink.session.leak_check import LeakCheck
-from pytest_bpflink.session.process_watch import ProcessWatch
 
 if TYPE_CHECKING:
     import pytest
@@ -21,10 +20,10 @@ def start(config: pytest.Config) -> None:
 
     A check that this process may not make is left out; pytest's header says so.
     """
-    if config.pluginmanager.hasplugin("bpflink-process"):
+    if any(map(config.pluginmanager.hasplugin, ("bpflink-leaks", "bpflink-dmesg"))):
         return  # pytest has collected before
-    process = ProcessWatch(config, without_root=partial(_go_on_without_root, config))
-    config.pluginmanager.register(process, "bpflink-process")
+    if not config.pluginmanager.hasplugin(process_watch.NAME):
+        config.pluginmanager.register(process_watch.ProcessWatch(config), process_watch.NAME)
     if config.option.bpf_leaks != "off":
         with contextlib.suppress(BpfError):
             if not missing_privileges():
@@ -32,20 +31,3 @@ def start(config: pytest.Config) -> None:
     if config.option.bpf_dmesg != "off":
         with contextlib.suppress(OSError):
             config.pluginmanager.register(DmesgCheck(config), "bpflink-dmesg")
-
-
-def _go_on_without_root(config: pytest.Config, nodeid: str) -> None:
-    """Look for no more leaks: only root may enumerate objects.
-
-    Says so at once, since pytest (9.2) writes no summary if it may not return to its directory.
-    """
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        reporter.ensure_newline()
-        reporter.write_line(
-            f"bpflink: {nodeid} dropped root for good, so leaks are not looked for",
-            yellow=True,
-        )
-    leaks = config.pluginmanager.unregister(name="bpflink-leaks")
-    if leaks is not None:
-        leaks.pytest_unconfigure()

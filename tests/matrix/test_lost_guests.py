@@ -435,13 +435,18 @@ def test_a_native_worker_that_crashes_is_replaced_too(
     result.stdout.no_fnmatch_line("*console*")
 
 
-def test_a_stand_in_that_dies_ends_the_run(pytester: pytest.Pytester, with_fakes: Run) -> None:
+def test_a_stand_in_that_dies_is_its_kernels_error(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
     pytester.makepyfile("import os; os._exit(1)")
 
     result = with_fakes("--kernel", "unbootable")
 
-    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
-    result.stdout.fnmatch_lines(["*the stand-in for kernel unbootable died*"])
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        ["unbootable: kernel unbootable (Linux *) did not boot*", "Not properly terminated"]
+    )
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
 
 
 def test_consoles_are_kept(pytester: pytest.Pytester, with_fakes: Run) -> None:

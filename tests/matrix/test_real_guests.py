@@ -221,9 +221,9 @@ def test_what_hangs_or_panics_fails_alone_whatever_it_is_doing(
 
 
 @pytest.mark.usefixtures("stored_kernels")
-@pytest.mark.parametrize(("kernel", "guest"), [("5.10", "warm"), ("7.2", "plain")])
+@pytest.mark.parametrize("kernel", ["5.10", "7.2"])
 def test_a_test_that_ends_its_worker_is_told_so_and_the_others_run(
-    pytester: pytest.Pytester, kernel: str, guest: str
+    pytester: pytest.Pytester, kernel: str
 ) -> None:
     pytester.makepyfile(
         test_it="""
@@ -250,8 +250,7 @@ def test_a_test_that_ends_its_worker_is_told_so_and_the_others_run(
     )
 
     result = pytester.runpytest_subprocess(
-        *("--kernel", kernel, "--kernel-guest", guest, "--max-worker-restart=9"),
-        timeout=900,
+        "--kernel", kernel, "--max-worker-restart=9", timeout=400
     )
 
     result.assert_outcomes(passed=1, failed=7)
@@ -273,6 +272,82 @@ def test_a_test_that_ends_its_worker_is_told_so_and_the_others_run(
             r'  File ".*/test_it.py", line 19, in test_is_interrupted',
         ]
     )
+
+
+@pytest.mark.usefixtures("stored_kernels")
+def test_a_test_that_ends_its_worker_in_a_plain_guest_is_told_so(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import os
+
+        def test_aborts(): os.abort()
+
+        def test_exits(): os._exit(3)
+        """
+    )
+
+    result = pytester.runpytest_subprocess("--kernel", "7.2", "--kernel-guest=plain", timeout=400)
+
+    result.assert_outcomes(failed=2)
+    where = r"in the call of this test; the kernel \(Linux 7\.2\.\S+\) is well"
+    result.stdout.re_match_lines(
+        [
+            rf"kernel 7\.2: the worker was killed by SIGABRT {where}",
+            r'  File ".*/test_it.py", line 3 in test_aborts',
+            rf"kernel 7\.2: the worker exited with status 3 {where}",
+        ]
+    )
+
+
+@pytest.mark.usefixtures("stored_kernels")
+def test_a_test_that_harms_its_process_is_told_so_and_the_others_run(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import os, resource, sys
+
+        FILES = resource.RLIMIT_NOFILE
+        before = os.getcwd(), resource.getrlimit(FILES), os.getresuid()
+
+        def test_goes_away(tmp_path): os.chdir(tmp_path)
+
+        def test_lowers_limit(): resource.setrlimit(FILES, (99, 99))
+
+        def test_lowers_recursion(): sys.setrecursionlimit(60)
+
+        def test_forks():
+            if child := os.fork():
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+        def test_is_as_before(): assert (os.getcwd(), resource.getrlimit(FILES)) == before[:2]
+
+        def test_drops_root(): os.setresuid(65534, 65534, 65534)
+
+        def test_is_root(): assert os.getresuid() == before[2] == (0, 0, 0)
+        """
+    )
+
+    result = pytester.runpytest_subprocess("--kernel", "5.10,7.2", "-rP", timeout=400)
+
+    result.assert_outcomes(passed=14)
+    left = "left its process changed:"
+    users = f"{left} user ids: 0/0/0 became 65534/65534/65534"
+    for kernel in ("5.10", "7.2"):
+        dropped = f"{kernel}: test_it.py::test_drops_root[[]{kernel}] {users}"
+        returned = f"A child that test_it.py::test_forks[[]{kernel}] forked returned to pytest: *"
+        lines = [f"{dropped}; the next tests get a fresh guest", returned]
+        result.stdout.fnmatch_lines_random(lines)
+    result.stdout.fnmatch_lines_random(
+        [
+            f"This test {left} working directory: {pytester.path} became *",
+            f"This test {left} RLIMIT_NOFILE: * became 99/99",
+            f"This test {left} recursion limit: 1000 became 60",
+        ]
+    )
+    assert result.stdout.str().count("the next tests get a fresh guest") == 2
 
 
 @pytest.mark.usefixtures("stored_kernels")

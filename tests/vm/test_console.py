@@ -203,7 +203,8 @@ def test_directory_behind_another_user_s_link_is_used_only_if_no_other_user_coul
 def test_only_the_exact_line_says_how_a_worker_ended(
     line: str, end: tuple[int, int] | None
 ) -> None:
-    assert console.worker_end(f"before\n{line}\n[   12.4] reboot: Power down") == end
+    found = console.worker_end(f"before\n{line}\n[   12.4] reboot: Power down")
+    assert found == (end and (*end, "before"))
 
 
 def test_an_oom_kill_is_that_of_the_process() -> None:

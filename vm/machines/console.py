@@ -83,18 +83,25 @@ def cause(text: str) -> str:
 
 
 class WorkerEnd(NamedTuple):
-    """How a guest's worker ended: a returncode as subprocess has it, -N for signal N."""
+    """How a guest's worker ended, with a returncode as subprocess has it: -N for signal N.
+
+    `before` is the console up to then. A plain guest's PID 1 may be killed while the guest powers
+    off, which the kernel calls a panic (virtme-ng 1.42, Linux 7.2).
+    """
 
     pid: int
     returncode: int
+    before: str
 
 
 def worker_end(text: str) -> WorkerEnd | None:
     """Return how the worker ended, if the guest outlived the worker; else None."""
-    for line in reversed(text.splitlines()):
+    lines = text.splitlines()
+    for at, line in reversed([*enumerate(lines)]):
         if found := _WORKER_END.fullmatch(_TIME.sub("", line)):
             pid, signal, status = found.groups()
-            return WorkerEnd(int(pid), -int(signal) if signal else int(status))
+            returncode = -int(signal) if signal else int(status)
+            return WorkerEnd(int(pid), returncode, "\n".join(lines[:at]))
     return None
 
 

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 # Under KVM; an emulating machine multiplies it. Guests that boot together share cores.
 _BOOT_SECONDS = 60.0
 
-_CONSOLE_LINES = 40
+# An OOM kill may be followed by the report of another one, which has 100 lines.
+_CONSOLE_LINES = 400
 # faulthandler shows up to 100 threads, each with up to 100 frames.
 _ERROR_LINES = 1000
 _HINT = " (--kernel-log DIR keeps the whole console)"

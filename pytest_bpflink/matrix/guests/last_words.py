@@ -35,6 +35,7 @@ _HEADING = re.compile(r"(?:Current thread|Thread) 0x.*:")
 _LINES_BEFORE_FAULT = 3
 _LONGEST_FAULT = 60
 _ERROR_LINES = 10
+_CONSOLE_LINES = 40
 _EXCEPTION_LINES = 40
 
 # A process that ends closes its connection a moment before it can be waited for, in seconds.
@@ -71,17 +72,17 @@ def in_guest(*, console_tail: str, errors_tail: str, verdict: str) -> LastWords:
     VERDICT is the watchdog's sentence, if the watchdog killed the guest.
     """
     end = None if verdict else console.worker_end(console_tail)
-    panic = console.cause(console_tail)
+    quoted = "\n".join((end.before if end else console_tail).splitlines()[-_CONSOLE_LINES:])
+    panic = console.cause(quoted)
     if end is None:
-        tail = f"The end of its console:\n{console_tail}"
-        said = tail if console_tail else "Its console says nothing."
+        said = f"The end of its console:\n{quoted}" if quoted else "Its console says nothing."
         return LastWords("\n".join(filter(None, [verdict, said])), panic=panic)
-    kill = console.oom_kill(console_tail, end.pid) if end.returncode == -signal.SIGKILL else ""
+    kill = console.oom_kill(end.before, end.pid) if end.returncode == -signal.SIGKILL else ""
     paragraphs = [
         kill,
         _ADVICE if end.returncode == UNHEARD else "",
         _last_errors([line for line in errors_tail.splitlines() if line], end.returncode),
-        f"The end of the guest's console:\n{console_tail}" if panic else "",
+        f"The end of the guest's console:\n{quoted}" if panic else "",
     ]
     how = "was killed by the OOM killer" if kill else manner(end.returncode)
     return LastWords("\n".join(filter(None, paragraphs)), how, panic)

@@ -35,8 +35,11 @@ if TYPE_CHECKING:
     from pytest_bpflink.session.xdist_worker import SendEvent
 
 
-# Files of the matrix are on the stack of a running test.
-_OWN_FILES = f"{Path(__file__).parents[1]}/"
+# Files of the matrix and of the session are on the stack of a running test.
+_OWN_FILES = tuple(f"{Path(__file__).parents[2]}/{room}/" for room in ("matrix", "session"))
+
+# pytest's own: too many files can't be collected, or an argument names nothing.
+_ENDS_OF_COLLECTION = (pytest.Session.Failed, pytest.Session.Interrupted, pytest.UsageError)
 
 
 class MatrixWorker:
@@ -67,7 +70,10 @@ class MatrixWorker:
             end = EarlyEnd(config, flush=self._packing.flush)
             register(config, end)
             register(config, TaintWatch(end.after))
-            config.stash[process_watch.END_AFTER] = end.at_once_after
+            process = process_watch.ProcessWatch(config, end_after=end.at_once_after)
+        else:
+            process = process_watch.ProcessWatch(config)
+        config.pluginmanager.register(process, process_watch.NAME)
         xdist_worker.send_any_warning(config)
         pytest_internals.take_shortcuts()
         # `ItemFacts` carry the groups. xdist would append groups to node ids, which --lf then does
@@ -93,10 +99,10 @@ class MatrixWorker:
         """Tell the controller why this pytest can't collect: its own message stays in the guest."""
         try:
             return (yield)
-        except (pytest.Session.Failed, pytest.Session.Interrupted):
-            raise  # the tests that were collected are enough
         except pytest.UsageError as error:
             say(self._channel, "refused", "\n".join(map(str, error.args)))
+            raise
+        except _ENDS_OF_COLLECTION:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 (of any conftest file or plugin)
             say(self._channel, "refused", f"{error!r}\n{_place(error)}")
@@ -107,7 +113,7 @@ class MatrixWorker:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Send the controller the `ItemFacts`, and have pytest look up hooks once per file."""
         error = sys.exc_info()[1]
-        if error and not isinstance(error, (pytest.Session.Failed, pytest.Session.Interrupted)):
+        if error and not isinstance(error, _ENDS_OF_COLLECTION):
             # pytest (9.2) calls this also if collection raised. xdist would send an empty one.
             raise error
         described = {item.nodeid: self._describe(item).plain for item in session.items}

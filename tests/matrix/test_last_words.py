@@ -1,0 +1,35 @@
+"""What the controller says of a worker that died, by the console of its guest."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_bpflink.matrix.guests import last_words
+from pytest_bpflink.matrix.guests.last_words import LastWords
+
+ENDED = "[   71.142470] bpflink: worker 175 ended by signal 6"
+PANIC = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000007"
+
+
+@pytest.mark.parametrize(
+    ("console", "words"),
+    [
+        # While a plain guest powers off.
+        (f"{ENDED}\n[   71.234356] {PANIC}", LastWords("", "was killed by SIGABRT")),
+        (
+            f"[   71.1] {PANIC}\n{ENDED}",
+            LastWords(
+                f"The end of the guest's console:\n[   71.1] {PANIC}",
+                "was killed by SIGABRT",
+                panic=PANIC,
+            ),
+        ),
+        (
+            f"[   71.234356] {PANIC}",
+            LastWords(f"The end of its console:\n[   71.234356] {PANIC}", panic=PANIC),
+        ),
+        ("", LastWords("Its console says nothing.")),
+    ],
+)
+def test_only_a_panic_before_the_workers_end_is_its_cause(console: str, words: LastWords) -> None:
+    assert last_words.in_guest(console_tail=console, errors_tail="", verdict="") == words
