@@ -39,7 +39,9 @@ class LeakCheck:
         self._test: Owner | None = None
         self._wider: dict[pytest.FixtureDef[Any], Owner] = {}
         self._settling: list[Owner] = []
+        self._before_end: list[Leak] = []
         self._failed = False
+        self._ending = False
         self._text = ""
 
     def pytest_unconfigure(self) -> None:
@@ -51,7 +53,7 @@ class LeakCheck:
         """Begin with a test."""
         __tracebackhide__ = True
         self.ledger.begin()
-        self._test, self._failed = Owner("the test", item), False
+        self._test, self._failed, self._ending = Owner("the test", item), False, False
         yield
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -66,11 +68,26 @@ class LeakCheck:
         outer, name = self._test, f"{fixturedef.scope} fixture {fixturedef.argname}"
         self._test = self._wider[fixturedef] = Owner(name, request.node)
         try:
-            return (yield)
+            value = yield
         finally:
             self.ledger.advance(self._test)
             self.ledger.wider_began()
             self._test = outer
+        request.addfinalizer(self._look_before_end)  # the last finalizer is the first to be called
+        return value
+
+    def _look_before_end(self) -> None:
+        """Look for attachments to what a wider fixture has, which is about to end."""
+        owners = list(self._settling)
+        if self._ending and self._test:  # the fixtures of the test itself have ended
+            owners.append(self._test)
+        leaks: list[Leak] = []
+        for owner in owners:
+            failed = owner is self._test and self._failed
+            leaks += self.ledger.judge_attachments(owner, forgive_self=failed)
+        leaks += self.ledger.settle()
+        self._before_end += [leak for leak in leaks if leak.owner in owners]
+        self._report_late(leak for leak in leaks if leak.owner not in owners)
 
     def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         """Have a wider fixture's objects judged at the end of this teardown."""
@@ -95,6 +112,7 @@ class LeakCheck:
         __tracebackhide__ = True
         assert self._test is not None
         self.ledger.look(self._test)
+        self._ending = True
         try:
             yield
         except BaseException:
@@ -136,7 +154,7 @@ class LeakCheck:
         if test is None:
             return (yield)
         self.ledger.look(test)
-        self._failed = True
+        self._failed = self._ending = True
         try:
             return (yield)
         finally:
@@ -145,7 +163,8 @@ class LeakCheck:
 
     def _judge(self, item: pytest.Item, test: Owner) -> list[Leak]:
         self._report_late(self.ledger.overdue())
-        leaks = self.ledger.judge(test, forgive_self=self._failed)
+        leaks, self._before_end = self._before_end, []
+        leaks += self.ledger.judge(test, forgive_self=self._failed)
         self._test = None
         owners, self._settling = self._settling, []
         for owner in owners:
