@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +21,9 @@ _WAY_OUT = (
     "Destroy, unpin or detach it before the test ends, have a fixture do so (bpf_link, bpffs,"
     " cgroup), or mark the test allow_leak if it is meant to stay."
 )
+
+_MOST_SHOWN = 10
+"""Leaks of one test that are described; the others are counted."""
 
 
 class LeakCheck:
@@ -174,7 +177,10 @@ class LeakCheck:
 
     def _error_text(self, leaks: Iterable[Leak]) -> str:
         """Return the text of an error; if leaks are warnings, warn and return ""."""
-        lines = [*map(str, leaks)]
+        found = list(leaks)
+        lines = [str(leak) for leak in found[:_MOST_SHOWN]]
+        if len(found) > _MOST_SHOWN:
+            lines.append(f"and {len(found) - _MOST_SHOWN} more: {_counted(found[_MOST_SHOWN:])}")
         text = "\n".join([*lines, _WAY_OUT]) if lines else ""
         if text and not self._errors:
             self._config.issue_config_time_warning(LeakWarning(text), stacklevel=2)
@@ -190,6 +196,12 @@ class LeakCheck:
             text = self._error_text(left)
             if text:
                 extra_errors.add_error(item, text)
+
+
+def _counted(leaks: Iterable[Leak]) -> str:
+    """Return how many objects of each kind there are: `3 links, 1 program`."""
+    counts = Counter(leak.entry.kind for leak in leaks)
+    return ", ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in counts.items())
 
 
 def _is_allowed(leak: Leak) -> bool:
