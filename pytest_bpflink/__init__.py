@@ -37,8 +37,11 @@ if TYPE_CHECKING:
     from pytest_bpflink.errors import UnknownName as UnknownName
     from pytest_bpflink.errors import VerifierError as VerifierError
     from pytest_bpflink.features.kernel_info import KernelInfo as KernelInfo
+    from pytest_bpflink.introspection.attachments import CgroupHolder as CgroupHolder
+    from pytest_bpflink.introspection.attachments import DeviceHolder as DeviceHolder
+    from pytest_bpflink.introspection.attachments import NetnsHolder as NetnsHolder
+    from pytest_bpflink.introspection.attachments import SockmapHolder as SockmapHolder
     from pytest_bpflink.introspection.entries import Entry as Entry
-    from pytest_bpflink.introspection.holders import CgroupHolder as CgroupHolder
     from pytest_bpflink.introspection.holders import DescriptorHolder as DescriptorHolder
     from pytest_bpflink.introspection.holders import Holder as Holder
     from pytest_bpflink.introspection.holders import ObjectHolder as ObjectHolder
@@ -68,13 +71,13 @@ _MODULES = {
     "bpf.cgroup": ("Attached", "Cgroup"),
     "introspection.entries": ("Entry",),
     "errors": ("BpfError", "CompileError", "NotSupported", "UnknownName", "VerifierError"),
-    "introspection.holders": (
+    "introspection.attachments": (
         "CgroupHolder",
-        "DescriptorHolder",
-        "Holder",
-        "ObjectHolder",
-        "PinHolder",
+        "DeviceHolder",
+        "NetnsHolder",
+        "SockmapHolder",
     ),
+    "introspection.holders": ("DescriptorHolder", "Holder", "ObjectHolder", "PinHolder"),
     "bpf.link": ("Link", "link_ids", "links"),
     "introspection.linkinfo": (
         "CgroupLinkInfo",

@@ -92,6 +92,11 @@ def _require_as_since(feature: str, since: str, bpf_kernel: KernelInfo) -> None:
     if absence is not None and absence.hint.startswith("needs libbpf"):
         pytest.skip(str(absence))
     option = next((one for name, one in _OPTIONS.items() if name in feature), "CONFIG_BPF")
+    if absence is not None:
+        options = probing.options_of(feature)
+        reason = probing.excuse(absence, bpf_kernel, since=since, config=(option, *options))
+        if reason and not reason.startswith(("came with", "this kernel (")):
+            pytest.skip(reason)  # the kernel lacks BTF or the BPF LSM
     is_there = bpf_kernel.version >= probing.version_tuple(since) and option in bpf_kernel.config
     assert (absence is None) is is_there, absence
 

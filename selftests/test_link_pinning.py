@@ -9,24 +9,38 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import BpfError, DescriptorHolder, Link, PinHolder, eventually
+from pytest_bpflink import BpfError, DescriptorHolder, Link, Object, PinHolder, eventually
 from pytest_bpflink.selftests.support.witness import SyscallWitness
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from pytest_bpflink import BpfFs, Object
+    from pytest_bpflink import BpfFs
 
-pytestmark = pytest.mark.parametrize("program", ["pin_raw_tp", "pin_tp_btf"])
+pytestmark = pytest.mark.parametrize(
+    "program",
+    [
+        "pin_raw_tp",
+        pytest.param("pin_tp_btf", marks=pytest.mark.bpf_requires("attach:trace_raw_tp")),
+    ],
+)
+
+PROGRAMS = Path(__file__).parent / "progs/sys_enter.bpf.c"
 
 
 @pytest.fixture
-def witness(bpf_object: Callable[..., Object]) -> SyscallWitness:
-    return SyscallWitness(bpf_object("progs/sys_enter.bpf.c", rodata=SyscallWitness.rodata()))
+def witness(program: str) -> Iterator[SyscallWitness]:
+    """Load one of the programs: a kernel without BTF refuses the other."""
+    with Object.open(PROGRAMS) as opened:
+        for each in opened.programs.values():
+            each.set_autoload(each.name == program)
+        opened.rodata.update(SyscallWitness.rodata())
+        yield SyscallWitness(opened.load())
 
 
 @pytest.fixture

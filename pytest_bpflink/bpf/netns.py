@@ -24,6 +24,7 @@ from pytest_bpflink.errors import BpfError
 from pytest_bpflink.introspection.ids import note_made
 from pytest_bpflink.introspection.prog_query import prog_query
 from pytest_bpflink.system.libc import libc
+from pytest_bpflink.system.namespaces import OWN, set_network_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.handles import ProgramHandle
 
 _CLONE_NEWNET = 0x40000000
-_OWN = "/proc/thread-self/ns/net"  # namespaces are a thread's, not a process's
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _IFREQ = struct.Struct("16sh14x")
@@ -58,11 +58,11 @@ class NetNs:
         errors: list[BpfError] = []
 
         def make() -> None:
-            try:
-                _call("unshare", _CLONE_NEWNET, doing="make a network namespace")
-                fds.append(os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC))
-            except BpfError as error:
-                errors.append(error)
+            if libc().unshare(_CLONE_NEWNET):  # os.unshare came with Python 3.12
+                doing, hint = "make a network namespace", "needs CAP_SYS_ADMIN"
+                errors.append(BpfError(ctypes.get_errno(), doing, hint=hint))
+            else:
+                fds.append(os.open(OWN, os.O_RDONLY | os.O_CLOEXEC))
 
         # In a thread, which ends: unshare changes the namespace of the calling thread.
         thread = threading.Thread(target=make)
@@ -77,7 +77,7 @@ class NetNs:
     @classmethod
     def current(cls) -> Self:
         """Refer to the namespace that this thread is in."""
-        return cls(os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC))
+        return cls(os.open(OWN, os.O_RDONLY | os.O_CLOEXEC))
 
     def fileno(self) -> int:
         """Return the descriptor of the namespace. Raises `BpfError` with EBADF after `close()`."""
@@ -278,10 +278,7 @@ def _link(netns: NetNs, doing: str, command: str, **attributes: Any) -> list[Any
 
 
 def _set(fd: int, doing: str) -> None:
-    _call("setns", fd, _CLONE_NEWNET, doing=doing)
-
-
-def _call(name: str, *arguments: int, doing: str) -> None:
-    """Call `unshare` or `setns` of the C library, which Python has from 3.12 on."""
-    if getattr(libc(), name)(*arguments):
-        raise BpfError(ctypes.get_errno(), doing, hint="needs CAP_SYS_ADMIN")
+    try:
+        set_network_namespace(fd)
+    except OSError as error:
+        raise BpfError(error.errno or 0, doing, hint="needs CAP_SYS_ADMIN") from error

@@ -8,27 +8,24 @@ it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import socket
 from collections import defaultdict
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.binding import libbpf
-from pytest_bpflink.binding.uapi import BpfMapInfo, XdpFlags
-from pytest_bpflink.bpf.netns import NetNs
+from pytest_bpflink.binding.uapi import BpfMapInfo
 from pytest_bpflink.commands.functions import Functions, event, places
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.introspection import ids, linkinfo
-from pytest_bpflink.introspection.prog_query import prog_query
+from pytest_bpflink.introspection.prog_query import prog_query, xdp_query
 from pytest_bpflink.system.cgroup2 import cgroup2_mount
-from pytest_bpflink.system.mountinfo import mounted
+from pytest_bpflink.system.namespaces import inside, network_namespaces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
     from pytest_bpflink.introspection.linkinfo import LinkInfo
 
@@ -47,7 +44,7 @@ class Places:
     def __init__(self) -> None:
         self._functions = Functions()
         # By namespace and place in it; None if the kernel does not tell which programs are there.
-        self._programs: dict[tuple[object, ...], list[int] | None] = {}
+        self._programs: dict[tuple[object, ...], Sequence[int] | None] = {}
 
     def words(self, info: LinkInfo) -> str:
         """Say what a link is attached to."""
@@ -67,7 +64,7 @@ class Places:
             case linkinfo.XdpLinkInfo() | linkinfo.TcxLinkInfo() | linkinfo.NetkitLinkInfo():
                 place = info.ifindex and self._device(info)
             case linkinfo.SockmapLinkInfo() | linkinfo.StructOpsLinkInfo():
-                place = info.map_id and self._map(info.map_id)
+                place = info.map_id and self._map(info, info.map_id)
             case linkinfo.RawTracepointLinkInfo():
                 place = info.tp_name
             case linkinfo.IterLinkInfo():
@@ -117,18 +114,7 @@ class Places:
     @cached_property
     def _namespaces(self) -> dict[int, tuple[str, str]]:
         """The network namespaces that can be entered: a path to each, and what to call it."""
-        own = "/proc/self/ns/net"
-        found = {os.stat(own).st_ino: (own, "this network namespace")}
-        named = [(path, f"netns {path.name}") for path in Path("/run/netns").glob("*")]
-        # Mounts keep namespaces without a process, as container runtimes do.
-        kept = [mount.path for mount in mounted("nsfs") if str(mount.root).startswith("net:[")]
-        named += [(path, f"netns {path}") for path in kept]
-        pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
-        of_processes = [(Path(f"/proc/{pid}/ns/net"), f"netns of pid {pid}") for pid in pids]
-        for path, name in (*named, *of_processes):
-            with contextlib.suppress(OSError):
-                found.setdefault(path.stat().st_ino, (str(path), name))
-        return found
+        return network_namespaces()
 
     def _device(self, info: Device) -> str:
         # The kernel names no namespace: each namespace with such a device is a candidate.
@@ -143,7 +129,7 @@ class Places:
         """By index: for each device with it, the path of the namespace, and the device's name."""
         found = defaultdict(list)
         for path, namespace in self._namespaces.values():
-            with contextlib.suppress(OSError), _inside(path):
+            with contextlib.suppress(OSError), inside(path):
                 for index, name in socket.if_nameindex():
                     here = namespace.startswith("this")
                     found[index].append((path, name if here else f"{name} in {namespace}"))
@@ -153,7 +139,7 @@ class Places:
         place = (path, info.type, info.ifindex, getattr(info, "attach_type", None))
         if place not in self._programs:
             try:
-                with _inside(path):
+                with inside(path):
                     self._programs[place] = _programs_at(info)
             except OSError as error:
                 # The kernel refuses to query the peer of a netkit device (EACCES).
@@ -163,17 +149,23 @@ class Places:
 
     # Maps and functions.
 
-    def _map(self, map_id: int) -> str:
+    def _map(self, info: linkinfo.LinkInfo, map_id: int) -> str:
+        """Name the map of a link.
+
+        It may be opened by its id: no link of these types has a program array (see `ids`), and the
+        link holds it meanwhile.
+        """
+        doing = f"look at map {map_id}"
         try:
-            with ids.opened("map", map_id) as fd:
-                info = libbpf.read_info(fd, BpfMapInfo, doing=f"look at map {map_id}")
-        except BpfError:  # the map is gone
+            with ids.opened("link", info.id), ids.opened("map", map_id) as fd:
+                about = libbpf.read_info(fd, BpfMapInfo, doing=doing)
+        except BpfError:  # the link or the map is gone
             return f"map {map_id}"
-        return f"map {map_id} {info.name.decode(errors='replace')}".rstrip()
+        return f"map {map_id} {about.name.decode(errors='replace')}".rstrip()
 
     def _iterated(self, info: linkinfo.IterLinkInfo) -> str:
         of = [
-            self._map(info.map_id) if info.map_id else "",
+            self._map(info, info.map_id) if info.map_id else "",
             self._cgroup(info.cgroup_id) if info.cgroup_id else "",
             f"thread {info.tid}" if info.tid else "",
             f"pid {info.pid}" if info.pid else "",
@@ -181,28 +173,12 @@ class Places:
         return " of ".join([info.target_name, *filter(None, of)])
 
 
-@contextlib.contextmanager
-def _inside(path: str) -> Iterator[None]:
-    with contextlib.closing(NetNs(os.open(path, os.O_RDONLY | os.O_CLOEXEC))) as netns:
-        if path == "/proc/self/ns/net":
-            yield
-        else:
-            with netns.entered():
-                yield
-
-
-def _programs_at(info: Device) -> list[int]:
+def _programs_at(info: Device) -> Sequence[int]:
     """Return the ids of the programs at a place like this in the present namespace."""
-    doing = f"ask what is attached to device {info.ifindex}"
-    if isinstance(info, linkinfo.XdpLinkInfo):
-        modes = (XdpFlags.SKB_MODE, XdpFlags.DRV_MODE, XdpFlags.HW_MODE)
-        found = (ctypes.c_uint32 * len(modes))()
-        for place, mode in enumerate(modes):
-            at = ctypes.byref(found, place * ctypes.sizeof(ctypes.c_uint32))
-            libbpf.call("bpf_xdp_query_id", info.ifindex, mode, at, doing=doing)
-        return list(found)
     where = f"device {info.ifindex}"
-    return list(prog_query(info.ifindex, info.attach_type, where=where).prog_ids)
+    if isinstance(info, linkinfo.XdpLinkInfo):
+        return xdp_query(info.ifindex, where=where)
+    return prog_query(info.ifindex, info.attach_type, where=where).prog_ids
 
 
 def _netfilter(info: linkinfo.NetfilterLinkInfo) -> str:

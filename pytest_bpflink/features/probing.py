@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.uapi import AttachType
 from pytest_bpflink.errors import BpfError, NotSupported, UnknownFeature
+from pytest_bpflink.features import conditions
 from pytest_bpflink.features.privileges import missing_privileges
 from pytest_bpflink.features.probes import cgroups, events, names, networks, struct_ops
 
@@ -56,9 +57,9 @@ def excuse(
 ) -> str:
     """Return the reason for which a feature may be absent; empty where there is none: a failure.
 
-    Four reasons can be shown: the loaded libbpf lacks a function, the kernel is older than `since`,
-    the kernel is built without one of the options of `config`, or this host's policy refuses the
-    feature.
+    Five reasons can be shown: the loaded libbpf lacks a function, the kernel is older than `since`,
+    the kernel is built without one of the options of `config`, the kernel lacks BTF, a JIT, the BPF
+    LSM or a module, or this host's policy refuses the feature.
     """
     if isinstance(error, NotSupported) and error.since.startswith("libbpf"):
         return error.hint
@@ -67,9 +68,16 @@ def excuse(
     lacking = [option for option in config if kernel.config and option not in kernel.config]
     if lacking:
         return f"this kernel ({kernel.release}) is built without {', '.join(lacking)}"
+    if reason := conditions.lack(error, kernel.config, config):
+        return reason
     if error.errno == errno.EPERM and kernel.where == "native" and not missing_privileges():
         return f"this host's policy refuses it, though no capability is missing: {error.strerror}"
     return ""
+
+
+def options_of(feature: str) -> tuple[str, ...]:
+    """Return the options that each kernel needs for a feature."""
+    return ("CONFIG_BPF_LSM",) if feature.startswith(("attach:lsm_", "prog:lsm")) else ()
 
 
 def require_libbpf(release: str, *, what: str) -> None:
@@ -77,6 +85,12 @@ def require_libbpf(release: str, *, what: str) -> None:
     here = libbpf.version()
     if version_tuple(here) < version_tuple(release):
         raise NotSupported(what, since=f"libbpf {release}", here=f"libbpf {here}")
+
+
+def require_bpf_lsm(options: Sequence[str], *, what: str) -> None:
+    """Raise `BpfError` if `what` needs the BPF LSM and it is off: its programs would never run."""
+    if conditions.other_lsms(options):
+        raise BpfError(errno.EOPNOTSUPP, f"run {what}")
 
 
 def version_tuple(release: str) -> tuple[int, ...]:

@@ -1,31 +1,34 @@
-"""Who holds a BPF object: descriptors, pins, other BPF objects, cgroups.
+"""Who holds a BPF object: descriptors, pins, other BPF objects, and attachments without a link.
 
-Holders that can't be found are a descriptor in flight over SCM_RIGHTS, and a perf event, device or
-network namespace to which a program is attached without a link; without privilege, also other
-users' processes. `descriptors` says which links of other processes are missed in containers.
+Holders that can't be found are a descriptor in flight over SCM_RIGHTS, and a socket, a perf event
+or a traffic control action that has the program; without privilege, also other users' processes.
+`descriptors` says which links of other processes are missed in containers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.binding import libbpf
-from pytest_bpflink.binding.uapi import CGROUP_ATTACH_TYPES, AttachType, BpfProgInfo
+from pytest_bpflink.binding.uapi import BpfProgInfo
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.introspection import ids, linkinfo, pins
+from pytest_bpflink.introspection.attachments import (
+    Attachment,
+    attachable,
+    attachments,
+    everywhere,
+)
 from pytest_bpflink.introspection.descriptors import held_by
-from pytest_bpflink.introspection.prog_query import prog_query
 from pytest_bpflink.system import procfs
-from pytest_bpflink.system.cgroup2 import cgroup2_mount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
+    from pathlib import Path
 
     from pytest_bpflink.introspection.ids import Key, Kind
 
@@ -63,22 +66,11 @@ class ObjectHolder:
         return f"{self.kind} {self.id}"
 
 
-@dataclass(frozen=True)
-class CgroupHolder:
-    """A cgroup that the program is attached to: by a link if one is a holder too, else without."""
-
-    path: Path
-    attach_type: AttachType
-
-    def __str__(self) -> str:
-        return f"the attachment to cgroup {self.path} ({self.attach_type.name})"
-
-
-Holder = DescriptorHolder | PinHolder | ObjectHolder | CgroupHolder
+Holder = DescriptorHolder | PinHolder | ObjectHolder | Attachment
 
 
 def holders(kind: Kind, number: int) -> tuple[Holder, ...]:
-    """Find the holders of an object: descriptors in the order of pids, pins, objects, cgroups."""
+    """Find the holders of an object: descriptors by pid, pins, other objects, attachments."""
     return holders_of([(kind, number)])[kind, number]
 
 
@@ -91,7 +83,8 @@ def holders_of(keys: Iterable[Key]) -> dict[Key, tuple[Holder, ...]]:
         _pins,
     ]
     if kinds != {"link"}:
-        searches += [_links, _programs, partial(cgroups, {number for _, number in found})]
+        programs = {number for kind, number in found if kind == "program"}
+        searches += [_links, _programs, partial(_attachments, programs)]
     for search in searches:
         for key, holder in search():
             if key in found:
@@ -142,21 +135,6 @@ def _maps_of(program_fd: int) -> list[int]:
     return list(numbers)
 
 
-def cgroups(programs: set[int]) -> Iterator[tuple[Key, Holder]]:
-    """Yield the cgroups that some programs are attached to, by a link or without one."""
-    with contextlib.suppress(BpfError):  # no cgroup2
-        for directory, _, _ in os.walk(cgroup2_mount()):
-            with contextlib.suppress(OSError):  # the cgroup is removed meanwhile
-                for attach_type, attached in _attached_to(directory):
-                    for number in programs.intersection(attached):
-                        yield ("program", number), CgroupHolder(Path(directory), attach_type)
-
-
-def _attached_to(cgroup: str) -> Iterator[tuple[AttachType, tuple[int, ...]]]:
-    fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for attach_type in CGROUP_ATTACH_TYPES:
-            with contextlib.suppress(BpfError):  # the kernel lacks this attach type
-                yield attach_type, prog_query(fd, attach_type, where=cgroup).prog_ids
-    finally:
-        os.close(fd)
+def _attachments(programs: set[int]) -> Iterator[tuple[Key, Holder]]:
+    for number, attachment in attachments(attachable(programs), everywhere):
+        yield ("program", number), attachment

@@ -9,6 +9,11 @@ puts the reference. A descriptor that is opened by id and closed while the work 
 makes the kernel take a second reference, which nothing puts: prog_array_map_clear() ignores that
 schedule_work() returned false. The map then stays until the kernel ends (seen on 6.12, 6.18 and
 7.2). `is_alive` opens nothing, and `entries` looks at a map through its holders.
+
+Links and programs may be opened by id at any time. The kernel gives no descriptor of one whose last
+reference is gone (bpf_link_inc_not_zero(), bpf_prog_inc_not_zero()), and a link or program, unlike
+a map, begins to end only with that reference. If its holders put theirs meanwhile, it ends when the
+descriptor is closed, in the same way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`BPF_PROG_QUERY`: which programs are attached to a cgroup, a network namespace or a device."""
+"""Which programs are attached to a target: `BPF_PROG_QUERY`, and for XDP rtnetlink(7)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.uapi import XdpFlags
 
 if TYPE_CHECKING:
     from pytest_bpflink.binding.uapi import AttachType
@@ -49,3 +50,19 @@ def prog_query(
         doing=f"ask what is attached to {where} ({attach_type.name})",
     )
     return Answer(tuple(ids[: count.value]), flags.value)
+
+
+_XDP_MODES = (XdpFlags.SKB_MODE, XdpFlags.DRV_MODE, XdpFlags.HW_MODE)
+
+
+def xdp_query(ifindex: int, *, where: str) -> tuple[int, ...]:
+    """Return the ids of the XDP programs of a device in this thread's namespace.
+
+    Raises `BpfError`. `where` names the device in the error.
+    """
+    found = (ctypes.c_uint32 * len(_XDP_MODES))()
+    for place, mode in enumerate(_XDP_MODES):
+        at = ctypes.byref(found, place * ctypes.sizeof(ctypes.c_uint32))
+        doing = f"ask what is attached to {where}"
+        libbpf.call("bpf_xdp_query_id", ifindex, mode, at, doing=doing)
+    return tuple(filter(None, found))

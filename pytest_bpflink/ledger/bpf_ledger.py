@@ -10,10 +10,10 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.introspection import ids
+from pytest_bpflink.introspection.attachments import CgroupHolder
 from pytest_bpflink.introspection.descriptors import held_by
 from pytest_bpflink.introspection.entries import entries_of, entry_of
 from pytest_bpflink.introspection.holders import (
-    CgroupHolder,
     DescriptorHolder,
     ObjectHolder,
     PinHolder,

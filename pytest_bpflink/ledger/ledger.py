@@ -16,11 +16,14 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pytest_bpflink.errors import BpfError
 from pytest_bpflink.introspection import ids, pins
+from pytest_bpflink.introspection.attachments import Places, attachable, attachments, everywhere
 from pytest_bpflink.introspection.descriptors import held_by
 from pytest_bpflink.introspection.entries import entry_of
-from pytest_bpflink.introspection.holders import DescriptorHolder, ObjectHolder, cgroups, holders_of
-from pytest_bpflink.system import estates
+from pytest_bpflink.introspection.holders import DescriptorHolder, ObjectHolder, holders_of
+from pytest_bpflink.system import estates, namespaces
+from pytest_bpflink.system.cgroup2 import cgroup2_mount
 from pytest_bpflink.system.processes import family
 
 if TYPE_CHECKING:
@@ -65,7 +68,7 @@ class Leak:
     holders: tuple[Holder, ...]
 
     def __str__(self) -> str:
-        # As a rule a program that is attached without a link, where holders can't be searched.
+        # As a rule a program that is attached where holders can't be found, say to a socket.
         held = ", ".join(map(str, self.holders)) or "the kernel: no process, no pin, no cgroup"
         return f"{self.owner} left {self.entry}, held by {held}"
 
@@ -82,11 +85,20 @@ class _Later:
 
 @dataclass(frozen=True)
 class _Found:
-    """The objects left of an owner: held, perhaps just draining, and held by wider fixtures."""
+    """The objects left of an owner.
 
-    left: list[Key]
+    They are held, attached without a link, perhaps just draining, or held by wider fixtures.
+    """
+
+    held: list[Key]
+    attached: list[Key]
     draining: list[Key]
     with_elders: list[Key]
+
+    @property
+    def left(self) -> list[Key]:
+        """The objects that don't end by themselves."""
+        return [*self.held, *self.attached]
 
 
 class Ledger:
@@ -170,8 +182,7 @@ class Ledger:
         if found.left:
             gc.collect()  # a reference cycle, say of an exception, may still hold objects
             found = self._wait_for(found, forgive_self=forgive_self)
-        attached = self._attached(found.draining)
-        leaks = self._leaks([(owner, key, key in self._made) for key in (*found.left, *attached)])
+        leaks = self._leaks([(owner, key, key in self._made) for key in found.left])
         drained = time.monotonic() + _DRAIN
         # Where there are leaks, the draining objects are taken for objects that the leaks hold.
         later = dict.fromkeys(found.draining if not leaks else (), drained)
@@ -179,6 +190,40 @@ class Ledger:
         for key, due in later.items():
             self._later.append(_Later(owner, key, key in self._made, due))
         return leaks
+
+    def judge_attachments(self, owner: Owner, *, forgive_self: bool = False) -> list[Leak]:
+        """Return the leaks of an owner that only the target of an attachment keeps.
+
+        To be called before a wider fixture ends, which may have the target; and then `settle`.
+        """
+        self.advance(owner)
+        programs = [key for key in owner.keys if key[0] == "program" and ids.is_alive(*key)]
+        if not programs or self._is_forked:
+            return []
+        deadline = time.monotonic() + _GRACE
+        while True:
+            found = self._look_at(programs, forgive_self=forgive_self)
+            if not found.attached or time.monotonic() > deadline:
+                break
+            time.sleep(_GRACE / 20)
+        # Some targets can't be asked: sockmaps before 5.17.
+        types = attachable(number for _, number in found.draining)
+        due = time.monotonic() + _DRAIN
+        later = [key for key in found.draining if key[1] in types]
+        self._later += [_Later(owner, key, key in self._made, due) for key in later]
+        owner.keys = [key for key in owner.keys if key not in {*found.attached, *later}]
+        return self._leaks([(owner, key, key in self._made) for key in found.attached])
+
+    def settle(self) -> list[Leak]:
+        """Wait for draining programs that may be attached without a link, and return the leaks."""
+        types = attachable(each.key[1] for each in self._later if each.key[0] == "program")
+        draining = {("program", number) for number in types}
+        settling = [each for each in self._later if each.key in draining and each.due < math.inf]
+        while settling and max(each.due for each in settling) > time.monotonic():
+            time.sleep(_DRAIN / 200)
+            settling = [each for each in settling if ids.is_alive(*each.key)]
+        self._later = [each for each in self._later if each not in settling]
+        return self._leaks([(each.owner, each.key, each.made_here) for each in settling])
 
     def overdue(self) -> list[Leak]:
         """Return the objects that had the time to drain and still exist."""
@@ -205,7 +250,8 @@ class Ledger:
         while True:
             again = self._look_at(found.left, forgive_self=forgive_self)
             found = _Found(
-                again.left,
+                again.held,
+                again.attached,
                 [*found.draining, *again.draining],
                 [*found.with_elders, *again.with_elders],
             )
@@ -215,25 +261,49 @@ class Ledger:
 
     def _look_at(self, keys: Collection[Key], *, forgive_self: bool) -> _Found:
         """Find this session's objects among `keys`, by the way in which they are left."""
-        found = _Found([], [], [])
+        found = _Found([], [], [], [])
         held, pinned = self._held(keys), self._pinned()
+        loose = []
         for key in keys:
             holding = held.get(key, set())
             if forgive_self:
                 holding -= {self._pid}
             if key in pinned or holding - self._elders:
-                found.left.append(key)
+                found.held.append(key)
             elif holding:
                 found.with_elders.append(key)
-            elif key not in held and self._is_ours(key) and ids.is_alive(*key):
-                (found.left if key[0] == "link" else found.draining).append(key)
+            elif ids.is_alive(*key):
+                loose.append(key)
+        found.attached.extend(self._attached(loose))
+        for key in loose:
+            if key not in held and key not in found.attached and self._is_ours(key):
+                (found.held if key[0] == "link" else found.draining).append(key)
         return found
 
-    def _attached(self, draining: Iterable[Key]) -> list[Key]:
-        """Return the programs that do not drain, but are attached to a cgroup without a link."""
-        # Only objects that this process attached or pinned itself are in question: a few.
-        programs = {number for kind, number in draining if (kind, number) in self._made}
-        return sorted({key for key, _ in cgroups(programs)}) if programs else []
+    def _attached(self, loose: Iterable[Key]) -> list[Key]:
+        """Return the programs that are attached without a link, as far as they are this session's.
+
+        A program that is attached to one of the session's own targets is the session's.
+        """
+        programs = attachable(number for kind, number in loose if kind == "program")
+        attached = {number for number, _ in attachments(programs, self._own_places)}
+        ours = {
+            number: kind
+            for number, kind in programs.items()
+            if number not in attached and self._is_ours(("program", number))
+        }
+        attached |= {number for number, _ in attachments(ours, everywhere)}
+        return [("program", number) for number in sorted(attached)]
+
+    def _own_places(self) -> Places:
+        """Return the places that only this session uses, as a rule."""
+        pids = self._family.pids()
+        netns = {ino: path for pid in pids for ino, path in namespaces.held_by(pid)}
+        netns.pop(os.stat(namespaces.OWN).st_ino, None)
+        cgroups: list[Path] = []
+        with contextlib.suppress(BpfError):  # cgroup2 is not mounted
+            cgroups = [cgroup2_mount() / estates.cgroup_name(each) for each in estates.own()]
+        return Places(tuple(cgroups), netns, pids, self._own_mounts())
 
     def _is_ours(self, key: Key) -> bool:
         return self._alone or key in self._made or key in self._seen
@@ -248,10 +318,12 @@ class Ledger:
                     held.setdefault(key, set()).add(pid)
         return held
 
-    def _pinned(self) -> set[Key]:
+    def _own_mounts(self) -> list[Path]:
         own = (*estates.own(), *self._places)
-        mounts = [mount for mount in pins.mounts() if any(map(mount.is_relative_to, own))]
-        return {key for mount in mounts for key, _ in pins.pinned_in(mount)}
+        return [mount for mount in pins.mounts() if any(map(mount.is_relative_to, own))]
+
+    def _pinned(self) -> set[Key]:
+        return {key for mount in self._own_mounts() for key, _ in pins.pinned_in(mount)}
 
     def _leaks(self, suspects: Iterable[tuple[Owner, Key, bool]]) -> list[Leak]:
         alive = [each for each in suspects if ids.is_alive(*each[1])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +26,9 @@ _WAY_OUT = (
     " cgroup), or mark the test allow_leak if it is meant to stay."
 )
 
+_MOST_SHOWN = 10
+"""Leaks of one test that are described; the others are counted."""
+
 
 class LeakCheck:
     """Tells the ledger which test or fixture is running, and reports what each left behind.
@@ -43,7 +46,9 @@ class LeakCheck:
         self._test: Owner | None = None
         self._wider: dict[pytest.FixtureDef[Any], Owner] = {}
         self._settling: list[Owner] = []
+        self._before_end: list[Leak] = []
         self._failed = False
+        self._ending = False
         self._text = ""
 
     def pytest_unconfigure(self) -> None:
@@ -55,7 +60,7 @@ class LeakCheck:
         """Begin with a test."""
         __tracebackhide__ = True
         self.ledger.begin()
-        self._test, self._failed = Owner("the test", item), False
+        self._test, self._failed, self._ending = Owner("the test", item), False, False
         yield
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -70,11 +75,26 @@ class LeakCheck:
         outer, name = self._test, f"{fixturedef.scope} fixture {fixturedef.argname}"
         self._test = self._wider[fixturedef] = Owner(name, request.node)
         try:
-            return (yield)
+            value = yield
         finally:
             self.ledger.advance(self._test)
             self.ledger.wider_began()
             self._test = outer
+        request.addfinalizer(self._look_before_end)  # the last finalizer is the first to be called
+        return value
+
+    def _look_before_end(self) -> None:
+        """Look for attachments to what a wider fixture has, which is about to end."""
+        owners = list(self._settling)
+        if self._ending and self._test:  # the fixtures of the test itself have ended
+            owners.append(self._test)
+        leaks: list[Leak] = []
+        for owner in owners:
+            failed = owner is self._test and self._failed
+            leaks += self.ledger.judge_attachments(owner, forgive_self=failed)
+        leaks += self.ledger.settle()
+        self._before_end += [leak for leak in leaks if leak.owner in owners]
+        self._report_late(leak for leak in leaks if leak.owner not in owners)
 
     def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         """Have a wider fixture's objects judged at the end of this teardown."""
@@ -100,6 +120,7 @@ class LeakCheck:
         assert self._test is not None
         with _excusing_refusal():
             self.ledger.look(self._test)
+        self._ending = True
         try:
             yield
         except BaseException:
@@ -141,7 +162,7 @@ class LeakCheck:
         if test is None:
             return (yield)
         self.ledger.look(test)
-        self._failed = True
+        self._failed = self._ending = True
         try:
             return (yield)
         finally:
@@ -151,7 +172,7 @@ class LeakCheck:
     def _judge(self, item: pytest.Item, test: Owner) -> list[Leak]:
         self._test = None
         owners, self._settling = self._settling, []
-        leaks: list[Leak] = []
+        leaks, self._before_end = self._before_end, []
         with _excusing_refusal():
             self._report_late(self.ledger.overdue())
             leaks += self.ledger.judge(test, forgive_self=self._failed)
@@ -162,7 +183,10 @@ class LeakCheck:
 
     def _error_text(self, leaks: Iterable[Leak]) -> str:
         """Return the text of an error; if leaks are warnings, warn and return ""."""
-        lines = [*map(str, leaks)]
+        found = list(leaks)
+        lines = [str(leak) for leak in found[:_MOST_SHOWN]]
+        if len(found) > _MOST_SHOWN:
+            lines.append(f"and {len(found) - _MOST_SHOWN} more: {_counted(found[_MOST_SHOWN:])}")
         text = "\n".join([*lines, _WAY_OUT]) if lines else ""
         if text and not self._errors:
             self._config.issue_config_time_warning(LeakWarning(text), stacklevel=2)
@@ -188,6 +212,12 @@ def _excusing_refusal() -> Generator[None, None, None]:
     except BpfError as error:
         if error.errno != errno.EPERM or not os.geteuid():
             raise
+
+
+def _counted(leaks: Iterable[Leak]) -> str:
+    """Return how many objects of each kind there are: `3 links, 1 program`."""
+    counts = Counter(leak.entry.kind for leak in leaks)
+    return ", ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in counts.items())
 
 
 def _is_allowed(leak: Leak) -> bool:

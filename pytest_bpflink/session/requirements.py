@@ -79,6 +79,7 @@ def absent(
 
     With `--bpf-strict` it fails in any case.
     """
+    options = (*options, *probing.options_of(feature))
     excuse = probing.excuse(error, kernel_of(config), since=since, config=options)
     if not excuse:
         pytest.fail(f"{feature} is absent, and nothing explains it: {error}", pytrace=False)

@@ -11,21 +11,21 @@ import contextlib
 import os
 import socket
 import struct
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pytest_bpflink.system.netlink import attributes, dump
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
-_REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
 _INET_DIAG_CGROUP_ID = 21
 
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _REQUEST = struct.Struct("=BBBxI48x")  # struct inet_diag_req_v2, for sockets in any state
 _ANSWER_BYTES, _INODE_AT = 72, 68  # struct inet_diag_msg
-_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
 
 _KINDS = {
     (family, protocol): name
@@ -50,44 +50,14 @@ def _sockets(family: int, protocol: int) -> Iterator[tuple[int, int]]:
 
     Yields none where the kernel lacks sock_diag(7) for the protocol.
     """
-    with (
-        contextlib.suppress(OSError),
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as asking,
-    ):
-        asking.settimeout(1)
-        request = _REQUEST.pack(family, protocol, 0, 0xFFFFFFFF)
-        header = _HEADER.pack(
-            _HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0
-        )
-        asking.send(header + request)
-        answers = True
-        while answers:
-            answers = False
-            for message in _messages(asking.recv(1 << 16)):
-                answers = True
-                yield _inode_and_cgroup(message)
-
-
-def _messages(data: bytes) -> Iterator[bytes]:
-    """Yield the bodies of answers, up to the end of the dump or an error."""
-    at = 0
-    while at < len(data):
-        length, kind, *_ = _HEADER.unpack_from(data, at)
-        if kind != _SOCK_DIAG_BY_FAMILY:
-            return
-        yield data[at + _HEADER.size : at + length]
-        at += length + 3 & ~3
-
-
-def _inode_and_cgroup(message: bytes) -> tuple[int, int]:
-    (inode,) = struct.unpack_from("=I", message, _INODE_AT)
-    at = _ANSWER_BYTES
-    while at + _ATTRIBUTE.size <= len(message):
-        length, kind = _ATTRIBUTE.unpack_from(message, at)
-        if kind == _INET_DIAG_CGROUP_ID:
-            return inode, struct.unpack_from("=Q", message, at + _ATTRIBUTE.size)[0]
-        at += length + 3 & ~3
-    return inode, 0
+    request = _REQUEST.pack(family, protocol, 0, 0xFFFFFFFF)
+    kind = _SOCK_DIAG_BY_FAMILY
+    with contextlib.suppress(OSError):
+        for message in dump(_NETLINK_SOCK_DIAG, kind, request, answers=kind):
+            (inode,) = struct.unpack_from("=I", message, _INODE_AT)
+            found = dict(attributes(message[_ANSWER_BYTES:]))
+            cgroup_id = found.get(_INET_DIAG_CGROUP_ID, b"")
+            yield inode, int.from_bytes(cgroup_id, sys.byteorder)
 
 
 def _open_sockets(inodes: set[int]) -> Iterator[tuple[int, str]]:

@@ -97,9 +97,9 @@ def outcome(stage: Stage) -> Outcomes:
 
 
 @pytest.fixture
-def found() -> tuple[set[str], set[str]]:
-    """The ids of the rows that were attached so far, and of the rows that were skipped."""
-    return _present, set(_absent)
+def found() -> tuple[set[str], dict[str, str]]:
+    """The ids of the rows that were attached so far, and of the skipped ones, with the reason."""
+    return _present, _absent
 
 
 def skip_if_absent(row: Row) -> None:
@@ -124,6 +124,7 @@ def _or_absent(row: Row, request: pytest.FixtureRequest, make: Callable[[], Any]
 def _make_stage(row: Row, request: pytest.FixtureRequest) -> Stage:
     if row.libbpf:
         probing.require_libbpf(row.libbpf, what=f"link row {row.id}")
+    probing.require_bpf_lsm(row.config, what=f"link row {row.id}")
     return row.make_stage(request)
 
 

@@ -93,8 +93,8 @@ NETWORK = [
         again=always(errno.E2BIG),
     ),
     _netns("sk_lookup", network.InNetNs, AttachType.SK_LOOKUP, since="5.9"),
-    _xdp("xdp-native", options={"sender": 1} | network.DRV_MODE),
-    _xdp("xdp-generic", options={"sender": 1} | network.SKB_MODE),
+    _xdp("xdp-native", options={"sender": 1} | network.DRV_MODE, config=("CONFIG_VETH",)),
+    _xdp("xdp-generic", options={"sender": 1} | network.SKB_MODE, config=("CONFIG_VETH",)),
     # A dummy device has no native mode, so the kernel takes the generic one.
     _xdp("xdp-dummy", stage=network.OnDummy, config=("CONFIG_DUMMY", "CONFIG_MACVLAN")),
     row_of(

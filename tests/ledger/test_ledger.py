@@ -159,6 +159,23 @@ def test_error_does_not_name_what_the_leaked_object_holds(leaks: str) -> None:
     assert not re.search(r"left program", errors_at_teardown(leaks)["test_pin"])
 
 
+def test_many_leaks_are_counted(run: Callable[..., str]) -> None:
+    output = run(
+        """
+def test_leaves_many(egress, kept, bpffs_factory):
+    mount = bpffs_factory()
+    for number in range(13):
+        with egress.attach(kept.create(str(number))) as link:
+            link.pin(mount / str(number))
+
+def test_after(): pass
+    """
+    )
+    told = errors_at_teardown(output)["test_leaves_many"]
+    assert len(re.findall(LEFT_LINK, told)) == 10
+    assert "\nand 3 more: 3 links\nDestroy, unpin or detach it " in told
+
+
 def errors_at_teardown(output: str) -> dict[str, str]:
     """Return the text about each test that had an error at its teardown."""
     body = output.partition("short test summary")[0]

@@ -1,0 +1,50 @@
+"""What a kernel may lack whose release and options have a feature: BTF, JIT, BPF LSM, a module."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_bpflink.errors import BpfError
+
+_BTF = Path("/sys/kernel/btf/vmlinux")
+_JIT = Path("/proc/sys/net/core/bpf_jit_enable")
+_LSMS = Path("/sys/kernel/security/lsm")
+_MODULES = Path("/sys/module")
+
+_LSM_OPTION = "CONFIG_BPF_LSM"
+_ENOTSUPP = 524  # what the kernel answers where it has no trampolines
+
+
+def lack(error: BpfError, config: Mapping[str, str], options: Sequence[str]) -> str:
+    """Return what this kernel lacks, as far as it explains an error; empty if nothing does.
+
+    `config` is the kernel's build configuration, `options` are those that the feature needs.
+    """
+    if not _BTF.exists() and "BTF" in str(error):
+        return f"this kernel has no BTF: there is no {_BTF}"
+    if error.errno == _ENOTSUPP or "JIT" in str(error):
+        if not _JIT.exists():
+            return "this kernel is built without a JIT (CONFIG_BPF_JIT)"
+        if _JIT.read_text().strip() == "0":
+            return "this kernel's JIT is off (net.core.bpf_jit_enable is 0)"
+    if active := other_lsms(options):
+        return f"the BPF LSM is off: this kernel's security modules are {active} (lsm=)"
+    for option in options:
+        module = option.removeprefix("CONFIG_").lower()
+        if config.get(option) == "m" and not (_MODULES / module).exists():
+            return f"{option} is a module of this kernel, and {module} can't be loaded"
+    return ""
+
+
+def other_lsms(options: Sequence[str]) -> str:
+    """Return the active security modules if a feature needs the BPF LSM, which is not active."""
+    if _LSM_OPTION in options:
+        with contextlib.suppress(OSError):
+            active = _LSMS.read_text().strip()
+            return "" if "bpf" in active.split(",") else active
+    return ""
