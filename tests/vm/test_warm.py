@@ -548,10 +548,12 @@ def test_run_waits_while_another_one_saves(
 def test_command_in_a_save_is_not_run(
     new_machine: Callable[..., ColdMachine], the_save: Save, saves: Saves, tmp_path: Path
 ) -> None:
+    command = {"command": ["touch", str(tmp_path / "run")], "consoles": []}
     description = the_save.directory / "save.json"
-    blueprint = {"command": ["touch", str(tmp_path / "run")], "consoles": [], "modules": None}
-    described = json.loads(description.read_text()) | {"blueprint": blueprint}
+    described = json.loads(description.read_text()) | command | {"blueprint": command}
     description.write_text(json.dumps(described))
+    (kept,) = saves.root.glob("machine-*.json")
+    kept.write_text(json.dumps(command))
     assert saves.root.stat().st_mode & 0o777 == 0o700
     said: list[str] = []
     machine = new_machine(say=said.append)

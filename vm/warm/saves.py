@@ -2,9 +2,9 @@
 
 A save is a directory, renamed to its key once it is complete. It holds the guest's memory, which
 QEMU maps copy-on-write and nobody writes to again, its devices' state, and a description with their
-digests. It names no command: `blueprint` composes the command anew for each start. Only the owner
-can read a save, for it holds a kernel's memory; a save that another user may have written is none.
-`save_key` computes the key; `warm` saves and restores guests.
+digests. It names no command; `kept_blueprint` keeps that of its machine. Only the owner can read a
+save, for it holds a kernel's memory; a save that another user may have written is none. `save_key`
+computes the key; `warm` saves and restores guests.
 """
 
 from __future__ import annotations

@@ -14,18 +14,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm.cache import cache_part
+from pytest_bpflink.vm.machines import virtme
 from pytest_bpflink.vm.machines.errors import BootFailed
-from pytest_bpflink.vm.warm import blueprint
+from pytest_bpflink.vm.warm import blueprint, kept_blueprint, save_key
 from pytest_bpflink.vm.warm.cold import ColdMachine
 from pytest_bpflink.vm.warm.qmp import Monitor, MonitorError
-from pytest_bpflink.vm.warm.save_key import save_key
 from pytest_bpflink.vm.warm.saves import Save, SaveError, Saves
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from pytest_bpflink.vm.kernels import Kernel
+    from pytest_bpflink.vm.warm.blueprint import Blueprint
 
 # Under KVM, as all timeouts here (`_scaled`); restoring takes 0.1 s.
 _RESTORE_SECONDS = 10.0
@@ -84,18 +85,34 @@ class WarmMachine(ColdMachine):
         self._saving.close()
 
     def _begin(self) -> None:
-        self._draw()
-        self._key = save_key(
+        parts = save_key.dependencies(
             self.kernel,
             self._inventory,
             acceleration=self.acceleration,
-            machine=[*self._blueprint.machine, *self._kernel_parameters],
             cache=self._saves.root,
+        )
+        self._blueprint = self._find_or_draw(parts)
+        self._key = save_key.digest(
+            parts, machine=[*self._blueprint.machine, *self._kernel_parameters]
         )
         try:
             self._restore_or_save()
         except SaveError as error:
             self._boot_instead(error)
+
+    def _find_or_draw(self, parts: Mapping[str, Any]) -> Blueprint:
+        """Return the blueprint of a machine that depends on PARTS."""
+        modules = blueprint.installed_modules(self.kernel)
+        if modules is None:  # each time virtme-ng makes a directory of a build tree's modules
+            return self._draw()
+        name = virtme.host_name(self.kernel)
+        digest = save_key.digest(parts, memory=self._memory_mib, cpus=self._cpus, name=name)
+        file = self._saves.root / f"machine-{digest}.json"
+        found = kept_blueprint.find(file, modules=modules)
+        if found is None:
+            found = self._draw()
+            kept_blueprint.keep(found, file)
+        return found
 
     def _restore_or_save(self) -> None:
         """Restore the guest, or boot it to be saved, or wait for another run that is saving it."""
