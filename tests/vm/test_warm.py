@@ -697,6 +697,28 @@ class _Full:
     free = 1 << 20
 
 
+def test_guest_whose_memory_can_not_be_written_is_booted(
+    new_machine: Callable[..., ColdMachine], saves: Saves, group: execnet.Group
+) -> None:
+    """As on a disk that is full, or fails: QEMU dies of SIGBUS."""
+    said: list[str] = []
+    machine = new_machine(say=said.append, memory_mib=505)
+    machine.start()
+    (memory,) = saves.root.glob(".saving-*/memory")
+    assert machine._process
+    maps = Path(f"/proc/{machine._process.pid}/maps")
+    eventually(lambda: str(memory) in maps.read_text())
+    os.truncate(memory, 0)
+    machine.wait_ready()
+    cause = "QEMU could not write the guest's memory: SIGBUS"
+    assert said == [
+        "saving a guest, which later ones are restored from",
+        f"the guest is booted, since it can't be restored: {cause}",
+    ]
+    assert ask(connect(machine, group), "answer = 1") == 1
+    machine.close()
+
+
 def test_run_that_is_killed_while_saving_leaves_no_save(
     kernel: Kernel, saves: Saves, tmp_path: Path
 ) -> None:
@@ -721,5 +743,5 @@ machine.wait_ready()
         eventually(lambda: list(saves.root.glob(f".saving-{key}-*/memory")), within=DEADLINE)
         run.kill()
     assert saves.find(key) is None
-    with saves.lock(key).acquire(timeout=2), saves.making(key, room=0):
+    with saves.lock(key).acquire(timeout=2), saves.making(key, room=1):
         assert len(list(saves.root.glob(f".saving-{key}-*"))) == 1

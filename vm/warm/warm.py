@@ -7,6 +7,7 @@ Knows the order of the steps (boot, save, restore) and the fallbacks if one fail
 from __future__ import annotations
 
 import shlex
+import signal
 import socket
 import time
 from contextlib import ExitStack, contextmanager, suppress
@@ -38,9 +39,6 @@ _KEEPING_FAILURES, _MOST_FAILURES = 1, 3
 # Between two looks.
 _LOCK_SECONDS = 0.1
 _MIGRATION_SECONDS = 0.01
-
-# Bytes for the state of the devices, which takes 0.6 MB with Linux 7.2.
-_STATE_ROOM = 16 << 20
 
 _MAPPING = {"capability": "x-ignore-shared", "state": True}
 
@@ -131,6 +129,8 @@ class WarmMachine(ColdMachine):
         except Timeout:
             self._next = self._wait_for_another_run
             return
+        except OSError as error:
+            raise SaveError(f"{self._saves.root} can't be written: {error.strerror}") from None
         # Another run may have made the save and released the lock in between.
         if self._saves.find(self._key):
             self._saving.close()
@@ -158,7 +158,7 @@ class WarmMachine(ColdMachine):
     # Making a save.
 
     def _boot_to_be_saved(self) -> None:
-        room = (self._memory_mib << 20) + _STATE_ROOM
+        room = self._memory_mib << 20
         made = self._saving.enter_context(self._saves.making(self._key, room=room))
         self._say("saving a guest, which later ones are restored from")
         memory = blueprint.memory_file(made / "memory", mib=self._memory_mib, shared=True)
@@ -167,7 +167,12 @@ class WarmMachine(ColdMachine):
             self._boot([*memory, *blueprint.monitor(theirs)], pass_fds=[theirs])
 
     def _save_and_restore(self, made: Path, timeout: float) -> None:
-        self._await_agent(timeout)
+        try:
+            self._await_agent(timeout)
+        except BootFailed:
+            if self.returncode == -signal.SIGBUS:
+                raise SaveError("QEMU could not write the guest's memory: SIGBUS") from None
+            raise
         save = self._save(made)
         self._saving.close()
         # A save whose key is outdated is never looked for again.
@@ -195,7 +200,10 @@ class WarmMachine(ColdMachine):
         self._end_qemu()
         if not mapped:
             (made / "memory").unlink()
-        return self._saves.keep(self._key, made, mapped=mapped)
+        try:
+            return self._saves.keep(self._key, made, mapped=mapped)
+        except OSError as error:
+            raise SaveError(f"it can't be written: {error}") from None
 
     def _await_migration(self) -> None:
         deadline = time.monotonic() + self._scaled(_RESTORE_SECONDS)
