@@ -30,7 +30,7 @@ from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.image import guest_image, inventory
 from pytest_bpflink.vm.kernels import find
 from pytest_bpflink.vm.machines import kvm
-from pytest_bpflink.vm.warm.blueprint import Blueprint
+from pytest_bpflink.vm.warm.blueprint import installed_modules
 from pytest_bpflink.vm.warm.saves import Saves
 from pytest_bpflink.vm.warm.warm import WarmMachine
 
@@ -277,15 +277,7 @@ class Bench:
                 print(f"{f'guest {number}: PSS, private':50} {pss >> 10:6} MiB {private >> 10} MiB")
 
     def _modules(self) -> Path:
-        with tempfile.TemporaryDirectory() as directory:
-            drawn = Blueprint.draw(
-                self.kernel,
-                acceleration=self._acceleration,
-                directory=Path(directory),
-                memory_mib=512,
-                cpus=1,
-            )
-        modules = drawn.modules_of(self.kernel)
+        modules = installed_modules(self.kernel)
         assert modules
         return modules
 

@@ -14,7 +14,7 @@ import shutil
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import platformdirs
 
@@ -84,7 +84,7 @@ def recall(file: Path) -> dict[str, Any]:
     return {}
 
 
-def is_texts(value: object) -> bool:
+def is_texts(value: object) -> TypeGuard[list[str]]:
     """Whether a value from `recall` is a list of texts."""
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 def beside(file: Path) -> Path:
     """Return a path in FILE's directory that no other writer uses."""
-    return file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(2)}")
+    return file.with_name(f".{file.name}.{os.getpid()}-{os.urandom(2).hex()}")
 
 
 @contextmanager

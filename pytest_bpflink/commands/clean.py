@@ -3,7 +3,8 @@
     sudo bpflink clean --dry-run
     sudo bpflink clean
 
-The remains are BPF FS mounts, pins, cgroups with the processes in them, and temporary directories.
+The remains are BPF FS mounts, pins, cgroups with the processes in them, temporary directories, and
+guests that were being saved.
 Nothing of a live run is removed. Network namespaces need no removal: they have no names, and end
 with their last process. Each pytest session removes these remains, too, when it starts.
 
@@ -70,6 +71,8 @@ def _found(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for directory in scratch.dead():
         yield _row("temporary files", directory)
     saves = _saves()
+    for directory, taken in saves.remains().items():
+        yield _row("unfinished saved guest", directory, taken=taken)
     for key, taken in saves.unused(days=arguments.unused_days, size=_ROOM).items():
         yield _row("saved guest", saves.root / key, taken=taken)
 

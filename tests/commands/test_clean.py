@@ -122,6 +122,19 @@ def test_saved_guests_that_nobody_uses_are_removed(tmp_path: Path) -> None:
     ]
 
 
+def test_guest_that_a_killed_run_was_saving_is_removed(tmp_path: Path) -> None:
+    remains = tmp_path / "cache/guests/.saving-0123-1"
+    remains.mkdir(parents=True)
+    (remains / "memory").write_bytes(bytes(8192))
+
+    (row,) = clean("--dry-run")
+
+    assert (row["kind"], row["path"]) == ("unfinished saved guest", str(remains))
+    assert row["size"] == 8192
+    assert clean() == [row | {"removed": True}]
+    assert not remains.exists()
+
+
 def test_remains_that_can_not_be_removed_are_a_failure(
     left: tuple[subprocess.Popen[str], list[Path]],
 ) -> None:

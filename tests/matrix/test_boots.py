@@ -196,7 +196,10 @@ class Booting:
 class Said(list[str]):
     """Progress, as lines."""
 
-    __call__ = line = list.append
+    def __call__(self, text: str) -> None:
+        self.append(text)
+
+    line = __call__
 
     def done(self) -> None:
         pass

@@ -570,10 +570,12 @@ def test_run_waits_while_another_one_saves(
 def test_command_in_a_save_is_not_run(
     new_machine: Callable[..., ColdMachine], the_save: Save, saves: Saves, tmp_path: Path
 ) -> None:
+    command = {"command": ["touch", str(tmp_path / "run")], "consoles": []}
     description = the_save.directory / "save.json"
-    blueprint = {"command": ["touch", str(tmp_path / "run")], "consoles": [], "modules": None}
-    described = json.loads(description.read_text()) | {"blueprint": blueprint}
+    described = json.loads(description.read_text()) | command | {"blueprint": command}
     description.write_text(json.dumps(described))
+    (kept,) = saves.root.glob("machine-*.json")
+    kept.write_text(json.dumps(command))
     assert saves.root.stat().st_mode & 0o777 == 0o700
     said: list[str] = []
     machine = new_machine(say=said.append)
@@ -717,6 +719,28 @@ class _Full:
     free = 1 << 20
 
 
+def test_guest_whose_memory_can_not_be_written_is_booted(
+    new_machine: Callable[..., ColdMachine], saves: Saves, group: execnet.Group
+) -> None:
+    """As on a disk that is full, or fails: QEMU dies of SIGBUS."""
+    said: list[str] = []
+    machine = new_machine(say=said.append, memory_mib=505)
+    machine.start()
+    (memory,) = saves.root.glob(".saving-*/memory")
+    assert machine._process
+    maps = Path(f"/proc/{machine._process.pid}/maps")
+    eventually(lambda: str(memory) in maps.read_text())
+    os.truncate(memory, 0)
+    machine.wait_ready()
+    cause = "QEMU could not write the guest's memory: SIGBUS"
+    assert said == [
+        "saving a guest, which later ones are restored from",
+        f"the guest is booted, since it can't be restored: {cause}",
+    ]
+    assert ask(connect(machine, group), "answer = 1") == 1
+    machine.close()
+
+
 def test_run_that_is_killed_while_saving_leaves_no_save(
     kernel: Kernel, saves: Saves, tmp_path: Path
 ) -> None:
@@ -741,5 +765,5 @@ machine.wait_ready()
         eventually(lambda: list(saves.root.glob(f".saving-{key}-*/memory")), within=DEADLINE)
         run.kill()
     assert saves.find(key) is None
-    with saves.lock(key).acquire(timeout=2), saves.making(key, room=0):
+    with saves.lock(key).acquire(timeout=2), saves.making(key, room=1):
         assert len(list(saves.root.glob(f".saving-{key}-*"))) == 1

@@ -170,7 +170,7 @@ def _is_description(known: Mapping[str, Any]) -> bool:
 
 
 def _forget_unused(cache: Path) -> None:
-    for file in cache.glob("*python-*"):
+    for file in (*cache.glob("*python-*"), *cache.glob("*machine-*")):
         with contextlib.suppress(FileNotFoundError):  # by another run
             if time.time() - file.stat().st_mtime > _UNUSED_SECONDS:
                 file.unlink()

@@ -98,7 +98,10 @@ def compose(
             ),
             *("--script-sh", shlex.join(["exec", "sh", str(GUEST_SCRIPT), str(launch)])),
             *(f"--kopt={option}" for option in [*virtme.kernel_options(kernel), *append]),
+            # QEMU reads it when virtme-ng has ended. A kernel may have all drivers built in.
+            *("--force-initramfs", "--save-initramfs", str(directory / "initramfs")),
         ],
+        modules=kernel.modules is not None,
     )
     return virtme.redirected(composed, errors=directory / "stderr.log")
 

@@ -44,18 +44,19 @@ def compose(
     memory_mib: int,
     cpus: int,
     options: Sequence[str],
+    modules: bool,
 ) -> list[str]:
     """Return the QEMU command of a machine; virtme-ng's OPTIONS say what it runs.
 
-    Start the command with pipes as stdin and stdout. Files are made in DIRECTORY. Raises
-    ComposeError.
+    With MODULES virtme-ng looks for the kernel's modules. Start the command with pipes as stdin and
+    stdout. Files are made in DIRECTORY. Raises ComposeError.
     """
     program = virtme_run()
     # For build trees virtme-run looks for virtme-prep-kdir-mods on PATH.
     path = f"{os.environ.get('PATH', os.defpath)}:{Path(program).parent}"
     command = [
         program,
-        *("--kimg", str(kernel.image), "--mods", "auto" if kernel.modules else "none"),
+        *("--kimg", str(kernel.image), "--mods", "auto" if modules else "none"),
         *("--name", host_name(kernel)),
         *("--memory", f"{memory_mib}M", "--cpus", str(cpus)),
         # virtme-ng would wait 3 s for a virtiofsd that is installed but does not work.
@@ -64,7 +65,6 @@ def compose(
         "--force-initramfs",
         *([] if acceleration.kvm else ["--disable-kvm"]),
         *options,
-        *("--save-initramfs", str(directory / "initramfs")),
         *("--dry-run", "--show-command"),
     ]
     # virtme-run makes virtio ports only if it has standard streams, of whatever kind.

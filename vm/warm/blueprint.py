@@ -38,15 +38,11 @@ _BOOT_OPTIONS = ("-kernel", "-initrd", "-append")
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A machine: QEMU's command, the kernel parameters of its consoles, the modules' directory.
-
-    If `modules` lies below `Kernel.modules` it is relative to that, for at the next start the
-    kernel may be in another place.
-    """
+    """A machine: QEMU's command, the kernel parameters of its consoles, the modules' directory."""
 
     command: tuple[str, ...]
     consoles: tuple[str, ...]
-    modules: str | None
+    modules: Path | None
 
     @classmethod
     def draw(
@@ -58,7 +54,11 @@ class Blueprint:
         memory_mib: int,
         cpus: int,
     ) -> Self:
-        """Have virtme-ng compose the machine. Raises ComposeError."""
+        """Have virtme-ng compose the machine, and collect a build tree's modules.
+
+        Raises ComposeError.
+        """
+        modules = installed_modules(kernel)
         composed = virtme.compose(
             kernel,
             acceleration=acceleration,
@@ -68,15 +68,16 @@ class Blueprint:
             cpus=cpus,
             # virtme-ng makes the virtio ports only if the guest has something to run.
             options=["--script-sh", "true"],
+            modules=kernel.modules is not None and modules is None,
         )
         parameters = shlex.split(composed[composed.index("-append") + 1])
-        modules = [word for word in parameters if word.startswith("virtme_link_mods=")]
+        linked = [word for word in parameters if word.startswith("virtme_link_mods=")]
         return cls(
             command=tuple(_with_share(_without_slow(_without_unused(composed)))),
             consoles=tuple(
                 word for word in parameters if word.startswith(("console=", "earlyprintk="))
             ),
-            modules=_seen_from(kernel.modules, modules[0].partition("=")[2]) if modules else None,
+            modules=Path(linked[0].partition("=")[2]) if linked else modules,
         )
 
     @property
@@ -85,23 +86,21 @@ class Blueprint:
         words = zip(("", *self.command), self.command, strict=False)
         return [_PATHS.sub("path=", word) for option, word in words if option != "-name"]
 
-    def modules_of(self, kernel: Kernel) -> Path | None:
-        """Return the directory that has this kernel's modules, if it has any."""
-        if kernel.modules is None or self.modules is None:
-            return None
-        return kernel.modules / self.modules
-
     def booting(self, *, image: Path, initramfs: Path, parameters: Sequence[str]) -> list[str]:
         """Return the options that boot IMAGE with the consoles' and these kernel PARAMETERS."""
         append = " ".join([*self.consoles, *parameters])
         return ["-kernel", str(image), "-initrd", str(initramfs), "-append", append]
 
 
-def _seen_from(root: Path | None, path: str) -> str:
-    real = Path(path).resolve()
-    if root is None or not real.is_relative_to(root.resolve()):
-        return path
-    return str(real.relative_to(root.resolve()))
+def installed_modules(kernel: Kernel) -> Path | None:
+    """Return the directory of a kernel's modules; None where virtme-ng must make one.
+
+    So it does for build trees, and where depmod has not run.
+    """
+    if kernel.modules is None:
+        return None
+    modules = kernel.modules / "lib/modules" / kernel.release
+    return modules if (modules / "modules.dep").exists() else None
 
 
 def kernel_parameters(

@@ -72,22 +72,19 @@ class ColdMachine(Machine):
         )
 
     def _begin(self) -> None:
-        self._draw()
+        self._blueprint = self._draw()
         self._boot()
 
-    def _draw(self) -> None:
-        """Have virtme-ng compose the machine; it writes its files into `_boot_files`."""
-        shutil.rmtree(self._boot_files, ignore_errors=True)
-        self._boot_files.mkdir()
-        self._blueprint = Blueprint.draw(
+    def _draw(self) -> Blueprint:
+        """Have virtme-ng compose the machine."""
+        self._boot_files.mkdir(exist_ok=True)
+        return Blueprint.draw(
             self.kernel,
             acceleration=self.acceleration,
             directory=self._boot_files,
             memory_mib=self._memory_mib,
             cpus=self._cpus,
         )
-        # virtme-ng's own initramfs; `_boot` makes another.
-        (self._boot_files / "initramfs").unlink(missing_ok=True)
 
     def _boot(self, options: Iterable[str] = (), pass_fds: Sequence[int] = ()) -> None:
         """Start a QEMU that boots the image; OPTIONS are added to its command."""
@@ -96,7 +93,7 @@ class ColdMachine(Machine):
         drawn, files = self._blueprint, self._boot_files
         files.mkdir(exist_ok=True)
         image, initramfs = files / "vmlinux", files / "initramfs"
-        modules = drawn.modules_of(self.kernel)
+        modules = drawn.modules
         try:
             guest_image.build(initramfs, self._inventory, modules=modules)
         except (guest_image.DamagedError, FileNotFoundError):
@@ -136,7 +133,7 @@ class ColdMachine(Machine):
 
     def _hand_over(self, timeout: float) -> None:
         """Send the agent the letter, and wait for the guest's Python."""
-        modules = self._blueprint.modules_of(self.kernel)
+        modules = self._blueprint.modules
         contents = letter.compose(
             self._worker,
             host_name=virtme.host_name(self.kernel),

@@ -18,7 +18,7 @@ from pytest_bpflink.vm.image.digests import Contents, identity
 from pytest_bpflink.vm.machines import qemu, virtme
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping
 
     from pytest_bpflink.vm.image.inventory import Inventory
     from pytest_bpflink.vm.kernels import Kernel
@@ -30,18 +30,13 @@ _CPUINFO = Path("/proc/cpuinfo")
 _FORMAT = 5
 
 
-def save_key(
-    kernel: Kernel,
-    inventory: Inventory,
-    *,
-    acceleration: Acceleration,
-    machine: Sequence[str],
-    cache: Path,
-) -> str:
-    """Return the key of a guest with this kernel and this Python on this host.
+def dependencies(
+    kernel: Kernel, inventory: Inventory, *, acceleration: Acceleration, cache: Path
+) -> dict[str, Any]:
+    """Return what a guest with this kernel and this Python depends on, beside its machine.
 
-    MACHINE are the words of its QEMU command and its kernel parameters. Digests of files are
-    remembered in CACHE. Raises MachineError if QEMU or virtme-ng is not installed.
+    Digests of files are remembered in CACHE. Raises MachineError if QEMU or virtme-ng is not
+    installed.
     """
     contents = Contents(cache / "contents.json")
     parts = {
@@ -55,13 +50,20 @@ def save_key(
         "plugin": _plugin(inventory),
         "qemu": _qemu(contents),
         "virtme-ng": _virtme(contents),
-        "machine": list(machine),
         "kvm": acceleration.kvm,
         "processor": _processor(kvm=acceleration.kvm),
         "host": os.uname().machine,
     }
     contents.keep()
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    return parts
+
+
+def digest(parts: Mapping[str, Any], **more: Any) -> str:
+    """Return a digest of PARTS, from `dependencies`, and of MORE.
+
+    The key of a save is the digest with the words of its machine, and with its kernel parameters.
+    """
+    return hashlib.sha256(json.dumps({**parts, **more}).encode()).hexdigest()[:32]
 
 
 def _plugin(inventory: Inventory) -> list[str]:

@@ -2,14 +2,15 @@
 
 A save is a directory, renamed to its key once it is complete. It holds the guest's memory, which
 QEMU maps copy-on-write and nobody writes to again, its devices' state, and a description with their
-digests. It names no command: `blueprint` composes the command anew for each start. Only the owner
-can read a save, for it holds a kernel's memory; a save that another user may have written is none.
-`save_key` computes the key; `warm` saves and restores guests.
+digests. It names no command; `kept_blueprint` keeps that of its machine. Only the owner can read a
+save, for it holds a kernel's memory; a save that another user may have written is none. `save_key`
+computes the key; `warm` saves and restores guests.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
 
 _MEMORY, _STATE, _DESCRIPTION = "memory", "state", "save.json"
 _SAVING = ".saving-"
+
+# Bytes for the state of the devices, which takes 0.6 MB with Linux 7.2.
+_STATE_ROOM = 16 << 20
+
+# FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE (linux/falloc.h).
+_PUNCH_HOLE = 0x03
 
 _DAY = 86400.0
 
@@ -119,26 +126,46 @@ class Saves:
     def making(self, key: str, *, room: int) -> Iterator[Path]:
         """Yield a directory to save into; the caller must hold the lock. Raises SaveError.
 
-        ROOM is the most that the save may take while it is made, in bytes; `keep` digs holes where
-        pages are zero.
+        ROOM is the most that the guest's memory may take, in bytes. It is reserved, since other
+        runs may save guests at the same time; `keep` digs holes where pages are zero.
         """
         for stale in self.root.glob(f"{_SAVING}{key}-*"):
             shutil.rmtree(stale, ignore_errors=True)
         free = shutil.disk_usage(self.root).free
-        if free < room:
-            raise SaveError(
-                f"{room >> 20} MiB are needed to save a guest in {self.root}, {free >> 20} MiB are"
-                " free"
+        try:
+            if free < room + _STATE_ROOM:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            temporary = tempfile.TemporaryDirectory(
+                prefix=f"{_SAVING}{key}-", dir=self.root, ignore_cleanup_errors=True
             )
-        with tempfile.TemporaryDirectory(
-            prefix=f"{_SAVING}{key}-", dir=self.root, ignore_cleanup_errors=True
-        ) as temporary:
-            yield self.root / temporary
+        except OSError as error:
+            raise self._unsaved(error, room=room, free=free) from None
+        with temporary as name:
+            made = self.root / name
+            try:
+                _reserve(made / _MEMORY, room)
+            except OSError as error:
+                raise self._unsaved(error, room=room, free=free) from None
+            yield made
+
+    def _unsaved(self, error: OSError, *, room: int, free: int) -> SaveError:
+        if error.errno == errno.ENOSPC:
+            needed = room + _STATE_ROOM
+            return SaveError(
+                f"{needed >> 20} MiB are needed to save a guest in {self.root}, {free >> 20} MiB"
+                " are free"
+            )
+        return SaveError(f"{self.root} can't be written: {error.strerror}")
 
     def keep(self, key: str, made: Path, *, mapped: bool) -> Save:
-        """Make the directory MADE the save of this key; the caller must hold the lock."""
+        """Make the directory MADE the save of this key; the caller must hold the lock.
+
+        Raises OSError.
+        """
         save = Save(made, mapped)
         if mapped:
+            _sync(save.memory)
+            _release(save.memory)
             _dig_holes(save.memory)
             _sync(save.memory)
         _sync(save.state)
@@ -167,10 +194,12 @@ class Saves:
         """Remove saves not used for DAYS, then the least recently used above SIZE bytes in all.
 
         Return the keys of the removed saves. Guests that run on them are not disturbed: files are
-        unlinked, never truncated.
+        unlinked, never truncated. What killed runs left is removed, too.
         """
         from filelock import Timeout
 
+        for remains in self.remains():
+            shutil.rmtree(remains, ignore_errors=True)
         removed = []
         for key in self.unused(days=days, size=size):
             # If another run holds the lock, it is making this save anew.
@@ -188,6 +217,18 @@ class Saves:
                 found[key] = taken
         return found
 
+    def remains(self) -> dict[Path, int]:
+        """Return the directories that killed runs left while saving, with their sizes in bytes."""
+        from filelock import Timeout
+
+        found = {}
+        for directory in sorted(self.root.glob(f"{_SAVING}*")):
+            key = directory.name.removeprefix(_SAVING).partition("-")[0]
+            # If another run holds the lock, it is saving there.
+            with contextlib.suppress(OSError, Timeout), self.lock(key).acquire(blocking=False):
+                found[directory] = _size(directory)
+        return found
+
     def kept(self) -> dict[str, tuple[float, int]]:
         """Return all saves by key, with the time of the last use and the size in bytes.
 
@@ -196,7 +237,7 @@ class Saves:
         found = {}
         for description in self.root.glob(f"[!.]*/{_DESCRIPTION}"):
             with contextlib.suppress(FileNotFoundError):  # discarded meanwhile
-                taken = sum(path.stat().st_blocks * 512 for path in description.parent.iterdir())
+                taken = _size(description.parent)
                 found[description.parent.name] = description.stat().st_mtime, taken
         return dict(sorted(found.items(), key=lambda item: item[1], reverse=True))
 
@@ -238,6 +279,55 @@ def _digest(file: Path) -> str:
                     digest.update(f"{block}\0".encode() + data)
             at = -(-hole // _BLOCK) * _BLOCK
     return digest.hexdigest()
+
+
+def _size(directory: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in directory.iterdir())
+
+
+def _reserve(file: Path, size: int) -> None:
+    """Make a file with room on the disk for SIZE bytes. Raises OSError if there is not as much."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        _fallocate(descriptor, 0, 0, size)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:  # as of ZFS and older NFS
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _release(file: Path) -> None:
+    """Give back the room that was reserved for a file and not written to.
+
+    SEEK_HOLE takes it for holes, so that `fallocate --dig-holes` passes it over.
+    """
+    descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        at, end = 0, os.fstat(descriptor).st_size
+        while at < end:
+            try:
+                data = os.lseek(descriptor, at, os.SEEK_DATA)
+            except OSError:  # ENXIO: a hole up to the end
+                data = end
+            if data > at:
+                _fallocate(descriptor, _PUNCH_HOLE, at, data - at)
+            at = os.lseek(descriptor, data, os.SEEK_HOLE) if data < end else end
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _fallocate(descriptor: int, mode: int, start: int, length: int) -> None:
+    import ctypes
+
+    call = ctypes.CDLL(None, use_errno=True).fallocate
+    call.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    if call(descriptor, mode, start, length):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _dig_holes(file: Path) -> None:

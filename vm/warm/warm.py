@@ -7,6 +7,7 @@ Knows the order of the steps (boot, save, restore) and the fallbacks if one fail
 from __future__ import annotations
 
 import shlex
+import signal
 import socket
 import time
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,18 +15,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm.cache import cache_part
+from pytest_bpflink.vm.machines import virtme
 from pytest_bpflink.vm.machines.errors import BootFailed
-from pytest_bpflink.vm.warm import blueprint
+from pytest_bpflink.vm.warm import blueprint, kept_blueprint, save_key
 from pytest_bpflink.vm.warm.cold import ColdMachine
 from pytest_bpflink.vm.warm.qmp import Monitor, MonitorError
-from pytest_bpflink.vm.warm.save_key import save_key
 from pytest_bpflink.vm.warm.saves import Save, SaveError, Saves
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from pytest_bpflink.vm.kernels import Kernel
+    from pytest_bpflink.vm.warm.blueprint import Blueprint
 
 # Under KVM, as all timeouts here (`_scaled`); restoring takes 0.1 s.
 _RESTORE_SECONDS = 10.0
@@ -37,9 +39,6 @@ _KEEPING_FAILURES, _MOST_FAILURES = 1, 3
 # Between two looks.
 _LOCK_SECONDS = 0.1
 _MIGRATION_SECONDS = 0.01
-
-# Bytes for the state of the devices, which takes 0.6 MB with Linux 7.2.
-_STATE_ROOM = 16 << 20
 
 _MAPPING = {"capability": "x-ignore-shared", "state": True}
 
@@ -84,18 +83,34 @@ class WarmMachine(ColdMachine):
         self._saving.close()
 
     def _begin(self) -> None:
-        self._draw()
-        self._key = save_key(
+        parts = save_key.dependencies(
             self.kernel,
             self._inventory,
             acceleration=self.acceleration,
-            machine=[*self._blueprint.machine, *self._kernel_parameters],
             cache=self._saves.root,
+        )
+        self._blueprint = self._find_or_draw(parts)
+        self._key = save_key.digest(
+            parts, machine=[*self._blueprint.machine, *self._kernel_parameters]
         )
         try:
             self._restore_or_save()
         except SaveError as error:
             self._boot_instead(error)
+
+    def _find_or_draw(self, parts: Mapping[str, Any]) -> Blueprint:
+        """Return the blueprint of a machine that depends on PARTS."""
+        modules = blueprint.installed_modules(self.kernel)
+        if modules is None:  # each time virtme-ng makes a directory of a build tree's modules
+            return self._draw()
+        name = virtme.host_name(self.kernel)
+        digest = save_key.digest(parts, memory=self._memory_mib, cpus=self._cpus, name=name)
+        file = self._saves.root / f"machine-{digest}.json"
+        found = kept_blueprint.find(file, modules=modules)
+        if found is None:
+            found = self._draw()
+            kept_blueprint.keep(found, file)
+        return found
 
     def _restore_or_save(self) -> None:
         """Restore the guest, or boot it to be saved, or wait for another run that is saving it."""
@@ -114,6 +129,8 @@ class WarmMachine(ColdMachine):
         except Timeout:
             self._next = self._wait_for_another_run
             return
+        except OSError as error:
+            raise SaveError(f"{self._saves.root} can't be written: {error.strerror}") from None
         # Another run may have made the save and released the lock in between.
         if self._saves.find(self._key):
             self._saving.close()
@@ -141,7 +158,7 @@ class WarmMachine(ColdMachine):
     # Making a save.
 
     def _boot_to_be_saved(self) -> None:
-        room = (self._memory_mib << 20) + _STATE_ROOM
+        room = self._memory_mib << 20
         made = self._saving.enter_context(self._saves.making(self._key, room=room))
         self._say("saving a guest, which later ones are restored from")
         memory = blueprint.memory_file(made / "memory", mib=self._memory_mib, shared=True)
@@ -150,7 +167,12 @@ class WarmMachine(ColdMachine):
             self._boot([*memory, *blueprint.monitor(theirs)], pass_fds=[theirs])
 
     def _save_and_restore(self, made: Path, timeout: float) -> None:
-        self._await_agent(timeout)
+        try:
+            self._await_agent(timeout)
+        except BootFailed:
+            if self.returncode == -signal.SIGBUS:
+                raise SaveError("QEMU could not write the guest's memory: SIGBUS") from None
+            raise
         save = self._save(made)
         self._saving.close()
         # A save whose key is outdated is never looked for again.
@@ -178,7 +200,10 @@ class WarmMachine(ColdMachine):
         self._end_qemu()
         if not mapped:
             (made / "memory").unlink()
-        return self._saves.keep(self._key, made, mapped=mapped)
+        try:
+            return self._saves.keep(self._key, made, mapped=mapped)
+        except OSError as error:
+            raise SaveError(f"it can't be written: {error}") from None
 
     def _await_migration(self) -> None:
         deadline = time.monotonic() + self._scaled(_RESTORE_SECONDS)

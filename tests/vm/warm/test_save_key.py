@@ -68,13 +68,13 @@ class Host:
 
     @property
     def key(self) -> str:
-        return save_key.save_key(
+        parts = save_key.dependencies(
             self.kernel,
             self.inventory,
             acceleration=Acceleration(kvm=self.kvm, reason=""),
-            machine=self.machine,
             cache=self.root / "cache",
         )
+        return save_key.digest(parts, machine=self.machine)
 
 
 QEMU = f"qemu-system-{os.uname().machine}"

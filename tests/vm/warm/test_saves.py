@@ -34,8 +34,9 @@ def saves(tmp_path: Path) -> Saves:
 
 def save(saves: Saves, key: str = KEY) -> Save:
     """Save a guest of 4 MiB, with one page that is not zero."""
-    with saves.lock(key), saves.making(key, room=MIB) as made:
-        (made / "memory").write_bytes(bytes(2 * MIB) + b"x" * 4096 + bytes(2 * MIB - 4096))
+    with saves.lock(key), saves.making(key, room=4 * MIB) as made:
+        with (made / "memory").open("r+b") as memory:
+            os.pwrite(memory.fileno(), bytes(MIB) + b"x" * 4096 + bytes(MIB), MIB)
         (made / "state").write_bytes(b"devices")
         return saves.keep(key, made, mapped=True)
 
@@ -248,6 +249,36 @@ def test_save_that_has_no_room(saves: Saves) -> None:
         saves.making(KEY, room=1 << 60),
     ):
         pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_room_is_reserved_while_a_guest_is_saved(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "none", tmp_path], check=True)
+    try:
+        saves = Saves(tmp_path / "guests")
+        with saves.lock("1"), saves.making("1", room=50 * MIB):
+            refused = r"^66 MiB are needed to save a guest in .*, [45]. MiB are free$"
+            with (
+                saves.lock("2"),
+                pytest.raises(SaveError, match=refused),
+                saves.making("2", room=50 * MIB),
+            ):
+                pass
+        save(saves)
+        assert shutil.disk_usage(tmp_path).used < MIB
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_remains_of_a_killed_run_are_pruned(saves: Saves) -> None:
+    dead, living = (saves.root / f".saving-{key}-1" for key in ("dead", "living"))
+    for directory in (dead, living):
+        directory.mkdir(parents=True)
+        (directory / "memory").write_bytes(bytes(8192))
+    with saves.lock("living"):
+        assert saves.remains() == {dead: 8192}
+        assert saves.prune() == []
+    assert (dead.exists(), living.exists()) == (False, True)
 
 
 def test_save_is_replaced_while_a_guest_runs_on_it(saves: Saves) -> None:
