@@ -175,7 +175,11 @@ class Booting:
 class Said(list[str]):
     """Progress, as lines."""
 
-    __call__ = line = list.append
+    def __call__(self, text: str) -> None:
+        self.append(text)
+
+    def line(self, text: str) -> None:
+        self.append(text)
 
     def done(self) -> None:
         pass
