@@ -199,7 +199,8 @@ class Said(list[str]):
     def __call__(self, text: str) -> None:
         self.append(text)
 
-    line = __call__
+    def line(self, text: str) -> None:
+        self.append(text)
 
     def done(self) -> None:
         pass
