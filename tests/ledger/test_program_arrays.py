@@ -86,10 +86,11 @@ def test_session_leaves_no_program_array(tmp_path: Path) -> None:
 
 def test_session_in_a_guest_leaves_no_program_array(tmp_path: Path) -> None:
     """With two processors one clears the array while the session looks on the other."""
-    (tmp_path / "test_tail_calls.py").write_text(COUNTED.replace("COUNT", str(TAIL_CALLS)))
+    count = max(TAIL_CALLS, 250)  # a kernel in a guest keeps fewer of the arrays
+    (tmp_path / "test_tail_calls.py").write_text(COUNTED.replace("COUNT", str(count)))
     guest = ("--kernel", "7.2", "--kernel-cpus", "2")
     run = run_session(tmp_path, "-W", "error", *guest, timeout=600, BPFLINK_CACHE=str(CACHE))
-    assert f"= {TAIL_CALLS + 2} passed in " in run.stdout.str()
+    assert f"= {count + 2} passed in " in run.stdout.str()
 
 
 @pytest.fixture
