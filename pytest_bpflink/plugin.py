@@ -94,6 +94,14 @@ def pytest_configure(config: pytest.Config) -> None:
     _configure_watching(config)
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave pytest's cache to the owner of the project; pytest writes it at a session's end."""
+    if not os.geteuid() and not hasattr(config, "workerinput"):
+        from pytest_bpflink.session import cache_owner
+
+        cache_owner.give_back(config)
+
+
 def _usual_basetemp_is_anothers() -> bool:
     """Whether pytest would refuse its usual base directory because another user owns it.
 
