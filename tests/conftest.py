@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_bpflink.vm import cache
 from tests.support import ROOT
 from tests.support.debian_archive import archive, store  # noqa: F401 (fixtures)
 from tests.support.installed import fresh_python, sdist, wheel  # noqa: F401 (fixtures)
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 # run look the same everywhere.
 for _variable in ("CI", "BUILD_NUMBER"):
     os.environ.pop(_variable, None)
+
+
+@pytest.fixture(autouse=True)
+def _own_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what a test has the cache refuse out of the summary of this session."""
+    monkeypatch.setattr(cache, "_refused", cache._refused.copy())
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ class Store:
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = usable(root or cache_root() / "kernels")
-        self._usable: dict[Path, bool] = {}
+        self._kernels: dict[Path, Kernel | None] = {}
 
     def kernels(self) -> list[Stored]:
         """Return the kernels in the store, the oldest first."""
@@ -146,25 +146,27 @@ class Store:
         return kernel
 
     def _read(self, stored: Stored, spec: str) -> Kernel | None:
-        """Return a kernel with its lease; None if the kernel was removed."""
+        """Return a kernel with its lease; None if the kernel was removed, or is not usable."""
         lease = stored.lease()
         if lease is None:
             return None
-        return replace(read_kernel(stored.path, spec=spec), version=stored.upstream, lease=lease)
+        kernel = self._usable(stored.path)
+        return kernel and replace(kernel, spec=spec, id=spec, version=stored.upstream, lease=lease)
 
     def _choose(self, spec: str, kernels: Iterable[releases.K]) -> releases.K | None:
         """Return what `releases.choose` does, but no kernel that is damaged or not trusted."""
         chosen = releases.choose(spec, left := [*kernels])
-        while isinstance(chosen, Stored) and not self._is_usable(chosen.path):
+        while isinstance(chosen, Stored) and not self._usable(chosen.path):
             left.remove(chosen)
             chosen = releases.choose(spec, left)
         return chosen
 
-    def _is_usable(self, path: Path) -> bool:
+    def _usable(self, path: Path) -> Kernel | None:
+        """Return the kernel in a directory; None if it is damaged or not trusted."""
         # To look at each file of a kernel takes 20 ms.
-        if path not in self._usable:
-            self._usable[path] = is_trusted_tree(path) and _is_whole(path)
-        return self._usable[path]
+        if path not in self._kernels:
+            self._kernels[path] = _whole(path) if is_trusted_tree(path) else None
+        return self._kernels[path]
 
     def _all(
         self, spec: str, archive: Archive, progress: Callable[[str], None]
@@ -240,7 +242,7 @@ class Store:
             with suppress(FileNotFoundError):
                 (self.root / name).rename(Path(temporary) / "replaced")
             tree.rename(self.root / name)
-            self._usable.pop(self.root / name, None)
+            self._kernels.pop(self.root / name, None)
         return Stored(self.root / name, package.release, package.version)
 
     def _remove(self, kernel: Stored) -> bool:
@@ -263,14 +265,15 @@ class Store:
             )
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a kernel could be unpacked as it is."""
+def _whole(path: Path) -> Kernel | None:
+    """Return the kernel in a directory; None if it can't have been unpacked as it is."""
     try:
-        check_kernel(read_kernel(path))
+        kernel = read_kernel(path)
+        check_kernel(kernel)
     except KernelError as error:
         refuse(path, str(error))
-        return False
-    return True
+        return None
+    return kernel
 
 
 def _unpack(packages: Iterable[Path], tree: Path) -> None:
