@@ -69,10 +69,14 @@ def _not_following(path: str, flags: int) -> int:
 
 
 def tail(path: Path, *, count: int) -> str:
-    """Return the last COUNT lines of a console file, or all from the first oops on."""
-    text = lines(path)
+    """Return the `last_lines` of a console file."""
+    return last_lines(lines(path), count=count)
+
+
+def last_lines(text: Sequence[str], *, count: int) -> str:
+    """Return the last COUNT lines of a console, or all from the first oops on."""
     first = next((index for index, line in enumerate(text) if _FATAL.search(line)), len(text))
-    start = max(min(first, len(text) - count), len(text) - _LONGEST_TRACE, 0)
+    start = max(min(first, len(text) - count), len(text) - max(count, _LONGEST_TRACE), 0)
     return "\n".join(text[start:])
 
 

@@ -72,7 +72,8 @@ def in_guest(*, console_tail: str, errors_tail: str, verdict: str) -> LastWords:
     VERDICT is the watchdog's sentence, if the watchdog killed the guest.
     """
     end = None if verdict else console.worker_end(console_tail)
-    quoted = "\n".join((end.before if end else console_tail).splitlines()[-_CONSOLE_LINES:])
+    before = end.before if end else console_tail
+    quoted = console.last_lines(before.splitlines(), count=_CONSOLE_LINES)
     panic = console.cause(quoted)
     if end is None:
         said = f"The end of its console:\n{quoted}" if quoted else "Its console says nothing."
