@@ -146,7 +146,7 @@ def test_pytest_in_a_guest_sweeps_nothing_of_the_host_and_runs_tests_that_need_a
         assert live.stdout
         assert live.stdout.readline()
         before = {path for path in tmp_path.rglob("*") if path.is_dir()}
-        assert len(before) == 4
+        assert len(before) == 5
         pytest_there = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", str(test)]
 
         done = bpflink("vm", KERNEL, "--rw", str(tmp_path), "--", *pytest_there, **host)
