@@ -6,7 +6,7 @@ They use the public API, as anyone's tests would, and seven modules behind it:
   arguments, programs attached without a link, the function that a program replaces, the file of an
   iterator; and for the release of libbpf
 - `features.probing`, for the probes, which are compared with kernels, and to compare releases
-- `session.requirements`, to skip or fail a row that is absent as `bpf_requires` does for a feature
+- `session.requirements`, to skip or fail a test of what the kernel lacks, as `bpf_requires` does
 - `binding.btf` and `binding.kernel_btf`, for the kernel's own numbers of functions and enumerators
 - `errors`, for the names of errnos on the page on link types
 """

@@ -15,13 +15,14 @@ import pytest
 
 from pytest_bpflink import AttachFlags, BpfError
 from pytest_bpflink.selftests.conformance.network_stages import send_frame
+from pytest_bpflink.selftests.support.absence import VETH, made_or_absent
 from pytest_bpflink.selftests.support.numbered import Hook, datagram_from, numbered
 from pytest_bpflink.selftests.support.witness import datagram_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_bpflink import Cgroup, KernelInfo, Link, NetNs, Object
+    from pytest_bpflink import Cgroup, Device, KernelInfo, Link, NetNs, Object
 
 pytestmark = pytest.mark.guest_only
 
@@ -46,10 +47,16 @@ def hook(request: pytest.FixtureRequest, bpf_link: Callable[..., Link]) -> Itera
 
 
 def _on_device(request: pytest.FixtureRequest, name: str) -> tuple[object, Callable[[], object]]:
-    netns: NetNs = request.getfixturevalue("netns")
-    pair = netns.netkit() if name.startswith("netkit") else netns.veth()
+    pair = _pair(request, name)
     sender = pair[0] if name in {"tcx_egress", "netkit_primary"} else pair[1]
     return pair[0], partial(send_frame, sender)
+
+
+def _pair(request: pytest.FixtureRequest, name: str) -> tuple[Device, Device]:
+    netns: NetNs = request.getfixturevalue("netns")
+    if name.startswith("netkit"):
+        return netns.netkit()  # the mark has found the kind
+    return made_or_absent(request.config, "veth", netns.veth, options=VETH)
 
 
 def _on_cgroup(request: pytest.FixtureRequest, _name: str) -> tuple[object, Callable[[], object]]:
@@ -147,9 +154,11 @@ def test_update_is_a_revision(hook: Hook) -> None:
         pytest.param("netkit_peer", marks=_NETKIT),
     ],
 )
-def test_device_goes(kind: str, netns: NetNs, bpf_link: Callable[..., Link]) -> None:
+def test_device_goes(
+    kind: str, request: pytest.FixtureRequest, bpf_link: Callable[..., Link]
+) -> None:
     """When a device with several links goes, each of them is as if it were detached."""
-    pair = netns.netkit() if kind.startswith("netkit") else netns.veth()
+    pair = _pair(request, kind)
     with numbered(kind) as loaded:
         links = [bpf_link(loaded.program(f"{kind}_{number}"), pair[0]) for number in (1, 2, 3)]
         pair[0].remove()

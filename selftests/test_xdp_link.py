@@ -20,6 +20,7 @@ from pytest_bpflink.selftests.conformance.network_stages import (
     OnDummy,
     send_frame,
 )
+from pytest_bpflink.selftests.support.absence import MACVLAN, VETH, made_or_absent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +35,8 @@ _FIRST, _SECOND = (True, False), (False, True)
 @pytest.fixture
 def stage(request: pytest.FixtureRequest) -> OnDevice:
     """A pair of veth devices; the second sends."""
-    return OnDevice(request, "on_xdp", sender=1)
+    make = partial(OnDevice, request, "on_xdp", sender=1)
+    return made_or_absent(request.config, "veth", make, options=VETH)
 
 
 @pytest.fixture
@@ -115,7 +117,8 @@ def test_device_without_native_mode(request: pytest.FixtureRequest) -> None:
 
     In the generic mode the program sees what the device receives, and nothing that it sends.
     """
-    stage = OnDummy(request, "on_xdp")
+    make = partial(OnDummy, request, "on_xdp")
+    stage = made_or_absent(request.config, "dummy", make, options=MACVLAN)
     with pytest.raises(BpfError) as refused:
         stage.object.program("on_xdp").attach(stage.device, **DRV_MODE)
     assert refused.value.errno == errno.EOPNOTSUPP

@@ -214,6 +214,18 @@ class Ledger:
         owner.keys = [key for key in owner.keys if key not in {*found.attached, *later}]
         return self._leaks([(owner, key, key in self._made) for key in found.attached])
 
+    def judge_pins(self, owner: Owner) -> list[Leak]:
+        """Return the leaks of an owner that are pinned in this session's mounts.
+
+        To be called before a wider fixture ends, which may have the mount.
+        """
+        alive = [key for key in owner.keys if ids.is_alive(*key)]
+        if not alive or self._is_forked:
+            return []
+        pinned = self._pinned().intersection(alive)
+        owner.keys = [key for key in owner.keys if key not in pinned]
+        return self._leaks([(owner, key, key in self._made) for key in sorted(pinned)])
+
     def settle(self) -> list[Leak]:
         """Wait for draining programs that may be attached without a link, and return the leaks."""
         types = attachable(each.key[1] for each in self._later if each.key[0] == "program")

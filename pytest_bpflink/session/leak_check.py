@@ -84,11 +84,13 @@ class LeakCheck:
         return value
 
     def _look_before_end(self) -> None:
-        """Look for attachments to what a wider fixture has, which is about to end."""
+        """Look for attachments to and pins in what a wider fixture has, which is about to end."""
         owners = list(self._settling)
+        leaks: list[Leak] = []
         if self._ending and self._test:  # the fixtures of the test itself have ended
             owners.append(self._test)
-        leaks: list[Leak] = []
+            # Fixtures may leave their pins to a wider fixture that unmounts the file system.
+            leaks += self.ledger.judge_pins(self._test)
         for owner in owners:
             failed = owner is self._test and self._failed
             leaks += self.ledger.judge_attachments(owner, forgive_self=failed)

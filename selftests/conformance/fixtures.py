@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink import BpfError
 from pytest_bpflink.features import probing
 from pytest_bpflink.selftests.conformance.event_stages import copy_libc
 from pytest_bpflink.selftests.conformance.network_stages import Sockets
 from pytest_bpflink.selftests.conformance.outcomes import Outcomes
 from pytest_bpflink.selftests.conformance.programs import STEPPER, Programs, session_fixtures
 from pytest_bpflink.selftests.conformance.rows import ROWS
-from pytest_bpflink.session import requirements
+from pytest_bpflink.selftests.support.absence import made_or_absent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,11 +110,7 @@ def skip_if_absent(row: Row) -> None:
 def _or_absent(row: Row, request: pytest.FixtureRequest, make: Callable[[], Any]) -> Any:
     """Make something for a row; where that fails, skip or fail as `requirements` decides."""
     try:
-        return make()
-    except BpfError as error:
-        absence = error
-    try:
-        requirements.absent(request.config, row.id, absence, since=row.since, options=row.config)
+        return made_or_absent(request.config, row.id, make, since=row.since, options=row.config)
     except pytest.skip.Exception as skipped:
         _absent[row.id] = str(skipped)
         raise

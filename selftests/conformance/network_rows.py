@@ -10,6 +10,7 @@ from pytest_bpflink import AttachType, LinkType
 from pytest_bpflink.selftests.conformance import network_stages as network
 from pytest_bpflink.selftests.conformance.outcomes import OK
 from pytest_bpflink.selftests.conformance.row import TARGET_FIRST, TARGET_LAST, Row, always, row_of
+from pytest_bpflink.selftests.support.absence import MACVLAN, VETH
 
 if TYPE_CHECKING:
     from pytest_bpflink.selftests.conformance import stages
@@ -93,10 +94,10 @@ NETWORK = [
         again=always(errno.E2BIG),
     ),
     _netns("sk_lookup", network.InNetNs, AttachType.SK_LOOKUP, since="5.9"),
-    _xdp("xdp-native", options={"sender": 1} | network.DRV_MODE, config=("CONFIG_VETH",)),
-    _xdp("xdp-generic", options={"sender": 1} | network.SKB_MODE, config=("CONFIG_VETH",)),
+    _xdp("xdp-native", options={"sender": 1} | network.DRV_MODE, config=VETH),
+    _xdp("xdp-generic", options={"sender": 1} | network.SKB_MODE, config=VETH),
     # A dummy device has no native mode, so the kernel takes the generic one.
-    _xdp("xdp-dummy", stage=network.OnDummy, config=("CONFIG_DUMMY", "CONFIG_MACVLAN")),
+    _xdp("xdp-dummy", stage=network.OnDummy, config=MACVLAN),
     row_of(
         "netfilter",
         LinkType.NETFILTER,
@@ -117,10 +118,18 @@ NETWORK = [
         AttachType.TCX_INGRESS,
         since="6.6",
         options={"sender": 1},
+        config=VETH,
         sibling=("net", "on_tcx_egress"),
         takes_sibling=always(OK),
     ),
-    _ordered("tcx_egress", LinkType.TCX, AttachType.TCX_EGRESS, since="6.6", options={"sender": 0}),
+    _ordered(
+        "tcx_egress",
+        LinkType.TCX,
+        AttachType.TCX_EGRESS,
+        since="6.6",
+        options={"sender": 0},
+        config=VETH,
+    ),
     _ordered(
         "netkit_primary",
         LinkType.NETKIT,

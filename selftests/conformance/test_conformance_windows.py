@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,7 @@ from pytest_bpflink import LinkType, eventually, link_ids
 from pytest_bpflink.selftests.conformance.checks import FIRST, NONE, each
 from pytest_bpflink.selftests.conformance.event_stages import OfModule
 from pytest_bpflink.selftests.conformance.outcomes import OK, WINDOW
+from pytest_bpflink.selftests.support.absence import DUMMY, made_or_absent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -139,7 +141,8 @@ def test_module_unloaded(
     if bpf_kernel.version < (5, 11):
         pytest.skip(f"functions of modules came with Linux 5.11, this is {bpf_kernel.release}")
     assert link.id  # the row is there
-    stage = OfModule(request, f"on_{row.id}")
+    make = partial(OfModule, request, f"on_{row.id}")
+    stage = made_or_absent(request.config, "dummy", make, options=DUMMY)
     held = stage.attach()
     assert stage.ran() == FIRST
     refusal = stage.unload()

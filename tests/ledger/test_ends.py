@@ -71,3 +71,41 @@ def test_ctrl_c_in_a_test_that_leaves_nothing(pytester: pytest.Pytester) -> None
     assert "KeyboardInterrupt" in output
     assert "error" not in output
     assert "left" not in output
+
+
+PINS = f"""
+import pytest
+from pytest_bpflink import Object
+
+@pytest.fixture(scope="module")
+def mount(bpffs_factory):
+    with bpffs_factory() as mount:
+        yield mount
+
+@pytest.fixture(scope="module")
+def kept(cgroup_factory):
+    return cgroup_factory()
+
+@pytest.fixture(scope="module")
+def pinned(mount):
+    with Object.open({str(EGRESS)!r}).load() as loaded:
+        loaded.program("egress").pin(mount / "of_the_fixture")  # which `mount` removes
+        yield
+
+def test_last(bpffs_factory, mount, kept, pinned):
+    with Object.open({str(EGRESS)!r}).load() as loaded:
+        with loaded.program("egress").attach(kept) as link:
+            link.pin(bpffs_factory() / "link")
+    with Object.open({str(EGRESS)!r}).load() as loaded:
+        loaded.program("egress").pin(mount / "program")
+"""
+
+
+def test_pins_of_the_last_test_are_its_leaks(pytester: pytest.Pytester) -> None:
+    """The mounts end in the test's teardown, those of `bpffs_factory` after all fixtures."""
+    pytester.makepyfile(PINS)
+    output = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=60).stdout.str()
+    assert "ERROR at teardown of test_last " in output
+    told = re.findall(r"^the test left (\w+) \d+ .*, held by pin /\S+/(\w+)$", output, re.MULTILINE)
+    assert sorted(told) == [("link", "link"), ("program", "program")]
+    assert "= 1 passed, 1 error in" in output

@@ -71,3 +71,22 @@ def test_without_jit_lsm_and_modules(tmp_path: Path, kernel: str, modules: str) 
         "xdp-generic: CONFIG_VETH is a module of this kernel, and veth can't be loaded",
     }
     assert re.search(r"= 3 passed, 8 skipped in", last)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "outcomes"), [("5.10", "17 skipped"), ("7.2", "2 passed, 15 skipped")]
+)
+def test_devices_without_modules(tmp_path: Path, kernel: str, outcomes: str) -> None:
+    """Tests outside the table of link types skip as its rows do."""
+    windows = SELFTESTS / "conformance/test_conformance_windows.py"
+    files = (SELFTESTS / "test_xdp_link.py", SELFTESTS / "test_link_order.py", windows)
+    chosen = ("-k", "xdp_link or device_goes or module_unloaded or test_after_a_link[tcx")
+    options = ("--bpf-libbpf", "newest", "--kernel", kernel)
+
+    last, reasons = run(tmp_path, LOAD_NO_MODULES, *files, *chosen, *options)
+
+    assert {each for each in reasons if "came with" not in each} == {
+        "veth: CONFIG_VETH is a module of this kernel, and veth can't be loaded",
+        "dummy: CONFIG_DUMMY is a module of this kernel, and dummy can't be loaded",
+    }
+    assert re.search(rf"= {outcomes} in", last)
