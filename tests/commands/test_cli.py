@@ -46,7 +46,8 @@ def test_help_of_a_command_fits_a_terminal(name: str) -> None:
         (("lnks",), "invalid choice: 'lnks'"),
         (("vm", "6.1", "uname", "-r"), "unrecognized arguments: uname -r"),
         (("links", "--", "true"), "runs no other program: leave out -- and the words after it"),
-        (("vm", "6.1", "--memory", "0"), "'0' is no number above 0"),
+        (("vm", "6.1", "--cpus", "0"), "'0' is no number above 0"),
+        (("vm", "6.1", "--memory", "223"), "223 MiB is too little: a guest needs 224 MiB to boot"),
         (("bisect", "x", "--kernel", "6.1"), "'6.1' is no A..B, such as 5.10..7.2"),
     ],
 )
