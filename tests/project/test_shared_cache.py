@@ -180,10 +180,9 @@ def test_nothing_of_another_user_s_is_executed(run: Run) -> None:
         assert any(f"{run.cache}/{part}" in line for line in refused), (part, said)
 
 
+@pytest.mark.parametrize("run", ["nobody"], indirect=True)
 def test_root_uses_nothing_of_a_user_s_cache(run: Run) -> None:
     """As with sudo."""
-    if run.user == 0:
-        pytest.skip("the cache is root's own")
     plant_everywhere(run)
     for file in run.cache.rglob("*"):
         os.chown(file, run.user, -1, follow_symlinks=False)
