@@ -148,7 +148,7 @@ def take(
 def _recall(record: Path, code: Path) -> dict[str, Any] | None:
     """Return the description in RECORD, unless it is damaged or a file has changed."""
     known = recall(record)
-    if not _is_description(known) or not is_trusted(code):
+    if not (_is_description(known) and os.path.isfile(code) and is_trusted(code)):
         return None
     try:
         stats = _stats(known)
