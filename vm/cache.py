@@ -1,7 +1,8 @@
 """The directory of everything that is kept between runs: its parts, and the locks on them.
 
 A part counts only if no other user may have written it (`trust`). A temporary directory takes the
-place of a part that does not count, for this run and for its guests.
+place of a part that does not count, or that lacks something and can't be written, for this run and
+for its guests.
 """
 
 from __future__ import annotations
@@ -54,6 +55,19 @@ def usable(path: Path) -> Path:
     return path if is_trusted(path) else _instead() / path.name
 
 
+def writable(path: Path, *, unless: Callable[[Path], object]) -> Path:
+    """Return PATH, or a temporary one in its place if this process can't write to PATH.
+
+    PATH is returned, too, if UNLESS holds of it: what this process needs is kept there. What this
+    run's host has made in the temporary place is found by guests, where PATH may be written.
+    """
+    can_write = _can_write(path)
+    if (can_write and _INSTEAD not in os.environ) or unless(path):
+        return path
+    instead = _instead() / path.name
+    return path if can_write and not unless(instead) else instead
+
+
 def cache_part_whole(name: str) -> Path:
     """Return `cache_part`, or a temporary path if others may have written anything in the part."""
     path = cache_root() / name
@@ -104,6 +118,11 @@ def _believe(path: Path, doubt: str) -> bool:
         way_out = "remove it, or have it owned by you and written by nobody else"
         refuse(path, f"{doubt}: {way_out}")
     return not doubt
+
+
+def _can_write(path: Path) -> bool:
+    directory = next(each for each in (path, *path.parents) if os.path.isdir(each))
+    return os.access(directory, os.W_OK | os.X_OK, effective_ids=True)
 
 
 @cache

@@ -3,7 +3,7 @@
 The key of the cache is everything that decides the object: the source, the files it includes, the
 places where clang looked for these files in vain, the flags, the compiler and its environment. The
 error of a source that does not compile is kept by the same key. Where the cache can't be written (a
-guest, a full disk) the object goes into a temporary directory.
+guest, a full disk, a read-only cache) the object goes into a temporary directory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pytest_bpflink.building.clang import (
     translate,
 )
 from pytest_bpflink.errors import CompileError, is_bpf_error
-from pytest_bpflink.vm.cache import cache_part, is_trusted, recall, usable
+from pytest_bpflink.vm.cache import cache_part, is_trusted, recall, usable, writable
 from pytest_bpflink.vm.scratch import Scratch
 from pytest_bpflink.vm.whole_file import write_whole
 
@@ -148,7 +148,7 @@ def _entry(source: Path, command: list[str]) -> Path:
     # Without the files that the source includes: only compiling it shows which these are.
     identity = _identity(Path(command[0]))
     key = _digest(identity, *command, *environment(), str(source))
-    return usable(cache_part("objects") / key)
+    return writable(usable(cache_part("objects") / key), unless=_look_up)
 
 
 def _keep_failure(entry: Path, refusal: ClangRefusal) -> None:
@@ -241,12 +241,18 @@ def _vmlinux_header() -> Path:
         raise CompileError(
             error.errno or 0, f"make vmlinux.h of {_KERNEL_BTF}", hint=hint
         ) from error
-    header = usable(cache_part("vmlinux") / key) / "vmlinux.h"
-    if not header.exists() or not is_trusted(header):
+    kept = usable(cache_part("vmlinux") / key)
+    header = writable(kept, unless=_has_header) / "vmlinux.h"
+    if not _has_header(header.parent):
         with memory_file() as dumped:
             vmlinux_h.dump(dumped)
             write_whole(header, dumped.read_bytes())
     return header
+
+
+def _has_header(directory: Path) -> bool:
+    header = directory / "vmlinux.h"
+    return os.path.exists(header) and is_trusted(header)
 
 
 def _identity(program: Path) -> str:

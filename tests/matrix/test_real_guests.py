@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from pytest_bpflink import eventually
+from pytest_bpflink.vm import kernels
 from tests.support.processes import children_of, is_running
 from tests.support.stored_kernels import CACHE
 
@@ -78,6 +80,33 @@ def test_tests_run_on_this_kernel_and_in_guests_with_others(
     assert (guest["guests_lost"], guest["version"][:4]) == (1, "6.1.")
     (panic,) = report["details"]
     assert "Kernel panic - not syncing: sysrq triggered crash" in panic[0]["text"]
+
+
+@pytest.mark.usefixtures("stored_kernels")
+def test_an_image_with_a_flipped_byte_is_told_at_once(
+    pytester: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = kernels.find("5.10")
+    assert kernel.modules
+    root = kernel.image.parents[1]
+    tree = tmp_path / "cache/kernels" / root.name
+    shutil.copytree(root / "boot", tree / "boot")
+    for other in {*root.iterdir()} - {root / "boot"}:
+        (tree / other.name).symlink_to(other)
+    shutil.copy(CACHE / "kvm.json", tmp_path / "cache")
+    image = tree / "boot" / kernel.image.name
+    content = bytearray(image.read_bytes())
+    content[len(content) // 2] ^= 1
+    image.write_bytes(content)
+    monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "cache"))
+    pytester.makepyfile("def test_x(): pass")
+
+    result = pytester.runpytest_subprocess("--kernel", "native,5.10", timeout=100)
+
+    result.assert_outcomes(passed=1, errors=1)
+    what = f"{image} is damaged, since its payload does not unpack (*)"
+    way_out = f"fetch it again: bpflink kernels remove {kernel.version}"
+    result.stdout.fnmatch_lines([f"*--kernel 5.10: {what}; {way_out}"])
 
 
 @pytest.mark.usefixtures("stored_kernels")

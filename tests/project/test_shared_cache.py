@@ -6,7 +6,6 @@ import hashlib
 import json
 import marshal
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,38 +14,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink.vm import kernels
-from pytest_bpflink.vm.cache import cache_root
+from tests.support.guest_project import KERNEL, PROGRAM, command, make_project
 from tests.support.nobody import NOBODY, run_as_nobody
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_bpflink.vm.kernels.stored import Stored
-
 DAEMON = 1
-KERNEL = "6.1"
-
-PROGRAM = """
-#include "vmlinux.h"
-#include <bpf/bpf_helpers.h>
-
-int value = VALUE;
-
-SEC("cgroup_skb/egress")
-int keep(struct __sk_buff *skb)
-{
-	return value & 1;
-}
-"""
-
-TEST = """
-from pytest_bpflink import Object
-
-def test_value():
-    with Object.open("it.bpf.c") as opened:
-        assert opened.data["value"] == 7
-"""
 
 
 class Run:
@@ -61,35 +35,19 @@ class Run:
         self.executed = directory / "executed"
         self.executed.mkdir()
         self.executed.chmod(0o777)
-        self.cache.mkdir()
         # Root's kernels may be used by all.
-        kernels.find(KERNEL)
-        stored = next(each.path for each in kernels.Store().kernels() if _is_wanted(each))
-        (self.cache / "kernels").mkdir()
-        copy = ["cp", "-a", "--reflink=auto", str(stored), str(self.cache / "kernels")]
-        subprocess.run(copy, check=True)
-        if (cache_root() / "kvm.json").exists():
-            shutil.copy(cache_root() / "kvm.json", self.cache)
-        (directory / "it.bpf.c").write_text(PROGRAM.replace("VALUE", "7"))
-        (directory / "test_it.py").write_text(TEST)
+        self.environment = make_project(directory)
         for path in (directory, *directory.iterdir(), self.cache / "kernels"):
             os.chown(path, user, user, follow_symlinks=False)
 
     def pytest(self, *options: str, user: int | None = None) -> str:
         """Run the project's test as its user, or as another; return the output."""
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, "test_it.py"]
-        environment = {
-            "HOME": str(self.directory),
-            "BPFLINK_CACHE": str(self.cache),
-            "PATH": os.environ["PATH"],
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
         if self.user if user is None else user:
-            return run_as_nobody(command, cwd=self.directory, env=environment).stdout
+            return run_as_nobody(command(*options), cwd=self.directory, env=self.environment).stdout
         return subprocess.run(
-            command,
+            command(*options),
             cwd=self.directory,
-            env=environment,
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -108,10 +66,6 @@ class Run:
     def touch(self, name: str) -> list[str]:
         """Return a command that shows that it was executed."""
         return ["touch", str(self.executed / name)]
-
-
-def _is_wanted(kernel: Stored) -> bool:
-    return kernel.upstream.startswith(f"{KERNEL}.")
 
 
 @pytest.fixture(params=["root", "nobody"])
@@ -136,10 +90,10 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
 
 def plant_everywhere(run: Run) -> None:
     """Plant a command, code that fails the test, or nonsense in each kind of file."""
-    command = {"command": run.touch("command"), "consoles": []}
-    run.plant("guests/machine-*.json", json.dumps(command).encode())
+    planted = {"command": run.touch("command"), "consoles": []}
+    run.plant("guests/machine-*.json", json.dumps(planted).encode())
     (description,) = run.cache.glob("guests/*/save.json")
-    described = json.loads(description.read_text()) | command | {"blueprint": command}
+    described = json.loads(description.read_text()) | planted | {"blueprint": planted}
     run.plant("guests/*/save.json", json.dumps(described).encode())
     run.plant("guests/*/state", b"planted")
     run.plant("guests/*/memory", b"planted")
@@ -151,13 +105,13 @@ def plant_everywhere(run: Run) -> None:
 
     source = run.directory / "planted.bpf.c"
     source.write_text(PROGRAM.replace("VALUE", "666").replace('"vmlinux.h"', "<linux/bpf.h>"))
-    planted = run.directory / "planted.bpf.o"
-    compiled = ["clang", "-target", "bpf", "-O2", "-g", "-c", str(source), "-o", str(planted)]
+    built = run.directory / "planted.bpf.o"
+    compiled = ["clang", "-target", "bpf", "-O2", "-g", "-c", str(source), "-o", str(built)]
     subprocess.run([*compiled, "-I", "/usr/include/x86_64-linux-gnu"], check=True)
     source.unlink()
-    run.plant("objects/*/*/it.bpf.o", planted.read_bytes())
+    run.plant("objects/*/*/it.bpf.o", built.read_bytes())
     (parts,) = run.cache.glob("objects/*/parts.json")
-    digest = hashlib.sha256(planted.read_bytes()).hexdigest()[:32]
+    digest = hashlib.sha256(built.read_bytes()).hexdigest()[:32]
     kept = json.loads(parts.read_text()) | {"object": digest}
     run.plant("objects/*/parts.json", json.dumps(kept).encode())
     run.plant("vmlinux/*/vmlinux.h", b"#error planted\n")
@@ -180,10 +134,9 @@ def test_nothing_of_another_user_s_is_executed(run: Run) -> None:
         assert any(f"{run.cache}/{part}" in line for line in refused), (part, said)
 
 
+@pytest.mark.parametrize("run", ["nobody"], indirect=True)
 def test_root_uses_nothing_of_a_user_s_cache(run: Run) -> None:
     """As with sudo."""
-    if run.user == 0:
-        pytest.skip("the cache is root's own")
     plant_everywhere(run)
     for file in run.cache.rglob("*"):
         os.chown(file, run.user, -1, follow_symlinks=False)

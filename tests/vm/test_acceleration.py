@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import pytest
 
+from pytest_bpflink.vm import cache
 from pytest_bpflink.vm.kernels import Kernel
 from pytest_bpflink.vm.machines import kvm
 from pytest_bpflink.vm.machines.acceleration import Acceleration
@@ -82,6 +83,23 @@ def test_kvm_is_tried_once(machine: type[PretendedMachine]) -> None:
     first = detect(KERNEL)
     assert detect(KERNEL) == first
     assert machine.started == 1
+
+
+def test_kvm_is_tried_once_where_the_cache_can_not_be_written(
+    machine: type[PretendedMachine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instead = tmp_path / "instead"
+    instead.mkdir(mode=0o700)
+    monkeypatch.setenv(cache._INSTEAD, str(instead))
+    cache._instead.cache_clear()
+    monkeypatch.setattr(cache, "_can_write", lambda _path: False)
+
+    first = detect(KERNEL)
+
+    assert detect(KERNEL) == first
+    assert machine.started == 1
+    assert not (tmp_path / "cache").exists()
+    cache._instead.cache_clear()
 
 
 def test_kvm_is_tried_again_with_another_qemu(

@@ -19,7 +19,7 @@ from stat import S_IMODE
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm import guest
-from pytest_bpflink.vm.cache import is_texts, is_trusted, recall
+from pytest_bpflink.vm.cache import is_texts, is_trusted, recall, writable
 from pytest_bpflink.vm.image.digests import identity
 from pytest_bpflink.vm.whole_file import make_directory, replacing, write_whole
 
@@ -111,16 +111,22 @@ def take(
     """Return the files of a Python for guests; CACHE remembers them until one of them changes.
 
     PYTHONPATH may have paths that are relative to CWD. With ANEW the files are listed and compiled
-    again. Raises ImageError if this Python has no pytest or does not run.
+    again. A temporary directory takes the place of a CACHE that can't be written. Raises ImageError
+    if this Python has no pytest or does not run.
     """
     startup = {name: environment[name] for name in _STARTUP_VARIABLES if name in environment}
     entries = environment.get("PYTHONPATH", "")
     path = os.pathsep.join(str(cwd / entry) for entry in entries.split(os.pathsep) if entries)
     # The list depends on the imports in preload.py.
     asked = [python, startup, path, _PRELOAD.read_text()]
-    name = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-    record, code = cache / f"python-{name}.json", cache / f"python-{name}.zip"
-    known = None if anew else _recall(record, code)
+    name = f"python-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]}"
+
+    def recall_from(directory: Path) -> dict[str, Any] | None:
+        return None if anew else _recall(directory / f"{name}.json", directory / f"{name}.zip")
+
+    cache = writable(cache, unless=recall_from)
+    record, code = cache / f"{name}.json", cache / f"{name}.zip"
+    known = recall_from(cache)
     if known is None:
         make_directory(cache, mode=0o700)
         _forget_unused(cache)
@@ -142,7 +148,7 @@ def take(
 def _recall(record: Path, code: Path) -> dict[str, Any] | None:
     """Return the description in RECORD, unless it is damaged or a file has changed."""
     known = recall(record)
-    if not _is_description(known) or not is_trusted(code):
+    if not (_is_description(known) and os.path.isfile(code) and is_trusted(code)):
         return None
     try:
         stats = _stats(known)
@@ -150,12 +156,14 @@ def _recall(record: Path, code: Path) -> dict[str, Any] | None:
             # The files may have been installed anew, as on CI: compare their content.
             if known["digests"] != _digests(known):
                 return None
-            write_whole(record, json.dumps(known | {"stats": stats}).encode())
-        # `_forget_unused` takes this for the time of the last use.
-        for file in (record, code):
-            os.utime(file)
+            with contextlib.suppress(OSError):
+                write_whole(record, json.dumps(known | {"stats": stats}).encode())
     except (OSError, ValueError, LookupError, TypeError):
         return None
+    # `_forget_unused` takes this for the time of the last use.
+    with contextlib.suppress(OSError):  # of a cache that this user can only read
+        for file in (record, code):
+            os.utime(file)
     return known
 
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    # Returns the kernel in a payload; None where the program that unpacks it does not run.
+    _Unpacker = Callable[[bytes], bytes | None]
+
 _ELF = b"\x7fELF"
 
 # Offsets in the image (Documentation/arch/x86/boot.rst).
@@ -29,8 +32,15 @@ _PVH_NOTES = tuple(
 )
 
 
+class DamagedPayload(Exception):  # noqa: N818 (reads as what happened)
+    """The compressed kernel inside an image does not unpack; the message says why."""
+
+
 def unpack(image: Path, destination: Path) -> bool:
-    """Write the kernel inside IMAGE to DESTINATION; return False where QEMU needs IMAGE itself."""
+    """Write the kernel inside IMAGE to DESTINATION; return False where QEMU needs IMAGE itself.
+
+    Raises DamagedPayload. The formats have checksums of the kernel, but for LZMA and LZ4.
+    """
     kernel = _payload(image.read_bytes())
     if kernel is None or not any(note in kernel for note in _PVH_NOTES):
         return False
@@ -46,17 +56,8 @@ def _payload(image: bytes) -> bytes | None:
     offset, length = struct.unpack_from("<II", image, _PAYLOAD)
     start = ((image[_SETUP_SECTORS] or 4) + 1) * 512 + offset
     payload = image[start : start + length]
-    try:
-        kernel = next(
-            (
-                unpacker(payload)
-                for sign, unpacker in _UNPACKERS.items()
-                if payload.startswith(sign)
-            ),
-            None,
-        )
-    except (OSError, EOFError, lzma.LZMAError, zlib.error, subprocess.CalledProcessError):
-        return None
+    unpacker = next((each for sign, each in _UNPACKERS.items() if payload.startswith(sign)), None)
+    kernel = unpacker(payload) if unpacker else None
     return kernel if kernel and kernel.startswith(_ELF) else None
 
 
@@ -67,28 +68,39 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
-def _stream(new: Callable[[], _Decompressor]) -> Callable[[bytes], bytes]:
+def _stream(new: Callable[[], _Decompressor]) -> _Unpacker:
     def run(payload: bytes) -> bytes:
         decompressor = new()
-        kernel = decompressor.decompress(payload)
+        try:
+            kernel = decompressor.decompress(payload)
+        except (OSError, lzma.LZMAError, zlib.error) as error:  # OSError: of bz2
+            raise DamagedPayload(str(error)) from None
         if not decompressor.eof:
-            raise EOFError
+            raise DamagedPayload("it ends early")
         return kernel
 
     return run
 
 
-def _program(name: str) -> Callable[[bytes], bytes]:
-    def run(payload: bytes) -> bytes:
+def _program(name: str) -> _Unpacker:
+    def run(payload: bytes) -> bytes | None:
         # The kernel's build appends the size, which these programs would take for the next frame.
         command = [name, "--decompress", "--stdout", "--quiet"]
-        return subprocess.run(command, input=payload[:-4], capture_output=True, check=True).stdout
+        try:
+            done = subprocess.run(command, input=payload[:-4], capture_output=True, check=False)
+        except OSError:  # it is not installed
+            return None
+        if done.returncode < 0:  # killed
+            return None
+        if done.returncode:
+            raise DamagedPayload(done.stderr.decode(errors="replace").strip())
+        return done.stdout
 
     return run
 
 
 # Decompressors that ignore what follows; Python has no zstd before 3.14, and no lz4.
-_UNPACKERS: dict[bytes, Callable[[bytes], bytes]] = {
+_UNPACKERS: dict[bytes, _Unpacker] = {
     b"\x1f\x8b": _stream(lambda: zlib.decompressobj(wbits=31)),
     b"BZh": _stream(bz2.BZ2Decompressor),
     b"\xfd7zXZ": _stream(lzma.LZMADecompressor),

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.vm.cache import cache_part, held, recall
+from pytest_bpflink.vm.cache import cache_part, held, recall, writable
 from pytest_bpflink.vm.machines import qemu
 from pytest_bpflink.vm.machines.acceleration import Acceleration
 from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
@@ -39,7 +39,7 @@ def detect(kernel: Kernel) -> Acceleration:
     if lacking:
         return Acceleration(kvm=False, reason=f"TCG: {lacking}")
     key = f"{_boot_id()} {_qemu()}"
-    cache = cache_part("kvm.json")
+    cache = writable(cache_part("kvm.json"), unless=lambda file: _recall(file, key))
     known = _recall(cache, key)
     if known:
         return known

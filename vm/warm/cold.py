@@ -14,6 +14,7 @@ from pytest_bpflink.vm.cache import cache_part
 from pytest_bpflink.vm.image import guest_image, inventory
 from pytest_bpflink.vm.image.inventory import ImageError, Inventory
 from pytest_bpflink.vm.machines import plain, virtme
+from pytest_bpflink.vm.machines.errors import MachineError
 from pytest_bpflink.vm.machines.machine import Machine
 from pytest_bpflink.vm.warm import blueprint, letter
 from pytest_bpflink.vm.warm.blueprint import Blueprint
@@ -30,6 +31,12 @@ BOOTED = b"bpflink: guest booted\n"
 
 def _hush(text: str) -> None:
     del text
+
+
+def _damaged(kernel: Kernel, why: Exception) -> str:
+    fetched = kernel.lease is not None
+    again = f"fetch it again: bpflink kernels remove {kernel.version}" if fetched else "replace it"
+    return f"{kernel.image} is damaged, since its payload does not unpack ({why}); {again}"
 
 
 class ColdMachine(Machine):
@@ -99,8 +106,11 @@ class ColdMachine(Machine):
         except (guest_image.DamagedError, FileNotFoundError):
             self._inventory = self._take_inventory(anew=True)
             guest_image.build(initramfs, self._inventory, modules=modules)
-        if not unpack_kernel.unpack(self.kernel.image, image):
-            image = self.kernel.image
+        try:
+            if not unpack_kernel.unpack(self.kernel.image, image):
+                image = self.kernel.image
+        except unpack_kernel.DamagedPayload as error:
+            raise MachineError(_damaged(self.kernel, error)) from None
         booting = drawn.booting(
             image=image, initramfs=initramfs, parameters=self._kernel_parameters
         )

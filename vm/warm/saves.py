@@ -78,8 +78,8 @@ class Saves:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        # An older release let others read it. PermissionError: it is root's.
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        # An older release let others read it. OSError: it is root's, or none, or read-only.
+        with contextlib.suppress(OSError):
             if root.stat().st_mode & 0o077:
                 root.chmod(0o700)
 

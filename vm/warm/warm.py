@@ -6,6 +6,7 @@ Knows the order of the steps (boot, save, restore) and the fallbacks if one fail
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import socket
@@ -14,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pytest_bpflink.vm import programs
 from pytest_bpflink.vm.cache import cache_part
 from pytest_bpflink.vm.machines import virtme
 from pytest_bpflink.vm.machines.errors import BootFailed
@@ -220,7 +222,8 @@ class WarmMachine(ColdMachine):
         STATE is a descriptor of the save's state.
         """
         if save.mapped:
-            memory = blueprint.memory_file(save.memory, mib=self._memory_mib, shared=False)
+            file = self._openable(save.memory)
+            memory = blueprint.memory_file(file, mib=self._memory_mib, shared=False)
         else:
             self._say("the guest's memory is read, since this QEMU can't map what it saved")
             memory = blueprint.memory(mib=self._memory_mib)
@@ -234,6 +237,20 @@ class WarmMachine(ColdMachine):
                 if save.mapped:
                     self._monitor.send("migrate-set-capabilities", capabilities=[_MAPPING])
                 self._monitor.send("migrate-incoming", uri=f"file:{save.state}")
+
+    def _openable(self, memory: Path) -> Path:
+        """Return MEMORY, or a copy if it can't be written, as in a read-only cache.
+
+        QEMU opens the file for writing, though it maps it copy-on-write (until 8.2, which has the
+        option rom=off for this).
+        """
+        if os.access(memory, os.W_OK):
+            return memory
+        copy = self.directory / "memory"
+        done = programs.run(["cp", "--sparse=always", "--reflink=auto", str(memory), str(copy)])
+        if done.returncode:
+            raise SaveError(f"its memory can't be copied: {done.stderr.strip()}")
+        return copy
 
     def _resume(self, descriptor: str, timeout: float) -> None:
         del timeout  # meant for a boot
@@ -249,10 +266,8 @@ class WarmMachine(ColdMachine):
             raise _NotRestored(str(error)) from None
 
     def _discard_save(self) -> None:
-        from filelock import Timeout
-
-        # If another run holds the lock, it is making this save anew.
-        with suppress(Timeout), self._saves.lock(self._key).acquire(blocking=False):
+        # If another run holds the lock, it is making this save anew; a cache may be read-only.
+        with suppress(OSError), self._saves.lock(self._key).acquire(blocking=False):
             self._saves.discard(self._key)
 
     @contextmanager
