@@ -175,7 +175,8 @@ def store_kernel(cache: Path) -> None:
         copy = root / path.relative_to(kernel.modules)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-    shutil.copyfile(CACHE / "kvm.json", cache / "kvm.json")
+    if (CACHE / "kvm.json").exists():
+        shutil.copyfile(CACHE / "kvm.json", cache / "kvm.json")
 
 
 def make_environment(directory: Path) -> Path:

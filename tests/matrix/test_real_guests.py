@@ -93,7 +93,8 @@ def test_an_image_with_a_flipped_byte_is_told_at_once(
     shutil.copytree(root / "boot", tree / "boot")
     for other in {*root.iterdir()} - {root / "boot"}:
         (tree / other.name).symlink_to(other)
-    shutil.copy(CACHE / "kvm.json", tmp_path / "cache")
+    if (CACHE / "kvm.json").exists():
+        shutil.copy(CACHE / "kvm.json", tmp_path / "cache")
     image = tree / "boot" / kernel.image.name
     content = bytearray(image.read_bytes())
     content[len(content) // 2] ^= 1

@@ -49,10 +49,9 @@ INTERRUPTED = """
 
     def test_before(): pass
 
-    def test_x(request):
+    def test_x():
         eventually(Path("reported").exists)
-        pytest_itself = os.getppid() if "good" in request.node.name else os.getpid()
-        os.kill(pytest_itself, signal.SIGINT)
+        os.kill(int(os.environ["CONTROLLER"]), signal.SIGINT)
         time.sleep(30)
 
     def test_after(): pass
@@ -66,7 +65,11 @@ def test_an_interrupted_run_keeps_its_results(
     pytester.makepyfile(INTERRUPTED)
     pytester.makeconftest(
         """
+        import os
         from pathlib import Path
+
+        # Workers inherit it.
+        os.environ.setdefault("CONTROLLER", str(os.getpid()))
 
         def pytest_runtest_logreport(report):
             # In the controller, if there is one: its reports have a node.
