@@ -187,8 +187,9 @@ class ProcessWatch:
 
     def _changes(self) -> dict[str, tuple[Any, Any]]:
         """Return the changes since the last call, without those of wider fixtures."""
-        state, before = _state(), self._state
-        self._state = state
+        state = _state()
+        # A plugin that failed the set-up of the first test did so before this one looked.
+        before, self._state = self._state or state, state
         return {
             fact: (old, new)
             for fact, (old, new) in _changes(before, state).items()
