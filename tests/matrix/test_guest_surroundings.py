@@ -16,6 +16,7 @@ import pytest
 from pytest_bpflink.vm.image import guest_image
 from pytest_bpflink.vm.kernels import find
 from tests.support import ROOT
+from tests.support.long import long
 from tests.support.stored_kernels import CACHE
 
 if TYPE_CHECKING:
@@ -50,7 +51,10 @@ def stored_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("stored_kernels")
-@pytest.mark.parametrize(("kind", "kernels"), [("warm", "5.10,6.1,7.2"), ("plain", "6.1")])
+@pytest.mark.parametrize(
+    ("kind", "kernels"),
+    [("warm", "5.10,6.1,7.2"), pytest.param("plain", "6.1", marks=long)],
+)
 def test_what_programs_look_for_is_there_and_what_is_full_says_so(
     pytester: pytest.Pytester, kind: str, kernels: str
 ) -> None:
@@ -95,6 +99,7 @@ def test_what_programs_look_for_is_there_and_what_is_full_says_so(
     result.assert_outcomes(passed=6 * len(kernels.split(",")))
 
 
+@long
 @pytest.mark.usefixtures("stored_kernels")
 def test_least_memory_is_enough_to_boot(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_x(): pass")
@@ -112,8 +117,8 @@ def test_least_memory_is_enough_to_boot(pytester: pytest.Pytester) -> None:
     ("name", "value", "options"),
     [
         ("PYTHONSAFEPATH", "1", []),
-        ("PYTHONHOME", sys.base_prefix, []),
-        ("PYTHONPATH", "nowhere::with space:file:/nowhere:ä", ["-I"]),
+        pytest.param("PYTHONHOME", sys.base_prefix, [], marks=long),
+        pytest.param("PYTHONPATH", "nowhere::with space:file:/nowhere:ä", ["-I"], marks=long),
     ],
 )
 def test_python_that_starts_otherwise(
@@ -189,7 +194,13 @@ def make_environment(directory: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("place", "kind"), [("odd", "warm"), ("odd", "plain"), ("hidden", "cold")], indirect=["place"]
+    ("place", "kind"),
+    [
+        pytest.param("odd", "warm", marks=long),
+        ("odd", "plain"),
+        pytest.param("hidden", "cold", marks=long),
+    ],
+    indirect=["place"],
 )
 def test_guests_whose_files_are_at_odd_paths(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, place: Path, kind: str

@@ -18,6 +18,7 @@ import pytest
 
 from pytest_bpflink import eventually
 from pytest_bpflink.vm import kernels
+from tests.support.long import long
 from tests.support.processes import children_of, is_running
 from tests.support.stored_kernels import CACHE
 
@@ -251,7 +252,7 @@ def test_what_hangs_or_panics_fails_alone_whatever_it_is_doing(
 
 
 @pytest.mark.usefixtures("stored_kernels")
-@pytest.mark.parametrize("kernel", ["5.10", "7.2"])
+@pytest.mark.parametrize("kernel", [pytest.param("5.10", marks=long), "7.2"])
 def test_a_test_that_ends_its_worker_is_told_so_and_the_others_run(
     pytester: pytest.Pytester, kernel: str
 ) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.guest_project import KERNEL, command, make_project
+from tests.support.long import long
 from tests.support.nobody import run_as_nobody
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def test_save_in_a_read_only_cache_is_restored(project: Project) -> None:
 
 
 @pytest.mark.usefixtures("without_saves")
+@long
 def test_guest_is_booted_without_a_save_in_a_read_only_cache(project: Project) -> None:
     before = project.files()
 
@@ -105,6 +107,7 @@ def test_guest_is_booted_without_a_save_in_a_read_only_cache(project: Project) -
     assert project.files() == before
 
 
+@long
 def test_cache_of_root_serves_other_users(project: Project) -> None:
     before = project.files()
 

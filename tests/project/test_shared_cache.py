@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.guest_project import KERNEL, PROGRAM, command, make_project
+from tests.support.long import long
 from tests.support.nobody import NOBODY, run_as_nobody
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Run:
         return ["touch", str(self.executed / name)]
 
 
-@pytest.fixture(params=["root", "nobody"])
+@pytest.fixture(params=["root", pytest.param("nobody", marks=long)])
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """Make a project whose test has passed in a guest, and so has filled the cache."""
     if os.geteuid() != 0:

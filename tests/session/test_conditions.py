@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import ROOT
+from tests.support.long import long
 from tests.support.sessions import run_session
 from tests.support.stored_kernels import CACHE
 
@@ -54,7 +55,10 @@ def test_without_btf(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kernel", "modules"),
-    [("5.10", "lockdown,capability,apparmor"), ("7.2", "lockdown,capability,apparmor,ima,evm")],
+    [
+        pytest.param("5.10", "lockdown,capability,apparmor", marks=long),
+        ("7.2", "lockdown,capability,apparmor,ima,evm"),
+    ],
 )
 def test_without_jit_lsm_and_modules(tmp_path: Path, kernel: str, modules: str) -> None:
     rows = SELFTESTS / "conformance"
@@ -74,7 +78,8 @@ def test_without_jit_lsm_and_modules(tmp_path: Path, kernel: str, modules: str) 
 
 
 @pytest.mark.parametrize(
-    ("kernel", "outcomes"), [("5.10", "17 skipped"), ("7.2", "2 passed, 15 skipped")]
+    ("kernel", "outcomes"),
+    [pytest.param("5.10", "17 skipped", marks=long), ("7.2", "2 passed, 15 skipped")],
 )
 def test_devices_without_modules(tmp_path: Path, kernel: str, outcomes: str) -> None:
     """Tests outside the table of link types skip as its rows do."""
