@@ -156,8 +156,10 @@ class Signer:
 
     def _gpg(self, *arguments: str | Path) -> None:
         options = ("--batch", "--yes", "--pinentry-mode", "loopback", "--passphrase", "")
-        command = ["gpg", "--homedir", self._directory, *options, *arguments]
-        subprocess.run(command, check=True, capture_output=True)
+        home = ("--homedir", self._directory)
+        subprocess.run(["gpg", *home, *options, *arguments], check=True, capture_output=True)
+        # gpg starts it, and it would stay.
+        subprocess.run(["gpgconf", *home, "--kill", "gpg-agent"], check=True)
 
 
 def feed(monkeypatch: pytest.MonkeyPatch, uri: str, *, keyring: Path | None = None) -> None:
