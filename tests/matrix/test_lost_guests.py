@@ -357,12 +357,13 @@ def test_a_disk_that_is_full_before_a_guest_is_ready_is_its_kernels_error(
         ("full", "a file of the guest can't be written: *No space left on device: 'launch.sh'"),
     ],
 )
+@pytest.mark.parametrize("other", ["good", "native"])
 def test_a_machine_that_can_not_be_started_is_its_kernels_error(
-    pytester: pytest.Pytester, with_fakes: Run, kernel: str, reason: str
+    pytester: pytest.Pytester, with_fakes: Run, kernel: str, reason: str, other: str
 ) -> None:
     pytester.makepyfile("def test_x(): pass")
 
-    result = with_fakes("--kernel", f"{kernel},good")
+    result = with_fakes("--kernel", f"{kernel},{other}")
 
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines([f"--kernel {kernel}: {reason}"])
