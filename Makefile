@@ -10,7 +10,7 @@ export KERNELS ?= 5.10,6.1,6.12,7.2
 # of a kernel's sources: LIBBPF=../linux-7.3.
 LIBBPF ?= newest
 
-.PHONY: help prepare demo test conformance lint docs bench clean link-types soak
+.PHONY: help prepare demo test conformance lint docs bench clean link-types soak test-machines
 
 help: ## Show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /    make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -50,6 +50,9 @@ soak: MINUTES = 20
 soak: prepare ## Use guests roughly for MINUTES: kills, full disks, damaged caches, 10,000 items
 	@tools/python -m pytest_bpflink.cli kernels fetch 6.1 7.2
 	@tools/python -m soak --minutes $(MINUTES)
+
+test-machines: prepare ## Test on other kernels, hosts and architectures, in emulation; ONLY=kvm for one of them
+	@tools/python -m machines $(if $(ONLY),--only $(ONLY))
 
 clean: ## Remove .venv and everything that was built here; kernels stay in the cache
 	rm -rf .venv .tox build dist .mypy_cache .ruff_cache .pytest_cache
