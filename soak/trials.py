@@ -42,6 +42,9 @@ def test_number(number):
 # The controller keeps a report of each item; its ids and times are some 5 kB.
 _ITEM_BYTES = 12_000
 
+# Where there is room for no save, each session boots a plain guest, which compiles what it tests.
+_PLAIN_SECONDS = 900.0
+
 # A damaged kernel may boot, and then hang; a session says so before this.
 _DAMAGE_SECONDS = 120.0
 
@@ -131,7 +134,9 @@ def full_disk(stage: Stage, chance: random.Random) -> Generator[Outcome]:
         size, name = chance.choice((1, 8, 30, 60, 120)), chance.choice(("BPFLINK_CACHE", "TMPDIR"))
         spec = str(tree) if name == "BPFLINK_CACHE" else stage.kernels[0]
         with _tmpfs(stage.directory / "disk", mib=size) as disk:
-            run = stage.run(*LINKS, "--kernel", spec, variables={name: str(disk)})
+            run = stage.run(
+                *LINKS, "--kernel", spec, variables={name: str(disk)}, seconds=_PLAIN_SECONDS
+            )
             problems = faults(run)
             if run.status and "No space left on device" not in run.output:
                 problems.append(f"exit status {run.status}, and not for want of room")

@@ -18,7 +18,6 @@ SAME_TESTS = (
     "selftests/test_cgroup_link.py",
     "selftests/test_link_lifetime.py",
     *(f"tests/bpf/test_{name}.py" for name in ("bad_input", "btf", "cgroup", "link")),
-    "tests/building/test_compile.py",
 )
 
 

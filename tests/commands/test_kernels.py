@@ -30,7 +30,8 @@ def test_without_an_action_it_lists() -> None:
     taken = size(store.kernels()[0].size).split()
     assert rows[0] == ["6.1", "6.1.99", "6.1.99-amd64", *taken, day, "longterm"]
     assert done.stdout.splitlines()[-1].startswith(f"4 kernels, 2 MiB in {store.root}, ")
-    assert bpflink("kernels", "list").stdout == done.stdout
+    *listed, _room = bpflink("kernels", "list").stdout.splitlines()
+    assert listed == done.stdout.splitlines()[:-1]
 
 
 def test_list_for_programs() -> None:

@@ -22,6 +22,7 @@ import pytest
 
 from pytest_bpflink import eventually
 from tests.support.command import BPFLINK, bpflink
+from tests.support.long import long
 from tests.support.processes import children_of, is_running
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def test_command_runs_in_this_directory_on_another_kernel(
     assert os.listdir(tmp_path) == ["here"]
 
 
+@long
 def test_in_a_plain_guest_too(tmp_path: Path) -> None:
     program = f"""
 import sys

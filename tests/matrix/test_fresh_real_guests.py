@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.long import long
 from tests.support.stored_kernels import CACHE
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def test_items_on_fresh_kernels(pytester: pytest.Pytester) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["cold", "plain"])
+@pytest.mark.parametrize("kind", ["cold", pytest.param("plain", marks=long)])
 def test_files_that_guests_write_to_the_rw_directory_are_kept(
     pytester: pytest.Pytester, tmp_path: Path, kind: str
 ) -> None:
