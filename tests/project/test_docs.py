@@ -73,7 +73,7 @@ def test_commands_exist(page: Path, options: set[str]) -> None:
             ours = {word.partition("=")[0] for word in arguments if word.startswith("-")}
             assert ours <= options, command
         elif program == "make" and "-C" not in arguments:
-            targets = re.findall(r"^(\w+):", ROOT.joinpath("Makefile").read_text(), re.MULTILINE)
+            targets = re.findall(r"^([\w-]+):", ROOT.joinpath("Makefile").read_text(), re.MULTILINE)
             assert {word for word in arguments if "=" not in word} <= set(targets), command
         elif program == "bpflink":
             own = arguments[: arguments.index("--")] if "--" in arguments else arguments
