@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from pytest_bpflink.binding.uapi import MapType as MapType
     from pytest_bpflink.binding.uapi import PerfEventType as PerfEventType
     from pytest_bpflink.binding.uapi import ProgType as ProgType
+    from pytest_bpflink.binding.uapi import RunFlags as RunFlags
+    from pytest_bpflink.binding.uapi import TcAction as TcAction
+    from pytest_bpflink.binding.uapi import Verdict as Verdict
+    from pytest_bpflink.binding.uapi import XdpAction as XdpAction
     from pytest_bpflink.binding.uapi import XdpFlags as XdpFlags
     from pytest_bpflink.bpf.bpffs import BpfFs as BpfFs
     from pytest_bpflink.bpf.cgroup import Attached as Attached
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.perf_event import PerfEvent as PerfEvent
     from pytest_bpflink.bpf.perf_event import SoftwareEvent as SoftwareEvent
     from pytest_bpflink.bpf.program import Program as Program
+    from pytest_bpflink.bpf.runs import RunResult as RunResult
     from pytest_bpflink.bpf.wait import eventually as eventually
     from pytest_bpflink.errors import BpfError as BpfError
     from pytest_bpflink.errors import CompileError as CompileError
@@ -110,8 +115,13 @@ _MODULES = {
         "MapType",
         "PerfEventType",
         "ProgType",
+        "RunFlags",
+        "TcAction",
+        "Verdict",
+        "XdpAction",
         "XdpFlags",
     ),
+    "bpf.runs": ("RunResult",),
     "bpf.wait": ("eventually",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

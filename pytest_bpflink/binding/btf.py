@@ -31,6 +31,7 @@ _TYPE = struct.Struct("=III")
 _ARRAY = struct.Struct("=III")
 _MEMBER = struct.Struct("=III")
 _SECTION_VARIABLE = struct.Struct("=III")
+_PARAMETER = struct.Struct("=II")
 
 _POINTER_BYTES = 8
 _ORDER = sys.byteorder
@@ -116,6 +117,20 @@ class Btf:
             if each.kind is Kind.DATASEC and each.name == name:
                 return {variable.name: variable for variable in self._variables(each)}
         return {}
+
+    def first_argument(self, function: str) -> int:
+        """Return the type that a function's first argument points to; 0 where that is unknown."""
+        for each in self._types:
+            if each.kind is Kind.FUNC and each.name == function:
+                prototype = self._types[each.size_or_type]
+                if not prototype.members:
+                    return 0
+                _, type_id = _PARAMETER.unpack_from(self._raw, prototype.extra)
+                argument = self._strip(type_id)
+                if argument.kind is Kind.PTR:
+                    pointed = argument.size_or_type
+                    return pointed if self._strip(pointed).kind is Kind.STRUCT else 0
+        return 0
 
     def decode(self, type_id: int, data: bytes | memoryview) -> Any:
         """Return the Python value of a type's bytes."""

@@ -123,6 +123,7 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
         (c_int, c_char_p, c_char_p, c_char_p, c_size_t, c_void_p),
         "0.6",
     ),
+    "bpf_prog_test_run_opts": (c_int, (c_int, c_void_p), "0.4"),
     "bpf_xdp_attach": (c_int, (c_int, c_int, c_uint32, c_void_p), "0.7"),
     "bpf_xdp_query_id": (c_int, (c_int, c_int, c_void_p), "0.8"),
     "bpf_xdp_detach": (c_int, (c_int, c_uint32, c_void_p), "0.7"),

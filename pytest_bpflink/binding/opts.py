@@ -85,6 +85,28 @@ class ProgLoadOptions(Options):
     )
 
 
+class TestRunOptions(Options):
+    """The beginning of `struct bpf_test_run_opts`; `batch_size` came with libbpf 0.8."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("data_in", c_char_p),
+        ("data_out", c_void_p),
+        ("data_size_in", c_uint32),
+        ("data_size_out", c_uint32),
+        ("ctx_in", c_void_p),
+        ("ctx_out", c_void_p),
+        ("ctx_size_in", c_uint32),
+        ("ctx_size_out", c_uint32),
+        ("retval", c_uint32),
+        ("repeat", c_int),
+        ("duration", c_uint32),
+        ("flags", c_uint32),
+        ("cpu", c_uint32),
+        ("batch_size", c_uint32),
+    )
+
+
 class MapCreateOptions(Options):
     """The beginning of `struct bpf_map_create_opts`."""
 

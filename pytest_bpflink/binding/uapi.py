@@ -223,6 +223,49 @@ class XdpFlags(IntFlag):
     HW_MODE = 1 << 3
 
 
+class RunFlags(IntFlag):
+    """The `BPF_F_TEST_*` flags of `BPF_PROG_TEST_RUN`.
+
+    `ON_CPU` since 5.10 (raw_tp), `XDP_LIVE_FRAMES` 5.18, `SKB_CHECKSUM_COMPLETE` 6.14.
+    """
+
+    ON_CPU = 1 << 0
+    XDP_LIVE_FRAMES = 1 << 1
+    SKB_CHECKSUM_COMPLETE = 1 << 2
+
+
+class XdpAction(KernelEnum):
+    """`enum xdp_action`: what an XDP program has done with a packet."""
+
+    ABORTED = 0
+    DROP = 1
+    PASS = 2
+    TX = 3
+    REDIRECT = 4
+
+
+class TcAction(KernelEnum):
+    """The `TC_ACT_*` of `uapi/linux/pkt_cls.h`, and tcx's: what is done with a packet."""
+
+    UNSPEC = -1
+    OK = 0
+    RECLASSIFY = 1
+    SHOT = 2
+    PIPE = 3
+    STOLEN = 4
+    QUEUED = 5
+    REPEAT = 6
+    REDIRECT = 7
+    TRAP = 8
+
+
+class Verdict(KernelEnum):
+    """`enum sk_action`: whether a packet goes on. Netfilter's first two verdicts are the same."""
+
+    DROP = 0
+    PASS = 1
+
+
 QUERY_EFFECTIVE = 1 << 0
 """`BPF_F_QUERY_EFFECTIVE`: all programs that run in the cgroup, its ancestors' included."""
 

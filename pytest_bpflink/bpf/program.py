@@ -6,7 +6,7 @@ import errno
 import inspect
 import os
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +17,19 @@ from pytest_bpflink.bpf.cgroup import Cgroup
 from pytest_bpflink.bpf.map import Map
 from pytest_bpflink.bpf.netns import Device, NetNs
 from pytest_bpflink.bpf.perf_event import PerfEvent
+from pytest_bpflink.bpf.runs import TestRun
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.introspection.ids import note_made
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from typing import SupportsBytes
+
+    from typing_extensions import Buffer
 
     from pytest_bpflink.bpf.handles import ObjectHandle
     from pytest_bpflink.bpf.link import Link
+    from pytest_bpflink.bpf.runs import RunResult
 
 
 class Program:
@@ -77,6 +82,36 @@ class Program:
         note_made("program", self.id)
         libbpf.call("bpf_program__pin", self.pointer, os.fsencode(path), doing=doing)
 
+    def run(
+        self,
+        data: Buffer | SupportsBytes | None = None,
+        *,
+        ctx: Mapping[str, Any] | bytes | None = None,
+        repeat: int = 1,
+        flags: int = 0,
+        cpu: int = 0,
+        batch_size: int = 0,
+    ) -> RunResult:
+        """Run the loaded program by itself, attached to nothing: `BPF_PROG_TEST_RUN`.
+
+        `data` is a packet: bytes, or anything that gives them, such as a packet of scapy. `ctx` is
+        the program's context: its fields by name, others are zero; or its bytes. An XDP program's
+        `data_end` is the packet's length unless it is given. With `ctx={}` the result has the
+        context that the program left, too.
+
+        Programs on packets run since Linux 4.12, and take a `ctx` since 5.2 (5.15 for XDP);
+        flow_dissector 5.0, fentry and its like 5.7 (those of the kernel's test functions),
+        raw_tp 5.10, sk_lookup 5.13, syscall 5.14, struct_ops 5.16 (`bpf_dummy_ops`), netfilter 6.4.
+        `flags` are `RunFlags`; `cpu` is for `ON_CPU`, `batch_size` for `XDP_LIVE_FRAMES`.
+
+        Raises `NotSupported` for other types, and on an older kernel; `BpfError`: EINVAL for a
+        packet, a context or flags that the kernel refuses; `TypeError` for a field that there is
+        not.
+        """
+        return self._test_run.run(
+            data, ctx, repeat=repeat, flags=flags, cpu=cpu, batch_size=batch_size
+        )
+
     def attach(self, target: object | None = None, **options: Any) -> Link:
         """Attach the program by a BPF link, which the caller destroys.
 
@@ -109,6 +144,10 @@ class Program:
 
     def __repr__(self) -> str:
         return f"<Program {self.name} {self.section}>"
+
+    @cached_property
+    def _test_run(self) -> TestRun:
+        return TestRun(self, self._owner.btf)
 
     def _ask(self, function: str) -> int:
         return libbpf.call(function, self.pointer, doing=f"ask about program {self.name}")
