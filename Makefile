@@ -52,7 +52,7 @@ soak: prepare ## Use guests roughly for MINUTES: kills, full disks, damaged cach
 	@tools/python -m soak --minutes $(MINUTES)
 
 test-machines: prepare ## Test on other kernels, hosts and architectures, in emulation; ONLY=kvm for one of them
-	@tools/python -m machines $(if $(ONLY),--only $(ONLY))
+	@tools/python -m machines $(if $(ONLY),--only $(ONLY)) $(if $(FIRST),--first $(FIRST)) $(if $(MINUTES),--minutes $(MINUTES))
 
 clean: ## Remove .venv and everything that was built here; kernels stay in the cache
 	rm -rf .venv .tox build dist .mypy_cache .ruff_cache .pytest_cache
