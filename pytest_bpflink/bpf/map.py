@@ -6,13 +6,13 @@ import ctypes
 import errno
 import os
 from collections.abc import ItemsView, MutableMapping, ValuesView
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.binding import libbpf
-from pytest_bpflink.binding.uapi import BpfMapInfo
+from pytest_bpflink.binding.uapi import BpfMapInfo, MapType
 from pytest_bpflink.bpf.link import attached
-from pytest_bpflink.bpf.map_elements import Codec, KeyCodec
+from pytest_bpflink.bpf.map_elements import Codec, KeyCodec, PerCpuCodec, ReferenceCodec
 from pytest_bpflink.errors import BpfError, NotSupported
 from pytest_bpflink.introspection.ids import note_made
 
@@ -22,25 +22,58 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.handles import ObjectHandle
     from pytest_bpflink.bpf.link import Link
 
-# PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH and PERCPU_CGROUP_STORAGE of enum bpf_map_type.
-_PER_CPU_MAPS = frozenset({5, 6, 10, 21})
+_PER_CPU = frozenset(
+    {
+        MapType.PERCPU_HASH,
+        MapType.PERCPU_ARRAY,
+        MapType.LRU_PERCPU_HASH,
+        MapType.PERCPU_CGROUP_STORAGE,
+    }
+)
 
-# PROG_ARRAY, PERF_EVENT_ARRAY, CGROUP_ARRAY, ARRAY_OF_MAPS, DEVMAP, SOCKMAP, CPUMAP, XSKMAP and
-# REUSEPORT_SOCKARRAY: BPF_MAP_GET_NEXT_KEY gives the index of each slot, also of the empty ones.
-_MAPS_OF_SLOTS = frozenset({3, 4, 8, 12, 14, 15, 16, 17, 20})
+# BPF_MAP_GET_NEXT_KEY gives the index of each slot of these, also of the empty ones.
+_SLOTS = frozenset(
+    {
+        MapType.PROG_ARRAY,
+        MapType.PERF_EVENT_ARRAY,
+        MapType.CGROUP_ARRAY,
+        MapType.ARRAY_OF_MAPS,
+        MapType.DEVMAP,
+        MapType.SOCKMAP,
+        MapType.CPUMAP,
+        MapType.XSKMAP,
+        MapType.REUSEPORT_SOCKARRAY,
+    }
+)
+
+_REFERENCES = (_SLOTS - {MapType.CPUMAP}) | {
+    MapType.HASH_OF_MAPS,
+    MapType.DEVMAP_HASH,
+    MapType.SOCKHASH,
+}
+
+_WITHOUT_KEYS = frozenset({MapType.QUEUE, MapType.STACK, MapType.BLOOM_FILTER})
+
+_NOEXIST, _EXIST = 1, 2
 
 
 class Map(MutableMapping[Any, Any]):
     """A map of an `Object`, borrowed from it: a mapping from keys to values.
 
     Keys and values are typed through BTF (see `binding.btf`), so an array's key is an `int`;
-    keys and values without a BTF type are `bytes`. A struct as a key is a `dict` that hashes; it
-    keeps the bytes of its padding, without which the kernel does not find it. A key with other
-    bytes that its value does not show, such as those behind the end of a string, is `bytes`.
+    without a BTF type those of 1, 2, 4 and 8 bytes are an `int`, and others `bytes`. A struct as a
+    key is a `dict` that hashes; it keeps the bytes of its padding, without which the kernel does
+    not find it. A key with other bytes that its value does not show, such as those behind the end
+    of a string, is `bytes`.
 
     An iteration yields each key once, of those that the map has at its begin. Empty slots, as of a
-    prog array, are no keys. A per-CPU map has a value for each processor, and raises `BpfError`
-    with EOPNOTSUPP.
+    prog array, are no keys. In a slot is put a `Program`, a `Map`, a `Device` or a socket; it
+    reads as the id that the kernel gives, or not at all.
+
+    The value of a per-CPU map is a list, with one value for each possible CPU; it is set by such a
+    list, or by one value for all, an array then as a tuple. See `total`, too.
+
+    Queues, stacks and bloom filters have no keys: see `push`, `pop` and `peek`.
     """
 
     def __init__(self, owner: ObjectHandle, pointer: int) -> None:
@@ -64,6 +97,31 @@ class Map(MutableMapping[Any, Any]):
     def id(self) -> int:
         """The kernel's id of the map."""
         return int(libbpf.read_info(self.fd, BpfMapInfo, doing=self._doing("ask about")).id)
+
+    @property
+    def type(self) -> MapType:
+        """How the map keeps its values."""
+        return MapType(self._ask("bpf_map__type"))
+
+    @property
+    def max_entries(self) -> int:
+        """How many entries the map can have; of a ring buffer its size in bytes."""
+        return self._ask("bpf_map__max_entries")
+
+    @property
+    def flags(self) -> int:
+        """The `BPF_F_*` with which the map is created."""
+        return self._ask("bpf_map__map_flags")
+
+    @property
+    def key_size(self) -> int:
+        """Bytes of a key."""
+        return self._ask("bpf_map__key_size")
+
+    @property
+    def value_size(self) -> int:
+        """Bytes of a value; of a per-CPU map, of the value of one CPU."""
+        return self._ask("bpf_map__value_size")
 
     @property
     def loaded(self) -> bool:
@@ -106,9 +164,68 @@ class Map(MutableMapping[Any, Any]):
             # The kernel begins anew if the key was deleted in the meantime.
             here = following.raw
             keys[here] = None
-        if self._ask("bpf_map__type") in _MAPS_OF_SLOTS:
+        if self.type in _SLOTS:
             return [key for key in keys if self._is_filled(key)]
         return list(keys)
+
+    def update(self, *entry: Any, exist: bool | None = None, **entries: Any) -> None:
+        """Set entries as `dict.update` does, or one: `update(key, value, exist=False)`.
+
+        With `exist=True` the entry must be there (else `BpfError` with ENOENT), with `exist=False`
+        it must not be there (else EEXIST).
+        """
+        if len(entry) != 2:
+            super().update(*entry, **entries)
+            return
+        key, value = entry
+        flags = {None: 0, False: _NOEXIST, True: _EXIST}[exist]
+        self._call(
+            "bpf_map_update_elem",
+            self._key.encode(key),
+            self._value.encode(value),
+            flags,
+            verb="set",
+        )
+
+    def lookup_and_delete(self, key: Any) -> Any:
+        """Return the value of a key and delete the entry, in one step of the kernel (5.14).
+
+        Raises `KeyError` where there is none.
+        """
+        value = self._take("bpf_map_lookup_and_delete_elem", self._key.encode(key))
+        if value is None:
+            raise self._missing(key)
+        return value
+
+    def total(self, key: Any) -> Any:
+        """Return the sum of a per-CPU value over all CPUs; of a struct or an array, of each number.
+
+        Raises `TypeError` for a map of another type, and for values that are no numbers.
+        """
+        if not isinstance(self._value, PerCpuCodec):
+            raise TypeError(f"map {self.name} is no per-CPU map, it has one value for a key")
+        return reduce(_sum, self[key])
+
+    def push(self, value: Any, *, exist: bool | None = None) -> None:
+        """Put a value into a queue or a stack (4.20), or a bloom filter (5.16).
+
+        Raises `BpfError` with E2BIG where it is full; with `exist=True` the oldest value goes.
+        """
+        flags = _EXIST if exist else 0
+        self._call("bpf_map_update_elem", None, self._value.encode(value), flags, verb="push to")
+
+    def pop(self, *key: Any) -> Any:
+        """Take the next value of a queue or a stack; of other maps as `dict.pop`.
+
+        Raises `IndexError` where there is none.
+        """
+        if key or self.type not in _WITHOUT_KEYS:
+            return super().pop(*key)
+        return self._next("bpf_map_lookup_and_delete_elem")
+
+    def peek(self) -> Any:
+        """Return the next value of a queue or a stack, which stays. Raises `IndexError`."""
+        return self._next("bpf_map_lookup_elem")
 
     def clear(self) -> None:
         """Delete all entries that the map has now."""
@@ -122,6 +239,13 @@ class Map(MutableMapping[Any, Any]):
     def values(self) -> ValuesView[Any]:
         """Return a view of the values; it leaves out those that vanish while it is read."""
         return _Values(self)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether there is such a key; of a bloom filter, whether a value may be in it."""
+        if self.type is MapType.BLOOM_FILTER:
+            value = ctypes.create_string_buffer(self._value.encode(key), self._value.buffer_size)
+            return self._try("bpf_map_lookup_elem", None, value, verb="look up in")
+        return super().__contains__(key)
 
     def __getitem__(self, key: Any) -> Any:
         value = self._look_up(self._key.encode(key))
@@ -159,8 +283,19 @@ class Map(MutableMapping[Any, Any]):
             if value is not None:
                 yield self._key.decode(key), self._value.decode(value)
 
+    def _next(self, function: str) -> Any:
+        value = self._take(function, None)
+        if value is None:
+            raise IndexError(f"map {self.name} is empty")
+        return value
+
+    def _take(self, function: str, key: bytes | None) -> Any:
+        value = ctypes.create_string_buffer(self._value.buffer_size)
+        found = self._try(function, key, value, verb="look up in")
+        return self._value.decode(value.raw) if found else None
+
     def _look_up(self, key: bytes) -> bytes | None:
-        value = ctypes.create_string_buffer(self._value.size)
+        value = ctypes.create_string_buffer(self._value.buffer_size)
         found = self._try("bpf_map_lookup_elem", key, value, verb="look up in")
         return value.raw if found else None
 
@@ -182,16 +317,15 @@ class Map(MutableMapping[Any, Any]):
     @cached_property
     def _key(self) -> KeyCodec:
         type_id = self._ask("bpf_map__btf_key_type_id")
-        return KeyCodec(self._owner.btf, type_id, self._ask("bpf_map__key_size"))
+        return KeyCodec(self._owner.btf, type_id, self.key_size)
 
     @cached_property
     def _value(self) -> Codec:
-        # The kernel would write a value for each processor into a buffer for one.
-        if self._ask("bpf_map__type") in _PER_CPU_MAPS:
-            hint = "a per-CPU map has a value for each processor: no access to it is implemented"
-            raise BpfError(errno.EOPNOTSUPP, self._doing("use"), hint=hint)
-        type_id = self._ask("bpf_map__btf_value_type_id")
-        return Codec(self._owner.btf, type_id, self._ask("bpf_map__value_size"))
+        element = self._owner.btf, self._ask("bpf_map__btf_value_type_id"), self.value_size
+        if self.type in _PER_CPU:
+            cpus = libbpf.call("libbpf_num_possible_cpus", doing="count the possible CPUs")
+            return PerCpuCodec(*element, cpus=cpus)
+        return (ReferenceCodec if self.type in _REFERENCES else Codec)(*element)
 
     def _ask(self, function: str) -> int:
         return libbpf.call(function, self.pointer, doing=self._doing("ask about"))
@@ -207,6 +341,14 @@ class Map(MutableMapping[Any, Any]):
 
     def _doing(self, verb: str) -> str:
         return f"{verb} map {self.name}"
+
+
+def _sum(one: Any, other: Any) -> Any:
+    if isinstance(one, dict):
+        return {name: _sum(one[name], other[name]) for name in one}
+    if isinstance(one, list):
+        return [_sum(*both) for both in zip(one, other, strict=True)]
+    return one + other
 
 
 class _Items(ItemsView[Any, Any]):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import operator
+import sys
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from pytest_bpflink.binding.btf import Btf
+
+
+_NUMBERS = frozenset({1, 2, 4, 8})
 
 
 class StructKey(dict[str, Any]):
@@ -43,16 +48,26 @@ class StructKey(dict[str, Any]):
 
 
 class Codec:
-    """Converts values of a map to Python values, and back."""
+    """Converts values of a map to Python values, and back.
+
+    Without a BTF type a value of 1, 2, 4 or 8 bytes is an unsigned number, and any other its bytes.
+    """
 
     def __init__(self, btf: Btf | None, type_id: int, size: int) -> None:
         self.size = size
         self._btf = btf if type_id else None
         self._type_id = type_id
 
+    @property
+    def buffer_size(self) -> int:
+        """How many bytes the kernel reads and writes for an element."""
+        return self.size
+
     def decode(self, data: bytes) -> Any:
-        """Return the Python value of an element's bytes: the bytes themselves without BTF."""
-        return self._btf.decode(self._type_id, data) if self._btf else data
+        """Return the Python value of an element's bytes."""
+        if self._btf:
+            return self._btf.decode(self._type_id, data)
+        return int.from_bytes(data, sys.byteorder) if self.size in _NUMBERS else data
 
     def encode(self, value: Any) -> bytes:
         """Return the bytes of a Python value; bytes of the element's size are taken as they are.
@@ -61,9 +76,54 @@ class Codec:
         """
         if isinstance(value, bytes) and len(value) == self.size:
             return value
-        if self._btf is None:
-            raise TypeError(f"needs {self.size} bytes, since it has no BTF type; not {value!r}")
-        return self._btf.encode(self._type_id, value, bytes(self.size))
+        if self._btf:
+            return self._btf.encode(self._type_id, value, bytes(self.size))
+        if self.size in _NUMBERS and not isinstance(value, bytes):
+            return operator.index(value).to_bytes(self.size, sys.byteorder)
+        raise TypeError(f"needs {self.size} bytes, since it has no BTF type; not {value!r}")
+
+
+class PerCpuCodec(Codec):
+    """Converts a value for each possible CPU to a list, and back."""
+
+    def __init__(self, btf: Btf | None, type_id: int, size: int, *, cpus: int) -> None:
+        super().__init__(btf, type_id, size)
+        self._cpus = cpus
+        self._step = (size + 7) // 8 * 8
+
+    @property
+    def buffer_size(self) -> int:
+        """How many bytes the kernel reads and writes for the values of all CPUs."""
+        return self._cpus * self._step
+
+    def decode(self, data: bytes) -> Any:
+        """Return a list with the Python value of each possible CPU."""
+        starts = range(0, self.buffer_size, self._step)
+        return [Codec.decode(self, data[start : start + self.size]) for start in starts]
+
+    def encode(self, value: Any) -> bytes:
+        """Return the bytes of a list with a value for each CPU, or of any other value for all."""
+        if not isinstance(value, list):
+            value = [value] * self._cpus
+        if len(value) != self._cpus:
+            wanted = f"a list of {self._cpus}, one for each possible CPU, or one value for all"
+            raise TypeError(f"{len(value)} values where a per-CPU map takes {wanted}")
+        each = [Codec.encode(self, one) for one in value]
+        return b"".join(one.ljust(self._step, b"\0") for one in each)
+
+
+class ReferenceCodec(Codec):
+    """Converts what is put into the slots of a map: programs, maps, devices, sockets.
+
+    The kernel takes a descriptor, or of a device its index, and gives an id, or a socket's cookie.
+    """
+
+    def encode(self, value: Any) -> bytes:
+        """Return the bytes of a descriptor or an index, of an object or as a number."""
+        for attribute in ("fd", "ifindex"):
+            if hasattr(value, attribute):
+                return super().encode(getattr(value, attribute))
+        return super().encode(value.fileno() if hasattr(value, "fileno") else value)
 
 
 class KeyCodec(Codec):

@@ -60,13 +60,6 @@ struct {
 	__uint(value_size, 8);
 } plain SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-} per_cpu SEC(".maps");
-
 SEC("cgroup_skb/egress")
 int keep(struct __sk_buff *skb)
 {
@@ -78,7 +71,6 @@ int keep(struct __sk_buff *skb)
 	*(volatile double *)&ratio;
 	bpf_map_lookup_elem(&typed, &key);
 	bpf_map_lookup_elem(&plain, &zero);
-	bpf_map_lookup_elem(&per_cpu, &zero);
 	return 1;
 }
 
