@@ -163,15 +163,16 @@ def _with_share(command: Iterable[str]) -> Iterator[str]:
 
 
 def _without_slow(command: Iterable[str]) -> Iterator[str]:
-    """Leave out the feature erms of an emulated processor.
+    """Leave out the features erms and fsrm of an emulated processor.
 
-    With it kernel and libc clear and copy memory by x86's "enhanced" string instructions, which
-    QEMU's TCG executes byte by byte.
+    With erms, kernel and libc clear and copy memory by x86's "enhanced" string instructions, which
+    QEMU's TCG executes byte by byte. Linux 5.10 and 6.1 take fsrm ("fast short" ones) to imply
+    erms, and hang as they boot with fsrm alone, which QEMU 10 emulates and QEMU 7.2 does not.
     """
     options = list(command)
     for option, word in zip(["", *options], options, strict=False):
         slow = (option, word) == ("-cpu", "max") and os.uname().machine == "x86_64"
-        yield f"{word},-erms" if slow else word
+        yield f"{word},-erms,-fsrm" if slow else word
 
 
 def _without_unused(command: Sequence[str]) -> Iterator[str]:

@@ -29,7 +29,7 @@ _OPTIONS = {
     "-m": r"[0-9]+M",
     "-smp": r"[0-9]+",
     "-machine": r"(q35|virt|accel=kvm|gic-version=\w+)(,(accel=kvm|gic-version=\w+))*",
-    "-cpu": r"(max|host)(,-erms|,topoext=on)*",
+    "-cpu": r"(max|host)(,-erms|,-fsrm|,topoext=on)*",
     "-fsdev": r"local,id=virtfs[0-9]+,path=/,security_model=none,readonly=on,multidevs=remap",
     "-device": rf"virtio-9p-[a-z]+,fsdev=\w+,mount_tag=(/dev/root|{SHARE_TAG})"
     r"|virtio-serial-[a-z]+,max_ports=2"
