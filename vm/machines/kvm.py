@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.vm.cache import cache_part, held, recall, writable
-from pytest_bpflink.vm.machines import qemu
+from pytest_bpflink.vm.cache import cache_part, held, is_texts, recall, writable
+from pytest_bpflink.vm.machines import console, qemu
 from pytest_bpflink.vm.machines.acceleration import Acceleration
 from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
 from pytest_bpflink.vm.machines.machine import Machine
@@ -17,6 +17,8 @@ from pytest_bpflink.vm.scratch import Scratch
 from pytest_bpflink.vm.whole_file import make_directory, write_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_bpflink.vm.kernels import Kernel
 
 _DEVICE = Path("/dev/kvm")
@@ -24,35 +26,79 @@ _DEVICE = Path("/dev/kvm")
 # A kernel under KVM is up in 2 to 4 s; a broken KVM hangs for ever.
 _DEADLINE = 20.0
 
+# So many kernels of distributions must fail before KVM counts as broken. One may be broken itself:
+# Linux 7.2 crashed where 6.1 booted, with QEMU's emulation of AMD's SVM beneath.
+_ENOUGH = 2
+
 # As long as several runs need that wait for one another.
 _LOCK_SECONDS = 120.0
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What kernels said of KVM since the host booted: one booted with it, and how others failed.
+
+    `failed` has a phrase for each kernel that was tried in vain, by its `_identity`. `believed`
+    names those of them that are a distribution's, which boot elsewhere.
+    """
+
+    works: bool = False
+    failed: Mapping[str, str] = field(default_factory=dict)
+    believed: tuple[str, ...] = ()
+
+    def answer(self, kernel: str) -> Acceleration | None:
+        """Return the acceleration for a kernel, or None if it has to be tried."""
+        doubted = not self.works and len(self.believed) >= _ENOUGH
+        failure = self.failed.get(kernel) or (self.failed[self.believed[-1]] if doubted else "")
+        if failure:
+            return Acceleration(kvm=False, reason=f"TCG: with {_DEVICE} {failure}")
+        return Acceleration(kvm=True, reason="KVM") if self.works else None
+
+    def with_failure(self, kernel: str, how: str, *, is_distributions: bool) -> _Known:
+        """Return what is known after another kernel was tried in vain."""
+        believed = (*self.believed, kernel) if is_distributions else self.believed
+        return replace(self, failed={**self.failed, kernel: how}, believed=believed)
+
+
 def detect(kernel: Kernel) -> Acceleration:
-    """Return the acceleration to use on this machine.
+    """Return the acceleration to use for a kernel on this machine.
 
     /dev/kvm proves nothing: if the host is itself a guest, the device may open and create machines,
-    and yet boot no kernel. So KERNEL is booted with KVM, once per boot of the host and version of
-    QEMU; the answer is kept in the cache. Raises MachineError if there is no QEMU.
+    and yet boot no kernel. So KERNEL is booted with KVM, unless another kernel did boot so. A
+    kernel that fails may be broken itself: it is emulated, and other kernels are tried. Only if two
+    kernels of a distribution failed, and none booted, all kernels are emulated.
+
+    Answers are kept in the cache, for this boot of the host and this QEMU. Raises MachineError if
+    there is no QEMU.
     """
     lacking = absence()
     if lacking:
         return Acceleration(kvm=False, reason=f"TCG: {lacking}")
-    key = f"{_boot_id()} {_qemu()}"
-    cache = writable(cache_part("kvm.json"), unless=lambda file: _recall(file, key))
-    known = _recall(cache, key)
-    if known:
-        return known
+    key, tried = f"{_boot_id()} {_file(qemu.find())}", _file(kernel.image)
+    cache = writable(
+        cache_part("kvm.json"), unless=lambda file: _recall(file, key).answer(tried) is not None
+    )
+    answer = _recall(cache, key).answer(tried)
+    if answer:
+        return answer
     make_directory(cache.parent)
     try:
         with held(cache.with_suffix(".lock"), seconds=_LOCK_SECONDS):
             known = _recall(cache, key)
-            if known:
-                return known
-            answer = _try_kvm(kernel)
-            write_whole(cache, json.dumps({"key": key, **asdict(answer)}).encode())
+            answer = known.answer(tried)
+            if answer:
+                return answer
+            how = _try_kvm(kernel)
+            known = (
+                known.with_failure(tried, how, is_distributions=kernel.lease is not None)
+                if how
+                else replace(known, works=True)
+            )
+            write_whole(cache, json.dumps({"key": key, **asdict(known)}).encode())
     except TimeoutError as error:
         raise MachineError(f"KVM can't be tried: {error}") from None
+    answer = known.answer(tried)
+    assert answer, "it was tried"
     return answer
 
 
@@ -65,12 +111,12 @@ def absence() -> str:
     return ""
 
 
-def _try_kvm(kernel: Kernel) -> Acceleration:
-    hoped = Acceleration(kvm=True, reason="KVM")
+def _try_kvm(kernel: Kernel) -> str:
+    """Boot a kernel with KVM, and return how it failed, in one phrase; empty if it did not."""
     with Scratch() as scratch:
         machine = Machine(
             kernel,
-            acceleration=hoped,
+            acceleration=Acceleration(kvm=True, reason="KVM"),
             directory=scratch.path / "machine",
             cwd=Path("/"),
             environment={"PATH": os.defpath},
@@ -80,25 +126,41 @@ def _try_kvm(kernel: Kernel) -> Acceleration:
             try:
                 machine.wait_ready(_DEADLINE)
             except BootFailed as error:
-                what = f"hang for {_DEADLINE:.0f} s" if error.timed_out else "crash"
-                return Acceleration(kvm=False, reason=f"TCG: with {_DEVICE} guests {what}")
-    return hoped
+                return f"Linux {kernel.release} {_how(machine, timed_out=error.timed_out)}"
+    return ""
 
 
-def _recall(cache: Path, key: str) -> Acceleration | None:
+def _how(machine: Machine, *, timed_out: bool) -> str:
+    cause = console.cause(machine.console_tail())
+    detail = cause or console.tail(machine.directory / "qemu.log", count=1)
+    what = f"ended (QEMU's status {machine.returncode})"
+    if timed_out:
+        what = f"was not up after {_DEADLINE:.0f} s"
+    elif cause:
+        what = "crashed"
+    return f"{what}: {detail}" if detail else what
+
+
+def _recall(cache: Path, key: str) -> _Known:
     known = recall(cache)
-    kvm, reason = known.get("kvm"), known.get("reason")
-    if known.get("key") == key and isinstance(kvm, bool) and isinstance(reason, str):
-        return Acceleration(kvm=kvm, reason=reason)
-    return None
+    works, failed, believed = (known.get(name) for name in ("works", "failed", "believed"))
+    if (
+        known.get("key") == key
+        and isinstance(works, bool)
+        and isinstance(failed, dict)
+        and is_texts([*failed.values()])
+        and is_texts(believed)
+        and failed.keys() >= {*believed}
+    ):
+        return _Known(works, failed, tuple(believed))
+    return _Known()
 
 
 def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _qemu() -> str:
-    program = qemu.find()
-    # Asking QEMU for its version takes a tenth of the time of restoring a guest.
-    stat = program.stat()
-    return f"{program} {stat.st_size} {stat.st_mtime_ns}"
+def _file(path: Path) -> str:
+    """Return what tells a file from others; asking QEMU for its version takes far longer."""
+    stat = path.stat()
+    return f"{path} {stat.st_size} {stat.st_mtime_ns}"
