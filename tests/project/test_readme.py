@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.cli import COMMANDS
-from tests.support import pages
+from tests.support import ROOT, pages
 
 if TYPE_CHECKING:
     import pytest
@@ -41,6 +41,24 @@ def test_markers(pytester: pytest.Pytester) -> None:
 def test_commands() -> None:
     section = README.partition("\n## The `bpflink` command\n")[2]
     assert re.findall(r"^\| `bpflink (\w+)", section, re.MULTILINE) == list(COMMANDS)
+
+
+def test_packages() -> None:
+    """The README names the Debian packages that the tutorial installs, of which one has libbpf1."""
+    tutorial = [
+        package
+        for page in (ROOT / "docs/tutorial").glob("*.md")
+        for command in pages.read(page).commands
+        if command.startswith("sudo apt install ")
+        for package in command.split()[3:]
+    ]
+    named = {
+        package
+        for command in re.findall(r"`apt\s+install\s+([^`]*)`", README)
+        for package in command.split()
+    }
+    assert len(tutorial) > 5
+    assert named == {*tutorial, "libbpf1"}
 
 
 def names_in_table(title: str) -> list[str]:
