@@ -5,6 +5,7 @@ The host's package state is neither read nor changed. `debian` chooses the packa
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import time
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _RELEASES = ("bullseye", "bookworm", "trixie", "forky", "sid", "experimental")
 _ALIASES = ("oldoldstable", "oldstable", "stable", "testing", "unstable")
+
+_KEYRINGS = Path("/usr/share/keyrings")
 
 _FRESH_SECONDS = 3600
 
@@ -42,6 +45,16 @@ _DISTRUST = re.compile(
 
 class AptError(Exception):
     """apt is missing, knows no Debian mirror, or failed; the message says which."""
+
+
+class NoMirror(AptError):  # noqa: N818 (reads as what happened)
+    """The host's apt knows no Debian mirror; `own` is a deb line for an archive that it knows."""
+
+    def __init__(self, own: str, *, is_empty: bool) -> None:
+        # Without their lists, apt names no archives.
+        unread = "has read no lists of packages yet (apt-get update), and " if is_empty else ""
+        super().__init__(f"this host's apt {unread}knows no Debian mirror")
+        self.own = own
 
 
 class Apt:
@@ -190,7 +203,7 @@ def host_sources() -> list[dict[str, str]]:
 def sources(host: list[dict[str, str]], suites: Sequence[str], *, kind: str) -> str:
     """Return the list of sources to read: the host's own mirrors, with other suites.
 
-    Raises AptError if none of them is a mirror of Debian.
+    Raises NoMirror if none of them is a mirror of Debian.
     """
     mirrors = {security: _mirror(host, security=security) for security in (False, True)}
     lines = [
@@ -199,7 +212,7 @@ def sources(host: list[dict[str, str]], suites: Sequence[str], *, kind: str) -> 
         if (mirror := mirrors[suite.endswith("-security")])
     ]
     if not lines:
-        raise AptError("this host's apt knows no Debian mirror")
+        raise NoMirror(_own_line(host), is_empty=not host)
     return "".join(lines)
 
 
@@ -215,13 +228,32 @@ def _mirror(host: list[dict[str, str]], *, security: bool) -> dict[str, str] | N
     return None
 
 
+def _own_line(host: list[dict[str, str]]) -> str:
+    """Return a deb line for the archive of this host's distribution; empty if apt knows none."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        return ""
+    for source in host:
+        if source.get("Component") == "main" and source.get("Origin", "").lower() == release["ID"]:
+            keyring = _keyring(source, release["ID"]) or "KEYRING"
+            return f"deb [signed-by={keyring}] {source['Repo-URI']} {source['Release']} main"
+    return ""
+
+
 def _keyring_option(source: dict[str, str]) -> str:
+    keyring = _keyring(source, "debian")
+    return f"[signed-by={keyring}] " if keyring else ""
+
+
+def _keyring(source: dict[str, str], distribution: str) -> str:
+    """Return the path of the keyring for a source, or else for a distribution; empty for neither.
+
+    apt 2.6 does not tell Signed-By, which may also hold the key itself.
+    """
     named = source.get("Signed-By", "")
-    # Signed-By may also hold the key itself, which does not fit on one line.
-    if not named.startswith("/"):
-        found = sorted(Path("/usr/share/keyrings").glob("debian-archive-keyring.*"))
-        named = str(found[0]) if found else ""
-    return f"[signed-by={named}] " if named else ""
+    found = sorted(_KEYRINGS.glob(f"{distribution}-archive-keyring.*"))
+    return named if named.startswith("/") else str(found[0]) if found else ""
 
 
 def _configuration(directory: Path) -> str:

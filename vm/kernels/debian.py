@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm.cache import is_texts, recall
-from pytest_bpflink.vm.kernels.apt import Apt, AptError, stanzas
+from pytest_bpflink.vm.kernels.apt import Apt, AptError, NoMirror, stanzas
 from pytest_bpflink.vm.kernels.kernel import Unreachable
 from pytest_bpflink.vm.whole_file import write_whole
 
@@ -37,6 +37,7 @@ _SUITES = (
 )
 
 _WAY_OUT = "give the path of a kernel (an image, an unpacked package, or a build tree)"
+_OWN_ARCHIVE = ", or name this host's own archive in bpflink_kernel_sources: "
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,9 @@ class Archive:
         """
         try:
             self.outdated = self._apt.update(progress)
+        except NoMirror as error:
+            way_out = f"{_WAY_OUT}{_OWN_ARCHIVE}{error.own}" if error.own else _WAY_OUT
+            raise Unreachable(f"{error} to fetch kernels from: {way_out}") from error
         except AptError as error:
             raise Unreachable(f"{error} to fetch kernels from: {_WAY_OUT}") from error
         self._packages = self._read_packages()
