@@ -76,8 +76,9 @@ def _add_options_of_kernels(parser: pytest.Parser) -> None:
         metavar="SPEC[,SPEC...]",
         help="Kernels to run each test on: native (the running kernel), a release (6.1, 6.1.176),"
         " lts, newest or oldest, a pattern (6.1*), host (the running kernel's image in a guest), a"
-        " path to an image, an unpacked package or a build tree, ini (the kernels of"
-        " bpflink_kernels); a guest is a VM, in which each kernel but native runs (repeatable)",
+        " path to an image, a .deb or a directory of them, an unpacked package or a build tree,"
+        " oci:REF or oci:DIR (an image that holds a kernel), ini (the kernels of bpflink_kernels);"
+        " a guest is a VM, in which each kernel but native runs (repeatable)",
     )
     parser.addini(
         INI_OPTION,

@@ -17,9 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.vm import programs
 from pytest_bpflink.vm.cache import cache_root, is_trusted_tree, locked, refuse, usable
-from pytest_bpflink.vm.kernels import releases
+from pytest_bpflink.vm.kernels import packages, releases
 from pytest_bpflink.vm.kernels.kernel import (
     Kernel,
     KernelError,
@@ -33,7 +32,7 @@ from pytest_bpflink.vm.kernels.stored import Stored
 from pytest_bpflink.vm.trust import withdraw
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable
     from contextlib import AbstractContextManager
 
     from pytest_bpflink.vm.kernels.debian import Archive, Package
@@ -216,9 +215,9 @@ class Store:
         size = sum(part.download_size for part in parts) / 1e6
         progress(f"{spec}: fetching Linux {package.upstream} ({size:.0f} MB)")
         try:
-            packages = archive.download(parts)
+            files = archive.download(parts)
             progress(f"{spec}: unpacking")
-            stored = self._unpack(package, packages)
+            stored = self._unpack(package, files)
         except Unreachable:
             # The partial download stays, and the next run continues it.
             raise
@@ -235,8 +234,13 @@ class Store:
         name = f"{package.release}_{package.version}"
         with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=self.root) as temporary:
             tree = Path(temporary) / "tree"
-            _unpack(files, tree)
-            check_kernel(read_kernel(tree))
+            tree.mkdir()
+            packages.extract(files, tree)
+            kernel = read_kernel(tree)
+            if kernel.modules is None:
+                raise KernelFetchError(f"the packages of Linux {kernel.release} hold no modules")
+            packages.index(kernel)
+            check_kernel(kernel)
             withdraw(tree)
             # A kernel of this name that is damaged or not trusted.
             with suppress(FileNotFoundError):
@@ -274,28 +278,6 @@ def _whole(path: Path) -> Kernel | None:
         refuse(path, str(error))
         return None
     return kernel
-
-
-def _unpack(packages: Iterable[Path], tree: Path) -> None:
-    tree.mkdir()
-    for package in packages:
-        _run(["dpkg-deb", "--extract", str(package), str(tree)])
-    kernel = read_kernel(tree)
-    if kernel.modules is None:
-        raise KernelFetchError(f"the packages of Linux {kernel.release} hold no modules")
-    # Otherwise virtme-ng runs depmod at each boot: 20 to 40 s for thousands of compressed modules.
-    _run(["depmod", "-b", str(kernel.modules), kernel.release])
-
-
-def _run(command: Sequence[str]) -> None:
-    try:
-        done = programs.run(command)
-    except FileNotFoundError:
-        raise KernelFetchError(
-            f"{command[0]} is needed to unpack kernels: apt-get install kmod dpkg"
-        ) from None
-    if done.returncode:
-        raise KernelFetchError(f"{command[0]} failed: {done.stderr.strip()}")
 
 
 def _is_full(error: Exception) -> bool:
