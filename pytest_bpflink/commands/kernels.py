@@ -5,10 +5,14 @@
     bpflink kernels fetch 6.1 lts '6.1*'
     bpflink kernels remove 6.16
     bpflink kernels prune --unused-days 10 --keep lts
+    bpflink kernels sources            list further archives, and the kernels in each
 
 Runs of tests fetch the kernels that they need by themselves. The store is in
 ~/.cache/pytest-bpflink, or in the directory that BPFLINK_CACHE names. A kernel in use is never
 removed.
+
+The variable BPFLINK_KERNEL_SOURCES names a file of further archives that kernels are fetched from,
+with a line for each: deb [signed-by=KEYRING] URI SUITE COMPONENT...
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_bpflink.commands import kernel_sources
 from pytest_bpflink.commands.output import (
     CommandError,
     print_json,
@@ -76,6 +81,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     kept.completer = stored_specs  # type: ignore[attr-defined]
     _finish(action, _prune)
+    action = actions.add_parser(
+        "sources", help="List the archives of BPFLINK_KERNEL_SOURCES, and the kernels in each"
+    )
+    _finish(action, kernel_sources.show)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -83,10 +92,10 @@ def run(arguments: argparse.Namespace) -> int:
     from pytest_bpflink.vm.kernels import KernelError
 
     try:
-        arguments.do(arguments)
+        status: int | None = arguments.do(arguments)
     except KernelError as error:
         raise CommandError(str(error)) from None
-    return 0
+    return status or 0
 
 
 def _finish(action: argparse.ArgumentParser, do: Any) -> None:

@@ -38,7 +38,7 @@ def asked_for(config: pytest.Config) -> list[str]:
     for spec in named:
         several = _of_project(config) if spec == INI else [spec]
         for one in several:
-            found = _expanded(one)
+            found = _expanded(one, config)
             if found == [spec]:
                 specs.append(spec)  # also a repeated one, which `requested` refuses
             else:
@@ -75,13 +75,15 @@ def _split(values: list[str], separator: str, directory: Path) -> Iterator[str]:
             yield from re.split(rf"\s*(?:{separator})\s*", value.strip())
 
 
-def _expanded(spec: str) -> list[str]:
+def _expanded(spec: str, config: pytest.Config) -> list[str]:
     if not any(character in spec for character in "*?["):
         return [spec]
+    from pytest_bpflink.matrix import kernel_sources
     from pytest_bpflink.vm import kernels
 
+    store = kernels.Store(added=kernel_sources.of(config))
     try:
-        return kernels.expand(spec, progress=_say)
+        return kernels.expand(spec, store=store, progress=_say)
     except kernels.KernelError as error:
         raise pytest.UsageError(f"--kernel {spec}: {error}") from None
 

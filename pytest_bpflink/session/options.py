@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 INI = "ini"
 INI_OPTION = "bpflink_kernels"
 
+#: The ini option for archives of packages with kernels.
+SOURCES_OPTION = "bpflink_kernel_sources"
+
 #: The endings of --kernel-report's files, which say in which format they are.
 REPORT_ENDINGS = (".html", ".md", ".json")
 
@@ -83,6 +86,12 @@ def _add_options_of_kernels(parser: pytest.Parser) -> None:
     parser.addini(
         INI_OPTION,
         "The kernels of --kernel ini: SPECs, separated by spaces, commas or line breaks",
+        "linelist",
+    )
+    parser.addini(
+        SOURCES_OPTION,
+        "Archives with kernels that the distribution's packages lack: deb lines with their keyring,"
+        " deb [signed-by=KEYRING] URI SUITE COMPONENT...",
         "linelist",
     )
     kernels.addoption(

@@ -43,11 +43,11 @@ def find(
     """Return the kernel that a SPEC names; fetch it if it is missing.
 
     A SPEC is a release (`6.1` is the newest patch release in the store or, if the store has none,
-    in the distribution's packages), `lts`, `newest` or `oldest` (of the store and the packages, or
-    without a network of the store), `host` (the running kernel's image), the path of an image, of a
-    package or a directory of packages, of an unpacked package, or of a build tree, or an image with
-    a kernel: `oci:REF` in a registry, `oci:DIRECTORY` on the disk. `progress` is called with a
-    sentence for each slow step.
+    in the distribution's packages or, if these have none, in those of the user's sources), `lts`,
+    `newest` or `oldest` (of the store and the packages, or without a network of the store), `host`
+    (the running kernel's image), the path of an image, of a package or a directory of packages, of
+    an unpacked package, or of a build tree, or an image with a kernel: `oci:REF` in a registry,
+    `oci:DIRECTORY` on the disk. `progress` is called with a sentence for each slow step.
 
     The store keeps a kernel as long as the returned object exists. Raises KernelError:
     KernelNotFound, KernelUnusable, or KernelFetchError.
