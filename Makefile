@@ -3,7 +3,7 @@
 export PYTHON ?= python3
 # Further Debian packages, without which some tests are skipped: openssh-server for --kernel-host
 # (on your own machine it would start a service), chromium for reports, fish and zsh for completion,
-# zstd for compressed kernels.
+# zstd for compressed kernels, skopeo for kernels in images.
 TEST_PACKAGES ?=
 export KERNELS ?= 5.10,6.1,6.12,7.2
 # A SPEC of --bpf-libbpf. Link types that are newer than the distribution's newest libbpf need the libbpf

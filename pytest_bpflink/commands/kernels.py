@@ -5,10 +5,14 @@
     bpflink kernels fetch 6.1 lts '6.1*'
     bpflink kernels remove 6.16
     bpflink kernels prune --unused-days 10 --keep lts
+    bpflink kernels sources            list further archives, and the kernels in each
 
 Runs of tests fetch the kernels that they need by themselves. The store is in
 ~/.cache/pytest-bpflink, or in the directory that BPFLINK_CACHE names. A kernel in use is never
 removed.
+
+The variable BPFLINK_KERNEL_SOURCES names a file of further archives that kernels are fetched from,
+with a line for each: deb [signed-by=KEYRING] URI SUITE COMPONENT...
 """
 
 from __future__ import annotations
@@ -17,8 +21,10 @@ import argparse
 import re
 import shutil
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_bpflink.commands import kernel_sources
 from pytest_bpflink.commands.output import (
     CommandError,
     print_json,
@@ -31,10 +37,10 @@ from pytest_bpflink.commands.specs import SPECS, stored_specs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from pytest_bpflink.vm.kernels.releases import Known
     from pytest_bpflink.vm.kernels.stored import Stored
+    from pytest_bpflink.vm.kernels.unpacked import UnpackedKernel
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +81,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     kept.completer = stored_specs  # type: ignore[attr-defined]
     _finish(action, _prune)
+    action = actions.add_parser(
+        "sources", help="List the archives of BPFLINK_KERNEL_SOURCES, and the kernels in each"
+    )
+    _finish(action, kernel_sources.show)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -82,10 +92,10 @@ def run(arguments: argparse.Namespace) -> int:
     from pytest_bpflink.vm.kernels import KernelError
 
     try:
-        arguments.do(arguments)
+        status: int | None = arguments.do(arguments)
     except KernelError as error:
         raise CommandError(str(error)) from None
-    return 0
+    return status or 0
 
 
 def _finish(action: argparse.ArgumentParser, do: Any) -> None:
@@ -95,6 +105,7 @@ def _finish(action: argparse.ArgumentParser, do: Any) -> None:
 
 def _list(arguments: argparse.Namespace) -> None:
     from pytest_bpflink.vm.kernels import Store
+    from pytest_bpflink.vm.kernels.unpacked import Unpacked
 
     store = Store()
     stored = store.kernels()
@@ -102,7 +113,7 @@ def _list(arguments: argparse.Namespace) -> None:
     if arguments.offered:
         with progress() as say:
             known = store.known("*", say)
-    rows = list(_described(known, stored))
+    rows = [*_described(known, stored), *map(_unpacked_row, Unpacked().kernels())]
     if arguments.json:
         print_json(rows)
         return
@@ -134,9 +145,20 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 def _remove(arguments: argparse.Namespace) -> None:
     from pytest_bpflink.vm.kernels import KernelError, KernelNotFound, Store, releases
+    from pytest_bpflink.vm.kernels.spelling import spelled
+    from pytest_bpflink.vm.kernels.unpacked import Unpacked
 
     store, removed = Store(), []
+    unpacked = Unpacked()
     for spec in arguments.spec:
+        names = {spec, str(spelled(spec, Path.cwd()))}
+        named = [kernel for kernel in unpacked.kernels() if kernel.spec in names]
+        for one in named:
+            removed.append(_unpacked_row(one))
+            if not unpacked.remove(one):
+                raise KernelError(f"{one.spec} is in use, and stays")
+        if named:
+            continue
         meant = releases.meant(spec, store.kernels())
         if not meant:
             raise KernelNotFound(f"no kernel {spec} is in {store.root}: see 'bpflink kernels list'")
@@ -150,6 +172,7 @@ def _remove(arguments: argparse.Namespace) -> None:
 
 def _prune(arguments: argparse.Namespace) -> None:
     from pytest_bpflink.vm.kernels import Store
+    from pytest_bpflink.vm.kernels.unpacked import Unpacked
 
     store = Store()
     sizes = {kernel.path: kernel.size for kernel in store.kernels()}
@@ -158,6 +181,9 @@ def _prune(arguments: argparse.Namespace) -> None:
         {"version": kernel.upstream, "release": kernel.release, "size": sizes[kernel.path]}
         for kernel in pruned
     ]
+    unpacked = Unpacked()
+    described = {kernel: _unpacked_row(kernel) for kernel in unpacked.kernels()}
+    rows += [described[kernel] for kernel in unpacked.prune(unused_days=arguments.unused_days)]
     _tell_removed(arguments, rows, store.kernels())
 
 
@@ -196,6 +222,19 @@ def _described(known: Iterable[Known], stored: Sequence[Stored]) -> Iterable[dic
             "used": kept and time.strftime("%Y-%m-%d", time.localtime(kept.used)),
             "path": kept and str(kept.path),
         }
+
+
+def _unpacked_row(kernel: UnpackedKernel) -> dict[str, Any]:
+    return {
+        "spec": kernel.spec,
+        "version": kernel.release,
+        "release": kernel.release,
+        "stored": True,
+        "longterm": False,
+        "size": kernel.size,
+        "used": time.strftime("%Y-%m-%d", time.localtime(kernel.used)),
+        "path": str(kernel.path),
+    }
 
 
 def _cells(row: dict[str, Any]) -> Sequence[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-SPECS = "a release (6.1, 6.1.176), lts, newest, oldest, a pattern (6.1*), host, or a path"
+SPECS = (
+    "a release (6.1, 6.1.176), lts, newest, oldest, a pattern (6.1*), host, a path, or oci:IMAGE"
+)
 
 
 def stored_specs(**_: object) -> list[str]:

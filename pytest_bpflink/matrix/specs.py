@@ -8,17 +8,19 @@ from __future__ import annotations
 import os
 import re
 import sys
+from dataclasses import replace
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_bpflink.session.kernel import NATIVE, MatrixKernel, native
 from pytest_bpflink.session.options import INI, INI_OPTION
+from pytest_bpflink.vm.kernels.spelling import Spelled, spelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 # File and directory names that say what a file is, not which kernel it is.
 _NAMELESS = frozenset({"Image", "arch", "arm64", "boot", "bzImage", "compressed", "lib", "modules"})
@@ -36,7 +38,7 @@ def asked_for(config: pytest.Config) -> list[str]:
     for spec in named:
         several = _of_project(config) if spec == INI else [spec]
         for one in several:
-            found = _expanded(one)
+            found = _expanded(one, config)
             if found == [spec]:
                 specs.append(spec)  # also a repeated one, which `requested` refuses
             else:
@@ -56,25 +58,32 @@ def _of_project(config: pytest.Config) -> list[str]:
             f"--kernel {INI}: {INI_OPTION} names no kernels in {where}; write there"
             f" {INI_OPTION} = {form}, or name them here"
         )
-    return [str(directory / os.path.expanduser(spec)) if "/" in spec else spec for spec in specs]
+    parts = [spelled(spec, directory) for spec in specs]
+    return [
+        spec if part.path is None or ("/" not in spec and not part.prefix) else str(part)
+        for spec, part in zip(specs, parts, strict=True)
+    ]
 
 
 def _split(values: list[str], separator: str, directory: Path) -> Iterator[str]:
     """Yield the SPECs in some values. A value that is an existing path is one SPEC."""
     for value in values:
-        if "/" in value and os.path.exists(directory / os.path.expanduser(value)):
+        path = spelled(value, directory).path
+        if "/" in value and path and os.path.exists(path):
             yield value
         else:
             yield from re.split(rf"\s*(?:{separator})\s*", value.strip())
 
 
-def _expanded(spec: str) -> list[str]:
+def _expanded(spec: str, config: pytest.Config) -> list[str]:
     if not any(character in spec for character in "*?["):
         return [spec]
+    from pytest_bpflink.matrix import kernel_sources
     from pytest_bpflink.vm import kernels
 
+    store = kernels.Store(added=kernel_sources.of(config))
     try:
-        return kernels.expand(spec, progress=_say)
+        return kernels.expand(spec, store=store, progress=_say)
     except kernels.KernelError as error:
         raise pytest.UsageError(f"--kernel {spec}: {error}") from None
 
@@ -94,7 +103,7 @@ def requested(specs: Iterable[str]) -> list[MatrixKernel]:
     for spec in specs:
         if not spec:
             raise pytest.UsageError("--kernel: a SPEC is empty; write --kernel native,6.1")
-        same = str(_real(spec)) if is_path(spec) else spec
+        same = str(_real(spec))
         if same in seen:
             raise pytest.UsageError(f"--kernel: {spec} is given twice")
         seen.add(same)
@@ -105,22 +114,17 @@ def requested(specs: Iterable[str]) -> list[MatrixKernel]:
     return kernels
 
 
-def is_path(spec: str) -> bool:
-    """Whether a SPEC is a path rather than a word or a release; as `vm.kernels.find` sees it."""
-    if "/" in spec:
-        return True
-    return not re.match(r"\d+\.\d", spec) and os.path.exists(os.path.expanduser(spec))
-
-
-def _real(path: str) -> Path:
-    return Path(os.path.expanduser(path)).resolve()
+def _real(spec: str) -> Spelled:
+    parts = spelled(spec)
+    return replace(parts, path=parts.path.resolve()) if parts.path else parts
 
 
 def _free_id(spec: str, taken: set[str]) -> str:
-    """Return a short id for test ids: a release as it is, the distinctive part of a path."""
-    name = _path_name(_real(spec)) if is_path(spec) else spec
+    """Return a short id for test ids: a release as it is, the distinctive part of others."""
+    parts = _real(spec)
+    name = _path_name(parts.path) + parts.suffix if parts.path else parts.suffix.rpartition("/")[2]
     # xdist writes the id into "popen//id=...", pytest between "[" and "]".
-    name = re.sub(r"[^\w.+-]+", "_", name)
+    name = re.sub(r"[^\w.+-]+", "_", name) or "image"
     candidates = (name if number == 1 else f"{name}-{number}" for number in count(1))
     return next(candidate for candidate in candidates if candidate not in taken | {NATIVE})
 
@@ -128,5 +132,7 @@ def _free_id(spec: str, taken: set[str]) -> str:
 def _path_name(path: Path) -> str:
     for part in (path.name, *(parent.name for parent in path.parents)):
         if part and part not in _NAMELESS:
+            if path.suffix == ".deb":
+                return part.removeprefix("linux-image-").partition("_")[0]
             return part.removeprefix("vmlinuz-").removeprefix("bzImage-")
     return "kernel"

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 INI = "ini"
 INI_OPTION = "bpflink_kernels"
 
+#: The ini option for archives of packages with kernels.
+SOURCES_OPTION = "bpflink_kernel_sources"
+
 #: The endings of --kernel-report's files, which say in which format they are.
 REPORT_ENDINGS = (".html", ".md", ".json")
 
@@ -76,12 +79,19 @@ def _add_options_of_kernels(parser: pytest.Parser) -> None:
         metavar="SPEC[,SPEC...]",
         help="Kernels to run each test on: native (the running kernel), a release (6.1, 6.1.176),"
         " lts, newest or oldest, a pattern (6.1*), host (the running kernel's image in a guest), a"
-        " path to an image, an unpacked package or a build tree, ini (the kernels of"
-        " bpflink_kernels); a guest is a VM, in which each kernel but native runs (repeatable)",
+        " path to an image, a .deb or a directory of them, an unpacked package or a build tree,"
+        " oci:REF or oci:DIR (an image that holds a kernel), ini (the kernels of bpflink_kernels);"
+        " a guest is a VM, in which each kernel but native runs (repeatable)",
     )
     parser.addini(
         INI_OPTION,
         "The kernels of --kernel ini: SPECs, separated by spaces, commas or line breaks",
+        "linelist",
+    )
+    parser.addini(
+        SOURCES_OPTION,
+        "Archives with kernels that the distribution's packages lack: deb lines with their keyring,"
+        " deb [signed-by=KEYRING] URI SUITE COMPONENT...",
         "linelist",
     )
     kernels.addoption(

@@ -70,6 +70,45 @@ def test_kernels_of_the_project(
     assert ids(with_fakes(*show, "-m", marked)) == ["linux"]
 
 
+def test_paths_of_packages_and_images(
+    pytester: pytest.Pytester, with_fakes: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the project's list and on the command line, with a space and a comma in each."""
+    pytester.makepyfile("def test_x(): pass")
+    place = pytester.mkdir("kernels, old")
+    (place / "linux-image-6.6.9-me_6.6.9-1_amd64.deb").touch()
+    for name in ("debs", "image"):
+        (place / name).mkdir()
+    specs = [
+        "./kernels, old/linux-image-6.6.9-me_6.6.9-1_amd64.deb",
+        "./kernels, old/debs",
+        "oci:kernels, old/image",
+        "oci:./kernels, old/image:6.6",
+        "oci:ghcr.example/ci-kernels:6.6",
+    ]
+    (pytester.path / "pytest.toml").write_text(f"[pytest]\nbpflink_kernels = {specs}\n")
+    expected = ["6.6.9-me", "debs", "image", "image_6.6", "ci-kernels_6.6"]
+
+    assert ids(with_fakes("--collect-only", "-q", "--kernel", "ini")) == expected
+
+    result = with_fakes("--collect-only", "-q", "--kernel", "oci:")
+    assert ids(result) == ["image"]  # which a run refuses
+
+    options = [word for spec in specs for word in ("--kernel", spec)]
+    assert ids(with_fakes("--collect-only", "-q", *options)) == expected
+    again = f"oci:{place}/image"
+    result = with_fakes("--collect-only", "-q", *options, "--kernel", again)
+    assert f"ERROR: --kernel: {again} is given twice" in result.errlines
+    # The list's paths begin at the list, a name in a registry nowhere.
+    monkeypatch.chdir(pytester.mkdir("below"))
+    marked = 'on_kernel(spec="oci:ghcr.example/ci-kernels:6.6")'
+    result = with_fakes("--collect-only", "-q", "--kernel", "ini", "-m", marked, "..")
+    assert ids(result) == ["ci-kernels_6.6"]
+    marked = f'on_kernel(spec="oci:{place}/image:6.6")'
+    result = with_fakes("--collect-only", "-q", "--kernel", "ini", "-m", marked, "..")
+    assert ids(result) == ["image_6.6"]
+
+
 def test_kernels_of_the_project_beside_others(pytester: pytest.Pytester, with_fakes: Run) -> None:
     pytester.makepyfile("def test_x(): pass")
     pytester.makeini("[pytest]\nbpflink_kernels = native,6.1")

@@ -1,4 +1,4 @@
-"""A small Debian archive of our own, and stores that are fed from it by a real apt."""
+"""Small archives of our own, Debian's and Ubuntu's, and stores that a real apt feeds from them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Deb(NamedTuple):
     version: str
     files: dict[str, str]
     depends: str = ""
+    unreadable: tuple[str, ...] = ()
 
     def build(self, pool: Path) -> str:
         """Build it into POOL, and return its paragraph in the list of packages."""
@@ -38,6 +39,8 @@ class Deb(NamedTuple):
         write(root / "DEBIAN/control", control)
         for path, text in self.files.items():
             write(root / path, text)
+        for path in self.unreadable:
+            (root / path).chmod(0o600)
         package = root.with_suffix(root.suffix + ".deb")
         subprocess.run(
             ["dpkg-deb", "-Zgzip", "-z1", "--root-owner-group", "--build", root, package],
@@ -78,6 +81,25 @@ def split_debs(release: str, version: str) -> list[Deb]:
     ]
 
 
+def ubuntu_debs(release: str, version: str) -> list[Deb]:
+    """Return Ubuntu's packages of a kernel: signed and unsigned image, modules, further modules."""
+    modules, image = f"linux-modules-{release}", f"linux-image-{release}"
+    boot = {f"boot/vmlinuz-{release}": "kernel"}
+    depends = f"kmod, linux-base (>= 4.5ubuntu1~16.04.1), {modules}"
+    directory = f"lib/modules/{release}"
+    return [
+        Deb(image, version, boot, depends, (*boot,)),
+        Deb(f"linux-image-unsigned-{release}", version, boot, depends, (*boot,)),
+        Deb(modules, version, {f"boot/config-{release}": CONFIG, f"{directory}/modules.order": ""}),
+        Deb(
+            f"linux-modules-extra-{release}",
+            version,
+            {f"{directory}/kernel/README": "more of them"},
+            f"libc6, {image} | linux-image-unsigned-{release}, wireless-regdb",
+        ),
+    ]
+
+
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a Debian archive with kernels of all flavours."""
@@ -109,16 +131,16 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def make_archive(root: Path, debs: list[Deb]) -> None:
-    """Build packages, and the lists that apt reads."""
+def make_archive(root: Path, debs: list[Deb], *, suite: str = "bookworm", more: str = "") -> None:
+    """Build packages, and the lists that apt reads; MORE are fields of the Release file."""
     arch = debian.architecture()
     (root / "pool").mkdir(parents=True)
     packages = "".join(deb.build(root / "pool") for deb in debs)
-    write(root / f"dists/bookworm/main/binary-{arch}/Packages", packages)
+    write(root / f"dists/{suite}/main/binary-{arch}/Packages", packages)
     digest = hashlib.sha256(packages.encode()).hexdigest()
     write(
-        root / "dists/bookworm/Release",
-        f"Origin: Debian\nCodename: bookworm\nComponents: main\nArchitectures: {arch}\n"
+        root / f"dists/{suite}/Release",
+        f"Origin: Debian\nCodename: {suite}\nComponents: main\nArchitectures: {arch}\n{more}"
         f"SHA256:\n {digest} {len(packages)} main/binary-{arch}/Packages\n",
     )
 
@@ -147,7 +169,7 @@ class Signer:
 
     def sign(self, archive: Path) -> None:
         """Sign the lists of an archive, in place of another key's signature."""
-        release = archive / "dists/bookworm/Release"
+        (release,) = archive.glob("dists/*/Release")
         signed = release.with_name("InRelease")
         # apt reads the file again only if its time, in seconds, is later.
         time = (signed if signed.exists() else release).stat().st_mtime + 60

@@ -64,6 +64,9 @@ class Apt:
     once: hold a lock. If the disk is full, methods raise OSError with ENOSPC.
     """
 
+    # The files that apt reads of ours, with `_contents`.
+    own_files: tuple[str, ...] = ("sources.list", "apt.conf", "status")
+
     def __init__(
         self, directory: Path, suites: Sequence[str], *, kind: Literal["deb", "deb-src"] = "deb"
     ) -> None:
@@ -78,7 +81,7 @@ class Apt:
         signature that apt rejects, the lists that were read earlier stay. Raises AptError.
         """
         stamp = self._directory / "updated"
-        ours = [self._directory / name for name in ("sources.list", "apt.conf", "status")]
+        ours = [self._directory / name for name in self.own_files]
         age = time.time() - stamp.stat().st_mtime if stamp.exists() else -1.0
         # A stamp from the future has another clock's time.
         if 0 <= age < _FRESH_SECONDS and all(map(is_trusted, ours)):
@@ -88,17 +91,14 @@ class Apt:
         progress("reading the lists of packages")
         for part in ("state/lists/partial", "cache/archives/partial"):
             make_directory(self._directory / part)
-        listed = sources(host_sources(), self._suites, kind=self._kind)
-        contents = listed, _configuration(self._directory), ""
-        for file, content in zip(ours, contents, strict=True):
-            write_whole(file, content.encode())
+        for file, content in zip(ours, self._contents(), strict=True):
+            write_whole(file, content)
         # Without a network, pauses before retries would take 9 s; failing at once takes 0.1 s.
         done = self._run("apt-get", "-o", "Acquire::Retries::Delay=false", "update")
-        failures = [line for line in done.stderr.splitlines() if _is_failure(line)]
-        if not failures:
+        complaint = self._complaint(done.stderr)
+        if not complaint:
             stamp.touch()
-            return ""
-        return _distrust(done.stderr) or "there is no network"
+        return complaint
 
     def output(self, program: str, *arguments: str, cwd: Path | None = None) -> str:
         """Run apt-get or apt-cache and return what it prints. Raises AptError."""
@@ -106,7 +106,7 @@ class Apt:
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.startswith("E:")]
             what = f"{Path(program).name} {arguments[0]}"
-            question = "" if _distrust(done.stderr) else " is there a network?"
+            question = "" if distrust(done.stderr) else " is there a network?"
             raise AptError(f"{what} failed;{question} {' '.join(said)}")
         return done.stdout
 
@@ -125,10 +125,13 @@ class Apt:
         make_directory(self._archives)
         # Not in _archives: apt-get leaves out files that its working directory has already.
         listed = self.output("apt-get", "download", "--print-uris", *packages, cwd=self._directory)
-        wanted = re.findall(r"^'(\S+)' (\S+) \d+ (\S+)$", listed, re.MULTILINE)
+        wanted = re.findall(r"^'(.+)' (\S+) \d+ (\S+)$", listed, re.MULTILINE)
         files = [self._archives / file for _, file, _ in wanted]
         if _HELPER.exists():
-            self._continue([word for triple in wanted for word in triple])
+            # apt prints spaces as they are. apt-helper quotes a URI that has one, and by that what
+            # apt has quoted already, such as "+", once more.
+            quoted = [(uri.replace(" ", "%20"), *others) for uri, *others in wanted]
+            self._continue([word for triple in quoted for word in triple])
         else:
             self.forget()
         # `apt-get download` accepts these files, and checks the signatures of the lists.
@@ -150,6 +153,20 @@ class Apt:
             # The partial file may have been the beginning of another file; apt has removed it.
             self.output(str(_HELPER), "download-file", *triples, cwd=self._archives)
 
+    def _contents(self) -> tuple[bytes, ...]:
+        """Return what is in each of `own_files`. Raises AptError."""
+        listed = sources(host_sources(), self._suites, kind=self._kind)
+        return listed.encode(), configuration(self._directory).encode(), b""
+
+    def _complaint(self, errors: str) -> str:
+        """Return in one phrase why the update with these errors failed; empty if it did not."""
+        if not any(map(_is_failure, errors.splitlines())):
+            return ""
+        said = distrust(errors)
+        if said:
+            return f"apt rejects the mirror's signature or this host's keyring ({said})"
+        return "there is no network"
+
     @property
     def _archives(self) -> Path:
         return self._directory / "cache/archives"
@@ -164,12 +181,11 @@ class Apt:
         return programs.run(command, cwd=cwd)
 
 
-def _distrust(errors: str) -> str:
-    """Return in one phrase which signature or key apt rejects; empty if that is not the matter."""
+def distrust(errors: str) -> str:
+    """Return what apt says of a signature or key that it rejects; empty if it rejects none."""
     found = next(filter(_DISTRUST.search, errors.splitlines()), "")
     # What precedes in a line says only that the older lists stay.
-    said = re.sub(r"^[WE]: (.*GPG error: )?", "", found)
-    return said and f"apt rejects the mirror's signature or this host's keyring ({said})"
+    return re.sub(r"^[WE]: (.*GPG error: )?", "", found)
 
 
 def _is_failure(line: str) -> bool:
@@ -256,7 +272,8 @@ def _keyring(source: dict[str, str], distribution: str) -> str:
     return named if named.startswith("/") else str(found[0]) if found else ""
 
 
-def _configuration(directory: Path) -> str:
+def configuration(directory: Path) -> str:
+    """Return the settings of an apt that works in DIRECTORY."""
     # As root apt would switch to the user _apt, who can't read a private directory. The host's
     # hooks after an update (desktop notifiers, caches) must not run.
     return f"""\

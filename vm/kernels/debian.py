@@ -1,6 +1,7 @@
-"""Kernels in Debian's packages: lists them, finds the parts of each, and downloads them.
+"""Kernels in packages of Debian and Ubuntu: lists them, finds the parts of each, downloads them.
 
-Reads more suites than the host has, through `apt`. `store` unpacks and keeps the packages.
+Reads more suites of Debian than the host has, or one of the user's `sources`, through `apt`.
+`store` unpacks and keeps the packages.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ import re
 import shutil
 import subprocess
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm.cache import is_texts, recall
 from pytest_bpflink.vm.kernels.apt import Apt, AptError, NoMirror, stanzas
 from pytest_bpflink.vm.kernels.kernel import Unreachable
+from pytest_bpflink.vm.kernels.sources import SourceApt
 from pytest_bpflink.vm.whole_file import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
+
+    from pytest_bpflink.vm.kernels.sources import Source
 
 # From the oldest with a kernel that has BPF links to the newest.
 _SUITES = (
@@ -53,7 +58,7 @@ class Package:
     @property
     def release(self) -> str:
         """The release, `uname -r`, of the kernel in this package."""
-        return self.name.removeprefix("linux-image-")
+        return self.name.removeprefix("linux-image-").removeprefix("unsigned-")
 
     @property
     def upstream(self) -> str:
@@ -65,19 +70,20 @@ _Packages = dict[tuple[str, str], Package]
 
 
 class Archive:
-    """Debian's packages, read through an apt directory of our own.
+    """Debian's packages, or those of a user's source, read through an apt directory of our own.
 
     Not safe for use by two processes at once: hold the store's lock.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, source: Source | None = None) -> None:
+        self.source = source
         #: Why the lists of packages are not up to date, in one phrase; empty if they are.
         self.outdated = ""
         self._known = directory / "packages.json"
         self._packages: _Packages = {}
         if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
             raise Unreachable(f"there is no apt on this host to fetch kernels with: {_WAY_OUT}")
-        self._apt = Apt(directory, _SUITES)
+        self._apt = SourceApt(directory, source) if source else Apt(directory, _SUITES)
 
     def kernels(self, progress: Callable[[str], None]) -> list[Package]:
         """Return the plain kernels in the lists of packages, in no order.
@@ -99,13 +105,24 @@ class Archive:
             if package.name.startswith("linux-image-") and self._is_complete(package)
         ]
 
+    def __contains__(self, kernel: object) -> bool:
+        """Whether a kernel is one of this archive's."""
+        return (
+            isinstance(kernel, Package)
+            and self._packages.get((kernel.name, kernel.version)) == kernel
+        )
+
     def parts(self, kernel: Package) -> list[Package]:
         """Return the packages that make up a kernel: itself and what it depends on by version.
 
-        From Linux 6.19 on, `linux-image-*` is empty. Image and modules are in packages that are
-        built with it, on which it depends with `(= version)`.
+        From Linux 6.19 on, Debian's `linux-image-*` is empty. Image and modules are in packages
+        that are built with it, on which it depends with `(= version)`. Ubuntu has some of the
+        modules in `linux-modules-extra-*`, on which the kernel does not depend.
         """
         parts = {kernel.name: kernel}
+        extra = self._packages.get((_extra(kernel), kernel.version))
+        if extra:
+            parts[extra.name] = extra
         wanted = list(kernel.locked)
         while wanted:
             name = wanted.pop()
@@ -149,16 +166,17 @@ class Archive:
             return None
 
     def _search(self) -> list[Package]:
-        found = self._output("apt-cache", "search", "--names-only", "^linux-[a-z]+-[0-9]")
+        found = self._output("apt-cache", "search", "--names-only", "^linux-[a-z]+(-[a-z]+)?-[0-9]")
         there = {line.split()[0] for line in found.splitlines()}
-        shown = {name for name in there if is_plain(name, architecture())}
+        shown = plain(there, architecture())
         packages: list[Package] = []
         names = shown
         while names:
             packages += parse_packages(self._output("apt-cache", "show", *sorted(names)))
             packages = [package for package in packages if not _is_meta(package)]
-            locked = {name for package in packages for name in package.locked}
-            names = (locked & there) - shown
+            wanted = {name for package in packages for name in package.locked}
+            wanted |= {_extra(package) for package in packages}
+            names = (wanted & there) - shown
             shown |= names
         return packages
 
@@ -187,8 +205,22 @@ def architecture() -> str:
     return subprocess.check_output(["dpkg", "--print-architecture"], text=True).strip()
 
 
+def plain(names: Iterable[str], arch: str) -> set[str]:
+    """Return the packages that hold kernels of the plain flavour.
+
+    They are Debian's, else Ubuntu's `generic`, else those of someone who builds one flavour. Of a
+    kernel that is there twice, it is the signed one.
+    """
+    all_names = set(names)
+    for is_one in (partial(is_plain, arch=arch), _is_generic, _is_usual):
+        found = {name for name in all_names if is_one(name)}
+        if found:
+            return {name for name in found if _signed(name) == name or _signed(name) not in found}
+    return set()
+
+
 def is_plain(name: str, arch: str) -> bool:
-    """Whether a package is a kernel of the plain, signed flavour.
+    """Whether a package is a kernel of Debian's plain, signed flavour.
 
     Cloud kernels lack 9p, through which guests see the host's root; realtime kernels behave unlike
     the kernels that people run; `-unsigned` and `-dbg` packages hold the same kernel once more.
@@ -197,21 +229,38 @@ def is_plain(name: str, arch: str) -> bool:
     return flavour is not None and not {"cloud", "rt"} & set(flavour[1].split("-"))
 
 
+def _is_generic(name: str) -> bool:
+    return re.fullmatch(r"linux-image-(unsigned-)?\d.*-generic", name) is not None
+
+
+def _is_usual(name: str) -> bool:
+    named = re.fullmatch(r"linux-image-(?:unsigned-)?\d([^-]*(?:-[^-]+)*)", name)
+    return named is not None and not {"cloud", "rt", "dbg", "dbgsym"} & set(named[1].split("-"))
+
+
+def _signed(name: str) -> str:
+    return name.replace("linux-image-unsigned-", "linux-image-")
+
+
+def _extra(kernel: Package) -> str:
+    return f"linux-modules-extra-{kernel.release}"
+
+
 def parse_packages(text: str) -> list[Package]:
     """Read the output of `apt-cache show`."""
     packages = []
     for stanza in stanzas(text):
-        version = stanza["Version"]
-        locked = re.findall(
-            rf"([a-z0-9][a-z0-9+.-]+) \(= {re.escape(version)}\)", stanza.get("Depends", "")
-        )
+        version, depends = stanza["Version"], stanza.get("Depends", "")
+        locked = re.findall(rf"([a-z0-9][a-z0-9+.-]+) \(= {re.escape(version)}\)", depends)
+        # Ubuntu's depend on their modules by name, which has the release in it.
+        named = re.findall(r"linux-modules-\d[a-z0-9+.~-]*", depends)
         packages.append(
             Package(
                 name=stanza["Package"],
                 version=version,
                 download_size=int(stanza["Size"]),
                 installed_size=int(stanza["Installed-Size"]) * 1024,
-                locked=tuple(locked),
+                locked=tuple(dict.fromkeys([*locked, *named])),
             )
         )
     return packages

@@ -148,7 +148,7 @@ def _image(image: Path, spec: str | None, *, owner: Path | None = None) -> Kerne
     config_file = _config_near(image, release)
     return Kernel(
         spec=spec or str(owner or image),
-        id=spec or _short_id(owner.name if owner else release, owner or image),
+        id=spec or short_id(owner.name if owner else release, owner or image),
         release=release,
         image=image,
         modules=_modules_above(image, release),
@@ -169,7 +169,7 @@ def _in_build_tree(tree: Path, spec: str | None) -> Kernel:
         raise KernelNotFound(f"{tree} has no kernel image under arch/*/boot: run make there")
     return Kernel(
         spec=spec or str(tree),
-        id=spec or _short_id(tree.name, tree),
+        id=spec or short_id(tree.name, tree),
         release=release,
         image=built[0],
         # virtme-ng recognises an image in a build tree and collects the tree's modules itself.
@@ -234,7 +234,7 @@ def _read_config(config: Path) -> dict[str, str]:
         raise KernelUnusable(f"{config} is damaged: a kernel's configuration is text") from None
 
 
-def _short_id(name: str, path: Path) -> str:
+def short_id(name: str, path: Path) -> str:
     """Return a name for test ids that no other path has."""
     plain = re.sub(r"[^\w.+]+", "-", name).strip("-") or "root"
     return f"{plain}-{hashlib.sha256(bytes(path)).hexdigest()[:4]}"

@@ -12,21 +12,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.vm.kernels import releases
+from pytest_bpflink.vm.kernels import oci, packages, releases
 from pytest_bpflink.vm.kernels.kernel import (
     Kernel,
     KernelNotFound,
     check_kernel,
     read_kernel,
+    short_id,
 )
+from pytest_bpflink.vm.kernels.spelling import OCI, spelled
 from pytest_bpflink.vm.kernels.store import Store
+from pytest_bpflink.vm.kernels.unpacked import Unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _RELEASE = re.compile(r"\d+\.\d+(\.\d+)*([-+~][\w.+~-]+)?")
 
-_SPECS = "a release (6.1, 6.1.176), lts, newest, oldest, a pattern (6.1*), host, or a path"
+_SPECS = (
+    "a release (6.1, 6.1.176), lts, newest, oldest, a pattern (6.1*), host, a path, or oci:IMAGE"
+)
 
 
 def find(
@@ -38,10 +43,11 @@ def find(
     """Return the kernel that a SPEC names; fetch it if it is missing.
 
     A SPEC is a release (`6.1` is the newest patch release in the store or, if the store has none,
-    in the distribution's packages), `lts`, `newest` or `oldest` (of the store and the packages, or
-    without a network of the store), `host` (the running kernel's image), or the path of an image,
-    of an unpacked package, or of a build tree. `progress` is called with a sentence for each slow
-    step.
+    in the distribution's packages or, if these have none, in those of the user's sources), `lts`,
+    `newest` or `oldest` (of the store and the packages, or without a network of the store), `host`
+    (the running kernel's image), the path of an image, of a package or a directory of packages, of
+    an unpacked package, or of a build tree, or an image with a kernel: `oci:REF` in a registry,
+    `oci:DIRECTORY` on the disk. `progress` is called with a sentence for each slow step.
 
     The store keeps a kernel as long as the returned object exists. Raises KernelError:
     KernelNotFound, KernelUnusable, or KernelFetchError.
@@ -50,12 +56,14 @@ def find(
         return _checked(_running_kernel())
     if spec in releases.WORDS or _RELEASE.fullmatch(spec):
         return _checked((store or Store()).get(spec, progress or _silent))
+    if spec.startswith(OCI):
+        return _in_image(spec, progress or _silent)
     path = Path(os.path.expanduser(spec))
     if _is_pattern(spec):
         raise KernelNotFound(f"{spec!r} is a pattern, which may name several kernels")
     if "/" not in spec and not os.path.exists(path):
         raise KernelNotFound(f"{spec!r} names no kernel: write {_SPECS}")
-    return replace(_checked(read_kernel(path)), spec=spec)
+    return replace(_at(path, progress or _silent), spec=spec)
 
 
 def expand(
@@ -71,7 +79,7 @@ def expand(
     the store; a pattern with a slash means each path. Nothing is fetched. Raises KernelNotFound if
     nothing matches, and KernelFetchError.
     """
-    if not _is_pattern(spec):
+    if spec.startswith(OCI) or not _is_pattern(spec):
         return [spec]
     if "/" in spec:
         found = sorted(glob.glob(os.path.expanduser(spec)))
@@ -84,6 +92,44 @@ def expand(
     if not found:
         raise KernelNotFound(releases.sentence(spec, known, store.kernels()))
     return found
+
+
+def _at(path: Path, progress: Callable[[str], None]) -> Kernel:
+    """Return the kernel at a path: as it is, or unpacked from its packages."""
+    files = packages.given(path) if os.path.isfile(path) else []
+    if not files:
+        try:
+            return _checked(read_kernel(path))
+        except KernelNotFound:
+            files = packages.given(path) if os.path.isdir(path) else []
+            if not files:
+                raise
+    try:
+        key = f"deb-{packages.digest(files)}"
+    except OSError as error:
+        raise KernelNotFound(f"{error.filename} can't be read: {error.strerror}") from None
+    named = path.absolute()
+    kernel = Unpacked().get(
+        key,
+        str(named),
+        lambda tree: packages.extract(files, tree),
+        lambda tree: packages.read(path, tree),
+        progress,
+    )
+    return replace(kernel, id=short_id(named.name.removesuffix(".deb"), named))
+
+
+def _in_image(spec: str, progress: Callable[[str], None]) -> Kernel:
+    image = spelled(spec, Path.cwd())
+    kernel = Unpacked().get(
+        oci.key(image),
+        str(image),
+        lambda tree: oci.unpack(image, tree),
+        lambda tree: oci.read(image, tree),
+        progress,
+    )
+    name = str(image.path.name if image.path else "") + image.suffix
+    return replace(kernel, spec=spec, id=short_id(name.rpartition("/")[2], Path(str(image))))
 
 
 def _is_pattern(spec: str) -> bool:

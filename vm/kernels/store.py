@@ -17,9 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.vm import programs
 from pytest_bpflink.vm.cache import cache_root, is_trusted_tree, locked, refuse, usable
-from pytest_bpflink.vm.kernels import releases
+from pytest_bpflink.vm.kernels import packages, releases, sources
 from pytest_bpflink.vm.kernels.kernel import (
     Kernel,
     KernelError,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from pytest_bpflink.vm.kernels.debian import Archive, Package
+    from pytest_bpflink.vm.kernels.sources import Source
 
 # Begins the names of directories that are being unpacked or removed.
 _UNFINISHED = ".unfinished-"
@@ -49,8 +49,10 @@ class Store:
     May be shared by runs in parallel, and read by users who can't write to it.
     """
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, *, added: Sequence[str] = ()) -> None:
+        """ADDED are deb lines, beside those in the file that `BPFLINK_KERNEL_SOURCES` names."""
         self.root = usable(root or cache_root() / "kernels")
+        self._lines = added
         self._kernels: dict[Path, Kernel | None] = {}
 
     def kernels(self) -> list[Stored]:
@@ -62,8 +64,9 @@ class Store:
     def get(self, spec: str, progress: Callable[[str], None]) -> Kernel:
         """Return the newest kernel that a release or a word means.
 
-        A release is fetched only if no kernel in the store matches. A word chooses among the store
-        and the packages, or without a network among the store.
+        A release is fetched only if no kernel in the store matches: from the distribution's
+        packages or, if none of them matches, from the sources. A word chooses among the store and
+        all packages, or without a network among the store.
 
         Raises KernelNotFound, KernelUnusable, KernelFetchError.
         """
@@ -80,13 +83,31 @@ class Store:
         """
         try:
             with self._writing(progress):
-                return self._all(spec, self._archive(), progress)
+                return self._all(spec, self._archives(), progress)
         except (Unreachable, OSError) as error:
             stored = self.kernels()
             if not stored:
                 raise self._unfetched(spec, error) from error
             progress(f"{spec}: {self._why(error)}; it is looked for in the store alone")
             return [*stored]
+
+    def of_sources(
+        self, progress: Callable[[str], None]
+    ) -> list[tuple[Source, list[Package], str]]:
+        """Return each source with its kernels, and why they are not up to date, if they are not.
+
+        Raises KernelFetchError without apt, and if the store can't be written to.
+        """
+        found = []
+        try:
+            with self._writing(progress):
+                for archive in self._archives():
+                    if archive.source:
+                        kernels = archive.kernels(progress)
+                        found.append((archive.source, kernels, archive.outdated))
+        except OSError as error:
+            raise KernelFetchError(self._why(error)) from error
+        return found
 
     def remove(self, kernel: Stored) -> bool:
         """Remove a kernel unless a process uses it; return whether it was removed.
@@ -109,7 +130,8 @@ class Store:
         try:
             with self._writing(_silent):
                 with suppress(Unreachable):  # no apt, no downloads
-                    self._archive().forget()
+                    self._distribution().forget()
+                sources.tidy(self._added, unused_since=limit)
                 stored = self.kernels()
                 kept = [kernel for spec in keep for kernel in releases.meant(spec, stored)]
                 old = [kernel for kernel in stored if kernel.used <= limit and kernel not in kept]
@@ -133,12 +155,13 @@ class Store:
         # Another run may have fetched the kernel while this one waited for the lock.
         stored = None if spec in releases.WORDS else self._choose(spec, self.kernels())
         if stored is None:
-            archive = self._archive()
-            known = self._all(spec, archive, progress)
+            archives = self._archives()
+            known = self._all(spec, archives, progress)
             chosen = self._choose(spec, known)
             if chosen is None:
                 raise KernelNotFound(releases.sentence(spec, known, self.kernels()))
             if not isinstance(chosen, Stored):
+                archive = next(each for each in archives if chosen in each)
                 chosen = self._fetch(spec, chosen, archive, progress)
             stored = chosen
         kernel = self._read(stored, spec)
@@ -169,25 +192,53 @@ class Store:
         return self._kernels[path]
 
     def _all(
-        self, spec: str, archive: Archive, progress: Callable[[str], None]
+        self, spec: str, archives: Sequence[Archive], progress: Callable[[str], None]
     ) -> list[Stored | Package]:
-        offered = archive.kernels(lambda text: progress(f"{spec}: {text}"))
         stored = self.kernels()
-        chooses = spec in releases.WORDS or releases.is_glob(spec)
-        if chooses and stored and archive.outdated:
-            progress(f"{spec}: {archive.outdated}; it is looked for in the store alone")
-            return [*stored]
-        if not offered and archive.outdated:
-            raise Unreachable(archive.outdated)
-        if archive.outdated:
-            progress(f"{spec}: {archive.outdated}; the lists that were read earlier count")
         # The store's come first, for `releases.choose` takes the first among equals.
-        return [*stored, *offered]
+        known: list[Stored | Package] = [*stored]
+        chooses = spec in releases.WORDS or releases.is_glob(spec)
+        failures: list[str] = []
+        for archive in archives:
+            try:
+                offered = archive.kernels(lambda text: progress(f"{spec}: {text}"))
+                outdated = archive.outdated
+            except Unreachable as error:
+                offered, outdated = [], str(error)
+            if outdated and (not offered or (chooses and stored)):
+                failures.append(outdated)
+                continue
+            if outdated:
+                progress(f"{spec}: {outdated}; the lists that were read earlier count")
+            known += offered
+            if not chooses and self._choose(spec, known):
+                break
+        else:
+            if failures and not (chooses and known):
+                raise Unreachable("; ".join(failures))
+        if failures:
+            left = "in the store alone" if known == stored else "among the other kernels"
+            progress(f"{spec}: {'; '.join(failures)}; it is looked for {left}")
+        return known
 
-    def _archive(self) -> Archive:
+    def _archives(self) -> list[Archive]:
+        """Return the distribution's packages, and then the sources'."""
+        from pytest_bpflink.vm.kernels.debian import Archive
+
+        added = [
+            Archive(self._added / source.digest, source)
+            for source in sources.configured(self._lines)
+        ]
+        return [self._distribution(), *added]
+
+    def _distribution(self) -> Archive:
         from pytest_bpflink.vm.kernels.debian import Archive
 
         return Archive(usable(self.root.parent / "apt"))
+
+    @property
+    def _added(self) -> Path:
+        return usable(self.root.parent / "apt") / "added"
 
     def _why(self, error: Exception) -> str:
         if isinstance(error, OSError):
@@ -216,9 +267,9 @@ class Store:
         size = sum(part.download_size for part in parts) / 1e6
         progress(f"{spec}: fetching Linux {package.upstream} ({size:.0f} MB)")
         try:
-            packages = archive.download(parts)
+            files = archive.download(parts)
             progress(f"{spec}: unpacking")
-            stored = self._unpack(package, packages)
+            stored = self._unpack(package, files)
         except Unreachable:
             # The partial download stays, and the next run continues it.
             raise
@@ -235,8 +286,13 @@ class Store:
         name = f"{package.release}_{package.version}"
         with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=self.root) as temporary:
             tree = Path(temporary) / "tree"
-            _unpack(files, tree)
-            check_kernel(read_kernel(tree))
+            tree.mkdir()
+            packages.extract(files, tree)
+            kernel = read_kernel(tree)
+            if kernel.modules is None:
+                raise KernelFetchError(f"the packages of Linux {kernel.release} hold no modules")
+            packages.index(kernel)
+            check_kernel(kernel)
             withdraw(tree)
             # A kernel of this name that is damaged or not trusted.
             with suppress(FileNotFoundError):
@@ -274,28 +330,6 @@ def _whole(path: Path) -> Kernel | None:
         refuse(path, str(error))
         return None
     return kernel
-
-
-def _unpack(packages: Iterable[Path], tree: Path) -> None:
-    tree.mkdir()
-    for package in packages:
-        _run(["dpkg-deb", "--extract", str(package), str(tree)])
-    kernel = read_kernel(tree)
-    if kernel.modules is None:
-        raise KernelFetchError(f"the packages of Linux {kernel.release} hold no modules")
-    # Otherwise virtme-ng runs depmod at each boot: 20 to 40 s for thousands of compressed modules.
-    _run(["depmod", "-b", str(kernel.modules), kernel.release])
-
-
-def _run(command: Sequence[str]) -> None:
-    try:
-        done = programs.run(command)
-    except FileNotFoundError:
-        raise KernelFetchError(
-            f"{command[0]} is needed to unpack kernels: apt-get install kmod dpkg"
-        ) from None
-    if done.returncode:
-        raise KernelFetchError(f"{command[0]} failed: {done.stderr.strip()}")
 
 
 def _is_full(error: Exception) -> bool:

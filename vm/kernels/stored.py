@@ -1,7 +1,8 @@
-"""One kernel in the store: its version, its size, its last use, and whether it is in use.
+"""One kernel that is kept: its size, its last use, and whether it is in use.
 
 A kernel in use is locked by flock(2) on its directory: users who can only read may take this lock,
-and it ends with the process. `store` adds and removes kernels.
+and it ends with the process. `store` and `unpacked` add
+and remove kernels.
 """
 
 from __future__ import annotations
@@ -33,17 +34,10 @@ class Lease:
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A kernel in the store; release and package version are its directory's name."""
+class Kept:
+    """The directory of a kernel that is kept."""
 
     path: Path
-    release: str
-    version: str
-
-    @property
-    def upstream(self) -> str:
-        """The kernel's own version: 6.1.176 in 6.1.176-1."""
-        return self.version.rsplit("-", 1)[0]
 
     @property
     def used(self) -> float:
@@ -63,7 +57,7 @@ class Stored:
         """Return a lease, and note this use of the kernel; None if the kernel was removed."""
         try:
             lease = Lease(self.path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         # The store may belong to another user.
         with suppress(OSError):
@@ -82,3 +76,16 @@ class Stored:
             yield True
         finally:
             os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class Stored(Kept):
+    """A kernel in the store; release and package version are its directory's name."""
+
+    release: str
+    version: str
+
+    @property
+    def upstream(self) -> str:
+        """The kernel's own version: 6.1.176 in 6.1.176-1."""
+        return self.version.rsplit("-", 1)[0]

@@ -266,7 +266,7 @@ def _machines_of(config: pytest.Config, connect: Connect) -> Machines:
     option, say = config.option, Progress(config).line
     if not option.kernel_host:
         return VirtualMachines(
-            GuestOptions.of(option),
+            GuestOptions.of(config),
             cwd=config.invocation_params.dir,
             say=say,
             writable=option.kernel_rw,

@@ -187,7 +187,7 @@ class HostedMachines:
         begin = {
             "paths": [os.path.abspath(path) for path in named if os.path.exists(path)],
             "cwd": cwd,
-            "options": asdict(GuestOptions.of(config.option)),
+            "options": asdict(GuestOptions.of(config)),
         }
         self._hosts: list[Host] = []
         try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
+from pytest_bpflink.matrix import kernel_sources
 from pytest_bpflink.vm import kernels
 from pytest_bpflink.vm.machines import kvm
 from pytest_bpflink.vm.machines.machine import Machine
@@ -17,9 +18,10 @@ from pytest_bpflink.vm.warm.cold import ColdMachine
 from pytest_bpflink.vm.warm.warm import WarmMachine
 
 if TYPE_CHECKING:
-    from argparse import Namespace
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    import pytest
 
     from pytest_bpflink.vm.kernels import Kernel
     from pytest_bpflink.vm.machines.acceleration import Acceleration
@@ -33,15 +35,18 @@ class GuestOptions:
     memory_mib: int
     cpus: int
     append: tuple[str, ...]
+    sources: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, option: Namespace) -> Self:
-        """Return the `--kernel-*` options of a session."""
+    def of(cls, config: pytest.Config) -> Self:
+        """Return the `--kernel-*` options of a session, and its sources of kernels."""
+        option = config.option
         return cls(
             kind=option.kernel_guest,
             memory_mib=option.kernel_memory,
             cpus=option.kernel_cpus,
             append=tuple(word for text in option.kernel_append for word in text.split()),
+            sources=kernel_sources.of(config),
         )
 
 
@@ -69,7 +74,8 @@ class VirtualMachines:
 
     def find(self, spec: str, progress: Callable[[str], None]) -> Kernel:
         """Return the kernel that a SPEC names, fetched if need be."""
-        return kernels.find(spec, progress=progress)
+        store = kernels.Store(added=self._options.sources)
+        return kernels.find(spec, store=store, progress=progress)
 
     def acceleration(self, kernel: Kernel) -> Acceleration:
         """Return KVM if this kernel really boots with it, else TCG, with the reason."""

@@ -1,0 +1,1 @@
+"""Tests of `vm/kernels/`: sources of kernels, packages and images."""
