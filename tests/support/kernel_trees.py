@@ -1,8 +1,9 @@
-"""Directories with the layout of kernels, whose files cannot be booted."""
+"""Directories with the layout of kernels, and images with their fields: none can be booted."""
 
 from __future__ import annotations
 
 import os
+import struct
 import time
 from typing import TYPE_CHECKING
 
@@ -66,3 +67,16 @@ def aged_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 def versions(store: Store) -> list[str]:
     """Return the versions of the kernels in a store, as upstream names them."""
     return [kernel.upstream for kernel in store.kernels()]
+
+
+NOTE = struct.pack("<III", 4, 4, 18) + b"Xen\0" + bytes(4)
+KERNEL = b"\x7fELF" + bytes(100) + NOTE + bytes(100)
+
+
+def bz_image(payload: bytes) -> bytes:
+    """Return an image with this payload and the fields of its header that matter."""
+    header = bytearray(1024)
+    header[0x1F1] = 1
+    header[0x202:0x206] = b"HdrS"
+    struct.pack_into("<II", header, 0x248, 16, len(payload))
+    return bytes(header) + bytes(16) + payload + b"what follows"

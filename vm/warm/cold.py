@@ -95,7 +95,7 @@ class ColdMachine(Machine):
 
     def _boot(self, options: Iterable[str] = (), pass_fds: Sequence[int] = ()) -> None:
         """Start a QEMU that boots the image; OPTIONS are added to its command."""
-        from pytest_bpflink.vm.image import unpack_kernel
+        from pytest_bpflink.vm.kernels import unpack_kernel
 
         drawn, files = self._blueprint, self._boot_files
         files.mkdir(exist_ok=True)

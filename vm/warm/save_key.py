@@ -13,8 +13,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_bpflink.vm.identity import identity
 from pytest_bpflink.vm.image import guest_image
-from pytest_bpflink.vm.image.digests import Contents, identity
+from pytest_bpflink.vm.image.digests import Contents
 from pytest_bpflink.vm.machines import qemu, virtme
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_bpflink.vm.identity import identity
 from pytest_bpflink.vm.image import digests, guest_image
 from pytest_bpflink.vm.image.digests import Contents
 from pytest_bpflink.vm.image.inventory import Inventory
@@ -312,6 +313,6 @@ def test_remembered_answer_of_another_type_is_asked_for_again(tmp_path: Path, kn
     file, record = tmp_path / "file", tmp_path / "contents.json"
     file.write_text("one")
     if isinstance(known, list):
-        known = [digests.identity(file) if each == "IDENTITY" else each for each in known]
+        known = [identity(file) if each == "IDENTITY" else each for each in known]
     record.write_text(json.dumps({str(file): known}))
     assert Contents(record).ask(file, Path.read_text) == "one"
