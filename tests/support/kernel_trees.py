@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import time
 from typing import TYPE_CHECKING
@@ -34,6 +35,12 @@ CONFIG_DEBUG_INFO_BTF=y
 CONFIG_LSM="landlock,lockdown,yama"
 # CONFIG_KASAN is not set
 """
+
+# A modules.dep with the drivers that guests need.
+MODULES = "".join(
+    f"kernel/{name}.ko:\n"
+    for name in ("virtio_pci", "virtio_console", "9pnet", "9pnet_virtio", "9p", "overlay")
+)
 
 
 def write(path: Path, text: str = "") -> Path:
@@ -67,6 +74,23 @@ def aged_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 def versions(store: Store) -> list[str]:
     """Return the versions of the kernels in a store, as upstream names them."""
     return [kernel.upstream for kernel in store.kernels()]
+
+
+# The modules that a guest needs to reach the host's root; and dummy, which tests load.
+_NEEDED = {"9p", "9pnet", "9pnet_virtio", "fscache", "netfs", "overlay", "virtio", "virtio_console"}
+_NEEDED |= {"dummy", "virtio_pci", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_ring"}
+
+
+def copy_modules(source: Path, destination: Path) -> list[Path]:
+    """Copy the modules that a guest needs, and return them."""
+    copied = []
+    for module in sorted(source.rglob("*.ko*")):
+        if module.name.partition(".ko")[0].replace("-", "_") in _NEEDED:
+            target = destination / module.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(module, target)
+            copied.append(target)
+    return copied
 
 
 NOTE = struct.pack("<III", 4, 4, 18) + b"Xen\0" + bytes(4)

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.vm.kernels import releases
+from pytest_bpflink.vm.kernels.drivers import check_drivers
 from pytest_bpflink.vm.kernels.kernel import (
     Kernel,
     KernelNotFound,
     check_kernel,
     read_kernel,
 )
+from pytest_bpflink.vm.kernels.module_index import indexed
 from pytest_bpflink.vm.kernels.store import Store
 
 if TYPE_CHECKING:
@@ -46,16 +48,17 @@ def find(
     The store keeps a kernel as long as the returned object exists. Raises KernelError:
     KernelNotFound, KernelUnusable, or KernelFetchError.
     """
+    progress = progress or _silent
     if spec == "host":
-        return _checked(_running_kernel())
+        return _ready(_running_kernel(), progress)
     if spec in releases.WORDS or _RELEASE.fullmatch(spec):
-        return _checked((store or Store()).get(spec, progress or _silent))
+        return _checked((store or Store()).get(spec, progress))
     path = Path(os.path.expanduser(spec))
     if _is_pattern(spec):
         raise KernelNotFound(f"{spec!r} is a pattern, which may name several kernels")
     if "/" not in spec and not os.path.exists(path):
         raise KernelNotFound(f"{spec!r} names no kernel: write {_SPECS}")
-    return replace(_checked(read_kernel(path)), spec=spec)
+    return _ready(replace(read_kernel(path), spec=spec), progress)
 
 
 def expand(
@@ -92,6 +95,13 @@ def _is_pattern(spec: str) -> bool:
 
 def _checked(kernel: Kernel) -> Kernel:
     check_kernel(kernel)
+    return kernel
+
+
+def _ready(kernel: Kernel, progress: Callable[[str], None]) -> Kernel:
+    """Return a kernel whose modules have an index, and which can run as a guest."""
+    kernel = indexed(_checked(kernel), progress)
+    check_drivers(kernel)
     return kernel
 
 
