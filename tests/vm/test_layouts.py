@@ -70,8 +70,10 @@ def test_image_alone_says_that_its_modules_are_missing(tmp_path: Path) -> None:
 
     assert done.returncode == 125
     missing = (
-        f"; if it was built with modules, its modules are missing: there is no lib/modules/"
-        f"{kernel.release} in any directory above {image}\n"
+        f"Linux {kernel.release} can't run as a guest: it has no CONFIG_VIRTIO_PCI,"
+        " CONFIG_VIRTIO_CONSOLE, CONFIG_NET_9P_VIRTIO, CONFIG_9P_FS, CONFIG_OVERLAY_FS, built in or"
+        " as a module; if it was built with modules, its modules are missing: there is no"
+        f" lib/modules/{kernel.release} in any directory above {image}\n"
     )
     assert missing in done.stderr
 

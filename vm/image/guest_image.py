@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from pytest_bpflink.vm import guest
 from pytest_bpflink.vm.image.cpio import Archive
 from pytest_bpflink.vm.image.inventory import ImageError
+from pytest_bpflink.vm.kernels import drivers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +105,7 @@ def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> N
             "python": dict(inventory.startup),
             "path": inventory.path,
             "modules": loaded,
+            "signs": drivers.SIGNS,
             "shell": shell(),
             "libraries": inventory.libraries,
             "directories": inventory.directories(),

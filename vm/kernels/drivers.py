@@ -1,6 +1,7 @@
 """The drivers that a guest needs, and whether a kernel has them, built in or as modules.
 
-Knows a kernel's configuration and the lists of its modules.
+Knows a kernel's configuration and the lists of its modules. Where neither is there, the guest looks
+for what `SIGNS` names.
 """
 
 from __future__ import annotations
@@ -26,6 +27,17 @@ _MODULES = {
 }
 OF_9P = frozenset({"CONFIG_NET_9P", "CONFIG_NET_9P_VIRTIO", "CONFIG_9P_FS"})
 """The options by which a guest has the host's root."""
+
+SIGNS = {
+    "CONFIG_DEVTMPFS": ("mount", "/dev"),
+    "CONFIG_TMPFS": ("mount", "/run"),
+    "CONFIG_VIRTIO_PCI": ("directory", "/sys/bus/pci/drivers/virtio-pci"),
+    "CONFIG_VIRTIO_CONSOLE": ("directory", "/sys/bus/virtio/drivers/virtio_console"),
+    "CONFIG_NET_9P_VIRTIO": ("directory", "/sys/bus/virtio/drivers/9pnet_virtio"),
+    "CONFIG_9P_FS": ("filesystem", "9p"),
+    "CONFIG_OVERLAY_FS": ("filesystem", "overlay"),
+}
+"""By what a guest sees that its kernel has an option: a kind of sign, and its name."""
 
 
 def has_9p(kernel: Kernel) -> bool | None:
