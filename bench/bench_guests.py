@@ -30,7 +30,6 @@ from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.image import guest_image, inventory
 from pytest_bpflink.vm.kernels import find
 from pytest_bpflink.vm.machines import kvm
-from pytest_bpflink.vm.warm.blueprint import installed_modules
 from pytest_bpflink.vm.warm.saves import Saves
 from pytest_bpflink.vm.warm.warm import WarmMachine
 
@@ -277,7 +276,7 @@ class Bench:
                 print(f"{f'guest {number}: PSS, private':50} {pss >> 10:6} MiB {private >> 10} MiB")
 
     def _modules(self) -> Path:
-        modules = installed_modules(self.kernel)
+        modules = self.kernel.module_directory
         assert modules
         return modules
 

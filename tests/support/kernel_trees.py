@@ -1,8 +1,10 @@
-"""Directories with the layout of kernels, whose files cannot be booted."""
+"""Directories with the layout of kernels, and images with their fields: none can be booted."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import struct
 import time
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,12 @@ CONFIG_DEBUG_INFO_BTF=y
 CONFIG_LSM="landlock,lockdown,yama"
 # CONFIG_KASAN is not set
 """
+
+# A modules.dep with the drivers that guests need.
+MODULES = "".join(
+    f"kernel/{name}.ko:\n"
+    for name in ("virtio_pci", "virtio_console", "9pnet", "9pnet_virtio", "9p", "overlay")
+)
 
 
 def write(path: Path, text: str = "") -> Path:
@@ -66,3 +74,33 @@ def aged_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 def versions(store: Store) -> list[str]:
     """Return the versions of the kernels in a store, as upstream names them."""
     return [kernel.upstream for kernel in store.kernels()]
+
+
+# The modules that a guest needs to reach the host's root; and dummy, which tests load.
+_NEEDED = {"9p", "9pnet", "9pnet_virtio", "fscache", "netfs", "overlay", "virtio", "virtio_console"}
+_NEEDED |= {"dummy", "virtio_pci", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_ring"}
+
+
+def copy_modules(source: Path, destination: Path) -> list[Path]:
+    """Copy the modules that a guest needs, and return them."""
+    copied = []
+    for module in sorted(source.rglob("*.ko*")):
+        if module.name.partition(".ko")[0].replace("-", "_") in _NEEDED:
+            target = destination / module.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(module, target)
+            copied.append(target)
+    return copied
+
+
+NOTE = struct.pack("<III", 4, 4, 18) + b"Xen\0" + bytes(4)
+KERNEL = b"\x7fELF" + bytes(100) + NOTE + bytes(100)
+
+
+def bz_image(payload: bytes) -> bytes:
+    """Return an image with this payload and the fields of its header that matter."""
+    header = bytearray(1024)
+    header[0x1F1] = 1
+    header[0x202:0x206] = b"HdrS"
+    struct.pack_into("<II", header, 0x248, 16, len(payload))
+    return bytes(header) + bytes(16) + payload + b"what follows"

@@ -213,3 +213,29 @@ def test_an_oom_kill_is_that_of_the_process() -> None:
 
     assert console.oom_kill(text, 68) == killed
     assert console.oom_kill(text, 8) == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "options"),
+    [
+        ("bpflink: this kernel lacks CONFIG_9P_FS", ("CONFIG_9P_FS",)),
+        (
+            "[    7.743903][    T1] bpflink: this kernel lacks CONFIG_NET_9P_VIRTIO CONFIG_9P_FS",
+            ("CONFIG_NET_9P_VIRTIO", "CONFIG_9P_FS"),
+        ),
+        ("mount: mounting /dev/root on /newroot/ failed: No such device", ("CONFIG_9P_FS",)),
+        (
+            "mount: mounting /dev/root on /newroot/ failed: Invalid argument",
+            ("CONFIG_NET_9P_VIRTIO",),
+        ),
+        (
+            "mount: mounting /dev/root on /newroot/ failed: No such file or directory",
+            ("CONFIG_VIRTIO_PCI",),
+        ),
+        ("bpflink: this kernel lacks nothing", ()),
+        ("he said: bpflink: this kernel lacks CONFIG_9P_FS", ()),
+        ("mount: mounting /dev/root on /newroot/ failed: Permission denied", ()),
+    ],
+)
+def test_options_that_a_guest_lacks_are_read(line: str, options: tuple[str, ...]) -> None:
+    assert console.lacking(["[    0.0] Linux version 6.1", line, "reboot"]) == options

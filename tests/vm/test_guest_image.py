@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import bz2
 import contextlib
-import gzip
-import hashlib
 import importlib.util
 import json
 import lzma
 import os
-import shutil
-import struct
 import subprocess
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 from importlib import machinery
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import execnet
 import pytest
 
 from pytest_bpflink.session import pytest_internals, xdist_worker
 from pytest_bpflink.vm.guest import preload
-from pytest_bpflink.vm.image import guest_image, inventory, unpack_kernel
+from pytest_bpflink.vm.image import guest_image, inventory
 from pytest_bpflink.vm.image.cpio import Archive
 from pytest_bpflink.vm.image.inventory import ImageError
 from pytest_bpflink.vm.machines import console
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def unpack(archive: Path, into: Path) -> Path:
@@ -259,107 +249,6 @@ def test_modules_are_loaded_after_the_modules_that_they_need(tmp_path: Path) -> 
     settings = json.loads((root / "bpflink/settings.json").read_text())
     assert settings["modules"] == ["9pnet", "netfs", "9p", "overlay"]
     assert (root / "bpflink/modules/overlay").read_bytes() == b"overlay"
-
-
-NOTE = struct.pack("<III", 4, 4, 18) + b"Xen\0" + bytes(4)
-KERNEL = b"\x7fELF" + bytes(100) + NOTE + bytes(100)
-
-
-def bz_image(payload: bytes) -> bytes:
-    """Return an image with this payload and the fields of its header that matter."""
-    header = bytearray(1024)
-    header[0x1F1] = 1
-    header[0x202:0x206] = b"HdrS"
-    struct.pack_into("<II", header, 0x248, 16, len(payload))
-    return bytes(header) + bytes(16) + payload + b"what follows"
-
-
-def zstd(data: bytes) -> bytes:
-    command = ["zstd", "--stdout", "--quiet"]
-    return subprocess.run(command, input=data, capture_output=True, check=True).stdout
-
-
-def lz4(data: bytes) -> bytes:
-    command = ["lz4", "-l", "-c", "-"]
-    return subprocess.run(command, input=data, capture_output=True, check=True).stdout
-
-
-def without(program: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(not shutil.which(program), reason=f"{program} is not on this host")
-
-
-COMPRESSIONS = [
-    pytest.param(gzip.compress, id="gzip"),
-    pytest.param(bz2.compress, id="bzip2"),
-    pytest.param(partial(lzma.compress, check=lzma.CHECK_CRC32), id="xz"),
-    pytest.param(zstd, id="zstd", marks=without("zstd")),
-]
-
-
-@pytest.mark.parametrize(
-    "compress",
-    [
-        *COMPRESSIONS,
-        pytest.param(partial(lzma.compress, format=lzma.FORMAT_ALONE), id="lzma"),
-        pytest.param(lz4, id="lz4", marks=without("lz4")),
-    ],
-)
-def test_kernel_is_unpacked(compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
-    image = tmp_path / "image"
-    # The kernel's build appends the size.
-    image.write_bytes(bz_image(compress(KERNEL) + struct.pack("<I", len(KERNEL))))
-    assert unpack_kernel.unpack(image, tmp_path / "vmlinux")
-    assert (tmp_path / "vmlinux").read_bytes() == KERNEL
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"no kernel at all" * 100,
-        bz_image(b"an unknown format"),
-        bz_image(lzma.compress(KERNEL.replace(NOTE, b""))),
-    ],
-    ids=["other", "format", "no PVH"],
-)
-def test_image_that_qemu_must_boot_itself(content: bytes, tmp_path: Path) -> None:
-    image = tmp_path / "image"
-    image.write_bytes(content)
-    assert not unpack_kernel.unpack(image, tmp_path / "vmlinux")
-    assert not (tmp_path / "vmlinux").exists()
-
-
-@pytest.mark.parametrize("compress", COMPRESSIONS)
-def test_flipped_byte_of_a_payload_is_seen(
-    compress: Callable[[bytes], bytes], tmp_path: Path
-) -> None:
-    # Nothing to compress: a flipped byte is one of the kernel's, whose size stays as it is.
-    kernel = KERNEL + b"".join(hashlib.sha256(bytes([number])).digest() for number in range(250))
-    payload = bytearray(compress(kernel) + struct.pack("<I", len(kernel)))
-    payload[len(payload) // 2] ^= 1
-    image = tmp_path / "image"
-    image.write_bytes(bz_image(bytes(payload)))
-
-    with pytest.raises(unpack_kernel.DamagedPayload):
-        unpack_kernel.unpack(image, tmp_path / "vmlinux")
-
-    assert not (tmp_path / "vmlinux").exists()
-
-
-@pytest.mark.parametrize("compress", COMPRESSIONS)
-def test_payload_that_is_cut_is_seen(compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
-    image = tmp_path / "image"
-    image.write_bytes(bz_image(compress(KERNEL)[:-30]))
-    with pytest.raises(unpack_kernel.DamagedPayload):
-        unpack_kernel.unpack(image, tmp_path / "vmlinux")
-
-
-def test_image_whose_unpacking_program_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    image = tmp_path / "image"
-    image.write_bytes(bz_image(b"\x28\xb5\x2f\xfd" + bytes(100)))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert not unpack_kernel.unpack(image, tmp_path / "vmlinux")
 
 
 def test_file_of_a_module_that_replaces_itself_is_found(

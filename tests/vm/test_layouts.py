@@ -11,34 +11,19 @@ import pytest
 
 from pytest_bpflink.vm.kernels import Kernel, find
 from tests.support.command import bpflink
+from tests.support.kernel_trees import copy_modules
 from tests.support.stored_kernels import CACHE
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-# The modules that a guest needs to reach the host's root; and dummy, which the test loads.
-MODULES = {"9p", "9pnet", "9pnet_virtio", "fscache", "netfs", "overlay", "virtio", "virtio_console"}
-MODULES |= {"dummy", "virtio_pci", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_ring"}
 
 
 def stored(spec: str) -> Kernel:
     return find(spec, progress=print)
 
 
-def copy_modules(source: Path, destination: Path) -> list[Path]:
-    """Copy the modules that a guest needs, and return them."""
-    copied = []
-    for module in sorted(source.rglob("*.ko")):
-        if module.stem.replace("-", "_") in MODULES:
-            target = destination / module.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(module, target)
-            copied.append(target)
-    return copied
-
-
 def installed_tree(kernel: Kernel, root: Path) -> Path:
-    """Make an installed kernel with modules as .zst."""
+    """Make an unpacked kernel with modules as .zst, and without their index."""
     assert kernel.modules
     source = kernel.modules / "lib/modules" / kernel.release
     directory = root / "usr/lib/modules" / kernel.release
@@ -46,7 +31,6 @@ def installed_tree(kernel: Kernel, root: Path) -> Path:
     subprocess.run(["zstd", "--quiet", "--rm", *modules], check=True)
     for index in ("modules.builtin", "modules.order"):
         shutil.copy(source / index, directory)
-    subprocess.run(["depmod", "-b", root / "usr", kernel.release], check=True)
     (root / "boot").mkdir()
     shutil.copy(kernel.image, root / "boot")
     shutil.copy(kernel.image.with_name(f"config-{kernel.release}"), root / "boot")
@@ -72,6 +56,11 @@ def build_tree(kernel: Kernel, root: Path) -> Path:
     return root
 
 
+def everything(*trees: Path) -> dict[Path, int]:
+    """Return all paths in some trees, with their times."""
+    return {path: path.stat().st_mtime_ns for tree in trees for path in (tree, *tree.rglob("*"))}
+
+
 def test_image_alone_says_that_its_modules_are_missing(tmp_path: Path) -> None:
     """Without a configuration beside the image, only the guest shows that it needs modules."""
     kernel = stored("5.10")
@@ -81,23 +70,26 @@ def test_image_alone_says_that_its_modules_are_missing(tmp_path: Path) -> None:
 
     assert done.returncode == 125
     missing = (
-        f"; if it was built with modules, its modules are missing: there is no lib/modules/"
-        f"{kernel.release} in any directory above {image}\n"
+        f"Linux {kernel.release} can't run as a guest: it has no CONFIG_VIRTIO_PCI,"
+        " CONFIG_VIRTIO_CONSOLE, CONFIG_NET_9P_VIRTIO, CONFIG_9P_FS, CONFIG_OVERLAY_FS, built in or"
+        " as a module; if it was built with modules, its modules are missing: there is no"
+        f" lib/modules/{kernel.release} in any directory above {image}\n"
     )
     assert missing in done.stderr
 
 
 @pytest.mark.skipif(not shutil.which("zstd"), reason="zstd is not on this host")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the build tree is made for x86")
-def test_guests_boot_from_paths_and_load_modules(
+def test_guests_boot_from_paths_load_modules_and_write_nothing_there(
     pytester: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BPFLINK_CACHE", str(CACHE))
     plain, compressed = stored("6.1"), stored("6.12")
     assert compressed.modules
     assert list(compressed.modules.glob("lib/modules/*/kernel/fs/9p/9p.ko.xz"))
-    installed = installed_tree(plain, tmp_path / "installed")
+    installed = installed_tree(plain, tmp_path / "installed, in c's")
     paths = [installed, build_tree(plain, tmp_path / "linux"), compressed.modules.parent]
+    before = everything(*paths[:2])  # the store notes each use of a kernel
     pytester.makepyfile(
         """
         import subprocess
@@ -116,17 +108,15 @@ def test_guests_boot_from_paths_and_load_modules(
         "-W",
         "error",
         "--kernel-guest=cold",
-        "--kernel",
-        ",".join(map(str, paths)),
-        "--kernel",
-        plain.image,
+        *(word for path in (*paths, plain.image) for word in ("--kernel", path)),
         timeout=560,
     )
 
     result.assert_outcomes(passed=4)
+    assert everything(*paths[:2]) == before
     result.stdout.fnmatch_lines(
         [
-            f"kernel installed: Linux {plain.release}, *",
+            f"kernel installed_in_c_s: Linux {plain.release}, *",
             f"kernel linux: Linux {plain.release}, *",
             f"kernel {compressed.release}*: Linux {compressed.release}, *",
             f"kernel {plain.release}: Linux {plain.release}, *",

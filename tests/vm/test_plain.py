@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink.vm.kernels import Kernel, find
-from pytest_bpflink.vm.machines import plain, virtme
+from pytest_bpflink.vm.machines import plain
 from pytest_bpflink.vm.machines.acceleration import Acceleration
 from pytest_bpflink.vm.machines.errors import ComposeError, MachineError
 from pytest_bpflink.vm.machines.machine import Machine
+from tests.support.kernel_trees import copy_modules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -100,19 +101,38 @@ def test_init_stays_last(compose: Callable[..., list[str]]) -> None:
     assert kernel_command_line(compose(append=["x=1"]))[-1].startswith("init=")
 
 
-@pytest.mark.parametrize(
-    "written", ["virtme_link_mods=/a,,b/lib", '"virtme_link_mods=/a,,b c\'s/lib"']
-)
-def test_commas_that_virtme_ng_doubles_in_a_path_are_single(
-    compose: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+@pytest.mark.parametrize("name", ["own", "a, b c's"])
+def test_modules_are_the_kernel_s_own(
+    compose: Callable[..., list[str]], kernel: Kernel, tmp_path: Path, name: str
 ) -> None:
-    program = tmp_path / "virtme-run"
-    command = shlex.join(["qemu", "-append", f"x=1,,2 {written} y=1,,2"])
-    program.write_text(f"#!/bin/sh\ncat << 'EOF'\n{command}\nEOF\n")
-    program.chmod(0o755)
-    monkeypatch.setattr(virtme, "virtme_run", lambda: str(program))
+    """virtme-ng 1.42 doubles commas in their path, and finds copies of a few in the directory."""
+    (tmp_path / name).mkdir()
+    command = compose(directory=tmp_path / name)
+    assert f"virtme_link_mods={kernel.module_directory}" in kernel_command_line(command)
+    modules = tmp_path / name / "kernel/lib/modules" / kernel.release
+    assert {"9p.ko", "overlay.ko", "virtio_pci.ko"} <= {each.name for each in modules.iterdir()}
+    with (tmp_path / name / "initramfs").open("rb") as initramfs:
+        listed = subprocess.run(
+            ["busybox", "cpio", "-t"], stdin=initramfs, capture_output=True, check=True
+        )
+    assert b"modules/9p.ko\n" in listed.stdout
 
-    assert compose()[2] == f"x=1,,2 {written.replace(',,', ',')} y=1,,2"
+
+@pytest.mark.skipif(not shutil.which("zstd"), reason="zstd is not on this host")
+def test_packed_modules_at_a_path_with_a_space(
+    compose: Callable[..., list[str]], kernel: Kernel, tmp_path: Path
+) -> None:
+    """virtme-ng 1.42 has a shell unpack .zst, without quoting their paths."""
+    tree = tmp_path / "a, tree"
+    assert kernel.module_directory
+    modules = copy_modules(kernel.module_directory, tree / "lib/modules" / kernel.release)
+    subprocess.run(["zstd", "--quiet", "--rm", *modules], check=True)
+    subprocess.run(["depmod", "-b", tree, kernel.release], check=True)
+    command = compose(kernel=replace(kernel, modules=tree))
+    assert f"virtme_link_mods={tree}/lib/modules/{kernel.release}" in kernel_command_line(command)
+    copy = tmp_path / "kernel/copies/9p.ko"
+    assert copy.read_bytes().startswith(b"\x7fELF")
+    assert copy.read_bytes() in (tmp_path / "initramfs").read_bytes()
 
 
 def test_script_may_have_bytes_that_are_not_utf_8(kernel: Kernel, tmp_path: Path) -> None:
@@ -202,7 +222,7 @@ def hide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Non
     def hidden(missing: str) -> None:
         directory = tmp_path / "bin"
         directory.mkdir()
-        needed = {"sh", "file", "strings", "busybox", "depmod", "setpriv", QEMU}
+        needed = {"sh", "file", "strings", "busybox", "depmod", "setpriv", "timeout", QEMU}
         for name in needed - {missing}:
             (directory / name).symlink_to(str(shutil.which(name)))
         monkeypatch.setenv("PATH", str(directory))
@@ -215,7 +235,7 @@ def hide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Non
     [
         (QEMU, r"could not compose .*QEMU is not installed: apt-get install qemu-system"),
         ("file", r"could not compose .*; apt-get install file"),
-        ("setpriv", r"setpriv is needed: apt-get install util-linux"),
+        ("setpriv", r"setpriv is needed to index .*: apt-get install kmod util-linux"),
     ],
 )
 def test_program_that_is_missing(

@@ -16,6 +16,7 @@ import pytest
 
 from pytest_bpflink.vm import cache
 from pytest_bpflink.vm.cache import cache_part, is_trusted, refusals
+from pytest_bpflink.vm.identity import identity
 from pytest_bpflink.vm.image import digests, inventory
 from pytest_bpflink.vm.image.digests import Contents
 from pytest_bpflink.vm.trust import OWNER, distrust, distrust_tree, withdraw
@@ -207,7 +208,7 @@ def test_digests_that_another_user_wrote_are_made_anew(
     monkeypatch.setattr(digests, "_SETTLED_NS", -1)
     record, image = kept / "contents.json", tmp_path / "image"
     image.write_text("a kernel")
-    write_whole(record, json.dumps({str(image): [digests.identity(image), "planted"]}).encode())
+    write_whole(record, json.dumps({str(image): [identity(image), "planted"]}).encode())
     assert Contents(record).digest(image) == "planted"
     os.chown(record, NOBODY, -1)
 

@@ -51,9 +51,10 @@ exec /sbin/modprobe "$@"
 """
 
 # linux/random.h, linux/sockios.h, linux/if.h, linux/reboot.h
+# A restart ends QEMU (-no-reboot), as a panic does; to power off takes a kernel with ACPI.
 _RNDADDENTROPY, _RNDRESEEDCRNG = 0x40085203, 0x5207
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
-_POWER_OFF = 0x4321FEDC
+_RESTART = 0x01234567
 _SYS_FINIT_MODULE = {"x86_64": 313, "aarch64": 273}
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -72,6 +73,10 @@ def main() -> None:
     _set_up_kernel(settings["shell"])
     for module in settings["modules"]:
         _load(IMAGE / "modules" / module)
+    lacking = [option for option, sign in settings["signs"].items() if not _shows(*sign)]
+    if lacking:
+        _print_on_console(f"this kernel lacks {' '.join(lacking)}")
+        _libc.reboot(ctypes.c_int(_RESTART))
     ports = [_port(name, mode) for name, mode in _PORTS]
     # The worker is forked before the save, so restoring takes no fork; and before the imports, so
     # it shares no memory with this process that it would copy page by page.
@@ -97,7 +102,7 @@ def main() -> None:
     _become_a_host(letter)
     worker.send(letter, to_worker)
     _announce(child, _stay_for(child))
-    _libc.reboot(ctypes.c_int(_POWER_OFF))
+    _libc.reboot(ctypes.c_int(_RESTART))
 
 
 def _stay_for(worker_pid: int) -> int:
@@ -121,16 +126,21 @@ def _stay_for(worker_pid: int) -> int:
 
 
 def _announce(worker_pid: int, status: int) -> None:
-    """Print on the console how the worker ended; `worker_end` in machines/console.py reads it.
-
-    The kernel prints a message of level 0 at any loglevel, and never within another message.
-    """
+    """Print on the console how the worker ended; `worker_end` in machines/console.py reads it."""
     if os.WIFSIGNALED(status):
         how = f"by signal {os.WTERMSIG(status)}"
     else:
         how = f"with status {os.WEXITSTATUS(status)}"
+    _print_on_console(f"worker {worker_pid} ended {how}")
+
+
+def _print_on_console(text: str) -> None:
+    """Print a line on the console.
+
+    The kernel prints a message of level 0 at any loglevel, and never within another message.
+    """
     with contextlib.suppress(OSError):  # a kernel without CONFIG_PRINTK
-        Path("/dev/kmsg").write_text(f"<0>bpflink: worker {worker_pid} ended {how}\n")
+        Path("/dev/kmsg").write_text(f"<0>bpflink: {text}\n")
 
 
 def _be_the_same_python(executable: str, environment: dict[str, str]) -> None:
@@ -151,15 +161,35 @@ def _be_the_same_python(executable: str, environment: dict[str, str]) -> None:
 def _set_up_kernel(shell: str) -> None:
     Path(_MODPROBE).write_text(_MODPROBE_SCRIPT.format(shell=shell))
     Path(_MODPROBE).chmod(0o755)
-    Path("/proc/sys/kernel/modprobe").write_text(_MODPROBE)
+    # A kernel without modules has no such file.
+    _set("/proc/sys/kernel/modprobe", _MODPROBE)
     # Children inherit the name of this process, which would be that of the script.
     Path("/proc/self/comm").write_text(os.path.basename(sys.executable))
     # systemd sets this value; programs may raise RLIMIT_NOFILE up to it.
-    Path("/proc/sys/fs/nr_open").write_text("1048576")
+    _set("/proc/sys/fs/nr_open", "1048576")
+    with contextlib.suppress(OSError):  # a kernel without CONFIG_INET
+        _raise_loopback()
+
+
+def _set(parameter: str, value: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        Path(parameter).write_text(value)
+
+
+def _raise_loopback() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         request = struct.pack("16sh22x", b"lo", 0)
         flags = struct.unpack_from("16xh", fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request))[0]
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
+
+
+def _shows(kind: str, name: str) -> bool:
+    """Whether a sign of `SIGNS` in kernels/drivers.py is there."""
+    if kind == "mount":
+        return os.path.ismount(name)
+    if kind == "filesystem":
+        return name in Path("/proc/filesystems").read_text().split()
+    return os.path.isdir(name)
 
 
 def _load(module: Path) -> None:
@@ -252,4 +282,4 @@ if __name__ == "__main__":
             raise
         # On the console, which the host quotes.
         traceback.print_exc()
-        _libc.reboot(ctypes.c_int(_POWER_OFF))
+        _libc.reboot(ctypes.c_int(_RESTART))

@@ -51,9 +51,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def mount_own() -> None:
     """Mount the file systems that every system has."""
     for kind, target, options in _FILESYSTEMS:
-        Path(target).mkdir(parents=True, exist_ok=True)
-        # A kernel may lack one; tests that need it are skipped.
+        # A kernel may lack one, and then its directory in sysfs; tests that need it are skipped.
         with contextlib.suppress(OSError):
+            Path(target).mkdir(parents=True, exist_ok=True)
             _mount(kind, target, kind, options=options)
     for link, target in _LINKS.items():
         with contextlib.suppress(FileExistsError):

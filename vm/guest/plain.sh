@@ -2,6 +2,16 @@
 # Runs in a plain guest after virtme-ng's init: sets up the rest of a system, prints that the guest
 # is ready, and runs the launch script (argument 1), which executes the worker's Python.
 
+# Ends the guest, whose kernel has no option $1; `lacking` in machines/console.py reads it.
+lacks() {
+    echo "<0>bpflink: this kernel lacks $1" > /dev/kmsg
+    echo o > /proc/sysrq-trigger
+    exit 1
+}
+
+[ -d /sys/bus/virtio/drivers/virtio_console ] || lacks CONFIG_VIRTIO_CONSOLE
+grep -qw overlay /proc/filesystems || lacks CONFIG_OVERLAY_FS
+
 # Prints the device of the virtio port $1; QEMU connects the port with a pipe on the host. If the
 # host has udev, virtme-ng's init runs this script on the ports, otherwise on the console.
 port() {

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from pytest_bpflink.vm.cache import is_texts, recall
+from pytest_bpflink.vm.identity import identity
 from pytest_bpflink.vm.whole_file import make_directory, write_whole
 
 if TYPE_CHECKING:
@@ -23,12 +24,6 @@ Answer = TypeVar("Answer", str, list[str])
 
 # A second write within the same tick of the kernel's clock leaves a file's times as they are.
 _SETTLED_NS = 1_000_000_000
-
-
-def identity(path: str | Path) -> list[int]:
-    """Return numbers that change on every write (st_ctime cannot be set back)."""
-    stat = os.stat(path)
-    return [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 class Contents:

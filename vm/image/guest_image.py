@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from pytest_bpflink.vm import guest
 from pytest_bpflink.vm.image.cpio import Archive
 from pytest_bpflink.vm.image.inventory import ImageError
+from pytest_bpflink.vm.kernels import drivers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,7 +94,7 @@ def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> N
         loaded = []
         for module in needed_modules(modules) if modules else ():
             name = module.name.partition(".ko")[0]
-            archive.add(_IMAGE / "modules" / name, _unpacked(module))
+            archive.add(_IMAGE / "modules" / name, unpacked(module))
             loaded.append(name)
         for program in _PROGRAMS:
             archive.add(_IMAGE / program.name, program.read_bytes())
@@ -104,6 +105,7 @@ def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> N
             "python": dict(inventory.startup),
             "path": inventory.path,
             "modules": loaded,
+            "signs": drivers.SIGNS,
             "shell": shell(),
             "libraries": inventory.libraries,
             "directories": inventory.directories(),
@@ -176,8 +178,8 @@ def _name(path: str) -> str:
     return os.path.basename(path).partition(".ko")[0].replace("-", "_")
 
 
-def _unpacked(module: Path) -> bytes:
-    # Before Linux 5.17 a kernel can't unpack modules itself.
+def unpacked(module: Path) -> bytes:
+    """Return a module, unpacked: before Linux 5.17 a kernel can't do it. Raises ImageError."""
     data = module.read_bytes()
     match module.suffix:
         case ".xz":

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm import guest
 from pytest_bpflink.vm.cache import is_texts, is_trusted, recall, writable
-from pytest_bpflink.vm.image.digests import identity
+from pytest_bpflink.vm.identity import identity
 from pytest_bpflink.vm.whole_file import make_directory, replacing, write_whole
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import subprocess
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pytest_bpflink.vm.kernels import ikconfig
 from pytest_bpflink.vm.kernels.config import parse_config
 
 if TYPE_CHECKING:
@@ -47,9 +48,10 @@ class Kernel:
     `id` is short and made for test ids: the SPEC itself for a release, a name made of the path
     otherwise. `release` is the kernel's `uname -r`, `version` the upstream version if it is known
     to differ (Debian's 6.1.0-50-amd64 is 6.1.176), else the same. `modules` is the directory above
-    `lib/modules`. `config` maps `CONFIG_*` to their values, strings without their quotes; it is
-    empty if no config lies beside the image. `config_file` is where it was read. The store keeps a
-    kernel as long as its `lease` exists.
+    `lib/modules`; `find` returns kernels whose modules have an index there. `config` maps
+    `CONFIG_*` to their values, strings without their quotes; it is empty if no config lies beside
+    the image, with the modules, or in the image. `config_file` is where it was read. The store
+    keeps a kernel as long as its `lease` exists.
     """
 
     spec: str
@@ -61,6 +63,11 @@ class Kernel:
     version: str = ""
     config_file: Path | None = field(default=None, repr=False, compare=False)
     lease: object = field(default=None, repr=False, compare=False)
+
+    @property
+    def module_directory(self) -> Path | None:
+        """The directory of its modules and of their index; None if it has no modules."""
+        return self.modules / "lib/modules" / self.release if self.modules else None
 
     @property
     def without_modules(self) -> str:
@@ -90,7 +97,8 @@ _NEEDED = (
 # Without these a guest starts, but many tests of BPF are skipped.
 _WANTED = ("CGROUPS", "BPF_SYSCALL", "CGROUP_BPF", "DEBUG_INFO_BTF")
 
-_IMAGE_NAMES = ("vmlinuz", "vmlinux", "Image", "bzImage")
+# The uncompressed vmlinux last, for it may have its debug information.
+_IMAGE_NAMES = ("vmlinuz", "bzImage", "Image", "vmlinux")
 
 
 def read_kernel(path: Path, *, spec: str | None = None) -> Kernel:
@@ -104,15 +112,17 @@ def read_kernel(path: Path, *, spec: str | None = None) -> Kernel:
     if found.is_file():
         build = _build_tree_of(found)
         return _in_build_tree(build, spec) if build else _image(found, spec)
+    if not os.access(found, os.R_OK | os.X_OK):
+        raise KernelUnusable(f"{path} can't be read: give this user the right to, or copy it")
     if (found / "include/config/kernel.release").exists():
         return _in_build_tree(found, spec)
-    if (found / ".config").exists():
-        raise KernelNotFound(f"{path} is a kernel source tree that was not built: run make there")
     images = _images_in(found)
+    if not images and (found / ".config").exists():
+        raise KernelNotFound(f"{path} is a kernel source tree that was not built: run make there")
     if not images:
         raise KernelNotFound(
-            f"{path} holds no kernel: expected boot/vmlinuz-RELEASE or"
-            " usr/lib/modules/RELEASE/vmlinuz in it, or a kernel build tree"
+            f"{path} holds no kernel: expected vmlinuz or vmlinuz-RELEASE in it or in boot/,"
+            " usr/lib/modules/RELEASE/vmlinuz, or a kernel build tree"
         )
     if len(images) > 1:
         names = ", ".join(str(image) for image in images)
@@ -145,13 +155,14 @@ def check_kernel(kernel: Kernel) -> list[str]:
 
 def _image(image: Path, spec: str | None, *, owner: Path | None = None) -> Kernel:
     release = _release_of(image)
-    config_file = _config_near(image, release)
+    modules = _modules_above(image, release)
+    config_file = _config_near(image, modules, release) or ikconfig.extract(image)
     return Kernel(
         spec=spec or str(owner or image),
         id=spec or short_id(owner.name if owner else release, owner or image),
         release=release,
         image=image,
-        modules=_modules_above(image, release),
+        modules=modules,
         config=_read_config(config_file) if config_file else {},
         version=release,
         config_file=config_file,
@@ -172,7 +183,7 @@ def _in_build_tree(tree: Path, spec: str | None) -> Kernel:
         id=spec or short_id(tree.name, tree),
         release=release,
         image=built[0],
-        # virtme-ng recognises an image in a build tree and collects the tree's modules itself.
+        # `module_index` links its modules.
         modules=tree if (tree / "modules.order").exists() else None,
         config=_read_config(tree / ".config"),
         version=release,
@@ -189,20 +200,24 @@ def _build_tree_of(image: Path) -> Path | None:
 
 def _images_in(tree: Path) -> list[Path]:
     """Return one image for each release in a tree: some systems have each twice."""
-    found = [tree / name for name in _IMAGE_NAMES if (tree / name).is_file()]
-    for pattern in ("boot/vmlinu[xz]-*", "usr/lib/modules/*/vmlinuz", "lib/modules/*/vmlinuz"):
-        found += sorted(tree.glob(pattern))
+    patterns = [f"{name}{suffix}" for name in _IMAGE_NAMES for suffix in ("", "-[0-9]*")]
+    patterns += [f"boot/{name}{suffix}" for name in _IMAGE_NAMES for suffix in ("", "-*")]
+    patterns += ["usr/lib/modules/*/vmlinuz", "lib/modules/*/vmlinuz"]
+    globbed = (image for pattern in patterns for image in sorted(tree.glob(pattern)))
+    found = [image for image in globbed if image.is_file()]
     return list({_release_of(image): image for image in reversed(found)}.values())
 
 
 def _release_of(image: Path) -> str:
+    if not os.access(image, os.R_OK):
+        raise KernelUnusable(f"{image} can't be read: give this user the right to, or copy it")
     named = re.fullmatch(rf"(?:{'|'.join(_IMAGE_NAMES)})-(\d.*)", image.name)
     if named:
         return named[1]
     if image.parent.parent.name == "modules":
         return image.parent.name
     # As virtme-ng does: file(1) reads x86 images; an uncompressed image contains the banner.
-    described = subprocess.run(["file", "-b", image], capture_output=True, text=True, check=False)
+    described = subprocess.run(["file", "-bL", image], capture_output=True, text=True, check=False)
     banner = re.search(r"[vV]ersion (\d\S+)", described.stdout)
     if banner:
         return banner[1]
@@ -222,8 +237,10 @@ def _modules_above(image: Path, release: str) -> Path | None:
     return None
 
 
-def _config_near(image: Path, release: str) -> Path | None:
-    places = (image.with_name(f"config-{release}"), image.with_name("config"))
+def _config_near(image: Path, modules: Path | None, release: str) -> Path | None:
+    places = [image.with_name(name) for name in (f"config-{release}", "config", ".config")]
+    if modules:
+        places.append(modules / "lib/modules" / release / "config")
     return next((place for place in places if place.is_file()), None)
 
 

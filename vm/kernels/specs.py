@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.vm.kernels import oci, packages, releases
+from pytest_bpflink.vm.kernels.drivers import check_drivers
 from pytest_bpflink.vm.kernels.kernel import (
     Kernel,
     KernelNotFound,
@@ -20,6 +21,7 @@ from pytest_bpflink.vm.kernels.kernel import (
     read_kernel,
     short_id,
 )
+from pytest_bpflink.vm.kernels.module_index import indexed
 from pytest_bpflink.vm.kernels.spelling import OCI, spelled
 from pytest_bpflink.vm.kernels.store import Store
 from pytest_bpflink.vm.kernels.unpacked import Unpacked
@@ -52,18 +54,19 @@ def find(
     The store keeps a kernel as long as the returned object exists. Raises KernelError:
     KernelNotFound, KernelUnusable, or KernelFetchError.
     """
+    progress = progress or _silent
     if spec == "host":
-        return _checked(_running_kernel())
+        return _ready(_running_kernel(), progress)
     if spec in releases.WORDS or _RELEASE.fullmatch(spec):
-        return _checked((store or Store()).get(spec, progress or _silent))
+        return _checked((store or Store()).get(spec, progress))
     if spec.startswith(OCI):
-        return _in_image(spec, progress or _silent)
+        return _in_image(spec, progress)
     path = Path(os.path.expanduser(spec))
     if _is_pattern(spec):
         raise KernelNotFound(f"{spec!r} is a pattern, which may name several kernels")
     if "/" not in spec and not os.path.exists(path):
         raise KernelNotFound(f"{spec!r} names no kernel: write {_SPECS}")
-    return replace(_at(path, progress or _silent), spec=spec)
+    return replace(_at(path, progress), spec=spec)
 
 
 def expand(
@@ -99,7 +102,7 @@ def _at(path: Path, progress: Callable[[str], None]) -> Kernel:
     files = packages.given(path) if os.path.isfile(path) else []
     if not files:
         try:
-            return _checked(read_kernel(path))
+            return _ready(read_kernel(path), progress)
         except KernelNotFound:
             files = packages.given(path) if os.path.isdir(path) else []
             if not files:
@@ -138,6 +141,13 @@ def _is_pattern(spec: str) -> bool:
 
 def _checked(kernel: Kernel) -> Kernel:
     check_kernel(kernel)
+    return kernel
+
+
+def _ready(kernel: Kernel, progress: Callable[[str], None]) -> Kernel:
+    """Return a kernel whose modules have an index, and which can run as a guest."""
+    kernel = indexed(_checked(kernel), progress)
+    check_drivers(kernel)
     return kernel
 
 

@@ -5,6 +5,7 @@ Also finds the line by which PID 1 of a guest says how the worker ended.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
@@ -44,6 +45,16 @@ _TIME = re.compile(r"^\[ *\d+\.\d+\](\[ *[TC]\d+\])? ")
 _WORKER_END = re.compile(
     r"bpflink: worker ([1-9]\d{0,9}) ended (?:by signal ([1-9]\d?)|with status (\d{1,3}))"
 )
+
+# `_print_on_console` in guest/agent.py and `lacks` in guest/plain.sh print it.
+_LACKING = re.compile(r"bpflink: this kernel lacks ((?:CONFIG_\w+ ?)+)")
+
+# What busybox's mount says of it in virtme-ng's initramfs.
+_SIGNS_OF_LACKING = {
+    r"mounting /dev/root on /newroot/? failed: No such device": ("CONFIG_9P_FS",),
+    r"mounting /dev/root on /newroot/? failed: Invalid argument": ("CONFIG_NET_9P_VIRTIO",),
+    r"mounting /dev/root on /newroot/? failed: No such file": ("CONFIG_VIRTIO_PCI",),
+}
 
 _TAIL_BYTES = 1 << 18
 
@@ -107,6 +118,17 @@ def worker_end(text: str) -> WorkerEnd | None:
             returncode = -int(signal) if signal else int(status)
             return WorkerEnd(int(pid), returncode, "\n".join(lines[:at]))
     return None
+
+
+def lacking(text: Sequence[str]) -> tuple[str, ...]:
+    """Return the options (CONFIG_*) without which a guest's kernel could not go on booting."""
+    for line in map(functools.partial(_TIME.sub, ""), text):
+        if found := _LACKING.fullmatch(line):
+            return tuple(found[1].split())
+        for sign, options in _SIGNS_OF_LACKING.items():
+            if re.search(sign, line):
+                return options
+    return ()
 
 
 def oom_kill(text: str, pid: int) -> str:

@@ -170,14 +170,12 @@ class Machine:
         while not said.endswith(line):
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 self._end_qemu()
-                message = self._obituary(f"was not up after {scaled:.0f} s")
-                raise BootFailed(message, timed_out=True)
+                raise self._failed(f"was not up after {scaled:.0f} s", timed_out=True)
             # Byte by byte: the bytes after LINE belong to execnet.
             byte = os.read(self._from_guest, 1)
             if not byte:
                 self._end_qemu()
-                message = self._obituary(f"ended (QEMU's status {self.returncode})")
-                raise BootFailed(message, timed_out=False)
+                raise self._failed(f"ended (QEMU's status {self.returncode})", timed_out=False)
             said += byte
 
     @property
@@ -214,7 +212,7 @@ class Machine:
 
     def _check_not_killed(self) -> None:
         if self._killed:
-            raise BootFailed(self._obituary("was killed by this run"), timed_out=False)
+            raise self._failed("was killed by this run", timed_out=False)
 
     def close(self) -> None:
         """End the guest and let go of its pipes; its logs stay in DIRECTORY."""
@@ -261,10 +259,17 @@ class Machine:
                 fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         return theirs
 
-    def _obituary(self, what: str) -> str:
+    def _failed(self, what: str, *, timed_out: bool) -> BootFailed:
+        """Return the error that says what became of the guest, and why if that is known."""
+        lacking = console.lacking(console.lines(self.console_log))
         happened = (
             f"Linux {self.kernel.release} {what} before its Python ran ({self.acceleration.reason})"
         )
+        if lacking:
+            happened = (
+                f"Linux {self.kernel.release} can't run as a guest: it has no"
+                f" {', '.join(lacking)}, built in or as a module"
+            )
         if self.kernel.without_modules and not self.kernel.config:
             happened += f"; if it was built with modules, {self.kernel.without_modules}"
         if self.console_log.parent != self.directory:
@@ -275,7 +280,8 @@ class Machine:
             self.errors_tail(lines=10),
             console.tail(self.directory / "qemu.log", count=10),
         ]
-        return "\n".join([happened, *filter(None, quotes)])
+        message = "\n".join([happened, *filter(None, quotes)])
+        return BootFailed(message, timed_out=timed_out, lacking=lacking)
 
 
 def _in_lasting_thread(

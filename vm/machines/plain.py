@@ -98,10 +98,10 @@ def compose(
             ),
             *("--script-sh", shlex.join(["exec", "sh", str(GUEST_SCRIPT), str(launch)])),
             *(f"--kopt={option}" for option in [*virtme.kernel_options(kernel), *append]),
-            # QEMU reads it when virtme-ng has ended. A kernel may have all drivers built in.
-            *("--force-initramfs", "--save-initramfs", str(directory / "initramfs")),
+            # QEMU reads it when virtme-ng has ended.
+            *("--save-initramfs", str(directory / "initramfs")),
         ],
-        modules=kernel.modules is not None,
+        modules=True,
     )
     return virtme.redirected(composed, errors=directory / "stderr.log")
 
@@ -129,10 +129,14 @@ def _overlaid(worker: Worker) -> list[str]:
 
 def needed_paths(kernel: Kernel, cwd: Path) -> list[Path]:
     """Return the directories of the host that a guest must see, wherever they are."""
-    wanted = [cwd, Path(sys.prefix), guest.DIRECTORY, cache_root(), kernel.modules]
+    wanted = [cwd, Path(sys.prefix), guest.DIRECTORY, cache_root()]
+    if kernel.module_directory:
+        # Of modules that have an index of ours there are links: to directories, or to a build tree.
+        links = (path for path in kernel.module_directory.iterdir() if path.is_symlink())
+        wanted += [kernel.module_directory, *(path.resolve() for path in links)]
     if kernel.config_file:
         wanted.append(kernel.config_file.parent)
-    return list(dict.fromkeys(path for path in wanted if path and path.is_dir()))
+    return list(dict.fromkeys(path for path in wanted if path.is_dir()))
 
 
 def _hidden(needed: Sequence[Path]) -> list[Path]:

@@ -15,6 +15,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_bpflink.vm.image import guest_image
+from pytest_bpflink.vm.image.inventory import ImageError
+from pytest_bpflink.vm.kernels import module_index
+from pytest_bpflink.vm.kernels.kernel import KernelError
 from pytest_bpflink.vm.machines import qemu
 from pytest_bpflink.vm.machines.errors import ComposeError
 
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
 _USUAL_LSM = "landlock,lockdown,yama"
 
 # The kernel parameter with the directory of the modules, in quotes if that has a space.
-_MODULES = r'(?<=")virtme_link_mods=[^"]*|(?<!")virtme_link_mods=\S*'
+_MODULES = r'"virtme_link_mods=[^"]*"|(?<!")virtme_link_mods=\S*'
 
 
 # The file that `console_descriptor` names.
@@ -48,15 +52,15 @@ def compose(
 ) -> list[str]:
     """Return the QEMU command of a machine; virtme-ng's OPTIONS say what it runs.
 
-    With MODULES virtme-ng looks for the kernel's modules. Start the command with pipes as stdin and
-    stdout. Files are made in DIRECTORY. Raises ComposeError.
+    With MODULES its init loads the kernel's modules, which have an index. Start the command with
+    pipes as stdin and stdout. Files are made in DIRECTORY. Raises ComposeError.
     """
     program = virtme_run()
-    # For build trees virtme-run looks for virtme-prep-kdir-mods on PATH.
-    path = f"{os.environ.get('PATH', os.defpath)}:{Path(program).parent}"
+    here = kernel.module_directory if modules else None
+    image = _beside_modules(kernel, here, directory / "kernel") if here else kernel.image
     command = [
         program,
-        *("--kimg", str(kernel.image), "--mods", "auto" if modules else "none"),
+        *("--kimg", str(image), "--mods", "auto" if here else "none"),
         *("--name", host_name(kernel)),
         *("--memory", f"{memory_mib}M", "--cpus", str(cpus)),
         # virtme-ng would wait 3 s for a virtiofsd that is installed but does not work.
@@ -75,14 +79,33 @@ def compose(
         text=True,
         check=False,
         cwd=cwd,
-        env=os.environ | {"TMPDIR": str(directory), "PATH": path},
+        env=os.environ | {"TMPDIR": str(directory)},
     )
     if done.returncode or not done.stdout.strip():
         raise ComposeError(_explain(done.stderr))
     # With accel=kvm:tcg QEMU would emulate where KVM fails; a guest reported as KVM must use it.
     words = [word.replace("accel=kvm:tcg", "accel=kvm") for word in shlex.split(done.stdout)]
-    # virtme-ng 1.42 doubles commas in this path, as QEMU's other options need it.
-    return [re.sub(_MODULES, lambda path: path[0].replace(",,", ","), word) for word in words]
+    return [re.sub(_MODULES, lambda _: f'"virtme_link_mods={here}"', word) for word in words]
+
+
+def _beside_modules(kernel: Kernel, modules: Path, tree: Path) -> Path:
+    """Return a link to the image in TREE, where virtme-ng finds the modules for its initramfs.
+
+    They are unpacked, since virtme-ng 1.42 has a shell unpack .zst, without quoting their paths.
+    """
+    copies = {}
+    (tree / "copies").mkdir(parents=True)
+    try:
+        for module in guest_image.needed_modules(modules):
+            copy = tree / "copies" / f"{module.name.partition('.ko')[0]}.ko"
+            copy.write_bytes(guest_image.unpacked(module))
+            copies[copy.name] = copy
+        module_index.make_tree(tree, kernel.release, copies)
+    except (ImageError, KernelError) as error:
+        raise ComposeError(str(error)) from None
+    image = tree / "vmlinuz"
+    image.symlink_to(kernel.image)
+    return image
 
 
 def virtme_run() -> str:
@@ -143,6 +166,7 @@ def _explain(errors: str) -> str:
         "cannot find qemu": f"QEMU is not installed: apt-get install {qemu.package()}",
         "busybox": "apt-get install busybox-static",
         "'file'": "apt-get install file",
+        "'strings'": "apt-get install binutils",
     }
     advice = [hint for sign, hint in hints.items() if sign in last]
     return "; ".join([f"virtme-ng could not compose a guest: {last}", *advice])

@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pytest_bpflink.vm.image import guest_image
@@ -17,6 +16,7 @@ from pytest_bpflink.vm.machines import virtme
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from pytest_bpflink.vm.kernels import Kernel
     from pytest_bpflink.vm.machines.acceleration import Acceleration
@@ -38,11 +38,10 @@ _BOOT_OPTIONS = ("-kernel", "-initrd", "-append")
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A machine: QEMU's command, the kernel parameters of its consoles, the modules' directory."""
+    """A machine: QEMU's command, and the kernel parameters of its consoles."""
 
     command: tuple[str, ...]
     consoles: tuple[str, ...]
-    modules: Path | None
 
     @classmethod
     def draw(
@@ -54,11 +53,7 @@ class Blueprint:
         memory_mib: int,
         cpus: int,
     ) -> Self:
-        """Have virtme-ng compose the machine, and collect a build tree's modules.
-
-        Raises ComposeError.
-        """
-        modules = installed_modules(kernel)
+        """Have virtme-ng compose the machine. Raises ComposeError."""
         composed = virtme.compose(
             kernel,
             acceleration=acceleration,
@@ -68,16 +63,14 @@ class Blueprint:
             cpus=cpus,
             # virtme-ng makes the virtio ports only if the guest has something to run.
             options=["--script-sh", "true"],
-            modules=kernel.modules is not None and modules is None,
+            modules=False,
         )
         parameters = shlex.split(composed[composed.index("-append") + 1])
-        linked = [word for word in parameters if word.startswith("virtme_link_mods=")]
         return cls(
             command=tuple(_with_share(_without_slow(_without_unused(composed)))),
             consoles=tuple(
                 word for word in parameters if word.startswith(("console=", "earlyprintk="))
             ),
-            modules=Path(linked[0].partition("=")[2]) if linked else modules,
         )
 
     @property
@@ -90,17 +83,6 @@ class Blueprint:
         """Return the options that boot IMAGE with the consoles' and these kernel PARAMETERS."""
         append = " ".join([*self.consoles, *parameters])
         return ["-kernel", str(image), "-initrd", str(initramfs), "-append", append]
-
-
-def installed_modules(kernel: Kernel) -> Path | None:
-    """Return the directory of a kernel's modules; None where virtme-ng must make one.
-
-    So it does for build trees, and where depmod has not run.
-    """
-    if kernel.modules is None:
-        return None
-    modules = kernel.modules / "lib/modules" / kernel.release
-    return modules if (modules / "modules.dep").exists() else None
 
 
 def kernel_parameters(

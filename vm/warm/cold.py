@@ -95,12 +95,12 @@ class ColdMachine(Machine):
 
     def _boot(self, options: Iterable[str] = (), pass_fds: Sequence[int] = ()) -> None:
         """Start a QEMU that boots the image; OPTIONS are added to its command."""
-        from pytest_bpflink.vm.image import unpack_kernel
+        from pytest_bpflink.vm.kernels import unpack_kernel
 
         drawn, files = self._blueprint, self._boot_files
         files.mkdir(exist_ok=True)
         image, initramfs = files / "vmlinux", files / "initramfs"
-        modules = drawn.modules
+        modules = self.kernel.module_directory
         try:
             guest_image.build(initramfs, self._inventory, modules=modules)
         except (guest_image.DamagedError, FileNotFoundError):
@@ -143,7 +143,7 @@ class ColdMachine(Machine):
 
     def _hand_over(self, timeout: float) -> None:
         """Send the agent the letter, and wait for the guest's Python."""
-        modules = self._blueprint.modules
+        modules = self.kernel.module_directory
         contents = letter.compose(
             self._worker,
             host_name=virtme.host_name(self.kernel),

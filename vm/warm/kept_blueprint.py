@@ -54,12 +54,12 @@ def keep(blueprint: Blueprint, file: Path) -> None:
             write_whole(file, json.dumps(kept).encode())
 
 
-def find(file: Path, *, modules: Path | None) -> Blueprint | None:
+def find(file: Path) -> Blueprint | None:
     """Return the blueprint in FILE; None if there is none, or one of its words is unknown."""
     kept = recall(file)
     command, consoles = kept.get("command"), kept.get("consoles")
     if is_texts(command) and is_texts(consoles) and _is_known(command, consoles):
-        return Blueprint(tuple(command), tuple(consoles), modules)
+        return Blueprint(tuple(command), tuple(consoles))
     return None
 
 

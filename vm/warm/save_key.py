@@ -13,8 +13,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_bpflink.vm.identity import identity
 from pytest_bpflink.vm.image import guest_image
-from pytest_bpflink.vm.image.digests import Contents, identity
+from pytest_bpflink.vm.image.digests import Contents
 from pytest_bpflink.vm.machines import qemu, virtme
 
 if TYPE_CHECKING:
@@ -75,18 +76,15 @@ def _plugin(inventory: Inventory) -> list[str]:
 
 
 def _modules(kernel: Kernel, contents: Contents) -> Iterator[Any]:
-    """Yield digests of the modules in the image, and identities of those of a build tree."""
-    if kernel.modules is None:
+    """Yield digests of the modules in the image, and one of what modules there are."""
+    directory = kernel.module_directory
+    if directory is None:
         return
-    installed = kernel.modules / "lib/modules" / kernel.release
-    for module in guest_image.needed_modules(installed, contents=contents):
+    for module in guest_image.needed_modules(directory, contents=contents):
         yield contents.digest(module)
-    # Which modules of a build tree a guest needs is known only after virtme-ng has collected all.
-    built = kernel.modules / "modules.order"
-    if built.exists():
-        for line in built.read_text().splitlines():
-            module = (kernel.modules / line.removeprefix("kernel/")).with_suffix(".ko")
-            yield [line, *(identity(module) if module.exists() else ())]
+    index = directory / "modules.dep.bin"
+    if index.exists():
+        yield contents.digest(index)
 
 
 def _qemu(contents: Contents) -> list[str]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm.cache import file_lock, is_trusted_tree, recall
-from pytest_bpflink.vm.image.digests import identity
+from pytest_bpflink.vm.identity import identity
 from pytest_bpflink.vm.whole_file import make_directory, write_whole
 
 if TYPE_CHECKING:

@@ -102,13 +102,10 @@ class WarmMachine(ColdMachine):
 
     def _find_or_draw(self, parts: Mapping[str, Any]) -> Blueprint:
         """Return the blueprint of a machine that depends on PARTS."""
-        modules = blueprint.installed_modules(self.kernel)
-        if modules is None:  # each time virtme-ng makes a directory of a build tree's modules
-            return self._draw()
         name = virtme.host_name(self.kernel)
         digest = save_key.digest(parts, memory=self._memory_mib, cpus=self._cpus, name=name)
         file = self._saves.root / f"machine-{digest}.json"
-        found = kept_blueprint.find(file, modules=modules)
+        found = kept_blueprint.find(file)
         if found is None:
             found = self._draw()
             kept_blueprint.keep(found, file)

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_bpflink.vm.kernels import find
 from pytest_bpflink.vm.machines.acceleration import Acceleration
-from pytest_bpflink.vm.warm import blueprint, kept_blueprint
+from pytest_bpflink.vm.warm import kept_blueprint
 from pytest_bpflink.vm.warm.blueprint import Blueprint
 from tests.support.damage import DAMAGES, damaged
 from tests.support.nobody import NOBODY
@@ -40,8 +40,7 @@ def kept(drawn: Blueprint, tmp_path: Path) -> Path:
 
 
 def test_blueprint_that_was_kept_is_found(drawn: Blueprint, kept: Path) -> None:
-    assert kept_blueprint.find(kept, modules=drawn.modules) == drawn
-    assert drawn.modules == blueprint.installed_modules(find("6.1"))
+    assert kept_blueprint.find(kept) == drawn
 
 
 def test_emulated_processor_has_no_string_instructions_of_which_one_implies_another(
@@ -80,26 +79,26 @@ def test_command_with_another_word_is_not_found(kept: Path, words: list[str]) ->
     known = json.loads(kept.read_text())
     known["command"] += words
     kept.write_text(json.dumps(known))
-    assert kept_blueprint.find(kept, modules=None) is None
+    assert kept_blueprint.find(kept) is None
 
 
 def test_other_program_is_not_found(kept: Path) -> None:
     known = json.loads(kept.read_text())
     known["command"][0] = "/bin/echo"
     kept.write_text(json.dumps(known))
-    assert kept_blueprint.find(kept, modules=None) is None
+    assert kept_blueprint.find(kept) is None
 
 
 def test_other_kernel_parameter_is_not_found(kept: Path) -> None:
     known = json.loads(kept.read_text())
     known["consoles"].append("init=/run")
     kept.write_text(json.dumps(known))
-    assert kept_blueprint.find(kept, modules=None) is None
+    assert kept_blueprint.find(kept) is None
 
 
 def test_blueprint_with_an_unknown_word_is_not_kept(drawn: Blueprint, tmp_path: Path) -> None:
     file = tmp_path / "machine.json"
-    unknown = Blueprint((*drawn.command, "-new-option"), drawn.consoles, drawn.modules)
+    unknown = Blueprint((*drawn.command, "-new-option"), drawn.consoles)
     kept_blueprint.keep(unknown, file)
     assert not file.exists()
 
@@ -107,10 +106,10 @@ def test_blueprint_with_an_unknown_word_is_not_kept(drawn: Blueprint, tmp_path: 
 @pytest.mark.parametrize("damage", ["cut", *DAMAGES])
 def test_damaged_blueprint_is_not_found(kept: Path, damage: str) -> None:
     kept.write_bytes(damaged(kept)[damage])
-    assert kept_blueprint.find(kept, modules=None) is None
+    assert kept_blueprint.find(kept) is None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving files to others needs root")
 def test_blueprint_of_another_user_is_not_found(kept: Path) -> None:
     os.chown(kept, NOBODY, -1)
-    assert kept_blueprint.find(kept, modules=None) is None
+    assert kept_blueprint.find(kept) is None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_bpflink.vm.identity import identity
 from pytest_bpflink.vm.image import digests, guest_image
 from pytest_bpflink.vm.image.digests import Contents
 from pytest_bpflink.vm.image.inventory import Inventory
@@ -207,12 +208,14 @@ def test_key_is_the_same_if_a_module_changes_that_guests_do_not_need(host: Host)
     assert host.key == before
 
 
-def test_key_changes_with_a_module_that_a_build_tree_has_built_anew(host: Host) -> None:
-    host.write("modules.order", "fs/9p/9p.o\n")
-    module = host.write("fs/9p/9p.ko", "a module")
+def test_key_changes_with_what_modules_there_are(host: Host, tmp_path: Path) -> None:
+    """As in two trees of one release, with the same image and the same drivers for guests."""
+    host.write("lib/modules/6.1/modules.dep.bin", "9p, xfs")
     before = host.key
-    module.unlink()
-    host.write("fs/9p/9p.ko", "A module")
+    for name in ("boot", "lib"):
+        shutil.copytree(tmp_path / name, tmp_path / "elsewhere" / name)
+    host.write("elsewhere/lib/modules/6.1/modules.dep.bin", "9p")
+    host.kernel = replace(host.kernel, modules=tmp_path / "elsewhere")
     assert host.key != before
 
 
@@ -312,6 +315,6 @@ def test_remembered_answer_of_another_type_is_asked_for_again(tmp_path: Path, kn
     file, record = tmp_path / "file", tmp_path / "contents.json"
     file.write_text("one")
     if isinstance(known, list):
-        known = [digests.identity(file) if each == "IDENTITY" else each for each in known]
+        known = [identity(file) if each == "IDENTITY" else each for each in known]
     record.write_text(json.dumps({str(file): known}))
     assert Contents(record).ask(file, Path.read_text) == "one"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink.vm import cache
-from pytest_bpflink.vm.image.digests import identity
+from pytest_bpflink.vm.identity import identity
 from pytest_bpflink.vm.warm.saves import Save, SaveError, Saves
 from tests.support.damage import DAMAGES, damaged
 from tests.support.nobody import NOBODY

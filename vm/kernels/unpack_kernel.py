@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     # Returns the kernel in a payload; None where the program that unpacks it does not run.
     _Unpacker = Callable[[bytes], bytes | None]
 
-_ELF = b"\x7fELF"
+ELF = b"\x7fELF"
+"""The first bytes of a kernel that is not compressed."""
 
 # Offsets in the image (Documentation/arch/x86/boot.rst).
 _SETUP_SECTORS, _MAGIC, _PAYLOAD = 0x1F1, 0x202, 0x248
@@ -41,24 +42,28 @@ def unpack(image: Path, destination: Path) -> bool:
 
     Raises DamagedPayload. The formats have checksums of the kernel, but for LZMA and LZ4.
     """
-    kernel = _payload(image.read_bytes())
+    kernel = payload(image.read_bytes())
     if kernel is None or not any(note in kernel for note in _PVH_NOTES):
         return False
     destination.write_bytes(kernel)
     return True
 
 
-def _payload(image: bytes) -> bytes | None:
-    if image.startswith(_ELF):
+def payload(image: bytes) -> bytes | None:
+    """Return the kernel inside an image, or IMAGE if it is one; None if it is neither.
+
+    Raises DamagedPayload.
+    """
+    if image.startswith(ELF):
         return image
     if image[_MAGIC : _MAGIC + 4] != b"HdrS":
         return None
     offset, length = struct.unpack_from("<II", image, _PAYLOAD)
     start = ((image[_SETUP_SECTORS] or 4) + 1) * 512 + offset
-    payload = image[start : start + length]
-    unpacker = next((each for sign, each in _UNPACKERS.items() if payload.startswith(sign)), None)
-    kernel = unpacker(payload) if unpacker else None
-    return kernel if kernel and kernel.startswith(_ELF) else None
+    packed = image[start : start + length]
+    unpacker = next((each for sign, each in _UNPACKERS.items() if packed.startswith(sign)), None)
+    kernel = unpacker(packed) if unpacker else None
+    return kernel if kernel and kernel.startswith(ELF) else None
 
 
 class _Decompressor(Protocol):

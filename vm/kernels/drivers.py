@@ -1,0 +1,84 @@
+"""The drivers that a guest needs, and whether a kernel has them, built in or as modules.
+
+Knows a kernel's configuration and the lists of its modules. Where neither is there, the guest looks
+for what `SIGNS` names.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pytest_bpflink.vm.kernels.kernel import KernelUnusable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pytest_bpflink.vm.kernels.kernel import Kernel
+
+_MODULES = {
+    "CONFIG_VIRTIO_PCI": "virtio_pci",
+    "CONFIG_VIRTIO_CONSOLE": "virtio_console",
+    "CONFIG_NET_9P": "9pnet",
+    "CONFIG_NET_9P_VIRTIO": "9pnet_virtio",
+    "CONFIG_9P_FS": "9p",
+    "CONFIG_OVERLAY_FS": "overlay",
+}
+OF_9P = frozenset({"CONFIG_NET_9P", "CONFIG_NET_9P_VIRTIO", "CONFIG_9P_FS"})
+"""The options by which a guest has the host's root."""
+
+SIGNS = {
+    "CONFIG_DEVTMPFS": ("mount", "/dev"),
+    "CONFIG_TMPFS": ("mount", "/run"),
+    "CONFIG_VIRTIO_PCI": ("directory", "/sys/bus/pci/drivers/virtio-pci"),
+    "CONFIG_VIRTIO_CONSOLE": ("directory", "/sys/bus/virtio/drivers/virtio_console"),
+    "CONFIG_NET_9P_VIRTIO": ("directory", "/sys/bus/virtio/drivers/9pnet_virtio"),
+    "CONFIG_9P_FS": ("filesystem", "9p"),
+    "CONFIG_OVERLAY_FS": ("filesystem", "overlay"),
+}
+"""By what a guest sees that its kernel has an option: a kind of sign, and its name."""
+
+
+def has_9p(kernel: Kernel) -> bool | None:
+    """Whether a guest of this kernel can have the host's root; None if only the guest can tell.
+
+    The kernel's modules have an index, as `find` returns kernels.
+    """
+    missing = _missing(kernel)
+    return None if missing is None else not OF_9P.intersection(missing)
+
+
+def check_drivers(kernel: Kernel) -> None:
+    """Raise KernelUnusable if a driver is neither built in nor a module.
+
+    The kernel's modules have an index. If neither its configuration nor its modules are known, the
+    kernel passes.
+    """
+    missing = _missing(kernel)
+    if missing:
+        names = ", ".join(f"{_MODULES[option]} ({option})" for option in missing)
+        raise KernelUnusable(
+            f"kernel {kernel.release} can't run as a guest: it has no {names}, built in or as a"
+            " module; unpack all packages of its modules beside it, or take a kernel that has them"
+        )
+
+
+def _missing(kernel: Kernel) -> list[str] | None:
+    """Return the options whose driver a kernel lacks; None where that is not known."""
+    directory = kernel.module_directory
+    built_in = {*_names(directory / "modules.builtin")} if directory else set()
+    modules = {*_names(directory / "modules.dep")} if directory else set()
+    if kernel.config:
+        built_in = {name for option, name in _MODULES.items() if kernel.config.get(option) == "y"}
+    elif not built_in:
+        return None
+    return [option for option, name in _MODULES.items() if name not in built_in | modules]
+
+
+def _names(listing: Path) -> Iterator[str]:
+    """Yield the names of the modules in a list with a path on each line, before any colon."""
+    if listing.exists():
+        for line in listing.read_text().splitlines():
+            module = os.path.basename(line.partition(":")[0])
+            yield module.partition(".ko")[0].replace("-", "_")
