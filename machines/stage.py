@@ -106,6 +106,15 @@ class Stage:
         return counts(self.run(*command, seconds=seconds, variables=variables))
 
 
+def one_of_each_type() -> list[str]:
+    """Return the ids of tests, one for each link type: its program runs while the link is held."""
+    from pytest_bpflink.selftests.conformance.rows import ROWS
+
+    first = {row.link_type: row.id for row in reversed(ROWS)}
+    file = SELFTESTS / "conformance/test_conformance_holding.py"
+    return [f"{file}::test_runs_while_held[{row}]" for row in reversed(first.values())]
+
+
 def counts(output: str) -> Counts:
     """Return the counts that pytest's last line tells.
 

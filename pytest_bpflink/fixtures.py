@@ -49,7 +49,8 @@ def bpf_kernel(request: pytest.FixtureRequest) -> KernelInfo:
     from pytest_bpflink.session.kernel import running_kernel
 
     kernel = running_kernel(request.config)
-    return KernelInfo(where=kernel.where or "native", spec=kernel.spec)
+    where = kernel.where or "native"
+    return KernelInfo(where=where, spec=kernel.spec, config_file=kernel.config_file)
 
 
 @pytest.fixture(scope="session")

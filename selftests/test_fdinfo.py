@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.guest_only,
-    pytest.mark.bpf_requires("link:kprobe_multi", since="5.18", config="CONFIG_FPROBE"),
+    pytest.mark.bpf_requires("link:kprobe_multi", since="5.18"),
 ]
 
 

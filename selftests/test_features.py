@@ -10,6 +10,7 @@ import pytest
 
 from pytest_bpflink import AttachFlags, AttachType, BpfError, LinkType
 from pytest_bpflink.features import probing
+from pytest_bpflink.features.options import options_of
 from pytest_bpflink.selftests.support.numbered import Hook, datagram_from, numbered
 
 if TYPE_CHECKING:
@@ -70,7 +71,6 @@ _ATTACH_TYPES_SINCE = {
     "trace_fexit_multi": "7.2",
     "trace_fsession_multi": "7.2",
 }
-_OPTIONS = {"kprobe": "CONFIG_FPROBE", "netkit": "CONFIG_NETKIT"}
 
 
 @pytest.mark.parametrize(("feature", "since"), _SINCE.items())
@@ -91,14 +91,12 @@ def _require_as_since(feature: str, since: str, bpf_kernel: KernelInfo) -> None:
     absence = probing.absence(feature)
     if absence is not None and absence.hint.startswith("needs libbpf"):
         pytest.skip(str(absence))
-    option = next((one for name, one in _OPTIONS.items() if name in feature), "CONFIG_BPF")
     if absence is not None:
-        options = probing.options_of(feature)
-        reason = probing.excuse(absence, bpf_kernel, since=since, config=(option, *options))
-        if reason and not reason.startswith(("came with", "this kernel (")):
-            pytest.skip(reason)  # the kernel lacks BTF or the BPF LSM
-    is_there = bpf_kernel.version >= probing.version_tuple(since) and option in bpf_kernel.config
-    assert (absence is None) is is_there, absence
+        options = options_of(feature)
+        reason = probing.excuse(absence, bpf_kernel, since=since, config=options)
+        if reason and not reason.startswith("came with"):
+            pytest.skip(reason)  # the kernel is built without it, or lacks BTF or the BPF LSM
+    assert (absence is None) is (bpf_kernel.version >= probing.version_tuple(since)), absence
 
 
 def test_each_link_type_has_a_probe() -> None:

@@ -38,7 +38,7 @@ def test_update_to_the_map_that_a_struct_ops_link_has(
 # Seen on 6.18.15: bpf_kprobe_multi_show_fdinfo() shows each function's cookie, also if the link has
 # no cookies.
 @pytest.mark.kernel_bug("bpf_kprobe_multi_show_fdinfo reads cookies that are not there")
-@pytest.mark.bpf_requires("link:kprobe_multi", since="5.18", config="CONFIG_FPROBE")
+@pytest.mark.bpf_requires("link:kprobe_multi", since="5.18")
 def test_fdinfo_of_a_kprobe_multi_link_without_cookies(
     request: pytest.FixtureRequest, bpf_kernel: KernelInfo
 ) -> None:

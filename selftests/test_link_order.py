@@ -32,7 +32,7 @@ _AF_INET, _LOCAL_OUT = 2, 3
 
 
 _TCX = pytest.mark.bpf_requires("link:tcx", since="6.6", libbpf="1.3")
-_NETKIT = pytest.mark.bpf_requires("link:netkit", since="6.7", config="CONFIG_NETKIT", libbpf="1.3")
+_NETKIT = pytest.mark.bpf_requires("link:netkit", since="6.7", libbpf="1.3")
 _MPROG = pytest.mark.bpf_requires("cgroup:revision", since="6.17")
 
 

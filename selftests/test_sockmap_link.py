@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.guest_only,
-    pytest.mark.bpf_requires(
-        "link:sockmap", since="6.10", config="CONFIG_BPF_STREAM_PARSER", libbpf="1.5"
-    ),
+    pytest.mark.bpf_requires("link:sockmap", since="6.10", libbpf="1.5"),
 ]
 
 _FIRST, _SECOND, _NONE = (True, False), (False, True), (False, False)

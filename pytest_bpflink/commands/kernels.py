@@ -6,6 +6,8 @@
     bpflink kernels remove 6.16
     bpflink kernels prune --unused-days 10 --keep lts
     bpflink kernels sources            list further archives, and the kernels in each
+    bpflink kernels check ~/linux      which options of its configuration are missing
+    bpflink kernels config > fragment  what to merge into a configuration
 
 Runs of tests fetch the kernels that they need by themselves. The store is in
 ~/.cache/pytest-bpflink, or in the directory that BPFLINK_CACHE names. A kernel in use is never
@@ -24,7 +26,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_bpflink.commands import kernel_sources
+from pytest_bpflink.commands import kernel_options, kernel_sources
 from pytest_bpflink.commands.output import (
     CommandError,
     print_json,
@@ -85,6 +87,26 @@ def add(parser: argparse.ArgumentParser) -> None:
         "sources", help="List the archives of BPFLINK_KERNEL_SOURCES, and the kernels in each"
     )
     _finish(action, kernel_sources.show)
+    action = actions.add_parser(
+        "check",
+        help="Say which options a kernel lacks",
+        description="Say which options a kernel lacks, for guests and for the project's selftests."
+        " The exit status is 1 if guests can't run on it, or if its configuration is not known.",
+    )
+    named = action.add_argument("spec", metavar="SPEC", help=f"Which: {SPECS}")
+    named.completer = stored_specs  # type: ignore[attr-defined]
+    _finish(action, kernel_options.check)
+    action = actions.add_parser(
+        "config",
+        help="Print the options that kernels for guests need",
+        description="Print the options that a kernel for guests needs, each with its reason, as a"
+        " fragment to merge into a configuration: in the kernel's tree, 'make defconfig', then"
+        " 'scripts/kconfig/merge_config.sh .config FRAGMENT'.",
+    )
+    action.add_argument(
+        "--full", action="store_true", help="Print what the project's selftests need, too"
+    )
+    _finish(action, kernel_options.config)
 
 
 def run(arguments: argparse.Namespace) -> int:

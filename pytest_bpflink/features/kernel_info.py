@@ -11,6 +11,9 @@ from pathlib import Path
 
 from pytest_bpflink.vm.kernels.config import parse_config
 
+# The running kernel's configuration, as the kernel has it.
+_OWN = Path("/proc/config.gz")
+
 
 @dataclass(frozen=True)
 class KernelInfo:
@@ -22,6 +25,8 @@ class KernelInfo:
     """`native`, or the accelerator of the kernel's VM: `kvm` or `tcg`."""
     spec: str = "native"
     """The SPEC of the kernel in `--kernel`."""
+    config_file: str | None = field(default=None, repr=False)
+    """The configuration that the host found with the kernel's image, if it found one."""
 
     @cached_property
     def version(self) -> tuple[int, ...]:
@@ -40,23 +45,23 @@ class KernelInfo:
 
         String values are without quotes.
         """
-        return _read_config(self.release)
+        return _read_config(self.release, self.config_file)
 
 
-def _read_config(release: str) -> dict[str, str]:
-    packed = Path("/proc/config.gz")
+def _read_config(release: str, known: str | None) -> dict[str, str]:
     modules = Path(f"/lib/modules/{release}")
     places = [
+        *([Path(known)] if known else []),
         Path(f"/boot/config-{release}"),
         modules / "config",
         Path(f"/usr/lib/modules/{release}/config"),
     ]
     # In a guest `modules` is a link into the unpacked package, which has boot/ further up.
     places += [parent / f"boot/config-{release}" for parent in modules.resolve().parents]
-    if packed.exists():
+    if _OWN.exists():
         import gzip  # few kernels have /proc/config.gz
 
-        return parse_config(gzip.decompress(packed.read_bytes()).decode())
+        return parse_config(gzip.decompress(_OWN.read_bytes()).decode())
     for place in places:
         with contextlib.suppress(OSError):
             return parse_config(place.read_text())

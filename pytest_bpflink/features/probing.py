@@ -65,7 +65,8 @@ def excuse(
         return error.hint
     if since and kernel.version < version_tuple(since):
         return f"came with Linux {since}, this is {kernel.release}"
-    lacking = [option for option in config if kernel.config and option not in kernel.config]
+    needed = dict.fromkeys(config)  # the link type and the test may name the same option
+    lacking = [option for option in needed if kernel.config and option not in kernel.config]
     if lacking:
         return f"this kernel ({kernel.release}) is built without {', '.join(lacking)}"
     if reason := conditions.lack(error, kernel.config, config):
@@ -73,11 +74,6 @@ def excuse(
     if error.errno == errno.EPERM and kernel.where == "native" and not missing_privileges():
         return f"this host's policy refuses it, though no capability is missing: {error.strerror}"
     return ""
-
-
-def options_of(feature: str) -> tuple[str, ...]:
-    """Return the options that each kernel needs for a feature."""
-    return ("CONFIG_BPF_LSM",) if feature.startswith(("attach:lsm_", "prog:lsm")) else ()
 
 
 def require_libbpf(release: str, *, what: str) -> None:

@@ -21,6 +21,7 @@ class MatrixKernel:
     Test ids end with `id`, which names the libbpf of a pair, too. `release` (as in uname) and
     `where` are None until the kernel was found, as with `--collect-only`. `reason` says how the
     kernel runs, and why. `libbpf_spec` is the SPEC of a pair's libbpf, `libbpf` its path.
+    `config_file` is the path on the host of the kernel's configuration.
     """
 
     spec: str
@@ -32,6 +33,7 @@ class MatrixKernel:
     libbpf_spec: str | None = None
     libbpf: str | None = None
     libbpf_release: str | None = None
+    config_file: str | None = None
 
     @property
     def is_native(self) -> bool:

@@ -15,6 +15,7 @@ import pytest
 from pytest_bpflink.errors import NotSupported, UnknownFeature
 from pytest_bpflink.features import probing
 from pytest_bpflink.features.kernel_info import KernelInfo
+from pytest_bpflink.features.options import options_of
 from pytest_bpflink.features.privileges import missing_privileges
 from pytest_bpflink.session.guest import is_in_guest
 from pytest_bpflink.session.kernel import running_kernel
@@ -64,7 +65,8 @@ def is_skipped(item: pytest.Item) -> bool:
 def kernel_of(config: pytest.Config) -> KernelInfo:
     """Return the kernel that this process tests."""
     kernel = running_kernel(config)
-    return KernelInfo(where=kernel.where or "native", spec=kernel.spec)
+    where = kernel.where or "native"
+    return KernelInfo(where=where, spec=kernel.spec, config_file=kernel.config_file)
 
 
 def absent(
@@ -79,7 +81,7 @@ def absent(
 
     With `--bpf-strict` it fails in any case.
     """
-    options = (*options, *probing.options_of(feature))
+    options = (*options, *options_of(feature))
     excuse = probing.excuse(error, kernel_of(config), since=since, config=options)
     if not excuse:
         pytest.fail(f"{feature} is absent, and nothing explains it: {error}", pytrace=False)

@@ -193,6 +193,11 @@ class OfModule(Syscalls):
         """Send a frame."""
         send_frame(self.device)
 
+    def is_built_in(self) -> bool:
+        """Whether the kernel has the module's code built in: only modules have a state."""
+        assert self.device.ifindex
+        return not Path(f"/sys/module/{self.module}/initstate").exists()
+
     def unload(self) -> str:
         """Unload the module, and return why that is refused; empty if it is not."""
         done = subprocess.run(["rmmod", self.module], capture_output=True, text=True, check=False)

@@ -110,7 +110,7 @@ def skip_if_absent(row: Row) -> None:
 def _or_absent(row: Row, request: pytest.FixtureRequest, make: Callable[[], Any]) -> Any:
     """Make something for a row; where that fails, skip or fail as `requirements` decides."""
     try:
-        return made_or_absent(request.config, row.id, make, since=row.since, options=row.config)
+        return made_or_absent(request.config, row.id, make, since=row.since, options=row.options)
     except pytest.skip.Exception as skipped:
         _absent[row.id] = str(skipped)
         raise
@@ -119,7 +119,7 @@ def _or_absent(row: Row, request: pytest.FixtureRequest, make: Callable[[], Any]
 def _make_stage(row: Row, request: pytest.FixtureRequest) -> Stage:
     if row.libbpf:
         probing.require_libbpf(row.libbpf, what=f"link row {row.id}")
-    probing.require_bpf_lsm(row.config, what=f"link row {row.id}")
+    probing.require_bpf_lsm(row.options, what=f"link row {row.id}")
     return row.make_stage(request)
 
 

@@ -83,8 +83,6 @@ def _ordered(name: str, link_type: LinkType, attach_type: AttachType, **more: An
     )
 
 
-_NETKIT: dict[str, Any] = {"since": "6.7", "config": ("CONFIG_NETKIT",)}
-
 NETWORK = [
     _netns(
         "flow_dissector",
@@ -104,7 +102,6 @@ NETWORK = [
         network.InNetNs,
         "6.4",
         libbpf="1.3",
-        config=("CONFIG_NETFILTER_BPF_LINK",),
         options={"pf": socket.AF_INET, "hooknum": 3, "priority": -128},
         info=lambda _stage: {"pf": 2, "hooknum": 3, "priority": -128, "flags": 0},
         update=errno.EOPNOTSUPP,
@@ -134,10 +131,10 @@ NETWORK = [
         "netkit_primary",
         LinkType.NETKIT,
         AttachType.NETKIT_PRIMARY,
+        since="6.7",
         options={"kind": "netkit", "sender": 0},
         sibling=("net", "on_netkit_peer"),
         takes_sibling=always(OK),
-        **_NETKIT,
     ),
     _ordered(
         "netkit_peer",
@@ -145,7 +142,7 @@ NETWORK = [
         AttachType.NETKIT_PEER,
         options={"kind": "netkit", "sender": 1},
         holder="sender",
-        **_NETKIT,
+        since="6.7",
     ),
 ]
 
@@ -156,7 +153,6 @@ def _sockmap(name: str, attach_type: AttachType, *, sends: bool, **more: Any) ->
         LinkType.SOCKMAP,
         network.Sockets,
         "6.10",
-        config=("CONFIG_BPF_STREAM_PARSER",),
         libbpf="1.5",
         options={"sends": sends},
         info=lambda stage: {"map_id": stage.target.id, "attach_type": attach_type},

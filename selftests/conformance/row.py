@@ -6,6 +6,7 @@ import errno
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pytest_bpflink.features.options import options_of
 from pytest_bpflink.selftests.conformance.outcomes import OK
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Row:
     programs: tuple[str, ...]
     """A source, and its programs that all tests share; a source alone stands for all of them."""
     config: tuple[str, ...] = ()
-    """Options of the kernel without which it may be absent."""
+    """Options of the kernel without which it may be absent, beyond those of its link type."""
     libbpf: str = ""
     """The release of libbpf that brought its section; empty if 1.0 has it."""
     info: Callable[[Any], dict[str, Any]] = field(default=lambda _stage: {})
@@ -63,6 +64,11 @@ class Row:
     """Whether a trigger makes its program run exactly once, for one packet."""
     brief: bool = False
     """Whether most checks are left out, since the kernel runs the same code for another row."""
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """All options of the kernel without which it may be absent."""
+        return (*options_of(f"link:{self.link_type.name.lower()}"), *self.config)
 
 
 def before(release: tuple[int, ...], old: int, new: int) -> Callable[[KernelInfo], int]:

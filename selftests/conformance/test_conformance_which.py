@@ -42,6 +42,6 @@ def test_rows_are_there(found: tuple[set[str], dict[str, str]], bpf_kernel: Kern
 def _is_expected(row: Row, kernel: KernelInfo) -> bool:
     return (
         kernel.version >= probing.version_tuple(row.since)
-        and all(option in kernel.config for option in row.config)
+        and all(option in kernel.config for option in row.options)
         and probing.version_tuple(libbpf.version()) >= probing.version_tuple(row.libbpf or "1.0")
     )

@@ -143,6 +143,8 @@ def test_module_unloaded(
     assert link.id  # the row is there
     make = partial(OfModule, request, f"on_{row.id}")
     stage = made_or_absent(request.config, "dummy", make, options=DUMMY)
+    if stage.is_built_in():
+        pytest.skip(f"dummy is no module of this kernel ({bpf_kernel.release}): it is built in")
     held = stage.attach()
     assert stage.ran() == FIRST
     refusal = stage.unload()

@@ -22,7 +22,7 @@ LINES = pytest.mark.parametrize(
     ("line", "offered"),
     [
         ("bpflink ke", {"kernels"}),
-        ("bpflink kernels ", {"list", "fetch", "remove", "prune"}),
+        ("bpflink kernels ", {"list", "fetch", "remove", "prune", "check", "config", "sources"}),
         ("bpflink vm ne", {"newest"}),
         ("bpflink completion ", {"bash", "zsh", "fish"}),
         ("bpflink links --j", {"--json"}),

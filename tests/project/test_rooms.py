@@ -45,6 +45,7 @@ BEHIND_THE_API = {
     "pytest_bpflink.binding.libbpf",
     "pytest_bpflink.binding.opts",
     "pytest_bpflink.errors",
+    "pytest_bpflink.features.options",
     "pytest_bpflink.features.probing",
     "pytest_bpflink.session.requirements",
 }

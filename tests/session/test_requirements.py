@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_bpflink import BpfError, KernelInfo, NotSupported
-from pytest_bpflink.features import probing
+from pytest_bpflink.features import kernel_info, probing
+from pytest_bpflink.features.options import options_of
 from pytest_bpflink.session import requirements
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _OLD = KernelInfo(release="6.1.0-50-amd64", where="tcg", spec="6.1")
 _ABSENT = BpfError(errno.EINVAL, "make a link")
@@ -27,11 +32,52 @@ def test_config_is_an_excuse() -> None:
     """Only a config that is known, and lacks the option, is an excuse."""
     kernel = KernelInfo(release="6.6.1", where="tcg")
     kernel.__dict__["config"] = {"CONFIG_BPF": "y"}
-    lacking = probing.excuse(_ABSENT, kernel, config=("CONFIG_BPF", "CONFIG_FPROBE"))
+    twice = ("CONFIG_BPF", "CONFIG_FPROBE", "CONFIG_FPROBE")
+    lacking = probing.excuse(_ABSENT, kernel, config=twice)
     assert lacking == "this kernel (6.6.1) is built without CONFIG_FPROBE"
     assert probing.excuse(_ABSENT, kernel, config=("CONFIG_BPF",)) == ""
     kernel.__dict__["config"] = {}
     assert probing.excuse(_ABSENT, kernel, config=("CONFIG_FPROBE",)) == ""
+
+
+@pytest.mark.parametrize(
+    ("feature", "option"),
+    [
+        ("link:tracing", "CONFIG_BPF_JIT"),
+        ("link:tracing_multi", "CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS"),
+        ("attach:trace_fentry", "CONFIG_DEBUG_INFO_BTF"),
+        ("attach:lsm_mac", "CONFIG_BPF_LSM"),
+        ("attach:lsm_cgroup", "CONFIG_CGROUP_BPF"),
+        ("prog:struct_ops", "CONFIG_BPF_JIT"),
+        ("link:kprobe_multi", "CONFIG_FPROBE"),
+        ("prog:kprobe", "CONFIG_KPROBE_EVENTS"),
+        ("link:perf_event", "CONFIG_PERF_EVENTS"),
+        ("link:tcx", "CONFIG_NET_CLS_ACT"),
+        ("cgroup:revision", "CONFIG_CGROUP_BPF"),
+        ("kfunc:bpf_task_acquire", "CONFIG_DEBUG_INFO_BTF"),
+        ("map:ringbuf", "CONFIG_BPF_SYSCALL"),
+    ],
+)
+def test_options_of_features_are_excuses(feature: str, option: str) -> None:
+    """A kernel need not have what it is built without, also if a test names no option."""
+    kernel = KernelInfo(release="6.6.1", where="tcg")
+    needed = options_of(feature)
+    kernel.__dict__["config"] = dict.fromkeys((*needed, "CONFIG_X86"), "y")
+    assert probing.excuse(_ABSENT, kernel, config=needed) == ""
+    del kernel.config[option]
+    reason = probing.excuse(_ABSENT, kernel, config=needed)
+    assert reason == f"this kernel (6.6.1) is built without {option}"
+
+
+def test_configuration_that_the_host_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guest of a kernel without modules finds its configuration where the host did."""
+    monkeypatch.setattr(kernel_info, "_OWN", tmp_path / "none")
+    file = tmp_path / "config"
+    file.write_text('CONFIG_BPF=y\nCONFIG_LSM="bpf"\n# CONFIG_NETKIT is not set\n')
+    known = KernelInfo(release="6.6.1-none", config_file=str(file))
+    assert known.config == {"CONFIG_BPF": "y", "CONFIG_LSM": "bpf"}
+    gone = KernelInfo(release="6.6.1-none", config_file=str(tmp_path / "gone"))
+    assert gone.config == {}
 
 
 def test_libbpf_is_an_excuse() -> None:

@@ -84,4 +84,5 @@ class WantedKernels:
             version=found.version or None,
             where="kvm" if acceleration.kvm else "tcg",
             reason=acceleration.reason,
+            config_file=str(found.config_file) if found.config_file else None,
         )

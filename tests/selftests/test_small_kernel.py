@@ -1,0 +1,86 @@
+"""Selftests on a kernel with everything built in, and the tool that builds it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from machines import kernel_build
+from machines.kernel_build import BuildError, Recipe, build, main
+from tests.support import ROOT
+from tests.support.sessions import run_session
+from tests.support.stored_kernels import CACHE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SELFTESTS = ROOT / "selftests"
+
+
+@pytest.fixture
+def small_kernel() -> Path:
+    """The kernel that a session of `make test-machines` left in the cache."""
+    found = kernel_build.newest()
+    if found is None:
+        pytest.skip("no small kernel was built: make test-machines ONLY=small-kernel")
+    return found
+
+
+def test_module_that_is_built_in(tmp_path: Path, small_kernel: Path) -> None:
+    """A test that unloads a module is skipped, with the reason, and the others run."""
+    windows = SELFTESTS / "conformance/test_conformance_windows.py"
+    pinning = SELFTESTS / "test_link_pinning.py"
+    chosen = ("-k", "module_unloaded or pin", "-rs", "-p", "no:cacheprovider")
+    kernel = ("--kernel", str(small_kernel))
+    done = run_session(tmp_path, windows, pinning, *chosen, *kernel, BPFLINK_CACHE=str(CACHE))
+
+    found = {re.sub(r"^SKIPPED \[\d+\] \S+ ", "", line) for line in done.outlines}
+    release = next(small_kernel.glob("boot/vmlinuz-*")).name.removeprefix("vmlinuz-")
+    reason = f"dummy is no module of this kernel ({release}): it is built in"
+    assert reason in found, "\n".join(done.outlines)
+    assert re.search(r"= \d+ passed, 3 skipped in", done.outlines[-1])
+
+
+def test_missing_programs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name not in {"pahole", "bc"})
+    assert main([]) == 1
+    assert capsys.readouterr().err == (
+        "error: to build a kernel, install first: apt-get install bc dwarves\n"
+    )
+
+
+def test_missing_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(kernel_build, "_HEADERS", {"no/such/header.h": "libno-dev"})
+    with pytest.raises(BuildError, match="install first: apt-get install libno-dev"):
+        build(Recipe())
+
+
+def test_too_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_build, "_NEEDED_BYTES", 1 << 60)
+    with pytest.raises(BuildError) as refused:
+        kernel_build._require_space(tmp_path / "not/yet")
+    assert re.fullmatch(
+        rf"a build takes 1073741824 GiB, and \d+ MiB are free in {tmp_path}: BPFLINK_CACHE names"
+        " another place, --tree DIR one for sources and objects",
+        str(refused.value),
+    )
+
+
+def test_make_fails(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text('all:\n\t@echo "  CC      a.o"\n\t@echo no such; false\n')
+    with pytest.raises(BuildError, match=r"(?s)^make all failed:\n.*no such\n.*Error 1"):
+        kernel_build._make(tmp_path, tmp_path / "log", "all")
+
+
+def test_recipe_leaves_options_out() -> None:
+    whole, less = Recipe(), Recipe(without=("BPF_JIT",))
+    assert whole.wanted()["CONFIG_BPF_JIT"] == "y"
+    assert "CONFIG_BPF_JIT" not in less.wanted()
+    assert less.text() == f"{whole.text()}CONFIG_BPF_JIT=n\n"
+    assert "CONFIG_SERIAL_AMBA_PL011" not in whole.wanted()
