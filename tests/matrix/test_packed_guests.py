@@ -96,7 +96,7 @@ def project(
     return pytester
 
 
-@pytest.mark.parametrize("kind", ["warm", pytest.param("cold", marks=long)])
+@pytest.mark.parametrize("kind", ["cold", pytest.param("warm", marks=long)])
 def test_project_runs_on_a_kernel_without_9p(
     project: pytest.Pytester, without_9p: Path, kind: str
 ) -> None:

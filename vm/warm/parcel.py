@@ -110,8 +110,8 @@ def _too_much(tree: Path, most: str, found: Counter[Path]) -> MachineError:
     ((largest, _),) = found.most_common(1)
     return MachineError(
         f"{tree} has more than {most}, most of them in {largest}, and guests of kernels without 9p"
-        " get a copy of it: take a smaller rootdir (--rootdir, or a pytest.ini beside the tests; of"
-        " bpflink vm, working directory), or install what is only imported from there"
+        " get a copy of it: take a smaller rootdir (--rootdir, or a pytest.ini beside the tests;"
+        " for bpflink vm, the working directory), or install what is only imported from there"
     )
 
 

@@ -129,7 +129,8 @@ def test_too_much_names_the_largest_directory(
     assert str(raised.value) == (
         f"{project} has more than {phrase}, most of them in {project}/data, and guests of kernels"
         " without 9p get a copy of it: take a smaller rootdir (--rootdir, or a pytest.ini beside"
-        " the tests; of bpflink vm, working directory), or install what is only imported from there"
+        " the tests; for bpflink vm, the working directory), or install what is only imported from"
+        " there"
     )
 
 
