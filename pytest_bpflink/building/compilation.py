@@ -38,6 +38,8 @@ from pytest_bpflink.vm.whole_file import write_whole
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from pytest_bpflink.building.handed_over import Made
+
 _KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 _HEADER_VARIABLE = "BPFLINK_VMLINUX_H"
 _RUN_VARIABLE = "BPFLINK_RUN"
@@ -60,7 +62,12 @@ def object_of(path: str | os.PathLike[str]) -> Path:
         return source
     if not source.exists():
         raise CompileError(errno.ENOENT, f"compile {source}")
-    return _remembered(source) or prebuilt.find(source) or _compile_cached(source, given=given)
+    return (
+        _remembered(source)
+        or prebuilt.find(source)
+        or _handed_over(source)
+        or _compile_cached(source, given=given)
+    )
 
 
 def prepare(sources: Iterable[Path], *, before_each: Callable[[Path], object]) -> None:
@@ -78,6 +85,19 @@ def prepare(sources: Iterable[Path], *, before_each: Callable[[Path], object]) -
             if not _is_compiled(source):
                 before_each(source)
             object_of(source)
+
+
+def made_of(sources: Iterable[Path]) -> dict[Path, Made]:
+    """Return what became of sources that `prepare` has compiled."""
+    from pytest_bpflink.building.handed_over import Made
+
+    found = {}
+    for source in map(_one_name, sources):
+        try:
+            found[source] = Made(object_of(source))
+        except CompileError as error:
+            found[source] = Made(None, error.log)
+    return found
 
 
 def clang_version() -> str:
@@ -113,6 +133,18 @@ _compiled: dict[tuple[Path, tuple[str, ...]], tuple[Path, object, list[Path]]] =
 def _remembered(source: Path) -> Path | None:
     built, state, parts = _compiled.get((source, environment()), (None, None, []))
     return built if built and state == _signature(parts) else None
+
+
+def _handed_over(source: Path) -> Path | None:
+    __tracebackhide__ = is_bpf_error
+    if "BPFLINK_OBJECTS" not in os.environ:
+        return None
+    from pytest_bpflink.building import handed_over
+
+    made = handed_over.find(source)
+    if made and made.object is None:
+        raise _refusal(source, made.log)
+    return made.object if made else None
 
 
 def _compile_cached(source: Path, *, given: Path) -> Path:

@@ -9,6 +9,9 @@ sees this host's files as they are, and has your directory and environment. The 
 are lost with the guest, except in the directory of --rw. Standard streams, the terminal and its
 size, signals and the exit status are as if the command ran here.
 
+If the kernel has no 9p, as most clouds' kernels, the command sees copies: of your directory, of
+Python with its packages, and busybox in place of other programs.
+
 While the guest starts, what you type is kept for the command.
 
 On a terminal, Ctrl-C goes to the command, and three times Ctrl-] ends the guest. Elsewhere three
@@ -29,6 +32,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -43,6 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
+    from pytest_bpflink.vm.image.inventory import Inventory
+    from pytest_bpflink.vm.image.packed_root import PackedRoot
     from pytest_bpflink.vm.machines.machine import Machine
 
 # `git bisect run` takes 121, which no shell uses itself, as bad, and 125 as "can't be tested".
@@ -152,12 +158,14 @@ def _machine(
     arguments: argparse.Namespace, command: list[str], directory: Path, told: Callable[[str], None]
 ) -> Machine:
     from pytest_bpflink.vm import kernels
+    from pytest_bpflink.vm.kernels.drivers import is_packed
     from pytest_bpflink.vm.machines import kvm, session
     from pytest_bpflink.vm.warm.warm import WarmMachine
 
     kernel = kernels.find(arguments.spec, progress=told)
     return WarmMachine(
         kernel,
+        parcel=functools.partial(_parcel, told) if is_packed(kernel) else None,
         acceleration=kvm.detect(kernel),
         directory=directory,
         cwd=Path.cwd(),
@@ -170,6 +178,15 @@ def _machine(
         console_log=arguments.log and arguments.log.absolute(),
         say=told,
     )
+
+
+def _parcel(told: Callable[[str], None], inventory: Inventory, packed: PackedRoot) -> bytes:
+    """Return what a guest gets that can't see this host's files: the working directory."""
+    from pytest_bpflink.vm.warm import parcel
+
+    here = Path.cwd()
+    trees = (here, *parcel.outside(inventory.path, packed.directories))
+    return parcel.compose(parcel.Contents(trees, empty=(here,)), say=told)
 
 
 def _obituary(machine: Machine) -> int:

@@ -14,6 +14,7 @@ import pytest
 
 from pytest_bpflink import BpfError, CompileError, Object
 from pytest_bpflink.building import compilation, prebuilt
+from pytest_bpflink.building.handed_over import VARIABLE, describe
 from tests.support.damage import DAMAGES, damaged
 from tests.support.nobody import NOBODY
 
@@ -139,6 +140,39 @@ def test_compiled_again_when_the_source_changes(source: Path) -> None:
     assert value_in(source) == 7
     source.write_text(SOURCE.replace("VALUE;", "VALUE + 1;"))
     assert value_in(source) == 8
+
+
+@pytest.fixture
+def handed_over(source: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a directory as in a guest without clang, to which the host handed objects over."""
+    broken = source.with_name("broken.bpf.c")
+    broken.write_text("int x = unknown;")
+    monkeypatch.setenv("BPFLINK_RUN", "a run")
+    made = compilation.made_of([source, broken])
+    (source.parent / "index").write_bytes(describe(made))
+    monkeypatch.setenv(VARIABLE, str(source.parent / "index"))
+    monkeypatch.setattr(compilation, "clang", lambda: None)
+    compilation._compiled.clear()  # as in another process
+    return source.parent
+
+
+def test_object_of_the_host_needs_no_clang(handed_over: Path, source: Path) -> None:
+    built = compilation.object_of(source)
+    assert built.is_relative_to(handed_over / "cache")
+    (handed_over / "link").symlink_to(handed_over)
+    assert compilation.object_of(handed_over / "link/source.bpf.c") == built
+
+
+def test_error_of_the_clang_of_the_host(handed_over: Path) -> None:
+    with pytest.raises(CompileError, match="use of undeclared identifier 'unknown'"):
+        compilation.object_of(handed_over / "broken.bpf.c")
+
+
+@pytest.mark.usefixtures("handed_over")
+def test_object_of_the_host_is_not_for_another_source(source: Path) -> None:
+    source.write_text(SOURCE.replace("VALUE;", "VALUE + 1;"))
+    with pytest.raises(CompileError, match="clang is not installed"):
+        compilation.object_of(source)
 
 
 def test_compiled_again_when_a_header_changes(source: Path) -> None:

@@ -57,14 +57,20 @@ def test_check_of_a_kernel_that_is_no_guest(tmp_path: Path) -> None:
     done = bpflink("kernels", "check", kernel)
     assert done.returncode == 1
     assert done.stderr == (
-        "bpflink: guests can't run on it, for want of CONFIG_PROC_FS, CONFIG_9P_FS: add what"
+        "bpflink: guests can't run on it, for want of CONFIG_PROC_FS: add what"
         " 'bpflink kernels config' prints, and rebuild\n"
     )
     assert table_of(done.stdout)[:2] == [
         ["CONFIG_PROC_FS", "guests", "/proc"],
         ["CONFIG_9P_FS", "guests", "the", "host's", "files"],
     ]
-    assert "guests: yes" not in done.stdout
+    assert "guests: " not in done.stdout
+
+
+def test_check_of_a_kernel_whose_guests_are_packed(tmp_path: Path) -> None:
+    done = bpflink("kernels", "check", tree(tmp_path, but=("CONFIG_9P_FS",)))
+    assert done.returncode == 0
+    assert done.stdout.endswith("guests: packed, without the host's files (no 9p)\n")
 
 
 def test_check_for_programs(tmp_path: Path) -> None:
@@ -91,10 +97,12 @@ def test_check_for_programs(tmp_path: Path) -> None:
 
 
 def test_check_finds_modules_missing(tmp_path: Path) -> None:
-    kernel = tree(tmp_path, modules=("CONFIG_9P_FS",))
+    kernel = tree(tmp_path, modules=("CONFIG_OVERLAY_FS",))
     done = bpflink("kernels", "check", kernel)
     assert done.returncode == 1
-    assert done.stderr.startswith("bpflink: guests can't run on it, for want of CONFIG_9P_FS: add")
+    assert done.stderr.startswith(
+        "bpflink: guests can't run on it, for want of CONFIG_OVERLAY_FS: add"
+    )
     assert f"it is a module, and its modules are missing: there is no lib/modules/{RELEASE} in" in (
         done.stdout
     )

@@ -106,6 +106,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("archive")
     arch = debian.architecture()
     without_9p = CONFIG.replace("CONFIG_9P_FS=m\n", "")
+    without_overlays = CONFIG.replace("CONFIG_OVERLAY_FS=m\n", "")
     debs = [
         kernel_deb(f"linux-image-6.1.0-9-{arch}", "6.1.99-1"),
         kernel_deb(f"linux-image-6.1.0-10-{arch}", "6.1.100-1"),
@@ -119,7 +120,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"linux-image-6.1.0-12-{arch} (= 6.1.102-1)",
         ),
         kernel_deb(f"linux-image-6.12.5+deb13-{arch}", "6.12.5-1"),
-        kernel_deb(f"linux-image-6.8.1-{arch}", "6.8.1-1", config=without_9p),
+        kernel_deb(f"linux-image-6.8.1-{arch}", "6.8.1-1", config=without_overlays),
         # The archive lacks its linux-base, as trixie-backports once did.
         kernel_deb(f"linux-image-6.16.3+deb13-{arch}", "6.16.3-1", depends="linux-base-6.16.3"),
         # The archive lacks its modules.

@@ -112,8 +112,8 @@ class FakeMachines:
     def via(self, kernel: Kernel) -> None:
         del kernel
 
-    def compile(self, sources: Sequence[Path]) -> None:
-        del sources
+    def compile(self, sources: Sequence[Path], libbpfs: Sequence[str]) -> None:
+        del sources, libbpfs
 
     def close(self) -> None:
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -117,6 +118,19 @@ def said(kernel: Kernel) -> str:
     start = f"TCG: with {kvm._DEVICE} "
     assert found.reason.startswith(start)
     return found.reason.removeprefix(start)
+
+
+@pytest.mark.parametrize(
+    ("config", "is_usable"),
+    [({"CONFIG_VIRTIO_PCI": "y"}, True), ({}, False)],
+    ids=["without 9p", "unknown"],
+)
+def test_kvm_with_which_only_the_root_of_a_kernel_fails(
+    machine: type[PretendedMachine], kernel: Kernel, config: dict[str, str], *, is_usable: bool
+) -> None:
+    panic = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100"
+    machine.failure = BootFailed(f"Linux ended\n[    2.1] {panic}", timed_out=False)
+    assert detect(replace(kernel, config=config)).kvm == is_usable
 
 
 def test_failure_is_kept_for_its_kernel(machine: type[PretendedMachine], kernel: Kernel) -> None:

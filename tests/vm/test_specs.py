@@ -14,6 +14,7 @@ import pytest
 
 from pytest_bpflink.vm.kernels import KernelNotFound, KernelUnusable, Store, find
 from pytest_bpflink.vm.kernels.config import parse_config
+from pytest_bpflink.vm.kernels.drivers import is_packed
 from pytest_bpflink.vm.kernels.kernel import check_kernel
 from tests.support.kernel_trees import CONFIG, KERNEL, MODULES, bz_image, write
 from tests.support.nobody import run_as_nobody
@@ -195,16 +196,29 @@ def test_build_tree_without_image(build: Path) -> None:
         find(str(build))
 
 
-def test_kernel_without_9p_names_the_option(package: Path) -> None:
+def test_kernel_that_lacks_a_driver_names_the_option(package: Path) -> None:
+    lacking = CONFIG.replace("CONFIG_OVERLAY_FS=m\n", "").replace("CONFIG_VIRTIO_PCI=m\n", "")
+    write(package / "boot/config-6.1.0-9-amd64", lacking)
+    with pytest.raises(KernelUnusable, match="without CONFIG_VIRTIO_PCI, CONFIG_OVERLAY_FS"):
+        find(str(package))
+
+
+def test_kernel_built_without_9p_is_usable(package: Path) -> None:
     cloud = CONFIG.replace("CONFIG_9P_FS=m\n", "").replace("CONFIG_NET_9P_VIRTIO=m\n", "")
     write(package / "boot/config-6.1.0-9-amd64", cloud)
-    with pytest.raises(KernelUnusable, match="without CONFIG_NET_9P_VIRTIO, CONFIG_9P_FS"):
-        find(str(package))
+    write(package / "lib/modules/6.1.0-9-amd64/modules.dep", MODULES.replace("kernel/9p.ko:\n", ""))
+    assert is_packed(find(str(package)))
+
+
+def test_kernel_with_an_unknown_config_is_not_packed(package: Path) -> None:
+    assert not is_packed(find(str(package)))
+    (package / "boot/config-6.1.0-9-amd64").unlink()
+    assert not is_packed(find(str(package)))
 
 
 def test_modular_kernel_without_its_modules(package: Path) -> None:
     shutil.rmtree(package / "lib")
-    with pytest.raises(KernelUnusable, match=r"CONFIG_9P_FS.* as modules, ") as raised:
+    with pytest.raises(KernelUnusable, match=r"CONFIG_OVERLAY_FS as modules, ") as raised:
         find(str(package))
     assert str(raised.value).endswith(
         " as modules, and its modules are missing: there is no lib/modules/6.1.0-9-amd64 in any"

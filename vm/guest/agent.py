@@ -33,6 +33,8 @@ else:
     import mounts
     import worker
 
+_CHUNK = 1 << 16
+
 # Between two looks for children that ended, in seconds.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
@@ -93,13 +95,18 @@ def main() -> None:
     if not os.read(from_worker, 1):
         raise ChildProcessError("the worker ended before it had imported everything")
     os.close(from_worker)
-    _forget_image(settings["libraries"])
-    mounts.prepare_root(settings["libraries"], settings["directories"])
+    if settings["packed"]:
+        _keep_image(settings["sent"])
+    else:
+        _forget_image(settings["libraries"])
+        mounts.prepare_root(settings["libraries"], settings["directories"])
     os.write(ports[1], BOOTED)
     letter = worker.receive(ports[0])
+    _become_a_host(letter, packed=settings["packed"])
+    if letter["parcel"]:
+        _open_parcel(ports[0], letter["parcel"])
     for port in ports:
         os.close(port)
-    _become_a_host(letter)
     worker.send(letter, to_worker)
     _announce(child, _stay_for(child))
     _libc.reboot(ctypes.c_int(_RESTART))
@@ -226,6 +233,17 @@ def _forget_image(kept: list[str]) -> None:
             _remove(top, kept)
 
 
+def _keep_image(sent: list[str]) -> None:
+    """Make the image's files the root, but for the directories SENT, which the host sends."""
+    import zlib  # noqa: F401 (for `_open_parcel`)
+
+    for directory in filter(os.path.exists, sent):
+        _remove(Path(directory), [])
+    _remove(IMAGE / "modules", [])
+    mounts.prepare_root([], {})
+    mounts.keep_image()
+
+
 def _remove(path: Path, kept: list[str]) -> None:
     if path.is_dir() and not path.is_symlink():
         for entry in path.iterdir():
@@ -239,11 +257,11 @@ def _remove(path: Path, kept: list[str]) -> None:
 # After it was restored.
 
 
-def _become_a_host(letter: Letter) -> None:
+def _become_a_host(letter: Letter, *, packed: bool) -> None:
     time.clock_settime(time.CLOCK_REALTIME, letter["time"])
     _seed(bytes.fromhex(letter["seed"]))
     socket.sethostname(letter["hostname"])
-    mounts.change_root(letter["visible"])
+    mounts.change_root(letter["visible"], packed=packed)
     if letter["writable"]:
         mounts.share(*letter["writable"])
     release = os.uname().release
@@ -253,6 +271,28 @@ def _become_a_host(letter: Letter) -> None:
         # There libbpf looks for the values of variables that are extern __kconfig.
         mounts.show(letter["config"], f"/boot/config-{release}")
     _name_itself(letter["hostname"])
+
+
+def _open_parcel(port: int, length: int) -> None:
+    """Unpack the compressed archive of so many bytes that comes through a port."""
+    import zlib
+
+    source, sink = os.pipe()
+    command = ["busybox", "cpio", "-idmu", "--quiet"]
+    actions: list[Any] = [(os.POSIX_SPAWN_DUP2, source, 0), (os.POSIX_SPAWN_CLOSE, sink)]
+    child = os.posix_spawn("/bin/busybox", command, {}, file_actions=actions)
+    os.close(source)
+    unpacked = zlib.decompressobj()
+    with open(sink, "wb") as archive:
+        while length:
+            received = os.read(port, min(length, _CHUNK))
+            if not received:
+                raise OSError(errno.EPIPE, "the host is gone")
+            length -= len(received)
+            archive.write(unpacked.decompress(received))
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise OSError(errno.EIO, "the files that the host has sent can't be written")
 
 
 def _name_itself(host_name: str) -> None:

@@ -86,15 +86,23 @@ def prepare_root(libraries: list[str], directories: dict[str, list[int]]) -> Non
         os.link(library, f"{_MAPPED}{library}")
 
 
-def change_root(visible: list[str]) -> None:
+def keep_image() -> None:
+    """Make the files of the image, where it is packed, the overlay's lower layer."""
+    for top in Path("/").iterdir():
+        if str(top) not in (*MOVED, "/bpflink"):
+            top.rename(f"{_HOST}/{top.name}")
+
+
+def change_root(visible: list[str], *, packed: bool) -> None:
     """Make the host's root, under the overlay in memory, the root of PID 1 and of kernel threads.
 
     The kernel runs modprobe in this root, too. VISIBLE are paths of the host to show although they
-    lie below a mount of the guest.
+    lie below a mount of the guest. If the root is PACKED, `keep_image` has put it there.
     """
-    # The host's files don't change while a test runs, so the guest may cache them.
-    options = "trans=virtio,version=9p2000.L,cache=loose,access=any,msize=262144"
-    _mount("/dev/root", _HOST, "9p", _MS_RDONLY, options)
+    if not packed:
+        # The host's files don't change while a test runs, so the guest may cache them.
+        options = "trans=virtio,version=9p2000.L,cache=loose,access=any,msize=262144"
+        _mount("/dev/root", _HOST, "9p", _MS_RDONLY, options)
     layers = f"lowerdir={_MAPPED}:{_HOST},upperdir={_WRITTEN}/upper,workdir={_WRITTEN}/work"
     # Without redirect_dir, rename(2) of a directory of the host is EXDEV.
     _mount("overlay", _ROOT, "overlay", options=f"{layers},redirect_dir=on")

@@ -21,7 +21,10 @@ _MOST_LINKS = 40
 
 
 class Archive:
-    """Writes an initramfs to FILE. Everything in it is root's; each path is written once."""
+    """Writes an initramfs to FILE. Everything in it is root's; each path is written once.
+
+    `add_as_it_is` keeps the owner and the time of a file of the host.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -42,16 +45,27 @@ class Archive:
 
     def add_host_file(self, path: Path) -> None:
         """Add a file of the host, and all directories and links on the way to it."""
-        for _ in range(_MOST_LINKS):
-            link = self._add_way(path)
-            if link is None:
-                if path.is_file():
-                    self.add(path, path.read_bytes(), mode=path.stat().st_mode)
-                else:
-                    self._directory(path)
-                return
-            path = link
-        raise OSError(f"too many symbolic links at {path}")
+        found = self._followed(path)
+        if found.is_file():
+            self.add(found, found.read_bytes(), mode=found.stat().st_mode)
+        else:
+            self._directory(found)
+
+    def add_as_it_is(self, path: Path) -> None:
+        """Add a file of the host as `add_host_file` does, but with its owner and its time.
+
+        A link that leads nowhere is added alone.
+        """
+        if not path.exists():
+            self._add_way(path)
+            return
+        found = self._followed(path)
+        status = found.stat()
+        if stat.S_ISREG(status.st_mode):
+            self._directory(found.parent)
+            self._entry(str(found), status.st_mode, found.read_bytes(), status=status)
+        elif stat.S_ISDIR(status.st_mode):
+            self._directory(found)
 
     def add(self, path: Path, content: bytes, *, mode: int = 0o644) -> None:
         """Add a file with this content."""
@@ -67,6 +81,15 @@ class Archive:
         """Add /dev/console, which the kernel opens for init before there is anything mounted."""
         self._directory(Path("/dev"))
         self._entry("/dev/console", stat.S_IFCHR | 0o600, b"", device=(5, 1))
+
+    def _followed(self, path: Path) -> Path:
+        """Add the way to PATH, and return the path that all links on it lead to."""
+        for _ in range(_MOST_LINKS):
+            link = self._add_way(path)
+            if link is None:
+                return path
+            path = link
+        raise OSError(f"too many symbolic links at {path}")
 
     def _add_way(self, path: Path) -> Path | None:
         """Add the directories of PATH up to the first link; return its target, None for no link."""
@@ -84,7 +107,13 @@ class Archive:
                 self._entry(str(part), stat.S_IFDIR | 0o755, b"")
 
     def _entry(
-        self, path: str, mode: int, content: bytes, *, device: tuple[int, int] = (0, 0)
+        self,
+        path: str,
+        mode: int,
+        content: bytes,
+        *,
+        device: tuple[int, int] = (0, 0),
+        status: os.stat_result | None = None,
     ) -> None:
         if path in self._written:
             return
@@ -93,10 +122,10 @@ class Archive:
         numbers = (
             len(self._written),  # inode: without hard links any number will do
             mode,
-            0,  # user
-            0,  # group
+            status.st_uid if status else 0,
+            status.st_gid if status else 0,
             1,  # links
-            0,  # time
+            max(0, int(status.st_mtime)) if status else 0,
             len(content),
             0,
             0,  # device of the archive

@@ -24,7 +24,7 @@ from pytest_bpflink.vm.image.inventory import ImageError
 from pytest_bpflink.vm.kernels import drivers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from pytest_bpflink.vm.image.digests import Contents
     from pytest_bpflink.vm.image.inventory import Inventory
@@ -45,9 +45,12 @@ _MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
 # The kernel reads so many bytes of a script's first line (BINPRM_BUF_SIZE, since Linux 5.1).
 _LONGEST_LINE = 255
 
+#: The program that packed guests have for all others.
+BUSYBOX = "/bin/busybox"
+
 # busybox is linked statically; another shell also loads a C library, which takes a guest six times
 # as long as the rest of running it.
-_SHELLS = "/bin/busybox sh", "/bin/sh"
+_SHELLS = f"{BUSYBOX} sh", "/bin/sh"
 
 _PT_INTERP = 3
 
@@ -71,12 +74,20 @@ def needed_modules(modules: Path, *, contents: Contents | None = None) -> list[P
     listing = modules / "modules.dep"
     if not listing.exists():
         return []
-    names = contents.ask(listing, _in_order) if contents else _in_order(listing)
+    names = contents.ask(listing, in_order) if contents else in_order(listing)
     return [modules / name for name in names]
 
 
-def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> None:
+def build(
+    destination: Path,
+    inventory: Inventory,
+    *,
+    modules: Path | None,
+    add_root: Callable[[Archive], None] | None = None,
+) -> None:
     """Write a guest's image. MODULES is the directory of the kernel's modules, if it has one.
+
+    ADD_ROOT adds the root of a packed guest; any other guest mounts the host's.
 
     Raises DamagedError, ImageError.
     """
@@ -85,7 +96,7 @@ def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> N
         raise DamagedError(f"{inventory.code} is damaged")
     with destination.open("wb") as file, Archive(file) as archive:
         archive.add_console()
-        parts = (inventory.files, inventory.plugin, inventory.libraries, _surroundings(inventory))
+        parts = (inventory.files, inventory.plugin, inventory.libraries, surroundings(inventory))
         for path in itertools.chain(*parts):
             archive.add_host_file(Path(path))
         with zipfile.ZipFile(io.BytesIO(packed)) as code:
@@ -98,6 +109,8 @@ def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> N
             loaded.append(name)
         for program in _PROGRAMS:
             archive.add(_IMAGE / program.name, program.read_bytes())
+        if add_root:
+            add_root(archive)
         archive.add_link(_PYTHON, inventory.python)
         archive.add(AGENT, _first_line(inventory.python) + _AGENT.read_bytes(), mode=0o755)
         settings = {
@@ -105,11 +118,17 @@ def build(destination: Path, inventory: Inventory, *, modules: Path | None) -> N
             "python": dict(inventory.startup),
             "path": inventory.path,
             "modules": loaded,
-            "signs": drivers.SIGNS,
+            "signs": {
+                option: sign
+                for option, sign in drivers.SIGNS.items()
+                if not (add_root and option in drivers.OF_9P)
+            },
             "shell": shell(),
             "libraries": inventory.libraries,
             "directories": inventory.directories(),
             "plugin": inventory.plugin_digest(),
+            "packed": add_root is not None,
+            "sent": [] if inventory.has_installed_plugin else inventory.plugin_directories(),
         }
         archive.add(_IMAGE / "settings.json", json.dumps(settings).encode())
 
@@ -123,7 +142,7 @@ def _first_line(python: str) -> bytes:
     return f"#!{_PYTHON} -u\n".encode()
 
 
-def _surroundings(inventory: Inventory) -> Iterator[str]:
+def surroundings(inventory: Inventory) -> Iterator[str]:
     """Yield files that Python and its loader look for and that `preload` does not list."""
     yield inventory.python
     prefix = Path(inventory.python).parent.parent
@@ -153,8 +172,8 @@ def _interpreter(executable: Path) -> str:
     raise ImageError(f"{executable} is linked statically, or no program")
 
 
-def _in_order(listing: Path) -> list[str]:
-    """Return the modules of a modules.dep that a guest must load, each after what it needs."""
+def in_order(listing: Path, wanted: Iterable[str] = _MODULES) -> list[str]:
+    """Return the modules of a modules.dep with these names, each after the modules it needs."""
     needs: dict[str, list[str]] = {}
     for line in listing.read_text().splitlines():
         path, _, others = line.partition(":")
@@ -168,7 +187,7 @@ def _in_order(listing: Path) -> list[str]:
                 add(other)
         ordered[path] = None
 
-    for name in _MODULES:
+    for name in wanted:
         if name in by_name:
             add(by_name[name])
     return list(ordered)

@@ -95,6 +95,10 @@ class Inventory:
             found[str(parent)] = (S_IMODE(stat.st_mode), stat.st_uid, stat.st_gid)
         return found
 
+    def plugin_directories(self) -> list[str]:
+        """Return the directories of the plugin's files, without links."""
+        return sorted({os.path.realpath(os.path.dirname(path)) for path in self.plugin})
+
     def plugin_digest(self) -> str:
         """Return a digest of the present content of the plugin's files."""
         return _digest(self.plugin)

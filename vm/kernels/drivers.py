@@ -6,6 +6,7 @@ for what `SIGNS` names.
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import TYPE_CHECKING
 
@@ -49,13 +50,19 @@ def has_9p(kernel: Kernel) -> bool | None:
     return None if missing is None else not OF_9P.intersection(missing)
 
 
+@functools.cache
+def is_packed(kernel: Kernel) -> bool:
+    """Whether a kernel is known to lack 9p, so that its guests have a copy of the host's files."""
+    return has_9p(kernel) is False
+
+
 def check_drivers(kernel: Kernel) -> None:
-    """Raise KernelUnusable if a driver is neither built in nor a module.
+    """Raise KernelUnusable if a driver is neither built in nor a module; one of 9p may be missing.
 
     The kernel's modules have an index. If neither its configuration nor its modules are known, the
     kernel passes.
     """
-    missing = _missing(kernel)
+    missing = [option for option in _missing(kernel) or () if option not in OF_9P]
     if missing:
         names = ", ".join(f"{_MODULES[option]} ({option})" for option in missing)
         raise KernelUnusable(

@@ -80,17 +80,13 @@ class Kernel:
         )
 
 
-# Without these no guest starts: virtme-ng shares the host's root over 9p, puts overlays on it, and
-# talks through virtio ports.
+# Without these no guest starts: it talks through virtio ports, and has an overlay on its root.
 _NEEDED = (
     "BLK_DEV_INITRD",
     "TMPFS",
     "DEVTMPFS",
     "VIRTIO_PCI",
     "VIRTIO_CONSOLE",
-    "NET_9P",
-    "NET_9P_VIRTIO",
-    "9P_FS",
     "OVERLAY_FS",
 )
 
@@ -142,7 +138,7 @@ def check_kernel(kernel: Kernel) -> list[str]:
         names = ", ".join(f"CONFIG_{name}" for name in missing)
         raise KernelUnusable(
             f"kernel {kernel.release} can't run as a guest: it is built without {names}"
-            " (cloud kernels often are); take a general-purpose kernel, or add them and rebuild"
+            "; take a general-purpose kernel, or add them and rebuild"
         )
     modular = [name for name in _NEEDED if kernel.config[f"CONFIG_{name}"] == "m"]
     if modular and kernel.without_modules:

@@ -52,8 +52,12 @@ class Blueprint:
         directory: Path,
         memory_mib: int,
         cpus: int,
+        packed: bool = False,
     ) -> Self:
-        """Have virtme-ng compose the machine. Raises ComposeError."""
+        """Have virtme-ng compose the machine; if PACKED, it shares no directory.
+
+        Raises ComposeError.
+        """
         composed = virtme.compose(
             kernel,
             acceleration=acceleration,
@@ -66,8 +70,9 @@ class Blueprint:
             modules=False,
         )
         parameters = shlex.split(composed[composed.index("-append") + 1])
+        command = _without_slow(_without_unused(composed))
         return cls(
-            command=tuple(_with_share(_without_slow(_without_unused(composed)))),
+            command=tuple(_without_shares(command) if packed else _with_share(command)),
             consoles=tuple(
                 word for word in parameters if word.startswith(("console=", "earlyprintk="))
             ),
@@ -142,6 +147,19 @@ def _with_share(command: Iterable[str]) -> Iterator[str]:
         yield word
         if word.endswith(_ROOT_TAG):
             yield from ("-device", f"{word.partition(',')[0]},fsdev={_SHARE},mount_tag={SHARE_TAG}")
+
+
+def _without_shares(command: Iterable[str]) -> Iterator[str]:
+    """Leave out the root of the host, and its device."""
+    words = list(command)
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    shares = [at for at, (option, word) in enumerate(pairs) if _is_share(option, word)]
+    left_out = {*shares, *(at + 1 for at in shares)}
+    yield from (word for at, word in enumerate(words) if at not in left_out)
+
+
+def _is_share(option: str, word: str) -> bool:
+    return option == "-fsdev" or (option == "-device" and word.startswith("virtio-9p"))
 
 
 def _without_slow(command: Iterable[str]) -> Iterator[str]:

@@ -7,12 +7,17 @@ Knows the order of the steps: image, boot, letter, worker. `guest_image`, `bluep
 from __future__ import annotations
 
 import os
+import select
 import shutil
+import time
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm.cache import cache_part
 from pytest_bpflink.vm.image import guest_image, inventory
 from pytest_bpflink.vm.image.inventory import ImageError, Inventory
+from pytest_bpflink.vm.kernels.drivers import is_packed
 from pytest_bpflink.vm.machines import plain, virtme
 from pytest_bpflink.vm.machines.errors import MachineError
 from pytest_bpflink.vm.machines.machine import Machine
@@ -21,9 +26,13 @@ from pytest_bpflink.vm.warm.blueprint import Blueprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
+    from pytest_bpflink.vm.image.cpio import Archive
+    from pytest_bpflink.vm.image.packed_root import PackedRoot
     from pytest_bpflink.vm.kernels import Kernel
+
+# While a packed guest boots, its image is in its memory twice, beside kernel and Python.
+_MIB_BESIDE_IMAGE = 192
 
 # The line that the agent prints when everything is imported (BOOTED in guest/agent.py).
 BOOTED = b"bpflink: guest booted\n"
@@ -43,14 +52,23 @@ class ColdMachine(Machine):
     """A guest of our own: it boots an image that holds the host's Python, and has the host's root.
 
     If no image can be made of this Python or for this kernel, it is a plain guest, as `Machine`.
+    A kernel without 9p gets a packed guest: the image holds what it needs of the host, and PARCEL
+    returns what it gets beside, compressed (`parcel.compose`).
     """
 
     def __init__(
-        self, kernel: Kernel, *, say: Callable[[str], None] = _hush, **options: Any
+        self,
+        kernel: Kernel,
+        *,
+        say: Callable[[str], None] = _hush,
+        parcel: Callable[[Inventory, PackedRoot], bytes] | None = None,
+        **options: Any,
     ) -> None:
         """As Machine; SAY is called with a sentence for each slow step and each fallback."""
         super().__init__(kernel, **options)
         self._say = say
+        self._parcel = parcel
+        self._packed: PackedRoot | None = None
         self._blueprint: Blueprint
         self._inventory: Inventory
         # The rest of the start, which `wait_ready` calls with its timeout.
@@ -62,8 +80,12 @@ class ColdMachine(Machine):
         self._empty_console()
         try:
             self._inventory = self._take_inventory()
+            if is_packed(self.kernel):
+                self._packed = self._take_packed_root()
             self._begin()
         except ImageError as error:
+            if is_packed(self.kernel):
+                raise MachineError(f"no guest can be packed, which has no 9p: {error}") from None
             self._say(f"the guest is a plain one: {error}")
             self._next = super().wait_ready
             super().start()
@@ -78,6 +100,19 @@ class ColdMachine(Machine):
             worker.python, worker.environment, cache=cache, cwd=worker.cwd, anew=anew
         )
 
+    def _take_packed_root(self) -> PackedRoot:
+        from pytest_bpflink.vm.image import packed_root
+
+        if self._worker.writable:
+            raise MachineError(
+                f"Linux {self.kernel.release} has no 9p: its guests can't write to"
+                f" {self._worker.writable}"
+            )
+        packed = packed_root.take(self._inventory, cache=cache_part("guests"))
+        needed = 2 * (packed.size >> 20) + _MIB_BESIDE_IMAGE
+        self._memory_mib = max(self._memory_mib, needed)
+        return packed
+
     def _begin(self) -> None:
         self._blueprint = self._draw()
         self._boot()
@@ -91,6 +126,7 @@ class ColdMachine(Machine):
             directory=self._boot_files,
             memory_mib=self._memory_mib,
             cpus=self._cpus,
+            packed=self._packed is not None,
         )
 
     def _boot(self, options: Iterable[str] = (), pass_fds: Sequence[int] = ()) -> None:
@@ -102,10 +138,12 @@ class ColdMachine(Machine):
         image, initramfs = files / "vmlinux", files / "initramfs"
         modules = self.kernel.module_directory
         try:
-            guest_image.build(initramfs, self._inventory, modules=modules)
+            self._build(initramfs, modules)
         except (guest_image.DamagedError, FileNotFoundError):
             self._inventory = self._take_inventory(anew=True)
-            guest_image.build(initramfs, self._inventory, modules=modules)
+            if self._packed:
+                self._packed = self._take_packed_root()
+            self._build(initramfs, modules)
         try:
             if not unpack_kernel.unpack(self.kernel.image, image):
                 image = self.kernel.image
@@ -115,6 +153,20 @@ class ColdMachine(Machine):
             image=image, initramfs=initramfs, parameters=self._kernel_parameters
         )
         self._run([*drawn.command, *booting, *options], pass_fds)
+
+    def _build(self, initramfs: Path, modules: Path | None) -> None:
+        pack = partial(self._pack, self._packed, modules) if self._packed else None
+        guest_image.build(initramfs, self._inventory, modules=modules, add_root=pack)
+
+    def _pack(self, packed: PackedRoot, modules: Path | None, archive: Archive) -> None:
+        from pytest_bpflink.vm.image import packed_root
+
+        packed.add_to(archive)
+        if modules:
+            packed_root.add_modules(archive, modules, release=self.kernel.release)
+        if self.kernel.config_file:
+            place = Path(f"/boot/config-{self.kernel.release}")
+            archive.add(place, self.kernel.config_file.read_bytes())
 
     def _run(self, command: Sequence[str], pass_fds: Sequence[int]) -> None:
         errors = self.directory / "stderr.log"
@@ -126,6 +178,8 @@ class ColdMachine(Machine):
 
     def _share(self) -> list[str]:
         """Return the options that share the writable directory, or else an empty one."""
+        if self._packed:
+            return []
         if self._worker.writable:
             return blueprint.share(self._worker.writable, writable=True)
         nothing = self.directory / "nothing"
@@ -143,6 +197,9 @@ class ColdMachine(Machine):
 
     def _hand_over(self, timeout: float) -> None:
         """Send the agent the letter, and wait for the guest's Python."""
+        if self._packed:
+            self._hand_over_packed(self._packed, timeout)
+            return
         modules = self.kernel.module_directory
         contents = letter.compose(
             self._worker,
@@ -159,6 +216,41 @@ class ColdMachine(Machine):
             except BrokenPipeError:
                 break  # the guest is dead: wait_ready raises BootFailed
         super().wait_ready(timeout)
+
+    def _hand_over_packed(self, packed: PackedRoot, timeout: float) -> None:
+        """As `_hand_over`, with the parcel after the letter."""
+        parcel = self._parcel(self._inventory, packed) if self._parcel else b""
+        contents = letter.compose(
+            self._worker,
+            host_name=virtme.host_name(self.kernel),
+            modules=None,
+            config=None,
+            plugin=self._plugin,
+            path=self._inventory.path,
+            visible=(),
+            parcel=len(parcel),
+        )
+        self._write(contents + parcel, timeout)
+        super().wait_ready(timeout)
+
+    def _write(self, contents: bytes, timeout: float) -> None:
+        """Send what the pipe has no room for; a guest that does not read it fails to boot."""
+        deadline = time.monotonic() + self._scaled(timeout)
+        rest = memoryview(contents)
+        poll = select.poll()
+        poll.register(self._to_guest, select.POLLOUT)
+        os.set_blocking(self._to_guest, False)
+        while rest:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                self._end_qemu()
+                raise self._failed("did not take the files that it was sent", timed_out=True)
+            try:
+                rest = rest[os.write(self._to_guest, rest) :]
+            except BlockingIOError:
+                continue
+            except BrokenPipeError:
+                break  # the guest is dead: wait_ready raises BootFailed
+        os.set_blocking(self._to_guest, True)
 
     @property
     def _plugin(self) -> str:

@@ -47,13 +47,15 @@ def compose(
     plugin: str,
     path: Iterable[str],
     visible: Iterable[Path],
+    parcel: int = 0,
 ) -> bytes:
     """Return the letter for a guest that is to run WORKER; it holds the present time.
 
     PLUGIN is the digest of the plugin's files: a guest in which they had another digest when it was
     saved imports the plugin anew, and so does each guest if PLUGIN is empty. PATH are the
     directories in which the worker's Python finds distributions. A guest mounts file systems on
-    /run and others: of the directories VISIBLE it shows those below such a mount.
+    /run and others: of the directories VISIBLE it shows those below such a mount. PARCEL is the
+    length of what follows the letter of a packed guest.
     """
     letter = json.dumps(
         {
@@ -65,6 +67,7 @@ def compose(
             "plugin": plugin,
             "writable": worker.writable and [SHARE_TAG, str(worker.writable)],
             "visible": [str(directory) for directory in visible],
+            "parcel": parcel,
             "environment": {"HOME": "/root", **worker.environment},
             "cwd": str(worker.cwd),
             "umask": _umask(),

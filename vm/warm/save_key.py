@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pytest_bpflink.vm.image.inventory import Inventory
+    from pytest_bpflink.vm.image.packed_root import PackedRoot
     from pytest_bpflink.vm.kernels import Kernel
     from pytest_bpflink.vm.machines.acceleration import Acceleration
 
@@ -32,7 +33,12 @@ _FORMAT = 5
 
 
 def dependencies(
-    kernel: Kernel, inventory: Inventory, *, acceleration: Acceleration, cache: Path
+    kernel: Kernel,
+    inventory: Inventory,
+    *,
+    acceleration: Acceleration,
+    cache: Path,
+    packed: PackedRoot | None = None,
 ) -> dict[str, Any]:
     """Return what a guest with this kernel and this Python depends on, beside its machine.
 
@@ -55,6 +61,8 @@ def dependencies(
         "processor": _processor(kvm=acceleration.kvm),
         "host": os.uname().machine,
     }
+    if packed:
+        parts["packed"] = [packed.digest, [*_packed_modules(kernel, contents)]]
     contents.keep()
     return parts
 
@@ -85,6 +93,15 @@ def _modules(kernel: Kernel, contents: Contents) -> Iterator[Any]:
     index = directory / "modules.dep.bin"
     if index.exists():
         yield contents.digest(index)
+
+
+def _packed_modules(kernel: Kernel, contents: Contents) -> Iterator[str]:
+    from pytest_bpflink.vm.image import packed_root
+
+    if kernel.modules:
+        installed = kernel.modules / "lib/modules" / kernel.release
+        for name in packed_root.wanted_modules(installed):
+            yield contents.digest(installed / name)
 
 
 def _qemu(contents: Contents) -> list[str]:

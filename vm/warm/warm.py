@@ -90,6 +90,7 @@ class WarmMachine(ColdMachine):
             self._inventory,
             acceleration=self.acceleration,
             cache=self._saves.root,
+            packed=self._packed,
         )
         self._blueprint = self._find_or_draw(parts)
         self._key = save_key.digest(

@@ -126,6 +126,8 @@ class MatrixController:
         """Find the kernels, before the header names them."""
         self._session = session
         self._kernels.find(self._config, self._progress)
+        if self._kernels.packed:
+            preparing.refuse_unsent(self._config, self._kernels.packed)
 
     def pytest_report_header(self) -> list[str]:
         """Return a line per kernel."""
@@ -147,8 +149,11 @@ class MatrixController:
     def _boot(self, guests: Sequence[Guest]) -> None:
         files = preparing.files_of(self._config)
         sources = preparing.prepare(files, self._progress)
-        self._factory.compile_elsewhere(sources)
+        self._factory.compile_elsewhere(sources, self._kernels.libbpfs(self._config))
         rewrite = partial(preparing.rewrite_tests, self._config, files)
+        if self._kernels.packed:
+            # Their guests are sent the rewritten modules.
+            rewrite()
         try:
             boots.side_by_side(guests, self._progress, meanwhile=rewrite)
         except MachineError as error:

@@ -12,17 +12,18 @@ import fnmatch
 import importlib.util
 import os
 import sys
+import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 from pytest_bpflink.building import compilation
 from pytest_bpflink.session import pytest_internals
 from pytest_bpflink.vm.cache import cache_part_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    import pytest
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 
 def files_of(config: pytest.Config) -> list[Path]:
@@ -51,6 +52,18 @@ def rewrite_tests(config: pytest.Config, files: Iterable[Path]) -> None:
         tests = [file for file in files if file in named or _is_like(file, patterns)]
         tests = [file for file in tests if file.suffix == ".py"]
         pytest_internals.rewrite_modules(config, (*tests, *_own_modules()))
+
+
+def refuse_unsent(config: pytest.Config, kernels: Sequence[str]) -> None:
+    """Raise UsageError for tests that guests of these KERNELS, which are packed, would not have."""
+    packages = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
+    for path in _named(config):
+        if not any(path.is_relative_to(tree) for tree in (config.rootpath, *packages)):
+            raise pytest.UsageError(
+                f"--kernel {kernels[0]}: this kernel has no 9p, so that its guests get a copy of"
+                f" the rootdir, {config.rootpath}, and {path} is not in it; run pytest with a"
+                " rootdir that has all tests (--rootdir)"
+            )
 
 
 def _files(config: pytest.Config) -> Iterator[Path]:

@@ -12,6 +12,7 @@ import pytest
 
 from pytest_bpflink.matrix import libbpfs
 from pytest_bpflink.vm.kernels import KernelError
+from pytest_bpflink.vm.kernels.drivers import is_packed
 from pytest_bpflink.vm.machines.errors import MachineError
 
 if TYPE_CHECKING:
@@ -52,6 +53,16 @@ class WantedKernels:
         _, directory = libbpfs.asked_for(config)
         self._all = libbpfs.find(self._all, progress, directory=directory)
         progress.done()
+
+    @property
+    def packed(self) -> list[str]:
+        """The SPECs of kernels without 9p, whose guests are packed."""
+        return [spec for spec, (found, _) in self._found.items() if is_packed(found)]
+
+    def libbpfs(self, config: pytest.Config) -> list[str]:
+        """Return the paths of the libbpfs that tests use, but for the system's."""
+        chosen = {kernel.libbpf or config.option.bpf_libbpf for kernel in self._all}
+        return sorted(path for path in chosen if path and "/" in path)
 
     def guest(self, kernel_id: str, name: str, item: FreshItem | None = None) -> Guest:
         """Return a guest with this kernel for a worker, for any items or for ITEM only."""

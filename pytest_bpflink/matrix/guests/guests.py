@@ -233,9 +233,12 @@ class GuestFactory:
         via = self.machines.via(found)
         return Guest(kernel, new, name=name, restarts=restarts, item=item, via=via)
 
-    def compile_elsewhere(self, sources: Sequence[Path]) -> None:
-        """Compile BPF programs on the other hosts: each guest sees the cache of its own host."""
-        self.machines.compile(sources)
+    def compile_elsewhere(self, sources: Sequence[Path], libbpfs: Sequence[str]) -> None:
+        """Compile BPF programs on the other hosts: each guest sees the cache of its own host.
+
+        Packed guests see none: they are sent what was compiled here, and the files LIBBPFS.
+        """
+        self.machines.compile(sources, libbpfs)
 
     def close(self) -> None:
         """Remove the directories of all machines; they must be closed before."""

@@ -93,7 +93,9 @@ class _Server:
 
     def do_compile(self, sources: list[str]) -> None:
         """Compile BPF programs for the guests of this host."""
-        compilation.prepare(map(Path, sources), before_each=lambda _: None)
+        paths = [*map(Path, sources)]
+        compilation.prepare(paths, before_each=lambda _: None)
+        self._place.compile(paths)
 
     def do_start(self, machine: int, spec: str, environment: dict[str, str]) -> str:
         """Start a guest, and return the command that reaches its Python."""

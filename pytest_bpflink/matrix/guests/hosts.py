@@ -217,8 +217,9 @@ class HostedMachines:
         """Return KVM or TCG, as the kernel's host says, with the reason."""
         return self._placed[kernel.spec][1]
 
-    def compile(self, sources: Sequence[Path]) -> None:
+    def compile(self, sources: Sequence[Path], libbpfs: Sequence[str]) -> None:
         """Compile BPF programs on each host for its guests; a host that fails says so."""
+        del libbpfs  # the hosts have them
         for host in self._hosts:
             names = [str(source) for source in sources]
             try:

@@ -60,8 +60,8 @@ class Machines(Protocol):
     def via(self, kernel: Kernel) -> str | None:
         """Return the id of xdist's proxy to machines with this kernel; None if they need none."""
 
-    def compile(self, sources: Sequence[Path]) -> None:
-        """Compile BPF programs where the machines will look for them."""
+    def compile(self, sources: Sequence[Path], libbpfs: Sequence[str]) -> None:
+        """Compile BPF programs where the machines will look for them, as for LIBBPFS, paths."""
 
     def close(self) -> None:
         """Leave nothing behind; the machines must be closed before."""

@@ -6,13 +6,15 @@ The controller uses it for guests on its host, and `host_server` for guests on a
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from pytest_bpflink.matrix import kernel_sources
 from pytest_bpflink.vm import kernels
+from pytest_bpflink.vm.kernels.drivers import is_packed
 from pytest_bpflink.vm.machines import kvm
+from pytest_bpflink.vm.machines.errors import MachineError
 from pytest_bpflink.vm.machines.machine import Machine
 from pytest_bpflink.vm.warm.cold import ColdMachine
 from pytest_bpflink.vm.warm.warm import WarmMachine
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from pytest_bpflink.matrix.guests.packed_project import PackedProject
     from pytest_bpflink.vm.kernels import Kernel
     from pytest_bpflink.vm.machines.acceleration import Acceleration
 
@@ -36,10 +39,11 @@ class GuestOptions:
     cpus: int
     append: tuple[str, ...]
     sources: tuple[str, ...] = ()
+    sent: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: pytest.Config) -> Self:
-        """Return the `--kernel-*` options of a session, and its sources of kernels."""
+        """Return the `--kernel-*` options of a session, its sources of kernels, and its files."""
         option = config.option
         return cls(
             kind=option.kernel_guest,
@@ -47,6 +51,7 @@ class GuestOptions:
             cpus=option.kernel_cpus,
             append=tuple(word for text in option.kernel_append for word in text.split()),
             sources=kernel_sources.of(config),
+            sent=tuple(map(str, filter(None, (config.rootpath, config.inipath)))),
         )
 
 
@@ -69,18 +74,25 @@ class VirtualMachines:
         self._cwd = cwd
         self._writable = writable
         self._accelerations: dict[Path, Acceleration] = {}
+        self._project: PackedProject | None = None
         self._show = say
+        self._found: list[Kernel] = []
         self._said: set[str] = set()
 
     def find(self, spec: str, progress: Callable[[str], None]) -> Kernel:
         """Return the kernel that a SPEC names, fetched if need be."""
         store = kernels.Store(added=self._options.sources)
-        return kernels.find(spec, store=store, progress=progress)
+        found = kernels.find(spec, store=store, progress=progress)
+        self._found.append(found)
+        return found
 
     def acceleration(self, kernel: Kernel) -> Acceleration:
         """Return KVM if this kernel really boots with it, else TCG, with the reason."""
         if kernel.image not in self._accelerations:
-            self._accelerations[kernel.image] = kvm.detect(kernel)
+            found = kvm.detect(kernel)
+            if is_packed(kernel):
+                found = replace(found, reason=f"{found.reason}; packed: no 9p")
+            self._accelerations[kernel.image] = found
         return self._accelerations[kernel.image]
 
     def machine(
@@ -91,17 +103,31 @@ class VirtualMachines:
         console_log: Path | None,
         environment: Mapping[str, str] | None = None,
     ) -> Machine:
-        """Return a machine that shares this host's root; ENVIRONMENT defaults to this process's."""
+        """Return a machine with this host's root, or parts of it if the kernel has no 9p.
+
+        ENVIRONMENT defaults to this process's.
+        """
+        environment = dict(environment or os.environ)
+        packed = is_packed(kernel)
+        if packed and self._options.kind == "plain":
+            raise MachineError(
+                "it has no 9p, by which a plain guest has this host's root: take another kind"
+                " (--kernel-guest warm or cold)"
+            )
         make: Callable[..., Machine] = Machine
         if self._options.kind != "plain":
             kind = {"cold": ColdMachine, "warm": WarmMachine}[self._options.kind]
             make = partial(kind, say=partial(self._say, kernel))
+            if packed:
+                project = self._packed_project()
+                environment |= project.variables
+                make = partial(make, parcel=partial(project.parcel, environment))
         return make(
             kernel,
             acceleration=self.acceleration(kernel),
             directory=directory,
             cwd=self._cwd,
-            environment=dict(environment or os.environ),
+            environment=environment,
             memory_mib=self._options.memory_mib,
             cpus=self._options.cpus,
             append=self._options.append,
@@ -112,11 +138,20 @@ class VirtualMachines:
     def via(self, kernel: Kernel) -> None:
         """Return None: machines on this host need no proxy."""
 
-    def compile(self, sources: Sequence[Path]) -> None:
-        """Do nothing: guests of this host find its compiled programs."""
+    def compile(self, sources: Sequence[Path], libbpfs: Sequence[str] = ()) -> None:
+        """Note these programs for packed guests; other guests of this host find them compiled."""
+        if any(map(is_packed, self._found)):
+            self._packed_project().add(sources, libbpfs)
 
     def close(self) -> None:
         """Do nothing: each machine is closed by its guest."""
+
+    def _packed_project(self) -> PackedProject:
+        if self._project is None:
+            from pytest_bpflink.matrix.guests.packed_project import PackedProject
+
+            self._project = PackedProject(self._options.sent, cwd=self._cwd, say=self._show)
+        return self._project
 
     def _say(self, kernel: Kernel, text: str) -> None:
         line = f"{kernel.id}: {text}"

@@ -51,6 +51,22 @@ def test_emulated_processor_has_no_string_instructions_of_which_one_implies_anot
     assert processor == "max,-erms,-fsrm" or processor.startswith("host")
 
 
+def test_packed_machine_shares_no_directory(drawn: Blueprint, tmp_path: Path) -> None:
+    packed = Blueprint.draw(
+        find("6.1"),
+        acceleration=Acceleration(kvm="host" in drawn.command, reason=""),
+        directory=tmp_path,
+        memory_mib=640,
+        cpus=2,
+        packed=True,
+    )
+    shares = [word for word in drawn.command if "9p" in word or word.startswith("local,")]
+    assert len(shares) == 3
+    assert [word for word in drawn.command if word not in {*shares, "-device", "-fsdev"}] == [
+        word for word in packed.command if word != "-device"
+    ]
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -15,6 +15,7 @@ from pytest_bpflink.vm.identity import identity
 from pytest_bpflink.vm.image import digests, guest_image
 from pytest_bpflink.vm.image.digests import Contents
 from pytest_bpflink.vm.image.inventory import Inventory
+from pytest_bpflink.vm.image.packed_root import PackedRoot
 from pytest_bpflink.vm.kernels import Kernel
 from pytest_bpflink.vm.machines import virtme
 from pytest_bpflink.vm.machines.acceleration import Acceleration
@@ -57,6 +58,7 @@ class Host:
         )
         self.machine = ["512", "1"]
         self.kvm = False
+        self.packed: PackedRoot | None = None
 
     def write(self, name: str, text: str) -> Path:
         path = self.root / name
@@ -74,6 +76,7 @@ class Host:
             self.inventory,
             acceleration=Acceleration(kvm=self.kvm, reason=""),
             cache=self.root / "cache",
+            packed=self.packed,
         )
         return save_key.digest(parts, machine=self.machine)
 
@@ -89,6 +92,20 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(virtme, "virtme_run", lambda: str(tmp_path / "venv/bin/virtme-run"))
     monkeypatch.setattr(save_key, "_CPUINFO", tmp_path / "cpuinfo")
     return host
+
+
+def test_packed_root_and_its_modules(host: Host) -> None:
+    veth = "kernel/drivers/net/veth.ko"
+    host.write("lib/modules/6.1/modules.dep", f"{veth}:\n")
+    host.write(f"lib/modules/6.1/{veth}", "a module")
+    keys = [host.key]
+    host.packed = PackedRoot((), (), (), size=7, digest="packed")
+    keys.append(host.key)
+    host.packed = replace(host.packed, digest="packed anew")
+    keys.append(host.key)
+    host.write(f"lib/modules/6.1/{veth}", "another module")
+    keys.append(host.key)
+    assert len({*keys}) == 4
 
 
 @pytest.fixture
