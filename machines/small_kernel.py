@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from .kernel_build import PACKAGES
-from .stage import LIFE, Counts, SessionError, Stage, one_of_each_type
+from .stage import EACH_TYPE, LIFE, Counts, SessionError, Stage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ def run(stage: Stage) -> str:
     for kind in _KINDS:
         found += stage.pytest(
             *LIFE,
-            *one_of_each_type(),
+            EACH_TYPE,
             *("--kernel", kernel, "--kernel-guest", kind, "--bpf-libbpf", "newest"),
         )
     return f"{found} in {', '.join(_KINDS)} guests"

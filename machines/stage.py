@@ -22,6 +22,9 @@ LIFE = tuple(
     SELFTESTS / f"test_{name}.py" for name in ("link_pinning", "cgroup_link", "link_lifetime")
 )
 
+# What the conformance suite asks links of every type: does the program run while the link is held?
+EACH_TYPE = f"{SELFTESTS}/conformance/test_conformance_holding.py::test_runs_while_held"
+
 _COUNTS = re.compile(r"(\d+) (passed|skipped|failed|error|xfailed|xpassed)")
 
 
@@ -104,15 +107,6 @@ class Stage:
         """Run pytest, in which at least one test must pass and none may fail."""
         command = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rs", *arguments)
         return counts(self.run(*command, seconds=seconds, variables=variables))
-
-
-def one_of_each_type() -> list[str]:
-    """Return the ids of tests, one for each link type: its program runs while the link is held."""
-    from pytest_bpflink.selftests.conformance.rows import ROWS
-
-    first = {row.link_type: row.id for row in reversed(ROWS)}
-    file = SELFTESTS / "conformance/test_conformance_holding.py"
-    return [f"{file}::test_runs_while_held[{row}]" for row in reversed(first.values())]
 
 
 def counts(output: str) -> Counts:

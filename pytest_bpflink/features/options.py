@@ -39,7 +39,8 @@ _NEEDED = {
     "uprobe_multi": _UPROBES,
     "trace_uprobe": _UPROBES,
     "ext": (_BPF, "CONFIG_BPF_JIT"),
-    "struct_ops": (_BPF, "CONFIG_BPF_JIT", "CONFIG_DEBUG_INFO_BTF"),
+    # Without `struct module` in its BTF the kernel registers no struct_ops (6.9).
+    "struct_ops": (_BPF, "CONFIG_BPF_JIT", "CONFIG_DEBUG_INFO_BTF", "CONFIG_MODULES"),
     "lsm": _LSM,
     "cgroup": _CGROUP,
     "sock_ops": _CGROUP,

@@ -160,6 +160,7 @@ SELFTESTS: Groups = {
         _helps("NET_CLS_BPF", "programs of SEC(tc)"),
         Option("BPF_STREAM_PARSER", f"{_LINKS}maps of sockets"),
         _helps("XDP_SOCKETS", "maps of AF_XDP sockets"),
+        Option("MODULES", "struct_ops, which need the type of modules; none has to be built"),
         _helps("TCP_CONG_ADVANCED", "congestion controls as struct_ops"),
     ),
 }
