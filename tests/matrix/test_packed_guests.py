@@ -101,7 +101,7 @@ def test_project_runs_on_a_kernel_without_9p(
     project: pytest.Pytester, without_9p: Path, kind: str
 ) -> None:
     result = project.runpytest_subprocess(
-        *("--kernel", str(without_9p), "--kernel-guest", kind, "--kernel-memory", "224")
+        f"--kernel={without_9p}", "--kernel-guest", kind, "--kernel-memory", "224"
     )
     result.assert_outcomes(passed=5, failed=1)
     result.stdout.re_match_lines([r"kernel 6\.1\S*: Linux 6\.1\..*; packed: no 9p$"])
@@ -115,14 +115,25 @@ def test_tests_that_are_not_sent(
     (tmp_path / "elsewhere").mkdir()
     outside = shutil.copy(project.path / "test_it.py", tmp_path / "elsewhere")
     result = project.runpytest_subprocess(
-        "--kernel", str(without_9p), "--rootdir", project.path, "test_it.py", outside
+        f"--kernel={without_9p}", "--rootdir", project.path, "test_it.py", outside
     )
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert (
-        f"--kernel {without_9p}: this kernel has no 9p, so that its guests get a copy of the"
-        f" rootdir, {project.path}, and {outside} is not in it; run pytest with a rootdir that has"
-        " all tests (--rootdir)" in result.stderr.str()
+        f"--kernel {without_9p}: this kernel has no 9p, so that its guests get a copy of"
+        f" {project.path}, and {outside} is not in it; give pytest a rootdir that has all tests"
+        " (--rootdir, or a pytest.ini above them)" in result.stderr.str()
     )
+
+
+def test_rootdir_that_the_path_of_a_kernel_leads_to(
+    project: pytest.Pytester, without_9p: Path, tmp_path: Path
+) -> None:
+    """Without an ini-file pytest takes a directory above the kernel's and the project's."""
+    (project.path / "tox.ini").unlink()
+    outside = shutil.copy(project.path / "test_it.py", tmp_path)
+    result = project.runpytest_subprocess("--kernel", without_9p, "test_it.py", outside)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert f"its guests get a copy of {project.path}, and {outside} is" in result.stderr.str()
 
 
 @pytest.mark.parametrize(
@@ -143,7 +154,7 @@ def test_what_packed_guests_can_not_do(
     project: pytest.Pytester, without_9p: Path, options: tuple[str, ...], sentence: str
 ) -> None:
     (project.path / "data").mkdir()
-    result = project.runpytest_subprocess("--kernel", str(without_9p), *options)
+    result = project.runpytest_subprocess(f"--kernel={without_9p}", *options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     (line,) = [line for line in result.stderr.lines if "9p" in line]
     assert re.search(f"{sentence}$", line), line

@@ -56,13 +56,16 @@ def rewrite_tests(config: pytest.Config, files: Iterable[Path]) -> None:
 
 def refuse_unsent(config: pytest.Config, kernels: Sequence[str]) -> None:
     """Raise UsageError for tests that guests of these KERNELS, which are packed, would not have."""
+    from pytest_bpflink.matrix.guests.virtual_machines import project_of
+
+    project = project_of(config)
     packages = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
     for path in _named(config):
-        if not any(path.is_relative_to(tree) for tree in (config.rootpath, *packages)):
+        if not any(path.is_relative_to(tree) for tree in (project, *packages)):
             raise pytest.UsageError(
                 f"--kernel {kernels[0]}: this kernel has no 9p, so that its guests get a copy of"
-                f" the rootdir, {config.rootpath}, and {path} is not in it; run pytest with a"
-                " rootdir that has all tests (--rootdir)"
+                f" {project}, and {path} is not in it; give pytest a rootdir that has all tests"
+                " (--rootdir, or a pytest.ini above them)"
             )
 
 

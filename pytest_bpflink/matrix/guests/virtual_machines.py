@@ -30,6 +30,17 @@ if TYPE_CHECKING:
     from pytest_bpflink.vm.machines.acceleration import Acceleration
 
 
+def project_of(config: pytest.Config) -> Path:
+    """Return the directory of which packed guests get a copy.
+
+    It is the rootdir, or without an ini-file the directory that pytest was called in: there pytest
+    (9.2) takes the path after --kernel for one of tests', and a rootdir that is above both.
+    """
+    if config.inipath or config.option.rootdir:
+        return config.rootpath
+    return config.invocation_params.dir
+
+
 @dataclass(frozen=True)
 class GuestOptions:
     """The options that all guests of a run are made by, in types that execnet can send."""
@@ -51,7 +62,7 @@ class GuestOptions:
             cpus=option.kernel_cpus,
             append=tuple(word for text in option.kernel_append for word in text.split()),
             sources=kernel_sources.of(config),
-            sent=tuple(map(str, filter(None, (config.rootpath, config.inipath)))),
+            sent=tuple(map(str, filter(None, (project_of(config), config.inipath)))),
         )
 
 

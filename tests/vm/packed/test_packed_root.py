@@ -65,8 +65,9 @@ def test_installed_packages_without_what_no_test_uses(
     taken: Inventory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packed_root, "_LARGEST", 100)
-    for left_out in ("pip/__init__.py", "package/__pycache__/module.pyc", "large.so"):
-        write(tmp_path / "site-packages" / left_out, 101 * "x")
+    for left_out in ("pip/__init__.py", "package/__pycache__/module.pyc"):
+        write(tmp_path / "site-packages" / left_out)
+    write(tmp_path / "site-packages/large.so", 101 * "x")
     write(tmp_path / "lib/python3/test/test_os.py")
     write(tmp_path / "lib/python3/config-3.11-x86_64-linux-gnu/Makefile")
     packed = packed_root.take(taken, cache=tmp_path / "cache")

@@ -54,7 +54,7 @@ def test_emulated_processor_has_no_string_instructions_of_which_one_implies_anot
 def test_packed_machine_shares_no_directory(drawn: Blueprint, tmp_path: Path) -> None:
     packed = Blueprint.draw(
         find("6.1"),
-        acceleration=Acceleration(kvm="host" in drawn.command, reason=""),
+        acceleration=Acceleration(kvm="accel=kvm" in " ".join(drawn.command), reason=""),
         directory=tmp_path,
         memory_mib=640,
         cpus=2,
