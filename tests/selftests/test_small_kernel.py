@@ -37,11 +37,12 @@ def test_module_that_is_built_in(tmp_path: Path, small_kernel: Path) -> None:
     kernel = ("--kernel", str(small_kernel))
     done = run_session(tmp_path, windows, pinning, *chosen, *kernel, BPFLINK_CACHE=str(CACHE))
 
-    found = {re.sub(r"^SKIPPED \[\d+\] \S+ ", "", line) for line in done.outlines}
+    found = {re.sub(r"^SKIPPED (\[\d+\]) \S+ ", r"\1 ", line) for line in done.outlines}
     release = next(small_kernel.glob("boot/vmlinuz-*")).name.removeprefix("vmlinuz-")
-    reason = f"dummy is no module of this kernel ({release}): it is built in"
+    reason = f"[3] dummy is no module of this kernel ({release}): it is built in"
     assert reason in found, "\n".join(done.outlines)
-    assert re.search(r"= \d+ passed, 3 skipped in", done.outlines[-1])
+    # An older libbpf lacks some link types.
+    assert re.search(r"= \d+ passed, \d+ skipped in", done.outlines[-1])
 
 
 def test_missing_programs(
