@@ -197,8 +197,8 @@ def make_environment(directory: Path) -> Path:
     ("place", "kind"),
     [
         pytest.param("odd", "warm", marks=long),
-        ("odd", "plain"),
-        pytest.param("hidden", "cold", marks=long),
+        pytest.param("odd", "plain", marks=long),
+        ("hidden", "cold"),
     ],
     indirect=["place"],
 )

@@ -305,6 +305,7 @@ def test_a_test_that_ends_its_worker_is_told_so_and_the_others_run(
     )
 
 
+@long
 @pytest.mark.usefixtures("stored_kernels")
 def test_a_test_that_ends_its_worker_in_a_plain_guest_is_told_so(
     pytester: pytest.Pytester,
