@@ -51,7 +51,7 @@ soak: prepare ## Use guests roughly for MINUTES: kills, full disks, damaged cach
 	@tools/python -m pytest_bpflink.cli kernels fetch 6.1 7.2
 	@tools/python -m soak --minutes $(MINUTES)
 
-test-machines: prepare ## Test on other kernels, hosts and architectures, in emulation; ONLY=kvm for one of them
+test-machines: prepare ## Test on other kernels, hosts and architectures, in emulation; ONLY=cloud for one of them
 	@tools/python -m machines $(if $(ONLY),--only $(ONLY)) $(if $(FIRST),--first $(FIRST)) $(if $(MINUTES),--minutes $(MINUTES))
 
 clean: ## Remove .venv and everything that was built here; kernels stay in the cache
