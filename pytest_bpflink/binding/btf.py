@@ -1,7 +1,7 @@
 """Memory as Python values, through BTF: the content of a global variable or of a map's value.
 
 Reads the raw BTF of one object after libbpf has opened it and filled in the offset of each global
-variable. Knows the encoding of `Documentation/bpf/btf.rst`, and no kernel.
+variable. Knows the encoding of `Documentation/bpf/btf.rst` in both byte orders, and no kernel.
 
 | C | Python |
 |---|---|
@@ -17,24 +17,25 @@ from __future__ import annotations
 
 import operator
 import struct
-import sys
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-_MAGIC = 0xEB9F
-_HEADER = struct.Struct("=HBBIIIII")
-_TYPE = struct.Struct("=III")
-_ARRAY = struct.Struct("=III")
-_MEMBER = struct.Struct("=III")
-_SECTION_VARIABLE = struct.Struct("=III")
-_PARAMETER = struct.Struct("=II")
+_Order = Literal["little", "big"]
+_SIGNS: dict[_Order, str] = {"little": "<", "big": ">"}
+
+# The magic number, as it begins BTF of each byte order.
+_ORDERS: dict[bytes, _Order] = {b"\x9f\xeb": "little", b"\xeb\x9f": "big"}
+_HEADER = {order: struct.Struct(f"{sign}HBBIIIII") for order, sign in _SIGNS.items()}
+# A type, an array, a member and a section's variable are three numbers each.
+_THREE = {order: struct.Struct(f"{sign}III") for order, sign in _SIGNS.items()}
+_TWO = {order: struct.Struct(f"{sign}II") for order, sign in _SIGNS.items()}
+_ONE = {order: struct.Struct(f"{sign}I") for order, sign in _SIGNS.items()}
 
 _POINTER_BYTES = 8
-_ORDER = sys.byteorder
 _SIGNED, _BOOL = 1, 4
 
 
@@ -103,9 +104,13 @@ class Btf:
     """The types of one object."""
 
     def __init__(self, raw: bytes) -> None:
-        magic, _, _, header, type_at, type_length, text_at, text_length = _HEADER.unpack_from(raw)
-        if magic != _MAGIC:
-            raise ValueError(f"not BTF of this machine's byte order: magic {magic:#x}")
+        if raw[:2] not in _ORDERS:
+            raise ValueError(f"not BTF: it begins with {raw[:2].hex()}")
+        order = self._order = _ORDERS[raw[:2]]
+        self._three = _THREE[order]
+        _, _, _, header, type_at, type_length, text_at, text_length = _HEADER[order].unpack_from(
+            raw
+        )
         self._raw = raw
         self._text = raw[header + text_at : header + text_at + text_length]
         self._types = [_Type(Kind.VOID, "void", 0, False, 0, 0)]
@@ -125,7 +130,7 @@ class Btf:
                 prototype = self._types[each.size_or_type]
                 if not prototype.members:
                     return 0
-                _, type_id = _PARAMETER.unpack_from(self._raw, prototype.extra)
+                _, type_id = _TWO[self._order].unpack_from(self._raw, prototype.extra)
                 argument = self._strip(type_id)
                 if argument.kind is Kind.PTR:
                     pointed = argument.size_or_type
@@ -140,11 +145,13 @@ class Btf:
                 bits, encoding = data[: each.size_or_type], self._encoding(each)
                 if encoding & _BOOL:
                     return any(bits)
-                return int.from_bytes(bits, _ORDER, signed=bool(encoding & _SIGNED))
+                return int.from_bytes(bits, self._order, signed=bool(encoding & _SIGNED))
             case Kind.PTR | Kind.ENUM | Kind.ENUM64:
-                return int.from_bytes(data[: self.size(type_id)], _ORDER, signed=self._signed(each))
+                return int.from_bytes(
+                    data[: self.size(type_id)], self._order, signed=self._signed(each)
+                )
             case Kind.FLOAT:
-                return struct.unpack(_FLOATS[each.size_or_type], data[: each.size_or_type])[0]
+                return struct.unpack(self._float(each), data[: each.size_or_type])[0]
             case Kind.ARRAY:
                 return self._decode_array(each, data)
             case Kind.STRUCT | Kind.UNION:
@@ -163,11 +170,11 @@ class Btf:
         each = self._strip(type_id)
         match each.kind:
             case Kind.INT if self._encoding(each) & _BOOL:
-                return int(bool(value)).to_bytes(each.size_or_type, _ORDER)
+                return int(bool(value)).to_bytes(each.size_or_type, self._order)
             case Kind.INT | Kind.PTR | Kind.ENUM | Kind.ENUM64:
                 return self._encode_integer(each, value, self.size(type_id))
             case Kind.FLOAT:
-                return struct.pack(_FLOATS[each.size_or_type], value)
+                return struct.pack(self._float(each), value)
             case Kind.ARRAY:
                 return self._encode_array(each, value, present)
             case Kind.STRUCT | Kind.UNION:
@@ -187,9 +194,9 @@ class Btf:
     def _read_types(self, start: int, end: int) -> Iterator[_Type]:
         at = start
         while at < end:
-            name, info, size_or_type = _TYPE.unpack_from(self._raw, at)
+            name, info, size_or_type = self._three.unpack_from(self._raw, at)
             kind, members = Kind(info >> 24 & 0x1F), info & 0xFFFF
-            at += _TYPE.size
+            at += self._three.size
             yield _Type(kind, self._name(name), members, bool(info >> 31), size_or_type, at)
             at += _FIXED.get(kind, 0) + _PER_MEMBER.get(kind, 0) * members
 
@@ -198,8 +205,8 @@ class Btf:
 
     def _variables(self, section: _Type) -> Iterator[Variable]:
         for index in range(section.members):
-            type_id, offset, size = _SECTION_VARIABLE.unpack_from(
-                self._raw, section.extra + index * _SECTION_VARIABLE.size
+            type_id, offset, size = self._three.unpack_from(
+                self._raw, section.extra + index * self._three.size
             )
             # A section also lists extern functions; only variables have a value.
             if self._types[type_id].kind is Kind.VAR:
@@ -212,7 +219,7 @@ class Btf:
         return each
 
     def _encoding(self, integer: _Type) -> int:
-        word: int = struct.unpack_from("=I", self._raw, integer.extra)[0]
+        word: int = _ONE[self._order].unpack_from(self._raw, integer.extra)[0]
         return word >> 24 & 0xF
 
     def _signed(self, each: _Type) -> bool:
@@ -222,7 +229,7 @@ class Btf:
 
     def _array(self, each: _Type) -> tuple[int, int]:
         """Return the type of an array's elements, and their number."""
-        element, _, count = _ARRAY.unpack_from(self._raw, each.extra)
+        element, _, count = self._three.unpack_from(self._raw, each.extra)
         return element, count
 
     def _is_char(self, type_id: int) -> bool:
@@ -235,7 +242,9 @@ class Btf:
         The members of an anonymous struct or union are yielded in its place.
         """
         for index in range(each.members):
-            name, type_id, place = _MEMBER.unpack_from(self._raw, each.extra + index * _MEMBER.size)
+            name, type_id, place = self._three.unpack_from(
+                self._raw, each.extra + index * self._three.size
+            )
             bit, bits = (place & 0xFFFFFF, place >> 24) if each.bit_fields else (place, 0)
             if name:
                 yield self._name(name), type_id, bit, bits
@@ -255,14 +264,15 @@ class Btf:
     def _decode_member(self, type_id: int, data: bytes | memoryview, bit: int, bits: int) -> Any:
         if not bits:
             return self.decode(type_id, data[bit // 8 :])
-        raw = int.from_bytes(data, _ORDER) >> bit & (1 << bits) - 1
+        shift = self._shift(len(data), bit, bits)
+        raw = int.from_bytes(data, self._order) >> shift & (1 << bits) - 1
         if self._signed(self._strip(type_id)) and raw >> bits - 1:
             return raw - (1 << bits)
         return raw
 
     def _encode_integer(self, each: _Type, value: Any, size: int) -> bytes:
         try:
-            return operator.index(value).to_bytes(size, _ORDER, signed=self._signed(each))
+            return operator.index(value).to_bytes(size, self._order, signed=self._signed(each))
         except OverflowError:
             kind = f"{'s' if self._signed(each) else 'u'}{8 * size}"
             raise OverflowError(f"{value} is out of range for {kind}") from None
@@ -293,19 +303,26 @@ class Btf:
                 raise TypeError(f"no member {name!r}; there are: {', '.join(members)}")
             type_id, bit, bits = members[name]
             if bits:
-                _set_bits(image, bit, bits, operator.index(one))
+                self._set_bits(image, bit, bits, operator.index(one))
                 continue
             at, size = bit // 8, self.size(type_id)
             image[at : at + size] = self.encode(type_id, one, bytes(image[at : at + size]))
         return bytes(image)
 
+    def _set_bits(self, image: bytearray, bit: int, bits: int, value: int) -> None:
+        if not -(1 << bits - 1) <= value < 1 << bits:
+            raise OverflowError(f"{value} does not fit a bit field of {bits} bits")
+        mask, shift = (1 << bits) - 1, self._shift(len(image), bit, bits)
+        whole = int.from_bytes(image, self._order) & ~(mask << shift) | (value & mask) << shift
+        image[:] = whole.to_bytes(len(image), self._order)
 
-_FLOATS = {4: "=f", 8: "=d"}
+    def _shift(self, length: int, bit: int, bits: int) -> int:
+        """Return where a bit field ends in the integer that LENGTH bytes are.
 
+        BTF counts bits as they lie in memory: from the lowest on little-endian machines, else from
+        the highest.
+        """
+        return bit if self._order == "little" else 8 * length - bit - bits
 
-def _set_bits(image: bytearray, bit: int, bits: int, value: int) -> None:
-    if not -(1 << bits - 1) <= value < 1 << bits:
-        raise OverflowError(f"{value} does not fit a bit field of {bits} bits")
-    mask = (1 << bits) - 1
-    whole = int.from_bytes(image, _ORDER) & ~(mask << bit) | (value & mask) << bit
-    image[:] = whole.to_bytes(len(image), _ORDER)
+    def _float(self, each: _Type) -> str:
+        return _SIGNS[self._order] + {4: "f", 8: "d"}[each.size_or_type]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.errors import BpfError
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_bpflink.introspection.ids import Key
+
+# `struct statfs` begins with f_type: a long, but for s390, where it is an unsigned int
+# (arch/s390/include/uapi/asm/statfs.h).
+_F_TYPE_BYTES = {"s390x": 4}
 
 MAGIC = 0xCAFE4A11
 """`BPF_FS_MAGIC`, the type that statfs(2) gives."""
@@ -101,7 +107,12 @@ def _one_in_each_mount_namespace() -> Iterator[int]:
 
 def _file_system(path: Path) -> int:
     """f_type of statfs(2), which `os.statvfs` leaves out."""
-    buffer = (ctypes.c_long * 32)()
+    buffer = ctypes.create_string_buffer(256)
     if libc().statfs(os.fsencode(path), buffer):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
-    return buffer[0] & 0xFFFFFFFF
+    return _first_member(buffer.raw, _F_TYPE_BYTES.get(platform.machine(), 8), sys.byteorder)
+
+
+def _first_member(structure: bytes, size: int, order: Literal["little", "big"]) -> int:
+    """Return 32 bits of a structure's first member, an integer of SIZE bytes."""
+    return int.from_bytes(structure[:size], order) & 0xFFFFFFFF
