@@ -143,6 +143,7 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
         "0.0.1",
     ),
     "btf__raw_data": (c_void_p, (c_void_p, c_void_p), "0.1"),
+    "btf__parse_raw": (c_void_p, (c_char_p,), "0.1"),
     "btf__load_vmlinux_btf": (c_void_p, (), "0.5"),
     "btf__load_from_kernel_by_id_split": (c_void_p, (c_uint32, c_void_p), "0.5"),
     "bpf_btf_get_fd_by_id": (c_int, (c_uint32,), "0.0.1"),

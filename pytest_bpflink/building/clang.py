@@ -14,7 +14,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pytest_bpflink.building import headers
 
@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _TARGETS = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv", "ppc64le": "powerpc"}
+_TARGETS["s390x"] = "s390"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A machine that programs run on: its name of `uname -m`, byte order, and own headers."""
+
+    machine: str
+    byte_order: Literal["little", "big"]
+    headers: Path
 
 
 @dataclass(frozen=True)
@@ -60,14 +70,16 @@ def clang() -> Path | None:
     return Path(found).resolve() if found else None
 
 
-def flags() -> list[str]:
-    """Return the flags for BPF programs on this machine."""
-    machine = platform.machine()
+def flags(target: Target | None = None) -> list[str]:
+    """Return the flags for BPF programs on a machine, by default on this one."""
+    machine = target.machine if target else platform.machine()
+    # Debian has asm/ below a directory per architecture, and clang searches its target's only.
+    headers = target.headers if target else Path(f"/usr/include/{machine}-linux-gnu")
+    kind = {"little": "bpfel", "big": "bpfeb"}[target.byte_order] if target else "bpf"
     return [
-        *("-target", "bpf", "-O2", "-g", "-Wall", "-mcpu=v3"),
+        *("-target", kind, "-O2", "-g", "-Wall", "-mcpu=v3"),
         f"-D__TARGET_ARCH_{_TARGETS.get(machine, machine)}",
-        # Debian has asm/ below a directory per architecture, and clang searches its target's only.
-        f"-I/usr/include/{machine}-linux-gnu",
+        f"-I{headers}",
     ]
 
 

@@ -24,6 +24,7 @@ from pytest_bpflink.building import prebuilt, vmlinux_h
 from pytest_bpflink.building.clang import (
     ClangRefusal,
     Inputs,
+    Target,
     clang,
     environment,
     flags,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 _KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 _HEADER_VARIABLE = "BPFLINK_VMLINUX_H"
+_HANDED_OVER = "BPFLINK_OBJECTS"
 _RUN_VARIABLE = "BPFLINK_RUN"
 
 
@@ -96,7 +98,36 @@ def made_of(sources: Iterable[Path]) -> dict[Path, Made]:
         try:
             found[source] = Made(object_of(source))
         except CompileError as error:
-            found[source] = Made(None, error.log)
+            found[source] = Made(None, error.log, error.hint)
+    return found
+
+
+def made_for(
+    sources: Iterable[Path],
+    target: Target,
+    *,
+    header: Callable[[], Path],
+    before_each: Callable[[Path], object],
+) -> dict[Path, Made]:
+    """Compile sources for guests of another architecture; return what became of them.
+
+    HEADER makes the `vmlinux.h` of their kernel.
+    """
+    from pytest_bpflink.building.handed_over import Made
+
+    found = {}
+    for source in map(_one_name, sources):
+        try:
+            compiler = clang()
+            if compiler is None:
+                raise _without_clang(source)
+            more = [f"-I{header().parent}"] if _includes_kernel_types(source) else []
+            command = [str(compiler), *flags(target), *more]
+            if _look_up(_entry(source, command)) is None:
+                before_each(source)
+            found[source] = Made(_built(command, source)[0])
+        except CompileError as error:
+            found[source] = Made(None, error.log, error.hint)
     return found
 
 
@@ -137,13 +168,13 @@ def _remembered(source: Path) -> Path | None:
 
 def _handed_over(source: Path) -> Path | None:
     __tracebackhide__ = is_bpf_error
-    if "BPFLINK_OBJECTS" not in os.environ:
+    if _HANDED_OVER not in os.environ:
         return None
     from pytest_bpflink.building import handed_over
 
     made = handed_over.find(source)
     if made and made.object is None:
-        raise _refusal(source, made.log)
+        raise CompileError(errno.EINVAL, f"compile {source}", hint=made.hint, log=made.log)
     return made.object if made else None
 
 
@@ -151,20 +182,24 @@ def _compile_cached(source: Path, *, given: Path) -> Path:
     __tracebackhide__ = is_bpf_error
     compiler = clang()
     if compiler is None:
-        hint = "clang is not installed (Debian: apt install clang); or give a built .bpf.o"
-        raise CompileError(errno.ENOENT, f"compile {source}", hint=hint)
-    command = [str(compiler), *_flags(source)]
-    entry = _entry(source, command)
-    found = _look_up(entry)
-    if found is None:
-        _raise_kept_failure(source, entry)
-        found = _compile(source, command, entry)
-    built, parts = found
+        raise _without_clang(source)
+    built, parts = _built([str(compiler), *_flags(source)], source)
     # Remembered by the given name, too, since resolving it takes longer than all the rest. The
     # signature includes the file at that name, since the name may lead elsewhere the next time.
     for name in (source, given):
         _compiled[name, environment()] = built, _signature([name, *parts]), [name, *parts]
     return built
+
+
+def _built(command: list[str], source: Path) -> tuple[Path, list[Path]]:
+    """Return an object, from the cache or compiled, and the paths of what it was made of."""
+    __tracebackhide__ = is_bpf_error
+    entry = _entry(source, command)
+    found = _look_up(entry)
+    if found is None:
+        _raise_kept_failure(source, entry)
+        found = _compile(source, command, entry)
+    return found
 
 
 def _is_compiled(source: Path) -> bool:
@@ -202,6 +237,16 @@ def _raise_kept_failure(source: Path, entry: Path) -> None:
     run, contents = kept.get("run"), kept.get("parts")
     if run and run == os.environ.get(_RUN_VARIABLE) and _are_unchanged(contents):
         raise _refusal(source, str(kept.get("log")))
+
+
+def _without_clang(source: Path) -> CompileError:
+    hint = "clang is not installed (Debian: apt install clang); or give a built .bpf.o"
+    if _HANDED_OVER in os.environ:
+        hint = (
+            "clang is not installed in this guest; the host has compiled the .bpf.c below the"
+            " directories of pytest's arguments as they were when the run began"
+        )
+    return CompileError(errno.ENOENT, f"compile {source}", hint=hint)
 
 
 def _refusal(source: Path, log: str) -> CompileError:
@@ -278,6 +323,25 @@ def _vmlinux_header() -> Path:
     if not _has_header(header.parent):
         with memory_file() as dumped:
             vmlinux_h.dump(dumped)
+            write_whole(header, dumped.read_bytes())
+    return header
+
+
+def header_of(identity: str, btf: Callable[[], bytes | None]) -> Path:
+    """Return the `vmlinux.h` of another kernel than the running one, made of its BTF if missing.
+
+    IDENTITY changes with the kernel's image. Raises `CompileError` if the kernel has no BTF.
+    """
+    kept = usable(cache_part("vmlinux") / _digest(identity))
+    header = writable(kept, unless=_has_header) / "vmlinux.h"
+    if not _has_header(header.parent):
+        types = btf()
+        if types is None:
+            hint = "no BTF was found in the kernel's image (CONFIG_DEBUG_INFO_BTF)"
+            raise CompileError(errno.ENOENT, "make vmlinux.h", hint=hint)
+        with memory_file() as raw, memory_file() as dumped:
+            raw.write_bytes(types)
+            vmlinux_h.dump(dumped, raw)
             write_whole(header, dumped.read_bytes())
     return header
 

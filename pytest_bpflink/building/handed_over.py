@@ -19,10 +19,11 @@ VARIABLE: Final = "BPFLINK_OBJECTS"
 
 
 class Made(NamedTuple):
-    """The object that was made of a source; if it did not compile, clang's messages."""
+    """The object that was made of a source; if there is none, the hint and the log of the error."""
 
     object: Path | None
     log: str = ""
+    hint: str = "clang says:"
 
 
 def describe(made: Mapping[Path, Made]) -> bytes:
@@ -32,6 +33,7 @@ def describe(made: Mapping[Path, Made]) -> bytes:
             "digest": _digest(source),
             "object": result.object and str(result.object),
             "log": result.log,
+            "hint": result.hint,
         }
         for source, result in made.items()
     }
@@ -44,7 +46,7 @@ def find(source: Path) -> Made | None:
     known = _read(index).get(str(source)) if index else None
     if known is None or known["digest"] != _digest(source):
         return None
-    return Made(known["object"] and Path(known["object"]), known["log"])
+    return Made(known["object"] and Path(known["object"]), known["log"], known["hint"])
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Writes the types of the running kernel as C, for `#include "vmlinux.h"`."""
+"""Writes the types of a kernel as C, for `#include "vmlinux.h"`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def dump(header: Path) -> None:
-    """Write the types of the kernel's BTF to a file. Raises BpfError."""
+def dump(header: Path, btf_file: Path | None = None) -> None:
+    """Write the types of a kernel's BTF to a file, by default the running kernel's.
+
+    The BTF may be of another byte order. Raises BpfError.
+    """
     doing = "make vmlinux.h of the kernel's BTF"
     c = libc()
     c.fopen.restype = c_void_p
     # vfprintf has the signature of btf_dump_printf_fn_t, with the stream as its context, which
     # saves a call of Python for each of a million small prints.
     print_function = ctypes.cast(c.vfprintf, c_void_p)
-    btf = libbpf.call("btf__load_vmlinux_btf", doing=doing)
+    if btf_file:
+        btf = libbpf.call("btf__parse_raw", os.fsencode(btf_file), doing=doing)
+    else:
+        btf = libbpf.call("btf__load_vmlinux_btf", doing=doing)
     stream = c_void_p(c.fopen(os.fsencode(header), b"w"))
     if not stream:
         raise BpfError(ctypes.get_errno(), f"{doing}: open {header}")

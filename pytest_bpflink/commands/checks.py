@@ -96,6 +96,7 @@ def vm_tools() -> Iterator[Check]:
         yield Check("virtme-ng", "vm", "missing", what, advice)
     yield _package("xdist", "vm", "missing", "pytest can't run tests in guests", "vm")
     yield _program("QEMU", qemu.NAME, qemu.package())
+    yield _emulators()
     for program, package in (
         ("busybox", "busybox-static"),
         ("file", "file"),
@@ -168,6 +169,25 @@ def _program(name: str, program: str, package: str) -> Check:
     if found:
         return Check(name, "vm", "ok", found)
     return Check(name, "vm", "missing", f"{program} is not on PATH", f"apt-get install {package}")
+
+
+def _emulators() -> Check:
+    """Check which other architectures' kernels can be emulated."""
+    from pytest_bpflink.vm import architectures
+
+    others = [each for each in architectures.ALL.values() if each.name != architectures.own()]
+    found = [each.name for each in others if shutil.which(each.qemu)]
+    missing = [each for each in others if each.name not in found]
+    packages = " ".join(dict.fromkeys(each.qemu_package for each in missing))
+    return Check(
+        "emulators",
+        "vm",
+        "note" if missing else "ok",
+        f"kernels of {', '.join(found) or 'no other architecture'} can run, too",
+        f"for {', '.join(each.name for each in missing)}: apt-get install {packages}"
+        if missing
+        else "",
+    )
 
 
 def _kernels(store: Store) -> Iterator[Check]:

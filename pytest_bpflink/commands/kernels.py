@@ -35,7 +35,7 @@ from pytest_bpflink.commands.output import (
     table,
     write,
 )
-from pytest_bpflink.commands.specs import SPECS, stored_specs
+from pytest_bpflink.commands.specs import SPECS, stored_specs, stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -126,22 +126,26 @@ def _finish(action: argparse.ArgumentParser, do: Any) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    from pytest_bpflink.vm.kernels import Store
     from pytest_bpflink.vm.kernels.unpacked import Unpacked
 
-    store = Store()
+    kept = stores()
+    store, *others = kept.values()
     stored = store.kernels()
     known: Sequence[Known] = stored
     if arguments.offered:
         with progress() as say:
             known = store.known("*", say)
     rows = [*_described(known, stored), *map(_unpacked_row, Unpacked().kernels())]
+    for begins, other in list(kept.items())[1:]:
+        rows += _described(other.kernels(), other.kernels(), begins=begins)
     if arguments.json:
         print_json(rows)
         return
     if rows:
         columns = ("SPEC", "version", "release", "size", "used", "support")
         write(table(columns, [_cells(row) for row in rows], right="size"))
+    for other in others:
+        write(f"{_total(other.kernels())} in {other.root}")
     free = shutil.disk_usage(_existing(store.root)).free
     write(f"{_total(stored)} in {store.root}, {size(free)} are free")
     if not rows:
@@ -166,11 +170,12 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 
 def _remove(arguments: argparse.Namespace) -> None:
+    from pytest_bpflink.vm import architectures
     from pytest_bpflink.vm.kernels import KernelError, KernelNotFound, Store, releases
     from pytest_bpflink.vm.kernels.spelling import spelled
     from pytest_bpflink.vm.kernels.unpacked import Unpacked
 
-    store, removed = Store(), []
+    removed = []
     unpacked = Unpacked()
     for spec in arguments.spec:
         names = {spec, str(spelled(spec, Path.cwd()))}
@@ -181,7 +186,9 @@ def _remove(arguments: argparse.Namespace) -> None:
                 raise KernelError(f"{one.spec} is in use, and stays")
         if named:
             continue
-        meant = releases.meant(spec, store.kernels())
+        arch, name = architectures.split(spec)
+        store = Store(arch=arch)
+        meant = releases.meant(name, store.kernels())
         if not meant:
             raise KernelNotFound(f"no kernel {spec} is in {store.root}: see 'bpflink kernels list'")
         for kernel in meant:
@@ -189,24 +196,29 @@ def _remove(arguments: argparse.Namespace) -> None:
             if not store.remove(kernel):
                 raise KernelError(f"Linux {kernel.upstream} is in use, and stays")
             removed.append(row)
-    _tell_removed(arguments, removed, store.kernels())
+    _tell_removed(arguments, removed, _left())
 
 
 def _prune(arguments: argparse.Namespace) -> None:
-    from pytest_bpflink.vm.kernels import Store
     from pytest_bpflink.vm.kernels.unpacked import Unpacked
 
-    store = Store()
-    sizes = {kernel.path: kernel.size for kernel in store.kernels()}
-    pruned = store.prune(unused_days=arguments.unused_days, keep=arguments.keep)
-    rows = [
-        {"version": kernel.upstream, "release": kernel.release, "size": sizes[kernel.path]}
-        for kernel in pruned
-    ]
+    rows: list[dict[str, Any]] = []
+    for begins, store in stores().items():
+        sizes = {kernel.path: kernel.size for kernel in store.kernels()}
+        keep = [spec.removeprefix(begins) for spec in arguments.keep if spec.startswith(begins)]
+        pruned = store.prune(unused_days=arguments.unused_days, keep=keep)
+        rows += [
+            {"version": kernel.upstream, "release": kernel.release, "size": sizes[kernel.path]}
+            for kernel in pruned
+        ]
     unpacked = Unpacked()
     described = {kernel: _unpacked_row(kernel) for kernel in unpacked.kernels()}
     rows += [described[kernel] for kernel in unpacked.prune(unused_days=arguments.unused_days)]
-    _tell_removed(arguments, rows, store.kernels())
+    _tell_removed(arguments, rows, _left())
+
+
+def _left() -> list[Stored]:
+    return [kernel for store in stores().values() for kernel in store.kernels()]
 
 
 def _tell_removed(
@@ -220,8 +232,13 @@ def _tell_removed(
     write(f"{_total(left)} left")
 
 
-def _described(known: Iterable[Known], stored: Sequence[Stored]) -> Iterable[dict[str, Any]]:
-    """Describe each kernel, the oldest first; of those not stored only the newest of a series."""
+def _described(
+    known: Iterable[Known], stored: Sequence[Stored], *, begins: str = ""
+) -> Iterable[dict[str, Any]]:
+    """Describe each kernel, the oldest first; of those not stored only the newest of a series.
+
+    BEGINS is what begins a SPEC of such a kernel: its architecture, if it is not this machine's.
+    """
     from pytest_bpflink.vm.kernels import releases
     from pytest_bpflink.vm.kernels.releases import version_key
 
@@ -235,7 +252,7 @@ def _described(known: Iterable[Known], stored: Sequence[Stored]) -> Iterable[dic
         series = releases.series(kernel)
         kept = here.get(key)
         yield {
-            "spec": series,
+            "spec": f"{begins}{series}",
             "version": kernel.upstream,
             "release": kernel.release,
             "stored": kept is not None,
@@ -277,9 +294,11 @@ def _total(kernels: Sequence[Stored]) -> str:
 
 def _spec_to_keep(text: str) -> str:
     """Refuse a word that can name no kernel: a typo must not remove kernels that should stay."""
+    from pytest_bpflink.vm import architectures
     from pytest_bpflink.vm.kernels import releases
 
-    if text in releases.WORDS or re.match(r"[\d*?[]", text):
+    _, name = architectures.split(text)
+    if name in releases.WORDS or re.match(r"[\d*?[]", name):
         return text
     raise argparse.ArgumentTypeError(f"{text!r} is no release (6.1), pattern (6.1*) or word (lts)")
 

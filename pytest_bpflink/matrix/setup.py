@@ -95,6 +95,7 @@ def _configure_controller(config: pytest.Config, kernels: Sequence[MatrixKernel]
     option = config.option
     _refuse_hidden(config, kernels)
     _refuse_undecodable(config, kernels)
+    _refuse_libbpf(config, kernels)
     if option.usepdb:
         raise pytest.UsageError("--pdb can't reach into a guest: use it with --kernel native alone")
     if option.tx and not option.numprocesses:
@@ -167,6 +168,21 @@ def _refuse_undecodable(config: pytest.Config, kernels: Sequence[MatrixKernel]) 
                     f"--kernel: {what} {path!r} is not UTF-8, and neither pytest-xdist nor"
                     " virtme-ng can pass it on; rename it, or use another"
                 ) from None
+
+
+def _refuse_libbpf(config: pytest.Config, kernels: Sequence[MatrixKernel]) -> None:
+    """Raise UsageError if a guest of another architecture would be given this machine's libbpf."""
+    from pytest_bpflink.vm import architectures
+
+    own = {"", architectures.own()}
+    foreign = [each.spec for each in kernels if architectures.split(each.spec)[0] not in own]
+    specs, _ = libbpfs.asked_for(config)
+    if foreign and specs != ["system"]:
+        raise pytest.UsageError(
+            f"--bpf-libbpf {','.join(specs)}: {foreign[0]} is of another architecture than this"
+            " machine, for which libbpfs are built; its guests have their own: run it without"
+            " --bpf-libbpf"
+        )
 
 
 def _hiding(path: Path) -> str | None:

@@ -123,6 +123,7 @@ def _free_id(spec: str, taken: set[str]) -> str:
     """Return a short id for test ids: a release as it is, the distinctive part of others."""
     parts = _real(spec)
     name = _path_name(parts.path) + parts.suffix if parts.path else parts.suffix.rpartition("/")[2]
+    name = f"{parts.arch}_{name}" if parts.arch else name
     # xdist writes the id into "popen//id=...", pytest between "[" and "]".
     name = re.sub(r"[^\w.+-]+", "_", name) or "image"
     candidates = (name if number == 1 else f"{name}-{number}" for number in count(1))

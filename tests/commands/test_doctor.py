@@ -48,6 +48,15 @@ def test_machine_that_can_do_both() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("objdump"), reason="objdump is not installed")
+def test_architectures_that_can_be_emulated(tmp_path: Path) -> None:
+    for name in ("aarch64", "riscv64"):
+        program = tmp_path / f"qemu-system-{name}"
+        program.touch(mode=0o755)
+    check = checks(bpflink("doctor", "--json", PATH=str(tmp_path)))["emulators"]
+    assert (check["state"], check["found"]) == ("note", "kernels of arm64, riscv64 can run, too")
+    assert check["advice"] == "for s390x: apt-get install qemu-system-misc"
+
+
 def test_python_that_is_slow_to_emulate() -> None:
     """Its machine code shows how this Python was built."""
     found = checks(bpflink("doctor", "--json"))

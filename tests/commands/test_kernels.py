@@ -11,7 +11,7 @@ import pytest
 from pytest_bpflink.commands.output import size
 from pytest_bpflink.vm.kernels import Store, find
 from tests.support.command import bpflink, table_of
-from tests.support.kernel_trees import versions
+from tests.support.kernel_trees import add_kernel, versions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,6 +109,22 @@ def test_remove_says_what_stays() -> None:
         f"bpflink: no kernel 5.4 is in {Store().root}: see 'bpflink kernels list'\n"
     )
     assert kernel.image.exists()
+
+
+def test_kernels_of_another_architecture() -> None:
+    other = Store(arch="s390x")
+    for version in ("6.12.5", "6.18.1"):
+        add_kernel(other, version)
+    done = bpflink("kernels")
+    specs = [row[0] for row in table_of(done.stdout)]
+    assert [spec for spec in specs if ":" in spec] == ["s390x:6.12", "s390x:6.18"]
+    assert f"in {other.root}\n" in done.stdout
+    done = bpflink("kernels", "remove", "s390x:6.12")
+    assert done.stdout.startswith("removed Linux 6.12.5 (6.12.5-amd64), ")
+    assert [kernel.version for kernel in other.kernels()] == ["6.18.1-1"]
+    bpflink("kernels", "prune", "--unused-days", "0", "--keep", "s390x:6.18", "--keep", "6.1")
+    assert [kernel.version for kernel in other.kernels()] == ["6.18.1-1"]
+    assert len(Store().kernels()) == 2
 
 
 def test_prune() -> None:

@@ -186,6 +186,55 @@ def test_pattern_gives_an_item_for_each_kernel(pytester: pytest.Pytester, with_f
     result.stderr.fnmatch_lines(["6.[*]: *knows no Debian mirror*looked for in the store alone"])
 
 
+def test_architecture_is_in_the_ids(pytester: pytest.Pytester, with_fakes: Run) -> None:
+    image = pytester.mkdir("my kernel") / "Image"
+    image.touch()
+    pytester.makepyfile("def test_it(): pass")
+    asked = f"6.1,arm64:6.1,arm64:{image},s390x:{image}"
+    result = with_fakes("--collect-only", "-q", "--kernel", asked)
+    assert ids(result) == ["6.1", "arm64_6.1", "arm64_my_kernel", "s390x_my_kernel"]
+    result = with_fakes(
+        "--collect-only", "-q", "--kernel", f"arm64:{image},arm64:./my kernel/Image"
+    )
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --kernel: arm64:./my kernel/Image is given twice"])
+
+
+def test_pattern_of_another_architecture(
+    pytester: pytest.Pytester, stored: Path, with_fakes: Run
+) -> None:
+    boot = stored / "kernels-arm64/6.12.7-arm64_6.12.7-1/boot"
+    boot.mkdir(parents=True)
+    (boot / "vmlinuz-6.12.7-arm64").touch()
+    pytester.makepyfile("def test_it(): pass")
+    result = with_fakes("--collect-only", "-q", "--kernel", "arm64:6.1*")
+    assert ids(result) == ["arm64_6.12"]
+
+
+def test_paths_of_the_project_start_at_its_directory(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makeini("[pytest]\nbpflink_kernels = arm64:./Image arm64:6.1\n")
+    (pytester.path / "Image").touch()
+    pytester.mkdir("below").joinpath("test_it.py").write_text("def test_it(): pass\n")
+    os.chdir(pytester.path / "below")
+    result = with_fakes("--collect-only", "-q", "--kernel", "ini")
+    assert ids(result) == [f"arm64_{pytester.path.name}", "arm64_6.1"]
+
+
+def test_libbpf_of_this_machine_is_none_for_another(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makepyfile("def test_it(): pass")
+    result = with_fakes("--kernel", "6.1,riscv64:6.12", "--bpf-libbpf", "newest,system")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        "ERROR: --bpf-libbpf newest,system: riscv64:6.12 is of another architecture than this"
+        " machine, for which libbpfs are built; its guests have their own: run it without"
+        " --bpf-libbpf"
+    )
+
+
 @pytest.mark.usefixtures("stored")
 def test_pattern_leaves_out_kernels_that_are_named(
     pytester: pytest.Pytester, with_fakes: Run

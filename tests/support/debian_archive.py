@@ -27,13 +27,14 @@ class Deb(NamedTuple):
     files: dict[str, str]
     depends: str = ""
     unreadable: tuple[str, ...] = ()
+    arch: str = ""
 
     def build(self, pool: Path) -> str:
         """Build it into POOL, and return its paragraph in the list of packages."""
         root = pool / f"{self.name}_{self.version}"
         control = (
             f"Package: {self.name}\nVersion: {self.version}\n"
-            f"Architecture: {debian.architecture()}\nInstalled-Size: 20\n"
+            f"Architecture: {self.arch or debian.architecture()}\nInstalled-Size: 20\n"
             "Maintainer: nobody <nobody@localhost>\nDescription: Linux\n"
         ) + (f"Depends: {self.depends}\n" if self.depends else "")
         write(root / "DEBIAN/control", control)
@@ -133,8 +134,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_archive(root: Path, debs: list[Deb], *, suite: str = "bookworm", more: str = "") -> None:
-    """Build packages, and the lists that apt reads; MORE are fields of the Release file."""
-    arch = debian.architecture()
+    """Build packages of one architecture, and apt's lists; MORE are fields of the Release file."""
+    arch = debs[0].arch or debian.architecture()
     (root / "pool").mkdir(parents=True)
     packages = "".join(deb.build(root / "pool") for deb in debs)
     write(root / f"dists/{suite}/main/binary-{arch}/Packages", packages)

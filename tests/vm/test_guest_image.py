@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from importlib import machinery
 from pathlib import Path
+from typing import Any
 
 import execnet
 import pytest
@@ -142,7 +143,13 @@ def test_inventory_is_remembered_until_a_file_changes(
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         asked.append(command[0])
         Path(command[-1]).touch()
-        described = {"path": [], "files": [str(package)], "plugin": [], "libraries": []}
+        described: dict[str, Any] = {
+            "path": [],
+            "files": [str(package)],
+            "plugin": [],
+            "libraries": [],
+        }
+        described |= {"standard": "/usr/lib/python3.11", "tag": "cpython-311"}
         return subprocess.CompletedProcess(command, 0, json.dumps(described))
 
     monkeypatch.setattr(subprocess, "run", run)

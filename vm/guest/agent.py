@@ -57,7 +57,6 @@ exec /sbin/modprobe "$@"
 _RNDADDENTROPY, _RNDRESEEDCRNG = 0x40085203, 0x5207
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _RESTART = 0x01234567
-_SYS_FINIT_MODULE = {"x86_64": 313, "aarch64": 273}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -74,7 +73,7 @@ def main() -> None:
     mounts.mount_own()
     _set_up_kernel(settings["shell"])
     for module in settings["modules"]:
-        _load(IMAGE / "modules" / module)
+        _load(IMAGE / "modules" / module, settings["finit_module"])
     lacking = [option for option, sign in settings["signs"].items() if not _shows(*sign)]
     if lacking:
         _print_on_console(f"this kernel lacks {' '.join(lacking)}")
@@ -98,8 +97,11 @@ def main() -> None:
     if settings["packed"]:
         _keep_image(settings["sent"])
     else:
-        _forget_image(settings["libraries"])
-        mounts.prepare_root(settings["libraries"], settings["directories"])
+        libraries, directories = settings["libraries"], settings["directories"]
+        if libraries is None:
+            libraries, directories = mounts.mapped(child)
+        _forget_image(libraries)
+        mounts.prepare_root(libraries, directories)
     os.write(ports[1], BOOTED)
     letter = worker.receive(ports[0])
     _become_a_host(letter, packed=settings["packed"])
@@ -199,10 +201,9 @@ def _shows(kind: str, name: str) -> bool:
     return os.path.isdir(name)
 
 
-def _load(module: Path) -> None:
+def _load(module: Path, finit_module: int) -> None:
     with module.open("rb") as file:
-        number = ctypes.c_long(_SYS_FINIT_MODULE[os.uname().machine])
-        if _libc.syscall(number, file.fileno(), b"", 0):
+        if _libc.syscall(ctypes.c_long(finit_module), file.fileno(), b"", 0):
             code = ctypes.get_errno()
             if code != errno.EEXIST:
                 raise OSError(code, f"{os.strerror(code)}: loading {module.name}")
@@ -261,7 +262,7 @@ def _become_a_host(letter: Letter, *, packed: bool) -> None:
     time.clock_settime(time.CLOCK_REALTIME, letter["time"])
     _seed(bytes.fromhex(letter["seed"]))
     socket.sethostname(letter["hostname"])
-    mounts.change_root(letter["visible"], packed=packed)
+    mounts.change_root(letter["visible"], letter["host"], packed=packed)
     if letter["writable"]:
         mounts.share(*letter["writable"])
     release = os.uname().release

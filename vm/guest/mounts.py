@@ -9,11 +9,16 @@ import contextlib
 import ctypes
 import os
 from pathlib import Path
+from typing import Any
 
 _ROOT = "/bpflink/root"
 _HOST = "/bpflink/host"
 _WRITTEN = "/bpflink/written"
 _MAPPED = "/bpflink/mapped"
+_HOSTS_ROOT = "/bpflink/hosts-root"
+
+# The host's files don't change while a test runs, so the guest may cache them.
+_CACHED = "trans=virtio,version=9p2000.L,cache=loose,access=any,msize=262144"
 
 # These are mounted before the guest is saved, and moved to the host's root after it is restored.
 MOVED = ("/proc", "/sys", "/dev", "/run")
@@ -93,19 +98,29 @@ def keep_image() -> None:
             top.rename(f"{_HOST}/{top.name}")
 
 
-def change_root(visible: list[str], *, packed: bool) -> None:
+def mapped(pid: int) -> tuple[list[str], dict[str, list[int]]]:
+    """Return the files that a process has mapped, and the directories above, for `prepare_root`."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    paths = {line.split(maxsplit=5)[5] for line in lines if line.count("/")}
+    libraries = sorted(path for path in paths if os.path.isfile(path))
+    above = {str(parent) for path in libraries for parent in Path(path).parents}
+    return libraries, {directory: [0o755, 0, 0] for directory in above}
+
+
+def change_root(visible: list[str], host: dict[str, Any] | None, *, packed: bool) -> None:
     """Make the host's root, under the overlay in memory, the root of PID 1 and of kernel threads.
 
     The kernel runs modprobe in this root, too. VISIBLE are paths of the host to show although they
-    lie below a mount of the guest. If the root is PACKED, `keep_image` has put it there.
+    lie below a mount of the guest. With HOST the root is not the host's, which `show_host` adds. If
+    the root is PACKED, `keep_image` has put it there.
     """
     if not packed:
-        # The host's files don't change while a test runs, so the guest may cache them.
-        options = "trans=virtio,version=9p2000.L,cache=loose,access=any,msize=262144"
-        _mount("/dev/root", _HOST, "9p", _MS_RDONLY, options)
+        _mount("/dev/root", _HOST, "9p", _MS_RDONLY, _CACHED)
     layers = f"lowerdir={_MAPPED}:{_HOST},upperdir={_WRITTEN}/upper,workdir={_WRITTEN}/work"
     # Without redirect_dir, rename(2) of a directory of the host is EXDEV.
     _mount("overlay", _ROOT, "overlay", options=f"{layers},redirect_dir=on")
+    if host:
+        show_host(**host)
     covered = [path for path in visible if path.startswith(tuple(f"{top}/" for top in MOVED))]
     kept = {path: os.open(f"{_ROOT}{path}", os.O_PATH | os.O_CLOEXEC) for path in covered}
     for top in MOVED:
@@ -118,6 +133,45 @@ def change_root(visible: list[str], *, packed: bool) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
         _mount(f"/proc/self/fd/{descriptor}", path, None, _MS_BIND)
         os.close(descriptor)
+
+
+def show_host(
+    tag: str,
+    directories: list[str],
+    library: tuple[str, str],
+    python: tuple[str, str],
+    sites: list[str],
+) -> None:
+    """Show directories of the host at their paths in a root that is not the host's.
+
+    LIBRARY is the root's standard library, and the path of the host's, where the controller's
+    sys.path leads. PYTHON is the root's Python and the path of the host's. SITES are for `worker`.
+    """
+    del sites
+    Path(_HOSTS_ROOT).mkdir()
+    _mount(tag, _HOSTS_ROOT, "9p", _MS_RDONLY, _CACHED)
+    for number, directory in enumerate(directories):
+        layers = Path(_WRITTEN, str(number))
+        for name in ("upper", "work"):
+            (layers / name).mkdir(parents=True)
+        target = f"{_ROOT}{directory}"
+        Path(target).mkdir(parents=True, exist_ok=True)
+        # A path with a colon would be two layers.
+        os.chdir(f"{_HOSTS_ROOT}{directory}")
+        written = f"upperdir={layers}/upper,workdir={layers}/work"
+        _mount("overlay", target, "overlay", options=f"lowerdir=.,{written},redirect_dir=on")
+    own, place = library
+    if own != place:
+        Path(f"{_ROOT}{place}").mkdir(parents=True, exist_ok=True)
+        _mount(f"{_ROOT}{own}", f"{_ROOT}{place}", None, _MS_BIND)
+    if python:
+        own, place = python
+        Path(f"{_ROOT}{place}").unlink()
+        Path(f"{_ROOT}{place}").symlink_to(own)
+        # A virtual environment has its packages in a directory with the version of its Python.
+        names = [os.path.basename(each) for each in library]
+        with contextlib.suppress(FileExistsError):
+            Path(f"{_ROOT}{place}").parent.parent.joinpath("lib", names[0]).symlink_to(names[1])
 
 
 def share(tag: str, directory: str) -> None:

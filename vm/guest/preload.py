@@ -181,8 +181,11 @@ def compile_what_is_sent() -> dict[tuple[str, str], CodeType]:
     return compiled
 
 
-def describe() -> dict[str, list[str]]:
-    """Return the files that `preload` and `preload_plugin` load, and the path of the search."""
+def describe() -> dict[str, Any]:
+    """Return the files that `preload` and `preload_plugin` load, and the path of the search.
+
+    Also the directory of the standard library, and the tag in the names of compiled modules.
+    """
     preload()
     files = _files(_packages())
     libraries = _mapped() - files
@@ -192,6 +195,8 @@ def describe() -> dict[str, list[str]]:
         "files": sorted(files),
         "plugin": sorted(_files({"pytest_bpflink"}) - files),
         "libraries": sorted(libraries),
+        "standard": sysconfig.get_path("stdlib"),
+        "tag": sys.implementation.cache_tag,
     }
 
 

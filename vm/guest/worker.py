@@ -21,7 +21,7 @@ import struct
 import sys
 import time
 import types
-from importlib import metadata
+from importlib import machinery, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ def main(
         # It was edited since the save, or the host runs another one.
         _forget(plugin)
     _be_just_started(letter["environment"])
+    if letter["host"]:
+        _use_packages_of_another_machine(letter["host"]["sites"])
     _know_entry_points(letter["entry_points"])
     _run(letter["program"], compiled)
 
@@ -146,6 +148,41 @@ def _find_packages_again(python_path: str) -> None:
     if not sys.flags.safe_path:
         # `python -c` has this.
         sys.path.insert(0, "")
+
+
+def _use_packages_of_another_machine(sites: Iterable[str]) -> None:
+    """Find the host's packages in SITES, and say why its extension modules can't be imported."""
+    for directory in sites:
+        if directory not in sys.path:
+            site.addsitedir(directory)
+    # Modules whose names say nothing of a machine are the host's, too: x.so, x.abi3.so.
+    sys.path_hooks[-1] = machinery.FileFinder.path_hook(
+        (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES[:1]),
+        (machinery.SourceFileLoader, machinery.SOURCE_SUFFIXES),
+        (machinery.SourcelessFileLoader, machinery.BYTECODE_SUFFIXES),
+    )
+    sys.path_importer_cache.clear()
+    explainer: Any = _OfAnotherMachine
+    sys.meta_path.append(explainer)
+
+
+class _OfAnotherMachine:
+    """Finds no module, but says so if there is an extension module for another machine."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: object = None) -> None:
+        del target
+        begins = name.rpartition(".")[2] + "."
+        for directory in sys.path if path is None else path:
+            with contextlib.suppress(OSError):
+                for file in os.listdir(directory or "."):
+                    if file.startswith(begins) and file.endswith(".so"):
+                        raise ModuleNotFoundError(
+                            f"{directory}/{file} is compiled for the host, and this guest is"
+                            f" {os.uname().machine}: of the host's packages it can import modules"
+                            " in Python only",
+                            name=name,
+                        )
 
 
 def _know_entry_points(known: Mapping[str, str | None]) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _MAGIC = b"070701"
 
 # As many links in one path as Linux follows (path_resolution(7)).
+_ROOT = Path("/")
 _MOST_LINKS = 40
 
 
@@ -43,13 +44,17 @@ class Archive:
             self._written.discard("TRAILER!!!")
             self._entry("TRAILER!!!", 0, b"")
 
-    def add_host_file(self, path: Path) -> None:
-        """Add a file of the host, and all directories and links on the way to it."""
-        found = self._followed(path)
+    def add_host_file(self, path: Path, *, root: Path = _ROOT) -> None:
+        """Add a file of the host, and all directories and links on the way to it.
+
+        Its path starts at ROOT, a directory with a root of its own.
+        """
+        inside = self._followed(path, root)
+        found = root / inside.relative_to("/")
         if found.is_file():
-            self.add(found, found.read_bytes(), mode=found.stat().st_mode)
+            self.add(inside, found.read_bytes(), mode=found.stat().st_mode)
         else:
-            self._directory(found)
+            self._directory(inside)
 
     def add_as_it_is(self, path: Path) -> None:
         """Add a file of the host as `add_host_file` does, but with its owner and its time.
@@ -57,9 +62,9 @@ class Archive:
         A link that leads nowhere is added alone.
         """
         if not path.exists():
-            self._add_way(path)
+            self._add_way(path, _ROOT)
             return
-        found = self._followed(path)
+        found = self._followed(path, _ROOT)
         status = found.stat()
         if stat.S_ISREG(status.st_mode):
             self._directory(found.parent)
@@ -82,20 +87,21 @@ class Archive:
         self._directory(Path("/dev"))
         self._entry("/dev/console", stat.S_IFCHR | 0o600, b"", device=(5, 1))
 
-    def _followed(self, path: Path) -> Path:
+    def _followed(self, path: Path, root: Path) -> Path:
         """Add the way to PATH, and return the path that all links on it lead to."""
         for _ in range(_MOST_LINKS):
-            link = self._add_way(path)
+            link = self._add_way(path, root)
             if link is None:
                 return path
             path = link
         raise OSError(f"too many symbolic links at {path}")
 
-    def _add_way(self, path: Path) -> Path | None:
+    def _add_way(self, path: Path, root: Path) -> Path | None:
         """Add the directories of PATH up to the first link; return its target, None for no link."""
         for part in [*reversed(path.parents), path]:
-            if part.is_symlink():
-                target = os.readlink(part)
+            place = root / part.relative_to("/")
+            if place.is_symlink():
+                target = os.readlink(place)
                 self.add_link(part, target)
                 # No directory before this link is a link, so normpath may remove "..".
                 return Path(os.path.normpath(part.parent / target / path.relative_to(part)))

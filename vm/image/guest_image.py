@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.vm import guest
+from pytest_bpflink.vm.architectures import ALL, own
 from pytest_bpflink.vm.image.cpio import Archive
 from pytest_bpflink.vm.image.inventory import ImageError
 from pytest_bpflink.vm.kernels import drivers
@@ -26,6 +27,8 @@ from pytest_bpflink.vm.kernels import drivers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from pytest_bpflink.vm.architectures import Architecture
+    from pytest_bpflink.vm.image.debian_root import Root
     from pytest_bpflink.vm.image.digests import Contents
     from pytest_bpflink.vm.image.inventory import Inventory
 
@@ -39,8 +42,13 @@ _IMAGE = Path("/bpflink")
 AGENT = _IMAGE / "agent.py"
 _PYTHON = _IMAGE / "python"
 
-# The drivers of the host's root and of the agent's ports; a kernel may have them built in.
-_MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
+# The drivers of the host's root and of the agent's ports; a kernel may have them built in. For
+# hosts that are no PCs virtme-ng composes machines without PCI.
+_MODULES = (
+    "virtio_pci",
+    *(() if own() == "amd64" else ("virtio_mmio",)),
+    *("virtio_ccw", "virtio_console", "9pnet_virtio", "9p", "overlay"),
+)
 
 # The kernel reads so many bytes of a script's first line (BINPRM_BUF_SIZE, since Linux 5.1).
 _LONGEST_LINE = 255
@@ -83,25 +91,32 @@ def build(
     inventory: Inventory,
     *,
     modules: Path | None,
+    architecture: Architecture | None = None,
+    root: Root | None = None,
     add_root: Callable[[Archive], None] | None = None,
 ) -> None:
     """Write a guest's image. MODULES is the directory of the kernel's modules, if it has one.
 
-    ADD_ROOT adds the root of a packed guest; any other guest mounts the host's.
+    ADD_ROOT adds the root of a packed guest; any other guest mounts the host's. A guest of another
+    ARCHITECTURE than this machine's has the Python of ROOT.
 
     Raises DamagedError, ImageError.
     """
+    known = architecture or ALL.get(own())
+    if known is None:
+        raise ImageError(f"none of our own is known for {own()}")
     packed = inventory.code.read_bytes()
     if hashlib.sha256(packed).hexdigest() != inventory.code_digest:
         raise DamagedError(f"{inventory.code} is damaged")
     with destination.open("wb") as file, Archive(file) as archive:
         archive.add_console()
-        parts = (inventory.files, inventory.plugin, inventory.libraries, surroundings(inventory))
-        for path in itertools.chain(*parts):
-            archive.add_host_file(Path(path))
-        with zipfile.ZipFile(io.BytesIO(packed)) as code:
-            for name in code.namelist():
-                archive.add(Path(name), code.read(name))
+        if root:
+            from pytest_bpflink.vm.image import foreign_files
+
+            python = foreign_files.add(archive, inventory, root, code=packed)
+        else:
+            python = inventory.python
+            _add_python(archive, inventory, code=packed)
         loaded = []
         for module in needed_modules(modules) if modules else ():
             name = module.name.partition(".ko")[0]
@@ -111,26 +126,44 @@ def build(
             archive.add(_IMAGE / program.name, program.read_bytes())
         if add_root:
             add_root(archive)
-        archive.add_link(_PYTHON, inventory.python)
-        archive.add(AGENT, _first_line(inventory.python) + _AGENT.read_bytes(), mode=0o755)
+        archive.add_link(_PYTHON, python)
+        archive.add(AGENT, _first_line(python) + _AGENT.read_bytes(), mode=0o755)
         settings = {
-            "executable": inventory.python,
-            "python": dict(inventory.startup),
-            "path": inventory.path,
+            "executable": python,
+            "python": startup(inventory, root),
+            "path": inventory.sites if root else inventory.path,
             "modules": loaded,
             "signs": {
                 option: sign
-                for option, sign in drivers.SIGNS.items()
+                for option, sign in drivers.signs(known.name).items()
                 if not (add_root and option in drivers.OF_9P)
             },
-            "shell": shell(),
-            "libraries": inventory.libraries,
-            "directories": inventory.directories(),
+            "finit_module": known.finit_module,
+            "shell": _SHELLS[0] if root else shell(),
+            # The agent finds those of another architecture, which no program has listed here.
+            "libraries": None if root else inventory.libraries,
+            "directories": None if root else inventory.directories(),
             "plugin": inventory.plugin_digest(),
             "packed": add_root is not None,
             "sent": [] if inventory.has_installed_plugin else inventory.plugin_directories(),
         }
         archive.add(_IMAGE / "settings.json", json.dumps(settings).encode())
+
+
+def startup(inventory: Inventory, root: Root | None) -> dict[str, str]:
+    """Return the variables that the guest's Python starts with."""
+    # The directory that PYTHONHOME names has a Python of the host.
+    left_out = {"PYTHONHOME"} if root else ()
+    return {name: value for name, value in inventory.startup.items() if name not in left_out}
+
+
+def _add_python(archive: Archive, inventory: Inventory, *, code: bytes) -> None:
+    parts = (inventory.files, inventory.plugin, inventory.libraries, surroundings(inventory))
+    for path in itertools.chain(*parts):
+        archive.add_host_file(Path(path))
+    with zipfile.ZipFile(io.BytesIO(code)) as compiled:
+        for name in compiled.namelist():
+            archive.add(Path(name), compiled.read(name))
 
 
 def _first_line(python: str) -> bytes:
@@ -145,9 +178,8 @@ def _first_line(python: str) -> bytes:
 def surroundings(inventory: Inventory) -> Iterator[str]:
     """Yield files that Python and its loader look for and that `preload` does not list."""
     yield inventory.python
-    prefix = Path(inventory.python).parent.parent
-    if (prefix / "pyvenv.cfg").exists():
-        yield str(prefix / "pyvenv.cfg")
+    if inventory.environment:
+        yield str(inventory.environment / "pyvenv.cfg")
     yield _interpreter(Path(inventory.python).resolve())
     if Path("/etc/ld.so.cache").exists():
         yield "/etc/ld.so.cache"

@@ -57,6 +57,7 @@ class ImageError(Exception):
 class Inventory:
     """A Python of the host, and the files that a guest needs of it.
 
+    `standard` is the directory of its standard library, `tag` is in the names of compiled modules.
     `code` is a zip file with their compiled code, under the names by which Python finds it.
     `code_digest` is the digest of that file. `digest` is a digest of the files' content without the
     plugin's: if the plugin has changed since the save, the guest imports it anew.
@@ -68,6 +69,8 @@ class Inventory:
     files: tuple[str, ...]
     plugin: tuple[str, ...]
     libraries: tuple[str, ...]
+    standard: str
+    tag: str
     code: Path
     code_digest: str
     digest: str
@@ -98,6 +101,33 @@ class Inventory:
     def plugin_directories(self) -> list[str]:
         """Return the directories of the plugin's files, without links."""
         return sorted({os.path.realpath(os.path.dirname(path)) for path in self.plugin})
+
+    @property
+    def sites(self) -> list[str]:
+        """The directories of `path` that have packages: not those of the standard library."""
+        archive = f"python{self.tag.removeprefix('cpython-')}.zip"
+        return [
+            entry
+            for entry in self.path
+            if entry not in {self.standard, f"{self.standard}/lib-dynload"}
+            and os.path.basename(entry) != archive
+        ]
+
+    @property
+    def packages(self) -> list[str]:
+        """Those of `files` that a Python of another architecture can load, too."""
+        return [file for file in self.files if file.endswith(".py") and not self.is_standard(file)]
+
+    def is_standard(self, file: str) -> bool:
+        """Whether a file is one of the standard library's."""
+        inside = file.removeprefix(f"{self.standard}/")
+        return inside != file and not inside.startswith(("site-packages/", "dist-packages/"))
+
+    @property
+    def environment(self) -> Path | None:
+        """The directory of the virtual environment that this Python is of; None for none."""
+        above = Path(self.python).parent.parent
+        return above if (above / "pyvenv.cfg").exists() else None
 
     def plugin_digest(self) -> str:
         """Return a digest of the present content of the plugin's files."""
@@ -143,6 +173,8 @@ def take(
         files=tuple(known["files"]),
         plugin=tuple(known["plugin"]),
         libraries=tuple(known["libraries"]),
+        standard=known["standard"],
+        tag=known["tag"],
         code=code,
         code_digest=known["code"],
         digest=known["digests"]["frozen"],
@@ -177,7 +209,8 @@ def _is_description(known: Mapping[str, Any]) -> bool:
     return (
         all(is_texts(known.get(name)) for name in lists)
         and isinstance(digests, dict)
-        and is_texts([digests.get("frozen"), digests.get("plugin"), known.get("code")])
+        and is_texts([digests.get("frozen"), digests.get("plugin")])
+        and is_texts([known.get(name) for name in ("code", "standard", "tag")])
     )
 
 

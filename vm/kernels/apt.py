@@ -43,6 +43,14 @@ _DISTRUST = re.compile(
 )
 
 
+# The list of architectures is cleared, since a file of apt's adds to the host's list.
+_ARCHITECTURE = """\
+APT::Architecture "{0}";
+#clear APT::Architectures;
+APT::Architectures {{ "{0}"; }};
+"""
+
+
 class AptError(Exception):
     """apt is missing, knows no Debian mirror, or failed; the message says which."""
 
@@ -60,18 +68,25 @@ class NoMirror(AptError):  # noqa: N818 (reads as what happened)
 class Apt:
     """apt-get and apt-cache with a directory and a list of suites of our own.
 
-    `kind` is `deb` for binary packages, `deb-src` for sources. Not safe for use by two processes at
-    once: hold a lock. If the disk is full, methods raise OSError with ENOSPC.
+    `arch` is the architecture of the packages, by default this machine's. `kind` is `deb` for
+    binary packages, `deb-src` for sources. Not safe for use by two processes at once: hold a lock.
+    If the disk is full, methods raise OSError with ENOSPC.
     """
 
     # The files that apt reads of ours, with `_contents`.
     own_files: tuple[str, ...] = ("sources.list", "apt.conf", "status")
 
     def __init__(
-        self, directory: Path, suites: Sequence[str], *, kind: Literal["deb", "deb-src"] = "deb"
+        self,
+        directory: Path,
+        suites: Sequence[str],
+        *,
+        arch: str = "",
+        kind: Literal["deb", "deb-src"] = "deb",
     ) -> None:
         self._directory = directory
         self._suites = suites
+        self._arch = arch
         self._kind = kind
 
     def update(self, progress: Callable[[str], None]) -> str:
@@ -138,6 +153,12 @@ class Apt:
         self.output("apt-get", "download", *packages, cwd=self._archives)
         return files
 
+    def closure(self, *packages: str) -> list[str]:
+        """Return packages and all that they depend on, each as `NAME=VERSION`. Raises AptError."""
+        wish = ("install", "--simulate", "--no-install-recommends", *packages)
+        installed = re.findall(r"^Inst (\S+) \((\S+) ", self.output("apt-get", *wish), re.MULTILINE)
+        return [f"{name}={version}" for name, version in installed]
+
     def forget(self) -> None:
         """Remove the downloaded files, whether complete or partial."""
         for path in self._archives.glob("*.deb*"):
@@ -156,7 +177,7 @@ class Apt:
     def _contents(self) -> tuple[bytes, ...]:
         """Return what is in each of `own_files`. Raises AptError."""
         listed = sources(host_sources(), self._suites, kind=self._kind)
-        return listed.encode(), configuration(self._directory).encode(), b""
+        return listed.encode(), configuration(self._directory, self._arch).encode(), b""
 
     def _complaint(self, errors: str) -> str:
         """Return in one phrase why the update with these errors failed; empty if it did not."""
@@ -272,11 +293,12 @@ def _keyring(source: dict[str, str], distribution: str) -> str:
     return named if named.startswith("/") else str(found[0]) if found else ""
 
 
-def configuration(directory: Path) -> str:
-    """Return the settings of an apt that works in DIRECTORY."""
+def configuration(directory: Path, arch: str = "") -> str:
+    """Return the settings of an apt that works in DIRECTORY, for packages of ARCH."""
     # As root apt would switch to the user _apt, who can't read a private directory. The host's
     # hooks after an update (desktop notifiers, caches) must not run.
     return f"""\
+{_ARCHITECTURE.format(arch) if arch else ""}\
 Dir::State "{directory}/state";
 Dir::State::status "{directory}/status";
 Dir::Cache "{directory}/cache";

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm.cache import is_texts, recall
 from pytest_bpflink.vm.kernels.apt import Apt, AptError, NoMirror, stanzas
-from pytest_bpflink.vm.kernels.kernel import Unreachable
+from pytest_bpflink.vm.kernels.kernel import Gone, Unreachable
 from pytest_bpflink.vm.kernels.sources import SourceApt
 from pytest_bpflink.vm.whole_file import write_whole
 
@@ -40,6 +40,9 @@ _SUITES = (
     "bookworm-security",
     "trixie-security",
 )
+
+# What apt says of a package that the mirror lists and does not have, over http and as a file.
+_NOT_THERE = re.compile(r" 404 |File not found")
 
 _WAY_OUT = "give the path of a kernel (an image, an unpacked package, or a build tree)"
 _OWN_ARCHIVE = ", or name this host's own archive in bpflink_kernel_sources: "
@@ -72,10 +75,12 @@ _Packages = dict[tuple[str, str], Package]
 class Archive:
     """Debian's packages, or those of a user's source, read through an apt directory of our own.
 
+    They are of the architecture ARCH, by default this machine's.
+
     Not safe for use by two processes at once: hold the store's lock.
     """
 
-    def __init__(self, directory: Path, source: Source | None = None) -> None:
+    def __init__(self, directory: Path, source: Source | None = None, *, arch: str = "") -> None:
         self.source = source
         #: Why the lists of packages are not up to date, in one phrase; empty if they are.
         self.outdated = ""
@@ -83,7 +88,8 @@ class Archive:
         self._packages: _Packages = {}
         if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
             raise Unreachable(f"there is no apt on this host to fetch kernels with: {_WAY_OUT}")
-        self._apt = SourceApt(directory, source) if source else Apt(directory, _SUITES)
+        self._arch = arch
+        self._apt = SourceApt(directory, source) if source else Apt(directory, _SUITES, arch=arch)
 
     def kernels(self, progress: Callable[[str], None]) -> list[Package]:
         """Return the plain kernels in the lists of packages, in no order.
@@ -168,7 +174,7 @@ class Archive:
     def _search(self) -> list[Package]:
         found = self._output("apt-cache", "search", "--names-only", "^linux-[a-z]+(-[a-z]+)?-[0-9]")
         there = {line.split()[0] for line in found.splitlines()}
-        shown = plain(there, architecture())
+        shown = plain(there, self._arch or architecture())
         packages: list[Package] = []
         names = shown
         while names:
@@ -187,7 +193,8 @@ class Archive:
                 *(f"{package.name}={package.version}" for package in packages)
             )
         except AptError as error:
-            raise Unreachable(str(error)) from error
+            kind = Gone if _NOT_THERE.search(str(error)) else Unreachable
+            raise kind(str(error)) from error
 
     def forget(self) -> None:
         """Remove the downloaded files, whether complete or partial."""

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from pytest_bpflink.vm import architectures
 from pytest_bpflink.vm.kernels.kernel import KernelUnusable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from pytest_bpflink.vm.kernels.kernel import Kernel
 
+_Of = TypeVar("_Of")
+
+_PCI = "CONFIG_VIRTIO_PCI"
 _MODULES = {
     "CONFIG_VIRTIO_PCI": "virtio_pci",
     "CONFIG_VIRTIO_CONSOLE": "virtio_console",
@@ -39,6 +43,24 @@ SIGNS = {
     "CONFIG_OVERLAY_FS": ("filesystem", "overlay"),
 }
 """By what a guest sees that its kernel has an option: a kind of sign, and its name."""
+
+
+def signs(arch: str) -> dict[str, tuple[str, str]]:
+    """Return the `SIGNS` for an architecture."""
+    return _on_bus(arch, SIGNS, ("directory", "/sys/bus/ccw/drivers/virtio_ccw"))
+
+
+def _modules(arch: str) -> dict[str, str]:
+    return _on_bus(arch, _MODULES, "virtio_ccw")
+
+
+def _on_bus(arch: str, of_pci: Mapping[str, _Of], of_ccw: _Of) -> dict[str, _Of]:
+    """Return OF_PCI for an architecture, with OF_CCW in place of what is PCI's on s390x."""
+    known = architectures.ALL.get(arch)
+    if known is None or known.bus == "pci":
+        return dict(of_pci)
+    of_bus = {f"CONFIG_{known.driver}": of_ccw}
+    return of_bus | {name: it for name, it in of_pci.items() if name != _PCI}
 
 
 def has_9p(kernel: Kernel) -> bool | None:
@@ -64,7 +86,8 @@ def check_drivers(kernel: Kernel) -> None:
     """
     missing = [option for option in _missing(kernel) or () if option not in OF_9P]
     if missing:
-        names = ", ".join(f"{_MODULES[option]} ({option})" for option in missing)
+        modules = _modules(kernel.arch)
+        names = ", ".join(f"{modules[option]} ({option})" for option in missing)
         raise KernelUnusable(
             f"kernel {kernel.release} can't run as a guest: it has no {names}, built in or as a"
             " module; unpack all packages of its modules beside it, or take a kernel that has them"
@@ -73,14 +96,14 @@ def check_drivers(kernel: Kernel) -> None:
 
 def _missing(kernel: Kernel) -> list[str] | None:
     """Return the options whose driver a kernel lacks; None where that is not known."""
-    directory = kernel.module_directory
+    directory, wanted = kernel.module_directory, _modules(kernel.arch)
     built_in = {*_names(directory / "modules.builtin")} if directory else set()
     modules = {*_names(directory / "modules.dep")} if directory else set()
     if kernel.config:
-        built_in = {name for option, name in _MODULES.items() if kernel.config.get(option) == "y"}
+        built_in = {name for option, name in wanted.items() if kernel.config.get(option) == "y"}
     elif not built_in:
         return None
-    return [option for option, name in _MODULES.items() if name not in built_in | modules]
+    return [option for option, name in wanted.items() if name not in built_in | modules]
 
 
 def _names(listing: Path) -> Iterator[str]:

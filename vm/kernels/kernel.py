@@ -10,9 +10,10 @@ import hashlib
 import os
 import re
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pytest_bpflink.vm import architectures
 from pytest_bpflink.vm.kernels import ikconfig
 from pytest_bpflink.vm.kernels.config import parse_config
 
@@ -41,6 +42,10 @@ class Unreachable(KernelFetchError):  # noqa: N818 (reads as what happened)
     """Packages can't be listed or downloaded: no apt, no mirror, or no network."""
 
 
+class Gone(Unreachable):
+    """The mirror lists a package that it has not: its lists and packages are of different days."""
+
+
 @dataclass(frozen=True)
 class Kernel:
     """A kernel on disk, ready to be booted.
@@ -50,8 +55,8 @@ class Kernel:
     to differ (Debian's 6.1.0-50-amd64 is 6.1.176), else the same. `modules` is the directory above
     `lib/modules`; `find` returns kernels whose modules have an index there. `config` maps
     `CONFIG_*` to their values, strings without their quotes; it is empty if no config lies beside
-    the image, with the modules, or in the image. `config_file` is where it was read. The store
-    keeps a kernel as long as its `lease` exists.
+    the image, with the modules, or in the image. `config_file` is where it was read. `arch` is
+    Debian's name of its architecture. The store keeps a kernel as long as its `lease` exists.
     """
 
     spec: str
@@ -62,7 +67,13 @@ class Kernel:
     config: Mapping[str, str] = field(repr=False, compare=False)
     version: str = ""
     config_file: Path | None = field(default=None, repr=False, compare=False)
+    arch: str = field(default_factory=architectures.own)
     lease: object = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is of another architecture than this machine."""
+        return self.arch != architectures.own()
 
     @property
     def module_directory(self) -> Path | None:
@@ -80,12 +91,12 @@ class Kernel:
         )
 
 
-# Without these no guest starts: it talks through virtio ports, and has an overlay on its root.
+# Without these no guest starts: it talks through virtio ports, and has an overlay on its root. The
+# driver of the bus that the ports are on depends on the architecture.
 _NEEDED = (
     "BLK_DEV_INITRD",
     "TMPFS",
     "DEVTMPFS",
-    "VIRTIO_PCI",
     "VIRTIO_CONSOLE",
     "OVERLAY_FS",
 )
@@ -97,11 +108,43 @@ _WANTED = ("CGROUPS", "BPF_SYSCALL", "CGROUP_BPF", "DEBUG_INFO_BTF")
 _IMAGE_NAMES = ("vmlinuz", "bzImage", "Image", "vmlinux")
 
 
-def read_kernel(path: Path, *, spec: str | None = None) -> Kernel:
+def read_kernel(path: Path, *, spec: str | None = None, arch: str = "") -> Kernel:
     """Return the kernel at PATH: an image, a package tree, or a build tree.
+
+    It is taken to be of the architecture ARCH, by default this machine's.
 
     Raises KernelNotFound if there is none, or more than one; KernelUnusable if it is damaged.
     """
+    kernel = _read(path, spec)
+    return replace(kernel, arch=arch) if arch else kernel
+
+
+def check_kernel(kernel: Kernel) -> list[str]:
+    """Return the options that tests will miss; raise KernelUnusable if no guest can start.
+
+    A kernel with an unknown config passes; if it does not boot, its console says why.
+    """
+    if not kernel.config:
+        return []
+    known = architectures.ALL.get(kernel.arch)
+    needed = (known.driver, *_NEEDED) if known else _NEEDED
+    missing = [name for name in needed if f"CONFIG_{name}" not in kernel.config]
+    if missing:
+        names = ", ".join(f"CONFIG_{name}" for name in missing)
+        raise KernelUnusable(
+            f"kernel {kernel.release} can't run as a guest: it is built without {names}"
+            "; take a general-purpose kernel, or add them and rebuild"
+        )
+    modular = [name for name in needed if kernel.config[f"CONFIG_{name}"] == "m"]
+    if modular and kernel.without_modules:
+        names = ", ".join(f"CONFIG_{name}" for name in modular)
+        raise KernelUnusable(
+            f"kernel {kernel.release} has {names} as modules, and {kernel.without_modules}"
+        )
+    return [f"CONFIG_{name}" for name in _WANTED if f"CONFIG_{name}" not in kernel.config]
+
+
+def _read(path: Path, spec: str | None) -> Kernel:
     found = path.resolve()
     if not os.path.exists(found):
         raise KernelNotFound(f"{path} does not exist")
@@ -124,29 +167,6 @@ def read_kernel(path: Path, *, spec: str | None = None) -> Kernel:
         names = ", ".join(str(image) for image in images)
         raise KernelNotFound(f"{path} holds {len(images)} kernels, name one of them: {names}")
     return _image(images[0], spec, owner=found)
-
-
-def check_kernel(kernel: Kernel) -> list[str]:
-    """Return the options that tests will miss; raise KernelUnusable if no guest can start.
-
-    A kernel with an unknown config passes; if it does not boot, its console says why.
-    """
-    if not kernel.config:
-        return []
-    missing = [name for name in _NEEDED if f"CONFIG_{name}" not in kernel.config]
-    if missing:
-        names = ", ".join(f"CONFIG_{name}" for name in missing)
-        raise KernelUnusable(
-            f"kernel {kernel.release} can't run as a guest: it is built without {names}"
-            "; take a general-purpose kernel, or add them and rebuild"
-        )
-    modular = [name for name in _NEEDED if kernel.config[f"CONFIG_{name}"] == "m"]
-    if modular and kernel.without_modules:
-        names = ", ".join(f"CONFIG_{name}" for name in modular)
-        raise KernelUnusable(
-            f"kernel {kernel.release} has {names} as modules, and {kernel.without_modules}"
-        )
-    return [f"CONFIG_{name}" for name in _WANTED if f"CONFIG_{name}" not in kernel.config]
 
 
 def _image(image: Path, spec: str | None, *, owner: Path | None = None) -> Kernel:

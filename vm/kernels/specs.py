@@ -12,11 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_bpflink.vm import architectures
 from pytest_bpflink.vm.kernels import oci, packages, releases
-from pytest_bpflink.vm.kernels.drivers import check_drivers
+from pytest_bpflink.vm.kernels.drivers import check_drivers, has_9p
 from pytest_bpflink.vm.kernels.kernel import (
     Kernel,
     KernelNotFound,
+    KernelUnusable,
     check_kernel,
     read_kernel,
     short_id,
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 _RELEASE = re.compile(r"\d+\.\d+(\.\d+)*([-+~][\w.+~-]+)?")
 
 _SPECS = (
-    "a release (6.1, 6.1.176), lts, newest, oldest, a pattern (6.1*), host, a path, or oci:IMAGE"
+    "a release (6.1, 6.1.176), lts, newest, oldest, a pattern (6.1*), host, a path, or oci:IMAGE;"
+    " before it an architecture, as in arm64:6.12"
 )
 
 
@@ -49,24 +52,30 @@ def find(
     `newest` or `oldest` (of the store and the packages, or without a network of the store), `host`
     (the running kernel's image), the path of an image, of a package or a directory of packages, of
     an unpacked package, or of a build tree, or an image with a kernel: `oci:REF` in a registry,
-    `oci:DIRECTORY` on the disk. `progress` is called with a sentence for each slow step.
+    `oci:DIRECTORY` on the disk. `arm64:6.12` is a kernel of another architecture. `progress` is
+    called with a sentence for each slow step.
 
     The store keeps a kernel as long as the returned object exists. Raises KernelError:
     KernelNotFound, KernelUnusable, or KernelFetchError.
     """
     progress = progress or _silent
-    if spec == "host":
+    arch, name = architectures.split(spec)
+    if name == "host":
+        if arch not in {"", architectures.own()}:
+            raise KernelNotFound(f"{spec}: the running kernel is an {architectures.own()} kernel")
         return _ready(_running_kernel(), progress)
-    if spec in releases.WORDS or _RELEASE.fullmatch(spec):
-        return _checked((store or Store()).get(spec, progress))
-    if spec.startswith(OCI):
-        return _in_image(spec, progress)
-    path = Path(os.path.expanduser(spec))
-    if _is_pattern(spec):
+    if name in releases.WORDS or _RELEASE.fullmatch(name):
+        kernel = _store_for(arch, store).get(name, progress)
+        return replace(_checked(kernel), spec=spec, id=spec)
+    if name.startswith(OCI):
+        _refuse_foreign(spec, arch)
+        return replace(_in_image(name, progress), spec=spec)
+    path = Path(os.path.expanduser(name))
+    if _is_pattern(name):
         raise KernelNotFound(f"{spec!r} is a pattern, which may name several kernels")
-    if "/" not in spec and not os.path.exists(path):
+    if "/" not in name and not os.path.exists(path):
         raise KernelNotFound(f"{spec!r} names no kernel: write {_SPECS}")
-    return replace(_at(path, progress), spec=spec)
+    return replace(_at(path, arch, progress), spec=spec)
 
 
 def expand(
@@ -82,31 +91,58 @@ def expand(
     the store; a pattern with a slash means each path. Nothing is fetched. Raises KernelNotFound if
     nothing matches, and KernelFetchError.
     """
-    if spec.startswith(OCI) or not _is_pattern(spec):
+    arch, pattern = architectures.split(spec)
+    if pattern.startswith(OCI) or not _is_pattern(pattern):
         return [spec]
-    if "/" in spec:
-        found = sorted(glob.glob(os.path.expanduser(spec)))
+    if "/" in pattern:
+        found = sorted(glob.glob(os.path.expanduser(pattern)))
         if not found:
-            raise KernelNotFound(f"no path matches {spec}")
-        return found
-    store = store or Store()
-    known = store.known(spec, progress or _silent)
-    found = releases.expand(spec, known)
-    if not found:
-        raise KernelNotFound(releases.sentence(spec, known, store.kernels()))
-    return found
+            raise KernelNotFound(f"no path matches {pattern}")
+    else:
+        store = _store_for(arch, store)
+        known = store.known(pattern, progress or _silent)
+        found = releases.expand(pattern, known)
+        if not found:
+            raise KernelNotFound(releases.sentence(pattern, known, store.kernels()))
+    return [f"{arch}:{name}" if arch else name for name in found]
 
 
-def _at(path: Path, progress: Callable[[str], None]) -> Kernel:
+def _store_for(arch: str, store: Store | None) -> Store:
+    wanted = arch or architectures.own()
+    return store if store and store.arch == wanted else Store(arch=arch)
+
+
+def _of(arch: str, path: Path) -> Kernel:
+    """Return the kernel at a path, whose image may not be of another architecture than ARCH.
+
+    Without ARCH that is this machine's.
+    """
+    kernel = read_kernel(path, arch=arch)
+    of_image = architectures.of_image(kernel.image)
+    if of_image not in {"", kernel.arch}:
+        raise KernelUnusable(f"{path}: this is an {of_image} kernel; write {of_image}:{path}")
+    return kernel
+
+
+def _refuse_foreign(spec: str, arch: str) -> None:
+    if arch not in {"", architectures.own()}:
+        raise KernelNotFound(
+            f"{spec}: packages and images are unpacked for {architectures.own()} only; name the"
+            " directory of a package that is unpacked"
+        )
+
+
+def _at(path: Path, arch: str, progress: Callable[[str], None]) -> Kernel:
     """Return the kernel at a path: as it is, or unpacked from its packages."""
     files = packages.given(path) if os.path.isfile(path) else []
     if not files:
         try:
-            return _ready(read_kernel(path), progress)
+            return _ready(_of(arch, path), progress)
         except KernelNotFound:
             files = packages.given(path) if os.path.isdir(path) else []
             if not files:
                 raise
+    _refuse_foreign(f"{arch}:{path}", arch)
     try:
         key = f"deb-{packages.digest(files)}"
     except OSError as error:
@@ -148,6 +184,11 @@ def _ready(kernel: Kernel, progress: Callable[[str], None]) -> Kernel:
     """Return a kernel whose modules have an index, and which can run as a guest."""
     kernel = indexed(_checked(kernel), progress)
     check_drivers(kernel)
+    if kernel.is_foreign and has_9p(kernel) is False:
+        raise KernelUnusable(
+            f"kernel {kernel.release} can't run as a guest: it has no 9p, and guests without it are"
+            f" {architectures.own()} guests"
+        )
     return kernel
 
 

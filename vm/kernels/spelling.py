@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from pytest_bpflink.vm import architectures
 
 OCI = "oci:"
 """Begins the SPEC of an image: in a registry, or in a layout on the disk."""
@@ -13,7 +15,7 @@ OCI = "oci:"
 
 @dataclass(frozen=True)
 class Spelled:
-    """A SPEC in parts: PREFIX, `oci:` or empty; PATH, if there is one; and the rest.
+    """A SPEC in parts: PREFIX, as `arm64:` or `oci:`; PATH, if there is one; and the rest.
 
     The rest is a release, a word, or the reference of an image; behind a path it is `:TAG`.
     """
@@ -21,6 +23,11 @@ class Spelled:
     prefix: str
     path: Path | None
     suffix: str
+
+    @property
+    def arch(self) -> str:
+        """The architecture that it names; empty for none."""
+        return architectures.split(f"{self.prefix}")[0]
 
     def __str__(self) -> str:
         """Return the SPEC, with the path as it is."""
@@ -33,6 +40,10 @@ def spelled(spec: str, directory: Path = Path()) -> Spelled:
     `oci:NAME` is a layout on the disk if there is such a directory, or if NAME begins as paths do:
     with `/`, `./`, `../` or `~`.
     """
+    arch, rest = architectures.split(spec)
+    if arch:
+        inner = spelled(rest, directory)
+        return replace(inner, prefix=f"{arch}:{inner.prefix}")
     if not spec.startswith(OCI):
         path = os.path.expanduser(spec)
         is_path = "/" in spec or (

@@ -17,9 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_bpflink.vm import architectures
 from pytest_bpflink.vm.cache import cache_root, is_trusted_tree, locked, refuse, usable
 from pytest_bpflink.vm.kernels import packages, releases, sources
 from pytest_bpflink.vm.kernels.kernel import (
+    Gone,
     Kernel,
     KernelError,
     KernelFetchError,
@@ -42,16 +44,26 @@ if TYPE_CHECKING:
 _UNFINISHED = ".unfinished-"
 _DAY = 24 * 3600
 
+# The only architecture that there was once: its directories have no name of an architecture.
+_FIRST = "amd64"
+
 
 class Store:
     """Kernels by release, fetched when they are missing.
 
-    May be shared by runs in parallel, and read by users who can't write to it.
+    ARCH is Debian's name of their architecture, by default this machine's. A store may be shared by
+    runs in parallel, and read by users who can't write to it.
     """
 
-    def __init__(self, root: Path | None = None, *, added: Sequence[str] = ()) -> None:
+    def __init__(
+        self, root: Path | None = None, *, arch: str = "", added: Sequence[str] = ()
+    ) -> None:
         """ADDED are deb lines, beside those in the file that `BPFLINK_KERNEL_SOURCES` names."""
-        self.root = usable(root or cache_root() / "kernels")
+        self.arch = arch or architectures.own()
+        # Hosts of several architectures may share a cache.
+        suffix = "" if self.arch == _FIRST else f"-{self.arch}"
+        self.root = usable(root or cache_root() / f"kernels{suffix}")
+        self._apt = usable(self.root.parent / ("apt" if root else f"apt{suffix}"))
         self._lines = added
         self._kernels: dict[Path, Kernel | None] = {}
 
@@ -157,16 +169,34 @@ class Store:
         if stored is None:
             archives = self._archives()
             known = self._all(spec, archives, progress)
-            chosen = self._choose(spec, known)
-            if chosen is None:
+            if self._choose(spec, known) is None:
                 raise KernelNotFound(releases.sentence(spec, known, self.kernels()))
-            if not isinstance(chosen, Stored):
-                archive = next(each for each in archives if chosen in each)
-                chosen = self._fetch(spec, chosen, archive, progress)
-            stored = chosen
+            stored = self._fetch_chosen(spec, known, archives, progress)
         kernel = self._read(stored, spec)
         assert kernel is not None, "it is not removed without the lock"
         return kernel
+
+    def _fetch_chosen(
+        self,
+        spec: str,
+        known: list[Stored | Package],
+        archives: Sequence[Archive],
+        progress: Callable[[str], None],
+    ) -> Stored:
+        """Fetch the kernel that a SPEC means; if the mirror has not what it lists, the next."""
+        gone: Gone | None = None
+        while chosen := self._choose(spec, known):
+            if isinstance(chosen, Stored):
+                return chosen
+            try:
+                archive = next(each for each in archives if chosen in each)
+                return self._fetch(spec, chosen, archive, progress)
+            except Gone as error:
+                gone = gone or error
+                progress(f"{spec}: the mirror lists Linux {chosen.upstream}, and does not have it")
+                known.remove(chosen)
+        assert gone, "one was chosen"
+        raise gone
 
     def _read(self, stored: Stored, spec: str) -> Kernel | None:
         """Return a kernel with its lease; None if the kernel was removed, or is not usable."""
@@ -188,8 +218,18 @@ class Store:
         """Return the kernel in a directory; None if it is damaged or not trusted."""
         # To look at each file of a kernel takes 20 ms.
         if path not in self._kernels:
-            self._kernels[path] = _whole(path) if is_trusted_tree(path) else None
+            self._kernels[path] = self._whole(path) if is_trusted_tree(path) else None
         return self._kernels[path]
+
+    def _whole(self, path: Path) -> Kernel | None:
+        """Return the kernel in a directory; None if it can't have been unpacked as it is."""
+        try:
+            kernel = read_kernel(path, arch=self.arch)
+            check_kernel(kernel)
+        except KernelError as error:
+            refuse(path, str(error))
+            return None
+        return kernel
 
     def _all(
         self, spec: str, archives: Sequence[Archive], progress: Callable[[str], None]
@@ -225,16 +265,16 @@ class Store:
         """Return the distribution's packages, and then the sources'."""
         from pytest_bpflink.vm.kernels.debian import Archive
 
-        added = [
-            Archive(self._added / source.digest, source)
-            for source in sources.configured(self._lines)
-        ]
+        # The lines name archives of this machine's architecture.
+        lines = self._lines if self.arch == architectures.own() else None
+        configured = () if lines is None else sources.configured(lines)
+        added = [Archive(self._added / source.digest, source) for source in configured]
         return [self._distribution(), *added]
 
     def _distribution(self) -> Archive:
         from pytest_bpflink.vm.kernels.debian import Archive
 
-        return Archive(usable(self.root.parent / "apt"))
+        return Archive(self._apt, arch="" if self.arch == architectures.own() else self.arch)
 
     @property
     def _added(self) -> Path:
@@ -277,7 +317,7 @@ class Store:
             archive.forget()
             raise
         archive.forget()
-        missing = check_kernel(read_kernel(stored.path))
+        missing = check_kernel(read_kernel(stored.path, arch=self.arch))
         if missing:
             progress(f"{spec}: built without {', '.join(missing)}; what needs it is skipped")
         return stored
@@ -288,7 +328,7 @@ class Store:
             tree = Path(temporary) / "tree"
             tree.mkdir()
             packages.extract(files, tree)
-            kernel = read_kernel(tree)
+            kernel = read_kernel(tree, arch=self.arch)
             if kernel.modules is None:
                 raise KernelFetchError(f"the packages of Linux {kernel.release} hold no modules")
             packages.index(kernel)
@@ -319,17 +359,6 @@ class Store:
                 f" {self.root}, {free >> 20} MiB are free; make room (bpflink kernels prune), or"
                 " set BPFLINK_CACHE to a directory on another disk"
             )
-
-
-def _whole(path: Path) -> Kernel | None:
-    """Return the kernel in a directory; None if it can't have been unpacked as it is."""
-    try:
-        kernel = read_kernel(path)
-        check_kernel(kernel)
-    except KernelError as error:
-        refuse(path, str(error))
-        return None
-    return kernel
 
 
 def _is_full(error: Exception) -> bool:

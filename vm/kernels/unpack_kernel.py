@@ -14,7 +14,7 @@ import zlib
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     # Returns the kernel in a payload; None where the program that unpacks it does not run.
@@ -34,7 +34,14 @@ _PVH_NOTES = tuple(
 
 
 class DamagedPayload(Exception):  # noqa: N818 (reads as what happened)
-    """The compressed kernel inside an image does not unpack; the message says why."""
+    """The compressed kernel inside an image does not unpack; the message says why.
+
+    `unpacked` is what comes before the damage, where that is known.
+    """
+
+    def __init__(self, why: str, unpacked: bytes = b"") -> None:
+        self.unpacked = unpacked
+        super().__init__(why)
 
 
 def unpack(image: Path, destination: Path) -> bool:
@@ -47,6 +54,26 @@ def unpack(image: Path, destination: Path) -> bool:
         return False
     destination.write_bytes(kernel)
     return True
+
+
+def contents(image: Path) -> Iterator[bytes]:
+    """Yield an image, and what can be unpacked of it wherever in it a compressed payload begins.
+
+    For images of any architecture. What follows a payload is not known, so what a program has
+    unpacked before it meets that counts.
+    """
+    data = image.read_bytes()
+    yield data
+    for sign, unpacker in _UNPACKERS.items():
+        at = data.find(sign)
+        while at >= 0:
+            try:
+                unpacked = unpacker(data[at:])
+            except DamagedPayload as damaged:
+                unpacked = damaged.unpacked
+            if unpacked:
+                yield unpacked
+            at = data.find(sign, at + 1)
 
 
 def payload(image: bytes) -> bytes | None:
@@ -98,7 +125,7 @@ def _program(name: str) -> _Unpacker:
         if done.returncode < 0:  # killed
             return None
         if done.returncode:
-            raise DamagedPayload(done.stderr.decode(errors="replace").strip())
+            raise DamagedPayload(done.stderr.decode(errors="replace").strip(), done.stdout)
         return done.stdout
 
     return run

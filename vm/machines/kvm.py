@@ -75,6 +75,8 @@ def detect(kernel: Kernel) -> Acceleration:
     Answers are kept in the cache, for this boot of the host and this QEMU. Raises MachineError if
     there is no QEMU.
     """
+    if kernel.is_foreign:
+        return Acceleration(kvm=False, reason=f"TCG: {kernel.arch} is emulated")
     lacking = absence()
     if lacking:
         return Acceleration(kvm=False, reason=f"TCG: {lacking}")

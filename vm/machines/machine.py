@@ -110,6 +110,11 @@ class Machine:
 
         Raises MachineError.
         """
+        if self.kernel.is_foreign:
+            raise MachineError(
+                f"{self.kernel.spec}: a plain guest has this machine's root and architecture;"
+                " leave out --kernel-guest=plain"
+            )
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         command = plain.compose(
             self.kernel,

@@ -127,9 +127,12 @@ def _overlaid(worker: Worker) -> list[str]:
     return [f"/{name}" for name in sorted(usual | tops - kernels_own) if Path(f"/{name}").is_dir()]
 
 
-def needed_paths(kernel: Kernel, cwd: Path) -> list[Path]:
-    """Return the directories of the host that a guest must see, wherever they are."""
-    wanted = [cwd, Path(sys.prefix), guest.DIRECTORY, cache_root()]
+def needed_paths(kernel: Kernel, cwd: Path, *, python: bool = True) -> list[Path]:
+    """Return the directories of the host that a guest must see, wherever they are.
+
+    Those of this Python are among them, unless PYTHON is false.
+    """
+    wanted = [cwd, *([Path(sys.prefix)] if python else []), guest.DIRECTORY, cache_root()]
     if kernel.module_directory:
         # Of modules that have an index of ours there are links: to directories, or to a build tree.
         links = (path for path in kernel.module_directory.iterdir() if path.is_symlink())

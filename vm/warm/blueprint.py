@@ -28,7 +28,7 @@ _UNUSED_PORTS = ("dev_stdout", "dev_stderr", "ret")
 # start (`share`), so that no save depends on it.
 _ROOT_TAG = "mount_tag=/dev/root"
 SHARE_TAG = "bpflink"
-_SHARE = "writable"
+SHARE = "writable"
 
 _PATHS = re.compile("path=(,,|[^,])*")
 
@@ -132,7 +132,7 @@ def share(directory: Path, *, writable: bool) -> list[str]:
     """Return the options that share a directory with the guest, under `SHARE_TAG`."""
     escaped = str(directory).replace(",", ",,")
     options = "security_model=none,multidevs=remap" + ("" if writable else ",readonly=on")
-    return ["-fsdev", f"local,id={_SHARE},path={escaped},{options}"]
+    return ["-fsdev", f"local,id={SHARE},path={escaped},{options}"]
 
 
 def monitor(descriptor: int) -> list[str]:
@@ -146,7 +146,7 @@ def _with_share(command: Iterable[str]) -> Iterator[str]:
     for word in command:
         yield word
         if word.endswith(_ROOT_TAG):
-            yield from ("-device", f"{word.partition(',')[0]},fsdev={_SHARE},mount_tag={SHARE_TAG}")
+            yield from ("-device", f"{word.partition(',')[0]},fsdev={SHARE},mount_tag={SHARE_TAG}")
 
 
 def _without_shares(command: Iterable[str]) -> Iterator[str]:

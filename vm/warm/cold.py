@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_bpflink.vm.architectures import ALL
 from pytest_bpflink.vm.cache import cache_part
 from pytest_bpflink.vm.image import guest_image, inventory
 from pytest_bpflink.vm.image.inventory import ImageError, Inventory
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from pytest_bpflink.vm.image.cpio import Archive
+    from pytest_bpflink.vm.image.debian_root import Root
     from pytest_bpflink.vm.image.packed_root import PackedRoot
     from pytest_bpflink.vm.kernels import Kernel
 
@@ -44,7 +46,8 @@ def _hush(text: str) -> None:
 
 def _damaged(kernel: Kernel, why: Exception) -> str:
     fetched = kernel.lease is not None
-    again = f"fetch it again: bpflink kernels remove {kernel.version}" if fetched else "replace it"
+    name = f"{kernel.arch}:{kernel.version}" if kernel.is_foreign else kernel.version
+    again = f"fetch it again: bpflink kernels remove {name}" if fetched else "replace it"
     return f"{kernel.image} is damaged, since its payload does not unpack ({why}); {again}"
 
 
@@ -69,6 +72,8 @@ class ColdMachine(Machine):
         self._say = say
         self._parcel = parcel
         self._packed: PackedRoot | None = None
+        # The root of a guest of another architecture than this machine's.
+        self._root: Root | None = None
         self._blueprint: Blueprint
         self._inventory: Inventory
         # The rest of the start, which `wait_ready` calls with its timeout.
@@ -80,10 +85,14 @@ class ColdMachine(Machine):
         self._empty_console()
         try:
             self._inventory = self._take_inventory()
-            if is_packed(self.kernel):
+            if self.kernel.is_foreign:
+                self._be_foreign()
+            elif is_packed(self.kernel):
                 self._packed = self._take_packed_root()
             self._begin()
         except ImageError as error:
+            if self.kernel.is_foreign:
+                raise MachineError(str(error)) from None
             if is_packed(self.kernel):
                 raise MachineError(f"no guest can be packed, which has no 9p: {error}") from None
             self._say(f"the guest is a plain one: {error}")
@@ -113,12 +122,26 @@ class ColdMachine(Machine):
         self._memory_mib = max(self._memory_mib, needed)
         return packed
 
+    def _be_foreign(self) -> None:
+        """Find the root of a guest of another architecture. Raises ImageError."""
+        from pytest_bpflink.vm.image import debian_root
+        from pytest_bpflink.vm.warm import foreign
+
+        self._root = debian_root.find(ALL[self.kernel.arch], self._inventory, self._say)
+        self._worker = foreign.of_root(self._worker)
+
     def _begin(self) -> None:
         self._blueprint = self._draw()
         self._boot()
 
     def _draw(self) -> Blueprint:
-        """Have virtme-ng compose the machine."""
+        """Have virtme-ng compose the machine, but for one of another architecture."""
+        if self._root:
+            from pytest_bpflink.vm.warm import foreign
+
+            return foreign.draw(
+                self.kernel, self._root, memory_mib=self._memory_mib, cpus=self._cpus
+            )
         self._boot_files.mkdir(exist_ok=True)
         return Blueprint.draw(
             self.kernel,
@@ -156,7 +179,14 @@ class ColdMachine(Machine):
 
     def _build(self, initramfs: Path, modules: Path | None) -> None:
         pack = partial(self._pack, self._packed, modules) if self._packed else None
-        guest_image.build(initramfs, self._inventory, modules=modules, add_root=pack)
+        guest_image.build(
+            initramfs,
+            self._inventory,
+            modules=modules,
+            architecture=ALL.get(self.kernel.arch),
+            root=self._root,
+            add_root=pack,
+        )
 
     def _pack(self, packed: PackedRoot, modules: Path | None, archive: Archive) -> None:
         from pytest_bpflink.vm.image import packed_root
@@ -209,6 +239,7 @@ class ColdMachine(Machine):
             plugin=self._plugin,
             path=self._inventory.path,
             visible=plain.needed_paths(self.kernel, self._worker.cwd),
+            host=self._host,
         )
         while contents:
             try:
@@ -251,6 +282,15 @@ class ColdMachine(Machine):
             except BrokenPipeError:
                 break  # the guest is dead: wait_ready raises BootFailed
         os.set_blocking(self._to_guest, True)
+
+    @property
+    def _host(self) -> dict[str, Any] | None:
+        """What a guest of another architecture shows of the host."""
+        if self._root is None:
+            return None
+        from pytest_bpflink.vm.warm import foreign
+
+        return foreign.of_host(self.kernel, self._worker, self._inventory, self._root)
 
     @property
     def _plugin(self) -> str:

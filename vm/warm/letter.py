@@ -10,14 +10,14 @@ import os
 import resource
 import struct
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.vm.machines.gateway import BOOTSTRAP
 from pytest_bpflink.vm.warm import entry_points
 from pytest_bpflink.vm.warm.blueprint import SHARE_TAG
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from pytest_bpflink.vm.machines.plain import Worker
@@ -48,6 +48,7 @@ def compose(
     path: Iterable[str],
     visible: Iterable[Path],
     parcel: int = 0,
+    host: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Return the letter for a guest that is to run WORKER; it holds the present time.
 
@@ -55,7 +56,8 @@ def compose(
     saved imports the plugin anew, and so does each guest if PLUGIN is empty. PATH are the
     directories in which the worker's Python finds distributions. A guest mounts file systems on
     /run and others: of the directories VISIBLE it shows those below such a mount. PARCEL is the
-    length of what follows the letter of a packed guest.
+    length of what follows the letter of a packed guest. HOST is for a guest with another root than
+    the host's: what it shows of the host.
     """
     letter = json.dumps(
         {
@@ -66,6 +68,7 @@ def compose(
             "config": config,
             "plugin": plugin,
             "writable": worker.writable and [SHARE_TAG, str(worker.writable)],
+            "host": host,
             "visible": [str(directory) for directory in visible],
             "parcel": parcel,
             "environment": {"HOME": "/root", **worker.environment},

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_bpflink.vm.architectures import ALL
 from pytest_bpflink.vm.identity import identity
 from pytest_bpflink.vm.image import guest_image
 from pytest_bpflink.vm.image.digests import Contents
@@ -21,6 +22,7 @@ from pytest_bpflink.vm.machines import qemu, virtme
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from pytest_bpflink.vm.image.debian_root import Root
     from pytest_bpflink.vm.image.inventory import Inventory
     from pytest_bpflink.vm.image.packed_root import PackedRoot
     from pytest_bpflink.vm.kernels import Kernel
@@ -39,8 +41,11 @@ def dependencies(
     acceleration: Acceleration,
     cache: Path,
     packed: PackedRoot | None = None,
+    root: Root | None = None,
 ) -> dict[str, Any]:
     """Return what a guest with this kernel and this Python depends on, beside its machine.
+
+    A guest of another architecture than this machine's also depends on its ROOT.
 
     Digests of files are remembered in CACHE. Raises MachineError if QEMU or virtme-ng is not
     installed.
@@ -52,19 +57,32 @@ def dependencies(
         "modules": list(_modules(kernel, contents)),
         "agent": guest_image.own_digest(),
         "python": [inventory.python, dict(inventory.startup), inventory.digest],
-        "directories": inventory.directories(),
-        "shell": guest_image.shell(),
         "plugin": _plugin(inventory),
-        "qemu": _qemu(contents),
-        "virtme-ng": _virtme(contents),
-        "kvm": acceleration.kvm,
-        "processor": _processor(kvm=acceleration.kvm),
+        "qemu": _qemu(contents, kernel),
         "host": os.uname().machine,
+        **(_of_root(root) if root else _of_host(inventory, acceleration, contents)),
     }
     if packed:
         parts["packed"] = [packed.digest, [*_packed_modules(kernel, contents)]]
     contents.keep()
     return parts
+
+
+def _of_host(
+    inventory: Inventory, acceleration: Acceleration, contents: Contents
+) -> dict[str, Any]:
+    """Return what a guest with the host's root and processor depends on."""
+    return {
+        "directories": inventory.directories(),
+        "shell": guest_image.shell(),
+        "virtme-ng": _virtme(contents),
+        "kvm": acceleration.kvm,
+        "processor": _processor(kvm=acceleration.kvm),
+    }
+
+
+def _of_root(root: Root) -> dict[str, Any]:
+    return {"root": [root.python, root.digest]}
 
 
 def digest(parts: Mapping[str, Any], **more: Any) -> str:
@@ -104,8 +122,8 @@ def _packed_modules(kernel: Kernel, contents: Contents) -> Iterator[str]:
             yield contents.digest(installed / name)
 
 
-def _qemu(contents: Contents) -> list[str]:
-    program = qemu.find()
+def _qemu(contents: Contents, kernel: Kernel) -> list[str]:
+    program = qemu.find(ALL.get(kernel.arch))
     return [str(program), contents.digest(program)]
 
 

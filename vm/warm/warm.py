@@ -91,6 +91,7 @@ class WarmMachine(ColdMachine):
             acceleration=self.acceleration,
             cache=self._saves.root,
             packed=self._packed,
+            root=self._root,
         )
         self._blueprint = self._find_or_draw(parts)
         self._key = save_key.digest(
@@ -103,6 +104,8 @@ class WarmMachine(ColdMachine):
 
     def _find_or_draw(self, parts: Mapping[str, Any]) -> Blueprint:
         """Return the blueprint of a machine that depends on PARTS."""
+        if self._root:
+            return self._draw()
         name = virtme.host_name(self.kernel)
         digest = save_key.digest(parts, memory=self._memory_mib, cpus=self._cpus, name=name)
         file = self._saves.root / f"machine-{digest}.json"

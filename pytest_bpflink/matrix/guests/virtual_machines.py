@@ -11,9 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from pytest_bpflink.matrix import kernel_sources
-from pytest_bpflink.vm import kernels
+from pytest_bpflink.vm import architectures, kernels
 from pytest_bpflink.vm.kernels.drivers import is_packed
-from pytest_bpflink.vm.machines import kvm
+from pytest_bpflink.vm.machines import kvm, qemu
 from pytest_bpflink.vm.machines.errors import MachineError
 from pytest_bpflink.vm.machines.machine import Machine
 from pytest_bpflink.vm.warm.cold import ColdMachine
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_bpflink.matrix.guests.packed_project import PackedProject
+    from pytest_bpflink.vm.image.debian_root import Root
     from pytest_bpflink.vm.kernels import Kernel
     from pytest_bpflink.vm.machines.acceleration import Acceleration
 
@@ -89,12 +90,23 @@ class VirtualMachines:
         self._show = say
         self._found: list[Kernel] = []
         self._said: set[str] = set()
+        # Kernels of other architectures, and the variables that lead their guests to programs.
+        self._foreign: dict[str, tuple[Kernel, Root]] = {}
+        self._variables: dict[str, dict[str, str]] = {}
 
     def find(self, spec: str, progress: Callable[[str], None]) -> Kernel:
         """Return the kernel that a SPEC names, fetched if need be."""
-        store = kernels.Store(added=self._options.sources)
+        arch, _ = architectures.split(spec)
+        if arch:
+            qemu.find(architectures.ALL[arch])  # before anything is fetched
+        store = kernels.Store(arch=arch, added=self._options.sources)
         found = kernels.find(spec, store=store, progress=progress)
         self._found.append(found)
+        if found.is_foreign:
+            from pytest_bpflink.matrix.guests import foreign
+
+            root = foreign.root_for(found, cwd=self._cwd, progress=progress)
+            self._foreign[spec] = found, root
         return found
 
     def acceleration(self, kernel: Kernel) -> Acceleration:
@@ -118,7 +130,7 @@ class VirtualMachines:
 
         ENVIRONMENT defaults to this process's.
         """
-        environment = dict(environment or os.environ)
+        environment = dict(environment or os.environ) | self._variables.get(kernel.spec, {})
         packed = is_packed(kernel)
         if packed and self._options.kind == "plain":
             raise MachineError(
@@ -150,9 +162,17 @@ class VirtualMachines:
         """Return None: machines on this host need no proxy."""
 
     def compile(self, sources: Sequence[Path], libbpfs: Sequence[str] = ()) -> None:
-        """Note these programs for packed guests; other guests of this host find them compiled."""
+        """Compile these programs for guests of other architectures; note them for packed guests.
+
+        All other guests of this host find them compiled.
+        """
         if any(map(is_packed, self._found)):
             self._packed_project().add(sources, libbpfs)
+        if self._foreign:
+            from pytest_bpflink.matrix.guests import foreign
+
+            for spec, (kernel, root) in self._foreign.items():
+                self._variables[spec] = foreign.compile_for(kernel, root, sources, self._show)
 
     def close(self) -> None:
         """Do nothing: each machine is closed by its guest."""

@@ -40,6 +40,8 @@ def taken(tmp_path: Path) -> Inventory:
         files=(),
         plugin=(),
         libraries=(),
+        standard=str(tmp_path / "lib/python3"),
+        tag="cpython-311",
         code=Path("/code.zip"),
         code_digest="",
         digest="packages",

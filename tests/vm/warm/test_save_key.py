@@ -52,6 +52,8 @@ class Host:
             files=("/a.py",),
             plugin=(str(root / "checkout/pytest_bpflink/plugin.py"),),
             libraries=(),
+            standard="/usr/lib/python3.11",
+            tag="cpython-311",
             code=Path("/code.zip"),
             code_digest="",
             digest="packages",

@@ -1,0 +1,1 @@
+"""Tests of kernels and guests of other architectures than this machine's."""
