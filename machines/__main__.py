@@ -19,7 +19,7 @@ from pathlib import Path
 from .stage import SessionError, Stage
 
 # Modules of this folder, each with a function `run(stage)` that returns what passed, in words.
-SESSIONS = ("cloud", "small_kernel", "sources", "trixie")
+SESSIONS = ("arm64", "cloud", "riscv64", "s390x", "small_kernel", "sources", "trixie")
 
 
 def main() -> int:

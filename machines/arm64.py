@@ -1,0 +1,15 @@
+"""Tests of links on Linux 6.12 for arm64, emulated: pinning, cgroups, lifetime, and each type."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .architectures import run_on
+
+if TYPE_CHECKING:
+    from .stage import Stage
+
+
+def run(stage: Stage) -> str:
+    """Run the tests on arm64:6.12."""
+    return run_on("arm64", stage)
