@@ -34,6 +34,9 @@ _PACKAGES = (
     "bash",
     "busybox-static",
     "coreutils",
+    "dash",
+    "findutils",
+    "grep",
     "iproute2",
     "kmod",
     "libbpf1",
@@ -42,6 +45,7 @@ _PACKAGES = (
     "mount",
     "procps",
     "python3",
+    "sed",
     "util-linux",
 )
 
@@ -166,6 +170,10 @@ def _make(
             _unpack(package, root)
         for name, text in _FILES.items():
             (root / name).write_text(text)
+        # The scripts of dash make this link in Debian 12.
+        shell = root / "usr/bin/sh"
+        if not shell.is_symlink():
+            shell.symlink_to("dash")
         (new / "packages").write_text("\n".join(wanted))
         withdraw(new)
         if place.exists():

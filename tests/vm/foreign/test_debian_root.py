@@ -16,7 +16,7 @@ from tests.support.debian_archive import Deb, feed, kernel_deb, make_archive, ne
 
 FOREIGN = "s390x" if own() == "arm64" else "arm64"
 DEBS = [
-    Deb("base", "1", {"bin/sh": "sh", "usr/share/doc/base/copyright": ""}, "libc", arch=FOREIGN),
+    Deb("base", "1", {"bin/dash": "sh", "usr/share/doc/base/copyright": ""}, "libc", arch=FOREIGN),
     Deb("libc", "1:2.36-9", {"lib/loader.so.1": "loader"}, "python", arch=FOREIGN),
     Deb(
         "python",
