@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ _JIT = Path("/proc/sys/net/core/bpf_jit_enable")
 _LSMS = Path("/sys/kernel/security/lsm")
 _MODULES = Path("/sys/module")
 
+_KPROBES_ON_FTRACE = "CONFIG_KPROBES_ON_FTRACE"
 _LSM_OPTION = "CONFIG_BPF_LSM"
 _ENOTSUPP = 524  # what the kernel answers where it has no trampolines
 
@@ -34,6 +36,21 @@ def lack(error: BpfError, config: Mapping[str, str], options: Sequence[str]) -> 
             return "this kernel's JIT is off (net.core.bpf_jit_enable is 0)"
     if active := other_lsms(options):
         return f"the BPF LSM is off: this kernel's security modules are {active} (lsm=)"
+    return _code_of_ftrace(error, config, options) or _missing_module(config, options)
+
+
+def _code_of_ftrace(error: BpfError, config: Mapping[str, str], options: Sequence[str]) -> str:
+    # So it is on riscv64; arm64's functions begin with other code, where probes can be placed.
+    on_ftrace = "CONFIG_DYNAMIC_FTRACE" in config and _KPROBES_ON_FTRACE not in config
+    if error.errno == errno.EINVAL and "CONFIG_KPROBE_EVENTS" in options and on_ftrace:
+        return (
+            "this kernel's functions begin with code of ftrace's, where it can't place probes"
+            f" ({_KPROBES_ON_FTRACE})"
+        )
+    return ""
+
+
+def _missing_module(config: Mapping[str, str], options: Sequence[str]) -> str:
     for option in options:
         module = option.removeprefix("CONFIG_").lower()
         if config.get(option) == "m" and not (_MODULES / module).exists():

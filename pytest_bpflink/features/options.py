@@ -38,6 +38,7 @@ _NEEDED = {
     "trace_kprobe": _FPROBE,
     "uprobe_multi": _UPROBES,
     "trace_uprobe": _UPROBES,
+    "bpf_get_func_arg": _TRAMPOLINES,
     "ext": (_BPF, "CONFIG_BPF_JIT"),
     # Without `struct module` in its BTF the kernel registers no struct_ops (6.9).
     "struct_ops": (_BPF, "CONFIG_BPF_JIT", "CONFIG_DEBUG_INFO_BTF", "CONFIG_MODULES"),
@@ -56,9 +57,14 @@ _NEEDED = {
 
 
 def options_of(feature: str) -> tuple[str, ...]:
-    """Return the options that a feature needs of each kernel: `link:tcx`, `attach:lsm_mac`."""
+    """Return the options that a feature needs of each kernel: `link:tcx`, `attach:lsm_mac`.
+
+    A helper needs those of the programs that it is for: `helper:bpf_get_attach_cookie:tracing`.
+    """
     kind, _, name = feature.partition(":")
     if kind in {"cgroup", "kfunc"}:
         return _CGROUP if kind == "cgroup" else (_BPF, "CONFIG_DEBUG_INFO_BTF")
+    if kind == "helper":
+        name = name.partition(":")[2] or name
     found = [beginning for beginning in _NEEDED if name.startswith(beginning)]
     return _NEEDED[max(found, key=len)] if found else (_BPF,)

@@ -56,6 +56,9 @@ def test_config_is_an_excuse() -> None:
         ("cgroup:revision", "CONFIG_CGROUP_BPF"),
         ("kfunc:bpf_task_acquire", "CONFIG_DEBUG_INFO_BTF"),
         ("map:ringbuf", "CONFIG_BPF_SYSCALL"),
+        ("helper:bpf_get_func_arg", "CONFIG_BPF_JIT"),
+        ("helper:bpf_get_attach_cookie:tracing", "CONFIG_BPF_JIT"),
+        ("helper:bpf_sk_assign:sk_lookup", "CONFIG_BPF_SYSCALL"),
     ],
 )
 def test_options_of_features_are_excuses(feature: str, option: str) -> None:
@@ -67,6 +70,20 @@ def test_options_of_features_are_excuses(feature: str, option: str) -> None:
     del kernel.config[option]
     reason = probing.excuse(_ABSENT, kernel, config=needed)
     assert reason == f"this kernel (6.6.1) is built without {option}"
+
+
+def test_probe_on_code_of_ftrace() -> None:
+    """riscv64 has no probes at the beginning of functions, and answers EINVAL."""
+    kernel = KernelInfo(release="6.12.1", where="tcg")
+    kernel.__dict__["config"] = {"CONFIG_KPROBE_EVENTS": "y", "CONFIG_DYNAMIC_FTRACE": "y"}
+    assert probing.excuse(_ABSENT, kernel, config=("CONFIG_KPROBE_EVENTS",)) == (
+        "this kernel's functions begin with code of ftrace's, where it can't place probes"
+        " (CONFIG_KPROBES_ON_FTRACE)"
+    )
+    other = BpfError(errno.ENOENT, "attach program")
+    assert probing.excuse(other, kernel, config=("CONFIG_KPROBE_EVENTS",)) == ""
+    kernel.config["CONFIG_KPROBES_ON_FTRACE"] = "y"
+    assert probing.excuse(_ABSENT, kernel, config=("CONFIG_KPROBE_EVENTS",)) == ""
 
 
 def test_configuration_that_the_host_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
