@@ -26,10 +26,13 @@ from typing import TYPE_CHECKING
 
 import execnet
 
+from pytest_bpflink.vm import architectures
+from pytest_bpflink.vm.architectures import ALL
 from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.image import guest_image, inventory
 from pytest_bpflink.vm.kernels import find
-from pytest_bpflink.vm.machines import kvm
+from pytest_bpflink.vm.machines import kvm, qemu
+from pytest_bpflink.vm.machines.errors import MachineError
 from pytest_bpflink.vm.warm.saves import Saves
 from pytest_bpflink.vm.warm.warm import WarmMachine
 
@@ -40,6 +43,10 @@ if TYPE_CHECKING:
     from pytest_bpflink.vm.machines.machine import Machine
 
 KERNELS = ["6.1", "5.10", "6.12", "7.2"]
+
+# The kernel that guests of each architecture run.
+SERIES = "6.12"
+
 TESTS = """
 import pytest
 @pytest.mark.parametrize("number", range({count}))
@@ -107,6 +114,20 @@ def sessions(table: Table, bench: Bench, specs: list[str]) -> None:
     table.row(f"warm, {bench.lines} lines in {MODULES} modules: to collect", bench.collection)
 
 
+def on_each_architecture(table: Table, bench: Bench) -> None:
+    """Restore guests of each architecture for which there is a QEMU, this machine's first."""
+    own = bench.kernel
+    for spec in (SERIES, *(f"{arch}:{SERIES}" for arch in ALL if arch != architectures.own())):
+        try:
+            qemu.find(ALL.get(architectures.split(spec)[0]))
+        except MachineError as error:
+            print(f"{spec:50} {error}")
+            continue
+        bench.kernel = find(spec)
+        table.row(spec, bench.first_line)
+    bench.kernel = own
+
+
 def on(specs: list[str]) -> list[str]:
     """Return the arguments of pytest for these kernels."""
     return ["--kernel", ",".join(specs)]
@@ -142,7 +163,6 @@ class Bench:
 
     def __init__(self, kernel: Kernel, directory: Path) -> None:
         self.kernel = kernel
-        self._acceleration = kvm.detect(kernel)
         self._directory = directory
         self._project = directory / "project"
         self._made = 0
@@ -155,7 +175,7 @@ class Bench:
         self._made += 1
         return kind(
             self.kernel,
-            acceleration=self._acceleration,
+            acceleration=kvm.detect(self.kernel),
             directory=self._directory / str(self._made),
             cwd=self._directory,
             environment=dict(os.environ),
@@ -167,7 +187,7 @@ class Bench:
         path = f"{beside}:{os.environ['PATH']}"
         vng = shutil.which("vng", path=path)
         command = [str(vng), "--force-9p", "-r", str(self.kernel.image), "--", "true"]
-        if not self._acceleration.kvm:
+        if not kvm.detect(self.kernel).kvm:
             command.insert(1, "--disable-kvm")
         with subprocess.Popen(
             command,
