@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import subprocess
 import tarfile
 from typing import TYPE_CHECKING, Any
+
+from pytest_bpflink.vm import architectures
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 _TYPE = "application/vnd.oci.image"
-
-_GO = {"x86_64": "amd64", "aarch64": "arm64"}
+_TAG = "org.opencontainers.image.ref.name"
 
 
 def layer(entries: Mapping[str, Any]) -> bytes:
@@ -44,9 +44,25 @@ def entry(kind: bytes, target: str = "") -> tarfile.TarInfo:
 
 def layout(root: Path, *layers: bytes, tag: str = "latest", compression: str = "gzip") -> Path:
     """Write a layout with an image of these layers, or add the image to a layout."""
-    machine = os.uname().machine
+    described = _image(root, layers, architectures.own(), compression)
+    return _with_index(root, {**described, "annotations": {_TAG: tag}})
+
+
+def layout_for(root: Path, layers: Mapping[str, bytes]) -> Path:
+    """Write a layout with one image, of one layer for each of these architectures."""
+    manifests = [
+        {**_image(root, [each], arch), "platform": {"architecture": arch, "os": "linux"}}
+        for arch, each in layers.items()
+    ]
+    index = {"schemaVersion": 2, "mediaType": f"{_TYPE}.index.v1+json", "manifests": manifests}
+    return _with_index(root, _blob(root, "index.v1+json", json.dumps(index).encode()))
+
+
+def _image(
+    root: Path, layers: Sequence[bytes], arch: str, compression: str = "gzip"
+) -> dict[str, Any]:
     config = {
-        "architecture": _GO.get(machine, machine),
+        "architecture": arch,
         "os": "linux",
         "config": {},
         "rootfs": {"type": "layers", "diff_ids": [_digest(each) for each in layers]},
@@ -57,8 +73,10 @@ def layout(root: Path, *layers: bytes, tag: str = "latest", compression: str = "
         "config": _blob(root, "config.v1+json", json.dumps(config).encode()),
         "layers": [_layer(root, each, compression) for each in layers],
     }
-    described = _blob(root, "manifest.v1+json", json.dumps(manifest).encode())
-    described["annotations"] = {"org.opencontainers.image.ref.name": tag}
+    return _blob(root, "manifest.v1+json", json.dumps(manifest).encode())
+
+
+def _with_index(root: Path, described: dict[str, Any]) -> Path:
     index = root / "index.json"
     manifests: Sequence[Any] = json.loads(index.read_text())["manifests"] if index.exists() else []
     index.write_text(json.dumps({"schemaVersion": 2, "manifests": [*manifests, described]}))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import shutil
 import tarfile
@@ -39,16 +38,14 @@ _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 
 _FORM = "oci:REF, such as oci:registry.example/name:tag, or oci:DIRECTORY"
 
-# Go's names of architectures, where uname has others.
-_GO = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le"}
 
-
-def key(spelled: Spelled) -> str:
+def key(spelled: Spelled, arch: str) -> str:
     """Return what differs for another image; for a name in a registry it is always the same.
 
-    Raises KernelNotFound if there is no such layout.
+    An image may exist for several architectures; ARCH is the name of one, which is Go's and
+    Debian's. Raises KernelNotFound if there is no such layout.
     """
-    named = f"{spelled.suffix} {_architecture()}"
+    named = f"{spelled.suffix} {arch}"
     if spelled.path is None:
         if not spelled.suffix:
             raise KernelNotFound(f"'{OCI}' names no image: write {_FORM}")
@@ -58,8 +55,8 @@ def key(spelled: Spelled) -> str:
     return f"oci-{hashlib.sha256(named.encode() + content).hexdigest()}"
 
 
-def unpack(spelled: Spelled, tree: Path) -> None:
-    """Unpack the kernel of an image into TREE.
+def unpack(spelled: Spelled, arch: str, tree: Path) -> None:
+    """Unpack the kernel of an image for ARCH into TREE.
 
     Raises KernelFetchError without skopeo or if a registry gives no image, KernelNotFound,
     KernelUnusable for a damaged image, and OSError.
@@ -72,7 +69,7 @@ def unpack(spelled: Spelled, tree: Path) -> None:
             # skopeo would end a path at its first colon.
             (directory / "layout").symlink_to(spelled.path.resolve())
             source = f"oci:layout{spelled.suffix}"
-        _copy(spelled, source, directory)
+        _copy(spelled, source, arch, directory)
         manifest = json.loads((directory / "image/manifest.json").read_bytes())
         for layer in manifest.get("layers", ()):
             name = layer["digest"].partition(":")[2]
@@ -137,8 +134,8 @@ def _check_manifests(spelled: Spelled) -> None:
             left.append(content)
 
 
-def _copy(spelled: Spelled, source: str, directory: Path) -> None:
-    architecture = ("--override-os", "linux", "--override-arch", _architecture())
+def _copy(spelled: Spelled, source: str, arch: str, directory: Path) -> None:
+    architecture = ("--override-os", "linux", "--override-arch", arch)
     command = ["skopeo", "--tmpdir", str(directory), *architecture, "copy", "--dest-decompress"]
     try:
         done = programs.run([*command, source, "dir:image"], cwd=directory)
@@ -207,8 +204,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _architecture() -> str:
-    machine = os.uname().machine
-    return _GO.get(machine, machine)

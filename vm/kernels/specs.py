@@ -31,6 +31,8 @@ from pytest_bpflink.vm.kernels.unpacked import Unpacked
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_bpflink.vm.kernels.spelling import Spelled
+
 _RELEASE = re.compile(r"\d+\.\d+(\.\d+)*([-+~][\w.+~-]+)?")
 
 _SPECS = (
@@ -68,8 +70,7 @@ def find(
         kernel = _store_for(arch, store).get(name, progress)
         return replace(_checked(kernel), spec=spec, id=spec)
     if name.startswith(OCI):
-        _refuse_foreign(spec, arch)
-        return replace(_in_image(name, progress), spec=spec)
+        return replace(_in_image(name, arch, progress), spec=spec)
     path = Path(os.path.expanduser(name))
     if _is_pattern(name):
         raise KernelNotFound(f"{spec!r} is a pattern, which may name several kernels")
@@ -112,24 +113,16 @@ def _store_for(arch: str, store: Store | None) -> Store:
     return store if store and store.arch == wanted else Store(arch=arch)
 
 
-def _of(arch: str, path: Path) -> Kernel:
-    """Return the kernel at a path, whose image may not be of another architecture than ARCH.
+def _of(arch: str, at: Path | Spelled, kernel: Kernel) -> Kernel:
+    """Return a kernel that is AT a place, which may not be of another architecture than ARCH.
 
-    Without ARCH that is this machine's.
+    Without ARCH that is this machine's. Raises KernelUnusable.
     """
-    kernel = read_kernel(path, arch=arch)
+    kernel = replace(kernel, arch=arch or architectures.own())
     of_image = architectures.of_image(kernel.image)
     if of_image not in {"", kernel.arch}:
-        raise KernelUnusable(f"{path}: this is an {of_image} kernel; write {of_image}:{path}")
+        raise KernelUnusable(f"{at}: this is an {of_image} kernel; write {of_image}:{at}")
     return kernel
-
-
-def _refuse_foreign(spec: str, arch: str) -> None:
-    if arch not in {"", architectures.own()}:
-        raise KernelNotFound(
-            f"{spec}: packages and images are unpacked for {architectures.own()} only; name the"
-            " directory of a package that is unpacked"
-        )
 
 
 def _at(path: Path, arch: str, progress: Callable[[str], None]) -> Kernel:
@@ -137,14 +130,13 @@ def _at(path: Path, arch: str, progress: Callable[[str], None]) -> Kernel:
     files = packages.given(path) if os.path.isfile(path) else []
     if not files:
         try:
-            return _ready(_of(arch, path), progress)
+            return _ready(_of(arch, path, read_kernel(path)), progress)
         except KernelNotFound:
             files = packages.given(path) if os.path.isdir(path) else []
             if not files:
                 raise
-    _refuse_foreign(f"{arch}:{path}", arch)
     try:
-        key = f"deb-{packages.digest(files)}"
+        key = "-".join(filter(None, ("deb", arch, packages.digest(files))))
     except OSError as error:
         raise KernelNotFound(f"{error.filename} can't be read: {error.strerror}") from None
     named = path.absolute()
@@ -152,23 +144,25 @@ def _at(path: Path, arch: str, progress: Callable[[str], None]) -> Kernel:
         key,
         str(named),
         lambda tree: packages.extract(files, tree),
-        lambda tree: packages.read(path, tree),
+        lambda tree: _of(arch, path, packages.read(path, tree)),
         progress,
     )
-    return replace(kernel, id=short_id(named.name.removesuffix(".deb"), named))
+    return replace(_fit(kernel), id=short_id(named.name.removesuffix(".deb"), named))
 
 
-def _in_image(spec: str, progress: Callable[[str], None]) -> Kernel:
+def _in_image(spec: str, arch: str, progress: Callable[[str], None]) -> Kernel:
     image = spelled(spec, Path.cwd())
+    wanted = arch or architectures.own()
     kernel = Unpacked().get(
-        oci.key(image),
+        oci.key(image, wanted),
         str(image),
-        lambda tree: oci.unpack(image, tree),
-        lambda tree: oci.read(image, tree),
+        lambda tree: oci.unpack(image, wanted, tree),
+        lambda tree: _of(arch, image, oci.read(image, tree)),
         progress,
     )
     name = str(image.path.name if image.path else "") + image.suffix
-    return replace(kernel, spec=spec, id=short_id(name.rpartition("/")[2], Path(str(image))))
+    id_ = short_id(name.rpartition("/")[2], Path(str(image)))
+    return replace(_fit(kernel), spec=spec, id=id_)
 
 
 def _is_pattern(spec: str) -> bool:
@@ -184,6 +178,11 @@ def _ready(kernel: Kernel, progress: Callable[[str], None]) -> Kernel:
     """Return a kernel whose modules have an index, and which can run as a guest."""
     kernel = indexed(_checked(kernel), progress)
     check_drivers(kernel)
+    return _fit(kernel)
+
+
+def _fit(kernel: Kernel) -> Kernel:
+    """Return a kernel that is fit for guests of its architecture. Raises KernelUnusable."""
     if kernel.is_foreign and has_9p(kernel) is False:
         raise KernelUnusable(
             f"kernel {kernel.release} can't run as a guest: it has no 9p, and guests without it are"

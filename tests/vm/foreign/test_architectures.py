@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,9 @@ from pytest_bpflink.vm.kernels import KernelNotFound, KernelUnusable, Store, fin
 from pytest_bpflink.vm.kernels.kernel import check_kernel
 from pytest_bpflink.vm.machines import kvm, qemu
 from pytest_bpflink.vm.machines.errors import MachineError
+from tests.support.debian_archive import kernel_deb
 from tests.support.kernel_trees import CONFIG, write
+from tests.support.oci_layout import layer, layout_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,6 +97,34 @@ def test_kernel_of_another_architecture_by_path(tmp_path: Path) -> None:
     assert (kernel.arch, kernel.is_foreign) == (FOREIGN, True)
     assert kernel.spec == f"{FOREIGN}:{tmp_path}"
     assert kvm.detect(kernel).reason == f"TCG: {FOREIGN} is emulated"
+
+
+@pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="dpkg-deb is not on this host")
+def test_package_of_another_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "cache"))
+    image, config = IMAGES[FOREIGN].decode(), CONFIG.replace("=m", "=y")
+    kernel_deb("linux-image-6.12.1-me", "6.12.1-1", image=image, config=config).build(tmp_path)
+    (deb,) = tmp_path.glob("*.deb")
+    with pytest.raises(KernelUnusable) as caught:
+        find(str(deb))
+    assert str(caught.value) == f"{deb}: this is an {FOREIGN} kernel; write {FOREIGN}:{deb}"
+    assert find(f"{FOREIGN}:{deb}").arch == FOREIGN
+    with pytest.raises(KernelUnusable):  # although it is unpacked
+        find(str(deb))
+
+
+@pytest.mark.skipif(not shutil.which("skopeo"), reason="skopeo is not on this host")
+def test_image_for_several_architectures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "cache"))
+    config = {"boot/config-6.12.1": CONFIG.replace("=m", "=y")}
+    images = {
+        name: layer({"boot/vmlinuz-6.12.1": IMAGES[name], **config})
+        for name in (architectures.own(), "arm64", "riscv64")
+    }
+    path = layout_for(tmp_path / "layout", images)
+    for spec, arch in (("", architectures.own()), ("arm64:", "arm64"), ("riscv64:", "riscv64")):
+        kernel = find(f"{spec}oci:{path}")
+        assert (kernel.arch, kernel.image.read_bytes()) == (arch, IMAGES[arch])
 
 
 def test_the_running_kernel_is_of_this_architecture() -> None:
