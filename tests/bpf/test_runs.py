@@ -105,6 +105,12 @@ def test_raw_tracepoint(loaded: Object) -> None:
     assert (result.data, result.ctx) == (b"", None)
 
 
+def test_cpu_that_is_not_there(loaded: Object) -> None:
+    with pytest.raises(BpfError) as raised:
+        loaded.program("raw").run(ctx=bytes(16), flags=RunFlags.ON_CPU, cpu=1 << 20)
+    assert raised.value.errno == errno.ENXIO
+
+
 @pytest.mark.skipif(KernelInfo().version < (5, 15), reason="XDP contexts came with 5.15")
 def test_xdp_context(loaded: Object, netns: NetNs) -> None:
     with netns.entered():
@@ -126,6 +132,13 @@ def test_live_frames(loaded: Object, netns: NetNs) -> None:
         frames = [receiver.recv(100) for _ in range(5)]
     assert frames == [b"\x07" + PACKET] * 5
     assert loaded.bss["ran"] == 5
+
+
+@pytest.mark.skipif(KernelInfo().version < (5, 18), reason="live frames came with 5.18")
+def test_batch_of_live_frames_that_is_too_large(xdp: Program) -> None:
+    with pytest.raises(BpfError) as raised:
+        xdp.run(PACKET, flags=RunFlags.XDP_LIVE_FRAMES, batch_size=257)
+    assert raised.value.errno == errno.E2BIG
 
 
 @pytest.mark.skipif(KernelInfo().version < (5, 14), reason="syscall came with 5.14")
