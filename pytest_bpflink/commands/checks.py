@@ -219,7 +219,7 @@ def _acceleration(store: Store) -> Check:
         return Check("KVM", "vm", "note", found, "bpflink kernels fetch lts")
     try:
         with progress() as told:
-            told("trying to boot a kernel with KVM; the first time this takes up to 20 s")
+            told("trying once to boot a kernel with KVM; it takes seconds, or 20 s if KVM hangs")
             tried = kvm.detect(kernels.find(stored[-1].upstream))
     except (kernels.KernelError, MachineError) as error:
         return Check("KVM", "vm", "note", f"not tried: {error}")

@@ -7,6 +7,7 @@ Knows processes, pipes and deadlines. `plain` composes QEMU's command and the pr
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import re
 import select
@@ -14,12 +15,12 @@ import shlex
 import subprocess
 import sys
 import threading
-import time
 from contextlib import ExitStack, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 from pytest_bpflink.vm.machines import console, console_file, gateway, plain, virtme
+from pytest_bpflink.vm.machines.deadline import Deadline
 from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
 from pytest_bpflink.vm.trust import OWNER
 
@@ -165,17 +166,22 @@ class Machine:
         """
         self._await(plain.READY, timeout)
 
-    def _await(self, line: bytes, timeout: float) -> None:
-        """Read the guest's output up to LINE, or raise BootFailed."""
-        scaled = self._scaled(timeout)
-        deadline = time.monotonic() + scaled
+    def _await(self, line: bytes, timeout: float, *, silence: float = math.inf) -> None:
+        """Read the guest's output up to LINE, or raise BootFailed.
+
+        A guest whose console says nothing for SILENCE seconds is given up before TIMEOUT.
+        """
+        deadline = Deadline(
+            self._scaled(timeout), console=self.console_log, silence=self._scaled(silence)
+        )
         poll = select.poll()
         poll.register(self._from_guest, select.POLLIN)
         said = b""
         while not said.endswith(line):
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                self._end_qemu()
-                raise self._failed(f"was not up after {scaled:.0f} s", timed_out=True)
+            while not poll.poll(deadline.pause() * 1000):
+                if missed := deadline.missed():
+                    self._end_qemu()
+                    raise self._failed(missed, timed_out=True)
             # Byte by byte: the bytes after LINE belong to execnet.
             byte = os.read(self._from_guest, 1)
             if not byte:

@@ -133,6 +133,13 @@ def kernel_options(kernel: Kernel) -> Iterator[str]:
     yield f"lsm={modules}" if "bpf" in modules.split(",") else f"lsm={modules},bpf"
 
 
+def consoles(command: Sequence[str]) -> Iterator[str]:
+    """Yield those kernel parameters of a composed COMMAND that name the machine's consoles."""
+    for word in shlex.split(command[command.index("-append") + 1]):
+        if word.startswith(("console=", "earlyprintk=")):
+            yield word
+
+
 def redirected(command: list[str], *, errors: Path) -> list[str]:
     """Return COMMAND with the guest's console sent to `CONSOLE`, and its errors to a file.
 

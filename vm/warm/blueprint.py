@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -69,13 +68,10 @@ class Blueprint:
             options=["--script-sh", "true"],
             modules=False,
         )
-        parameters = shlex.split(composed[composed.index("-append") + 1])
         command = _without_slow(_without_unused(composed))
         return cls(
             command=tuple(_without_shares(command) if packed else _with_share(command)),
-            consoles=tuple(
-                word for word in parameters if word.startswith(("console=", "earlyprintk="))
-            ),
+            consoles=tuple(virtme.consoles(composed)),
         )
 
     @property

@@ -1,0 +1,1 @@
+"""Tests of `vm/`: kernels, images, machines and saves of warm guests."""
