@@ -424,3 +424,18 @@ def test_newest_is_built_from_the_distributions_source() -> None:
     check(library)
     assert re.fullmatch(r"libbpf\.so(\.\d+){3}", library.name)
     assert library.parent.name.startswith(f"{library.name.removeprefix('libbpf.so.')}-")
+
+
+def test_without_apt_although_its_lists_are_fresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path))
+    for suites in libbpf_build._SUITES:
+        apt = libbpf_build._apt(suites)
+        directory = tmp_path / f"apt-sources-{suites[0]}"
+        directory.mkdir(exist_ok=True)
+        for name in (*apt.own_files, "updated"):
+            (directory / name).touch()
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(LibbpfError, match=r"^there is no apt on this host"):
+        choose("newest", Said(), directory=tmp_path)

@@ -95,14 +95,14 @@ class Apt:
         The reason is one phrase, empty if they are up to date. Without a network, or with a
         signature that apt rejects, the lists that were read earlier stay. Raises AptError.
         """
+        if not shutil.which("apt-get"):
+            raise AptError("there is no apt on this host")
         stamp = self._directory / "updated"
         ours = [self._directory / name for name in self.own_files]
         age = time.time() - stamp.stat().st_mtime if stamp.exists() else -1.0
         # A stamp from the future has another clock's time.
         if 0 <= age < _FRESH_SECONDS and all(map(is_trusted, ours)):
             return ""
-        if not shutil.which("apt-get"):
-            raise AptError("there is no apt on this host")
         progress("reading the lists of packages")
         for part in ("state/lists/partial", "cache/archives/partial"):
             make_directory(self._directory / part)
