@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 # Seen on 6.12.107, 6.18 and 7.2.13: tcp_update_congestion_control() adds the new congestion control
-# to its list before it removes the old one, and here both are the same.
+# to its list before it removes the old one, and here both are the same. A kernel that checks its
+# lists (CONFIG_LIST_HARDENED) dies of the update, another one when the link goes.
 @pytest.mark.kernel_bug("tcp_update_congestion_control adds what is in its list already")
 @pytest.mark.bpf_requires("link:struct_ops", since="6.4", libbpf="1.2")
 def test_update_to_the_map_that_a_struct_ops_link_has(
@@ -25,7 +26,7 @@ def test_update_to_the_map_that_a_struct_ops_link_has(
 ) -> None:
     if bpf_kernel.where == "native":
         pytest.skip("it does crash this kernel: run it in a guest (--kernel 6.12)")
-    stage = Congestion(request, "congestion")
+    stage = Congestion(request, "on_struct_ops")
     link = stage.attach()
 
     # Whether the update is refused or done, the link must be as it was.
@@ -33,6 +34,8 @@ def test_update_to_the_map_that_a_struct_ops_link_has(
         link.update_map(stage.object.map("congestion"))
 
     assert stage.ran() == (True, False)
+    link.destroy()
+    assert stage.ran() == (False, False)
 
 
 # Seen on 6.18.15: bpf_kprobe_multi_show_fdinfo() shows each function's cookie, also if the link has
