@@ -103,10 +103,16 @@ class Stage:
         *arguments: str | Path,
         seconds: float = 900,
         variables: Mapping[str, str] = MappingProxyType({}),
+        reasons: str = "",
     ) -> Counts:
-        """Run pytest, in which at least one test must pass and none may fail."""
+        """Run pytest, in which at least one test must pass and none may fail.
+
+        The reason of each skip must have the text REASONS.
+        """
         command = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rs", *arguments)
-        return counts(self.run(*command, seconds=seconds, variables=variables))
+        output = self.run(*command, seconds=seconds, variables=variables)
+        require_reasons(output, reasons)
+        return counts(output)
 
 
 def counts(output: str) -> Counts:
@@ -121,3 +127,10 @@ def counts(output: str) -> Counts:
     if not found.get("passed") or found.keys() - {"passed", "skipped", "xfailed"}:
         raise SessionError(f"not as it should be: {last or output[-500:]}")
     return Counts(found["passed"], found.get("skipped", 0))
+
+
+def require_reasons(output: str, text: str) -> None:
+    """Raise SessionError if pytest's output shows a skip whose reason lacks a text."""
+    for line in output.splitlines():
+        if line.startswith("SKIPPED [") and text not in line:
+            raise SessionError(f"skipped for another reason than {text!r}: {line}")

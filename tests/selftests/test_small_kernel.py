@@ -10,6 +10,7 @@ import pytest
 
 from machines import kernel_build
 from machines.kernel_build import BuildError, Recipe, build, main
+from machines.stage import SessionError, require_reasons
 from tests.support import ROOT
 from tests.support.sessions import run_session
 from tests.support.stored_kernels import CACHE
@@ -85,3 +86,13 @@ def test_recipe_leaves_options_out() -> None:
     assert "CONFIG_BPF_JIT" not in less.wanted()
     assert less.text() == f"{whole.text()}CONFIG_BPF_JIT=n\n"
     assert "CONFIG_SERIAL_AMBA_PL011" not in whole.wanted()
+
+
+def test_session_takes_no_other_reason() -> None:
+    """A row that the session's kernel lacks fails it; one that libbpf lacks does not."""
+    skipped = "SKIPPED [1] test_holding.py:42: "
+    libbpf = f"{skipped}fentry_multi: needs libbpf 1.8 or later, this is libbpf 1.7"
+    kernel = f"{skipped}lsm: this kernel (6.12.1) is built without CONFIG_BPF_LSM"
+    require_reasons(f"{libbpf}\n1 passed, 1 skipped in 1 s", "needs libbpf")
+    with pytest.raises(SessionError, match=r"than 'needs libbpf': SKIPPED .*CONFIG_BPF_LSM"):
+        require_reasons(f"{libbpf}\n{kernel}\n1 passed, 2 skipped in 1 s", "needs libbpf")
