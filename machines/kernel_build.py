@@ -77,6 +77,11 @@ class Recipe:
     without: tuple[str, ...] = ()
     """Options of the fragment, without `CONFIG_`, to set to n."""
 
+    @property
+    def name(self) -> str:
+        """What the kernel's directory is called, before the key."""
+        return "-".join([SERIES, *(f"without-{name}" for name in self.without)])
+
     def text(self) -> str:
         """Return the fragment to merge."""
         whole = fragment.text(fragment.GUESTS | fragment.SELFTESTS)
@@ -110,7 +115,7 @@ def build(recipe: Recipe, *, tree: Path | None = None) -> Path:
     parts = "\n".join([version, compilers, *configuration])
     key = hashlib.sha256(parts.encode()).hexdigest()[:_KEY_LENGTH]
     root = cache_part("built-kernels")
-    built = root / "-".join([SERIES, *(f"without-{name}" for name in recipe.without), key])
+    built = root / f"{recipe.name}-{key}"
     waiting = "waiting for another build"
     with locked(root, unfinished=_BUILDING, waits=lambda: _say(waiting)):
         if not built.is_dir():
@@ -127,9 +132,9 @@ def build(recipe: Recipe, *, tree: Path | None = None) -> Path:
     return built
 
 
-def newest() -> Path | None:
-    """Return the directory of the kernel that was built last, without options left out."""
-    found = cache_part("built-kernels").glob(f"{SERIES}-{'[0-9a-f]' * _KEY_LENGTH}")
+def newest(recipe: Recipe) -> Path | None:
+    """Return the directory of the kernel that was built last by a recipe, perhaps of older text."""
+    found = cache_part("built-kernels").glob(f"{recipe.name}-{'[0-9a-f]' * _KEY_LENGTH}")
     return max(found, key=lambda each: each.stat().st_mtime, default=None)
 
 

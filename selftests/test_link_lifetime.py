@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def witness(bpf_object: Callable[..., Object]) -> SyscallWitness:
-    return SyscallWitness(bpf_object("progs/sys_enter.bpf.c", rodata=SyscallWitness.rodata()))
+def witness() -> Iterator[SyscallWitness]:
+    with SyscallWitness.of("pin_raw_tp") as loaded:
+        yield loaded
 
 
 @pytest.fixture

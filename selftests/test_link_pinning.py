@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import BpfError, DescriptorHolder, Link, Object, PinHolder, eventually
+from pytest_bpflink import BpfError, DescriptorHolder, Link, PinHolder, eventually
 from pytest_bpflink.selftests.support.witness import SyscallWitness
 
 if TYPE_CHECKING:
@@ -30,17 +29,11 @@ pytestmark = pytest.mark.parametrize(
     ],
 )
 
-PROGRAMS = Path(__file__).parent / "progs/sys_enter.bpf.c"
-
 
 @pytest.fixture
 def witness(program: str) -> Iterator[SyscallWitness]:
-    """Load one of the programs: a kernel without BTF refuses the other."""
-    with Object.open(PROGRAMS) as opened:
-        for each in opened.programs.values():
-            each.set_autoload(each.name == program)
-        opened.rodata.update(SyscallWitness.rodata())
-        yield SyscallWitness(opened.load())
+    with SyscallWitness.of(program) as loaded:
+        yield loaded
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 
 from pytest_bpflink import AttachType, LinkType, MapType, ProgType
 from pytest_bpflink.binding.kernel_btf import vmlinux
+from pytest_bpflink.selftests.support.absence import made_or_absent
 
 if TYPE_CHECKING:
     from enum import IntEnum
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
         (AttachType, "bpf_attach_type", "BPF_"),
     ],
 )
-def test_numbers(ours: type[IntEnum], name: str, prefix: str) -> None:
+def test_numbers(ours: type[IntEnum], name: str, prefix: str, pytestconfig: pytest.Config) -> None:
     """Each name has the same number in both, and the kernel has no other numbers up to our last."""
+    types = made_or_absent(pytestconfig, "BTF", vmlinux, options=("CONFIG_DEBUG_INFO_BTF",))
     kernels = {
         one.removeprefix(prefix): value
-        for one, value in vmlinux().enumerators(name).items()
+        for one, value in types.enumerators(name).items()
         if "MAX_" not in one and value <= max(ours)
     }
     known = {one.name: one.value for one in ours}

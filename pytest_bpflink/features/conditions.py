@@ -19,6 +19,7 @@ _MODULES = Path("/sys/module")
 
 _KPROBES_ON_FTRACE = "CONFIG_KPROBES_ON_FTRACE"
 _LSM_OPTION = "CONFIG_BPF_LSM"
+_TRAMPOLINES = "CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS"
 _ENOTSUPP = 524  # what the kernel answers where it has no trampolines
 
 
@@ -28,12 +29,14 @@ def lack(error: BpfError, config: Mapping[str, str], options: Sequence[str]) -> 
     `config` is the kernel's build configuration, `options` are those that the feature needs.
     """
     if not _BTF.exists() and "BTF" in str(error):
-        return f"this kernel has no BTF: there is no {_BTF}"
+        return f"this kernel has no BTF (CONFIG_DEBUG_INFO_BTF): there is no {_BTF}"
     if error.errno == _ENOTSUPP or "JIT" in str(error):
         if not _JIT.exists():
             return "this kernel is built without a JIT (CONFIG_BPF_JIT)"
         if _JIT.read_text().strip() == "0":
             return "this kernel's JIT is off (net.core.bpf_jit_enable is 0)"
+    if error.errno == _ENOTSUPP and _TRAMPOLINES not in config and config:
+        return f"this kernel has no trampolines ({_TRAMPOLINES})"  # as arm64's before Linux 6.0
     if active := other_lsms(options):
         return f"the BPF LSM is off: this kernel's security modules are {active} (lsm=)"
     return _code_of_ftrace(error, config, options) or _missing_module(config, options)

@@ -29,8 +29,10 @@ class Row:
     """The release that brought it; an older kernel may lack it."""
     programs: tuple[str, ...]
     """A source, and its programs that all tests share; a source alone stands for all of them."""
+    needs: str = ""
+    """The feature that needs the same options of the kernel; if empty, its link type does."""
     config: tuple[str, ...] = ()
-    """Options of the kernel without which it may be absent, beyond those of its link type."""
+    """Options of the kernel without which it may be absent, beyond those of `needs`."""
     libbpf: str = ""
     """The release of libbpf that brought its section; empty if 1.0 has it."""
     info: Callable[[Any], dict[str, Any]] = field(default=lambda _stage: {})
@@ -68,7 +70,8 @@ class Row:
     @property
     def options(self) -> tuple[str, ...]:
         """All options of the kernel without which it may be absent."""
-        return (*options_of(f"link:{self.link_type.name.lower()}"), *self.config)
+        needs = self.needs or f"link:{self.link_type.name.lower()}"
+        return (*options_of(needs), *self.config)
 
 
 def before(release: tuple[int, ...], old: int, new: int) -> Callable[[KernelInfo], int]:

@@ -72,7 +72,14 @@ _UPROBES = ("CONFIG_UPROBE_EVENTS",)
 
 _EVENTS = [
     row_of("raw_tp", LinkType.RAW_TRACEPOINT, events.Syscalls, "5.7", **_TRACEPOINT),
-    row_of("tp_btf", LinkType.RAW_TRACEPOINT, events.Syscalls, "5.7", **_TRACEPOINT),
+    row_of(
+        "tp_btf",
+        LinkType.RAW_TRACEPOINT,
+        events.Syscalls,
+        "5.7",
+        needs="attach:trace_raw_tp",
+        **_TRACEPOINT,
+    ),
     _tracing("fentry", AttachType.TRACE_FENTRY),
     _tracing("fexit", AttachType.TRACE_FEXIT),
     _tracing("fmod_ret", AttachType.MODIFY_RETURN),
@@ -82,6 +89,8 @@ _EVENTS = [
         LinkType.TRACING,
         events.Replacement,
         "5.10",
+        needs="prog:ext",
+        config=("CONFIG_BPF_EVENTS",),  # of the program that is replaced
         options={"function": "step"},
         again=always(errno.EBUSY),
     ),
@@ -186,7 +195,7 @@ _CGROUPS = [
         AttachType.LSM_CGROUP,
         "6.0",
         brief=False,
-        config=("CONFIG_BPF_LSM", "CONFIG_SECURITY_NETWORK"),
+        needs="attach:lsm_cgroup",
         sibling=("events", "on_lsm"),
         takes_sibling=always(errno.ENOENT),
     ),

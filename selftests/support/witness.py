@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pytest_bpflink import Cgroup, Object
+from pytest_bpflink import Object
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_bpflink import Cgroup
+
+_SYS_ENTER = Path(__file__).parents[1] / "progs/sys_enter.bpf.c"
 _DISCARD_PORT = 9
 
 # A program may miss one: since 6.13 the tracepoints of system calls can be preempted, and while
@@ -23,6 +30,16 @@ class SyscallWitness:
     def __init__(self, loaded: Object) -> None:
         self.object = loaded
         self._last = 0
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(cls, program: str) -> Iterator[SyscallWitness]:
+        """Load one of the programs: a kernel without BTF refuses `pin_tp_btf`."""
+        with Object.open(_SYS_ENTER) as opened:
+            for each in opened.programs.values():
+                each.set_autoload(each.name == program)
+            opened.rodata.update(cls.rodata())
+            yield cls(opened.load())
 
     @staticmethod
     def rodata() -> dict[str, int]:

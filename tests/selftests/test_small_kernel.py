@@ -10,7 +10,7 @@ import pytest
 
 from machines import kernel_build
 from machines.kernel_build import BuildError, Recipe, build, main
-from machines.stage import SessionError, require_reasons
+from machines.stage import EACH_TYPE, LIFE, SessionError, require_reasons
 from tests.support import ROOT
 from tests.support.sessions import run_session
 from tests.support.stored_kernels import CACHE
@@ -24,7 +24,7 @@ SELFTESTS = ROOT / "selftests"
 @pytest.fixture
 def small_kernel() -> Path:
     """The kernel that a session of `make test-machines` left in the cache."""
-    found = kernel_build.newest()
+    found = kernel_build.newest(Recipe())
     if found is None:
         pytest.skip("no small kernel was built: make test-machines ONLY=small-kernel")
     return found
@@ -44,6 +44,32 @@ def test_module_that_is_built_in(tmp_path: Path, small_kernel: Path) -> None:
     assert reason in found, "\n".join(done.outlines)
     # An older libbpf lacks some link types.
     assert re.search(r"= \d+ passed, \d+ skipped in", done.outlines[-1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("DEBUG_INFO_BTF",),
+        ("BPF_JIT", "BPF_LSM"),
+        ("BPF_EVENTS", "BPF_LSM", "KPROBES", "KPROBE_EVENTS", "UPROBE_EVENTS"),
+        ("CGROUP_BPF",),
+    ],
+    ids=lambda options: options[0],
+)
+def test_kernel_without_options(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Without options nothing fails, and each skip names one of them, or the libbpf it needs."""
+    found = kernel_build.newest(Recipe(without=options))
+    if found is None:
+        named = " ".join(f"--without {option}" for option in options)
+        pytest.skip(f"no such kernel was built: tools/small-kernel {named}")
+    chosen = ("-rs", "-p", "no:cacheprovider", "--kernel", str(found))
+    done = run_session(tmp_path, *LIFE, EACH_TYPE, *chosen, BPFLINK_CACHE=str(CACHE))
+
+    assert re.search(r"= \d+ passed, \d+ skipped in", done.outlines[-1]), done.outlines[-1]
+    explained = re.compile(rf"CONFIG_({'|'.join(options)})\b|needs libbpf")
+    skipped = [line for line in done.outlines if line.startswith("SKIPPED [")]
+    assert [line for line in skipped if not explained.search(line)] == []
+    assert any("CONFIG_" in line for line in skipped)
 
 
 def test_missing_programs(

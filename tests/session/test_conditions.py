@@ -47,7 +47,7 @@ def test_without_btf(tmp_path: Path) -> None:
 
     last, reasons = run(tmp_path, HIDE_BTF, pinning, access, *chosen, "--kernel", "7.2")
 
-    none = "this kernel has no BTF: there is no /sys/kernel/btf/vmlinux"
+    none = "this kernel has no BTF (CONFIG_DEBUG_INFO_BTF): there is no /sys/kernel/btf/vmlinux"
     lacking = ("attach:trace_raw_tp", "tp_btf", "fentry", "iter_task")
     assert reasons == {f"{each}: {none}" for each in lacking}
     assert re.search(r"= 6 passed, 10 skipped in", last)

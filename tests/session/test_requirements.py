@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import BpfError, KernelInfo, NotSupported
-from pytest_bpflink.features import kernel_info, probing
+from pytest_bpflink.features import conditions, kernel_info, probing
 from pytest_bpflink.features.options import options_of
+from pytest_bpflink.selftests.conformance.rows import ROWS
 from pytest_bpflink.session import requirements
 
 if TYPE_CHECKING:
@@ -84,6 +85,43 @@ def test_probe_on_code_of_ftrace() -> None:
     assert probing.excuse(other, kernel, config=("CONFIG_KPROBE_EVENTS",)) == ""
     kernel.config["CONFIG_KPROBES_ON_FTRACE"] = "y"
     assert probing.excuse(_ABSENT, kernel, config=("CONFIG_KPROBE_EVENTS",)) == ""
+
+
+def test_no_trampolines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """arm64 had none before Linux 6.0, and answers ENOTSUPP where a program is replaced."""
+    jit = tmp_path / "bpf_jit_enable"
+    jit.write_text("1\n")
+    monkeypatch.setattr(conditions, "_JIT", jit)
+    kernel = KernelInfo(release="5.10.1", where="tcg")
+    kernel.__dict__["config"] = {"CONFIG_BPF_SYSCALL": "y", "CONFIG_BPF_JIT": "y"}
+    unsupported = BpfError(524, "attach program")
+    needed = options_of("prog:ext")
+    assert probing.excuse(unsupported, kernel, config=needed) == (
+        "this kernel has no trampolines (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)"
+    )
+    assert probing.excuse(_ABSENT, kernel, config=needed) == ""
+    kernel.config["CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS"] = "y"
+    assert probing.excuse(unsupported, kernel, config=needed) == ""
+
+
+@pytest.mark.parametrize(
+    ("row", "needs_btf"),
+    [
+        ("raw_tp", False),
+        ("tp_btf", True),
+        ("fentry", True),
+        ("lsm", True),
+        ("freplace", False),
+        ("kprobe_multi", False),
+        ("cgroup-egress", False),
+        ("cgroup-lsm_cgroup", True),
+        ("iter_task", True),
+    ],
+)
+def test_rows_that_need_btf(row: str, needs_btf: bool) -> None:  # noqa: FBT001
+    """Want of the kernel's BTF explains a row's absence if its programs name the kernel's types."""
+    (options,) = (each.options for each in ROWS if each.id == row)
+    assert ("CONFIG_DEBUG_INFO_BTF" in options) is needs_btf
 
 
 def test_configuration_that_the_host_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
