@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from pytest_bpflink.bpf.bpffs import BpfFs
     from pytest_bpflink.bpf.cgroup import Cgroup
@@ -120,21 +121,50 @@ def bpf_object(
 ) -> Iterator[Callable[..., Object]]:
     """Load BPF objects: `bpf_object("x.bpf.c")`, a path relative to the test's file, closed after.
 
-    A `.bpf.c` is compiled with clang first. `rodata={"name": value}` sets constants before loading.
+    A `.bpf.c` is compiled with clang first, with macros `defines={"NAME": value}` and headers from
+    directories `include=[...]`; a list of sources is linked. `rodata={"name": value}` sets
+    constants before loading.
     """
     from pytest_bpflink.bpf.objects import Object
+    from pytest_bpflink.building import inline_sources
     from pytest_bpflink.errors import is_bpf_error
+
+    beside = request.path.parent
 
     with contextlib.ExitStack() as undo:
 
-        def load(path: str | os.PathLike[str], *, rodata: dict[str, Any] | None = None) -> Object:
+        def load(
+            path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+            *,
+            defines: Mapping[str, object] | None = None,
+            include: Sequence[str | os.PathLike[str]] = (),
+            rodata: Mapping[str, Any] | None = None,
+        ) -> Object:
             __tracebackhide__ = is_bpf_error
-            loaded = undo.enter_context(Object.open(request.path.parent / path))
+            given = [path] if isinstance(path, str | os.PathLike) else path
+            paths = [beside / each for each in given]
+            directories = [beside / each for each in include]
+            if any(map(inline_sources.is_one, paths)):
+                directories.append(beside)
+            opened = Object.open(paths, defines=defines, include=directories)
+            loaded = undo.enter_context(opened)
             if rodata:
                 loaded.rodata.update(rodata)
             return loaded.load()
 
         yield load
+
+
+@pytest.fixture
+def bpf_source() -> Callable[..., Path]:
+    """Write a BPF program in the test: `bpf_object(bpf_source("..."))`; gives the path of a file.
+
+    It includes headers from beside the test, too. `name="x"` calls the file `x.bpf.c`, after which
+    libbpf names the maps of global variables.
+    """
+    from pytest_bpflink.building import inline_sources
+
+    return inline_sources.written
 
 
 @pytest.fixture

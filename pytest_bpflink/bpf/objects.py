@@ -10,7 +10,6 @@ import ctypes
 import errno
 import os
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pytest_bpflink.binding import libbpf
@@ -19,10 +18,14 @@ from pytest_bpflink.bpf.global_variables import Globals
 from pytest_bpflink.bpf.map import Map
 from pytest_bpflink.bpf.program import Program
 from pytest_bpflink.building.compilation import object_of
+from pytest_bpflink.building.recipe import Recipe
 from pytest_bpflink.errors import BpfError, by_name, is_bpf_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    _Paths = str | os.PathLike[str]
 
 _ELF_MAGIC = b"\x7fELF"
 
@@ -37,23 +40,35 @@ class Object:
     def __init__(self, pointer: int, path: Path) -> None:
         self._pointer: int | None = pointer
         self.path = path
-        """The path that `open()` was given."""
+        """The path that `open()` was given, the first one of several."""
         self.loaded = False
         """Whether the kernel has the object's programs and maps."""
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Self:
+    def open(
+        cls,
+        path: _Paths | Sequence[_Paths],
+        *,
+        defines: Mapping[str, object] | None = None,
+        include: Sequence[_Paths] = (),
+    ) -> Self:
         """Read a `.bpf.o`, or compile a `.bpf.c` and read its object, without loading it yet.
 
+        Several sources are compiled and linked to one object, by libbpf's static linker. `defines`
+        are macros of the sources (`-D`), by name, `include` directories of their headers (`-I`).
+
         Raises `BpfError`: ENOENT where there is no file, EINVAL or an errno of libbpf's own for a
-        file that is no BPF object; `CompileError` for a source that clang refuses.
+        file that is no BPF object, or where sources can't be linked; `CompileError` for a source
+        that clang refuses; `ValueError` for a macro whose name is no identifier.
         """
         __tracebackhide__ = is_bpf_error
-        doing = f"open BPF object {Path(path)}"
-        file = object_of(path)
+        recipe = Recipe.of(path, defines, include)
+        path = recipe.sources[0]
+        doing = f"open BPF object {path}"
+        file = object_of(recipe)
         _require_elf(file, doing)
         pointer = libbpf.call("bpf_object__open_file", os.fsencode(file), None, doing=doing)
-        return cls(pointer, Path(path))
+        return cls(pointer, path)
 
     def load(self) -> Self:
         """Load the programs and maps into the kernel, and return the object itself.

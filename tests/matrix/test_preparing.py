@@ -29,7 +29,7 @@ def rewritten(directory: Path) -> list[str]:
 
 
 @pytest.mark.usefixtures("cache")
-def test_sources_below_the_arguments_are_compiled_before_guests_boot(
+def test_sources_that_tests_name_are_compiled_before_guests_boot(
     pytester: pytest.Pytester, with_fakes: Run
 ) -> None:
     for name in ("here/x/one", "here/node_modules/two", "here/venv/three", "elsewhere/four"):
@@ -37,13 +37,16 @@ def test_sources_below_the_arguments_are_compiled_before_guests_boot(
         file.parent.mkdir(parents=True)
         file.write_text(f"int {Path(name).name};\n")
     (pytester.path / "here/venv/pyvenv.cfg").touch()
-    (pytester.path / "here/test_x.py").write_text("def test_x(): pass")
+    (pytester.path / "here/unnamed.bpf.c").write_text("int unnamed;\n")
+    tests = "names = ['one', 'two', 'three', 'four']\ndef test_x(): pass"
+    (pytester.path / "here/test_x.py").write_text(tests)
+    (pytester.path / "here/test_y.py").write_text("unnamed = 1")
 
     result = with_fakes("--kernel", "good", "here/test_x.py::test_x")
 
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["compiling one.bpf.c", "booting good"])
-    for other in ("two", "three", "four"):
+    for other in ("two", "three", "four", "unnamed"):
         result.stdout.no_fnmatch_line(f"compiling {other}.bpf.c")
 
 
