@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from pytest_bpflink.bpf.bpffs import BpfFs
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.features.kernel_info import KernelInfo
     from pytest_bpflink.ledger.bpf_ledger import BpfLedger
     from pytest_bpflink.ledger.estate import Estate
+    from pytest_bpflink.session.loading import Opener
 
 
 @pytest.fixture(scope="session")
@@ -116,43 +116,31 @@ def netns(_bpf_privileges: None) -> Iterator[NetNs]:
 
 
 @pytest.fixture
-def bpf_object(
-    request: pytest.FixtureRequest, _bpf_privileges: None
-) -> Iterator[Callable[..., Object]]:
+def _bpf_opener(request: pytest.FixtureRequest, _bpf_privileges: None) -> Iterator[Opener]:
+    """The objects that a test opens, which are closed after it."""
+    from pytest_bpflink.session.loading import Opener
+
+    with Opener(request) as opener:
+        yield opener
+
+
+@pytest.fixture
+def bpf_object(_bpf_opener: Opener) -> Callable[..., Object]:
     """Load BPF objects: `bpf_object("x.bpf.c")`, a path relative to the test's file, closed after.
 
     A `.bpf.c` is compiled with clang first, with macros `defines={"NAME": value}` and headers from
-    directories `include=[...]`; a list of sources is linked. `rodata={"name": value}` sets
-    constants before loading.
+    directories `include=[...]`; a list of sources is linked. What is chosen before loading:
+    `rodata`, `data`, `bss`, `max_entries`, `skip`, `only`, `types`, `attach_to` and `log_level` as
+    in `Object.configure()`; `kconfig`, `pin_root` and `btf` as in `Object.open()`. Maps that are
+    pinned by name are pinned in the test's own `bpffs`. `load=False` only opens the object.
     """
-    from pytest_bpflink.bpf.objects import Object
-    from pytest_bpflink.building import inline_sources
-    from pytest_bpflink.errors import is_bpf_error
+    return _bpf_opener.load
 
-    beside = request.path.parent
 
-    with contextlib.ExitStack() as undo:
-
-        def load(
-            path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-            *,
-            defines: Mapping[str, object] | None = None,
-            include: Sequence[str | os.PathLike[str]] = (),
-            rodata: Mapping[str, Any] | None = None,
-        ) -> Object:
-            __tracebackhide__ = is_bpf_error
-            given = [path] if isinstance(path, str | os.PathLike) else path
-            paths = [beside / each for each in given]
-            directories = [beside / each for each in include]
-            if any(map(inline_sources.is_one, paths)):
-                directories.append(beside)
-            opened = Object.open(paths, defines=defines, include=directories)
-            loaded = undo.enter_context(opened)
-            if rodata:
-                loaded.rodata.update(rodata)
-            return loaded.load()
-
-        yield load
+@pytest.fixture
+def bpf_open(_bpf_opener: Opener) -> Callable[..., Object]:
+    """Open BPF objects as `bpf_object` does, without loading them: `bpf_open("x.bpf.c").load()`."""
+    return _bpf_opener.open
 
 
 @pytest.fixture

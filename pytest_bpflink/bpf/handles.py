@@ -76,5 +76,9 @@ class MapHandle(Protocol):
         """The map's name in the object."""
 
     @property
+    def flags(self) -> int:
+        """The `BPF_F_*` with which the map is created."""
+
+    @property
     def loaded(self) -> bool:
         """Whether the kernel has the map."""
