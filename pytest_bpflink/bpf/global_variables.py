@@ -101,11 +101,10 @@ class Globals(MutableMapping[str, Any]):
         protection = mmap.PROT_READ
         if not self._name.startswith((".rodata", ".kconfig")):
             protection |= mmap.PROT_WRITE
-        size = len(_initial_value(section))
-        return mmap.mmap(section.fd, size, flags=mmap.MAP_SHARED, prot=protection)
+        return mmap.mmap(section.fd, section.value_size, flags=mmap.MAP_SHARED, prot=protection)
 
     def _read_map(self, section: MapHandle) -> bytearray:
-        image = bytearray(len(_initial_value(section)))
+        image = bytearray(section.value_size)
         place = (ctypes.c_char * len(image)).from_buffer(image)
         doing = f"read {self._name}"
         libbpf.call("bpf_map_lookup_elem", section.fd, _ONLY_KEY, place, doing=doing)

@@ -132,7 +132,7 @@ class Object:
         if only is not None:
             wanted = {self.program(name).name for name in only}
             for name, program in self.programs.items():
-                program.set_autoload(name in wanted - skipped)
+                program.set_autoload(name in wanted)
         for name in skipped:
             self.program(name).set_autoload(False)
         for name, kind in (types or {}).items():

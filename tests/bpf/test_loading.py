@@ -117,6 +117,81 @@ def test_function_to_attach_to(bpf_object: Callable[..., Object]) -> None:
         bpf_object(PROGRAMS, only=["on_function"], attach_to={"on_function": "no_such"})
 
 
+REPLACED = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+__attribute__((noinline)) int seven(struct xdp_md *ctx)
+{
+	volatile int number = 7;
+
+	return number;
+}
+
+SEC("xdp")
+int run_seven(struct xdp_md *ctx)
+{
+	return seven(ctx);
+}
+
+SEC("?freplace")
+int eight(struct xdp_md *ctx)
+{
+	return 8;
+}
+
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+@pytest.mark.bpf_requires("link:tracing", since="5.7")
+def test_function_of_another_program(
+    bpf_object: Callable[..., Object], bpf_source: Callable[..., Path]
+) -> None:
+    source = bpf_source(REPLACED)
+    target = bpf_object(source).program("run_seven")
+    chosen = {"only": ["eight"], "attach_to": {"eight": ("seven", target)}}
+    replacing = bpf_object(source, **chosen).program("eight")
+    assert target.run(bytes(64)).retval == 7
+    with replacing.attach():
+        assert target.run(bytes(64)).retval == 8
+
+
+RELOCATED = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+
+struct task_struct {
+	int pid;
+} __attribute__((preserve_access_index));
+
+int offset;
+
+SEC("socket")
+int where(struct __sk_buff *skb)
+{
+	offset = bpf_core_field_offset(struct task_struct, pid);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+def test_types_of_the_kernel_from_a_file(
+    bpf_object: Callable[..., Object], bpf_source: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = bpf_source(RELOCATED)
+    types = Path("/sys/kernel/btf/vmlinux").read_bytes()
+    (tmp_path / "types").write_bytes(types)
+    loaded = bpf_object(source, btf=tmp_path / "types")
+    assert loaded.program("where").run(bytes(64)).retval == 0
+    assert loaded.bss["offset"] > 0
+    with pytest.raises(BpfError, match=r"load BPF object .*inline\.bpf\.c: "):
+        bpf_object(source, btf=tmp_path / "no types")
+
+
 def test_log_of_the_verifier(bpf_object: Callable[..., Object]) -> None:
     loaded = bpf_object(PROGRAMS, log_level=2, only=["sum"])
     assert "processed" in loaded.program("sum").log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from pytest_bpflink import BpfError, CompileError, Object
 from pytest_bpflink.building import clang, compilation, inline_sources, static_linking
+from pytest_bpflink.building.clang import Target
 from pytest_bpflink.building.recipe import CFLAGS, Recipe, absolute
 from tests.support.kernel_trees import write
 
@@ -122,6 +124,13 @@ def test_several_sources_are_one_object(tmp_path: Path) -> None:
         assert opened.load().program("keep").run(bytes(64)).retval == (1 + 64 + 2) & 1
 
 
+def test_objects_are_linked_with_sources(tmp_path: Path) -> None:
+    write(tmp_path / "adds.bpf.c", "#define ADDED 3\n" + ADDS)
+    built = compilation.object_of(tmp_path / "adds.bpf.c")
+    with Object.open([write(tmp_path / "calls.bpf.c", BEGIN + CALLS), built]) as opened:
+        assert opened.load().program("keep").run(bytes(64)).retval == (1 + 64 + 3) & 1
+
+
 def test_linked_object_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = [tmp_path / "calls.bpf.c", tmp_path / "adds.bpf.c"]
     write(sources[0], BEGIN + CALLS)
@@ -146,6 +155,20 @@ def test_sources_that_do_not_go_together(tmp_path: Path) -> None:
         Object.open([tmp_path / "a.bpf.c", tmp_path / "b.bpf.c"])
     with pytest.raises(ValueError, match="one source at least"):
         Object.open([])
+
+
+def test_objects_of_the_other_byte_order(tmp_path: Path) -> None:
+    """The system's libbpf 1.1 can't link them; newer ones do."""
+    target = Target("s390x", "big", tmp_path)
+    recipe = Recipe.of([write(tmp_path / f"{name}.bpf.c", f"int {name};\n") for name in "ab"])
+    made = compilation.made_for(recipe, target, header=lambda: tmp_path, before_each=lambda _: None)
+    if made.object is None:
+        assert (made.errno, made.hint) == (
+            errno.EOPNOTSUPP,
+            "the host's libbpf links objects of its own byte order only",
+        )
+    else:
+        assert made.object.read_bytes()[:6] == b"\x7fELF\x02\x02"
 
 
 @pytest.mark.parametrize("header", ["stdint.h", "stdio.h", "sys/socket.h", "netinet/in.h"])

@@ -103,6 +103,30 @@ def test_host_compiles_for_real_guests(
     _see_outcomes(result, kernels=2)
 
 
+@pytest.mark.usefixtures("project")
+def test_guest_that_compiles_itself_says_so(
+    pytester: pytest.Pytester, with_fakes: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "cache"))
+    pytester.makepyfile(
+        test_own="""
+        from pytest_bpflink import Object
+
+        def test_own(monkeypatch, tmp_path):
+            (tmp_path / "limit.h").write_text("#define LIMIT 5\\n")
+            (tmp_path / "x.bpf.c").write_text("#include <limit.h>\\nint value = LIMIT;")
+            monkeypatch.setenv("CPATH", str(tmp_path))
+            with Object.open(tmp_path / "x.bpf.c") as opened:
+                assert opened.data["value"] == 5
+        """
+    )
+    result = with_fakes("--kernel", "good", "test_own.py")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        ["[[]good] x.bpf.c is compiled in the guest, *: clang's variables*"]
+    )
+
+
 @pytest.fixture
 def request_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Request]:
     monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "cache"))

@@ -505,6 +505,19 @@ def test_short_verifier_log_stands_once(pytester: pytest.Pytester) -> None:
     assert output.str().count("R0 !read_ok") == 1
 
 
+def test_program_in_the_text_of_a_test_includes_headers_beside_it(
+    pytester: pytest.Pytester,
+) -> None:
+    (pytester.path / "seven.h").write_text("#define SEVEN 7\n")
+    pytester.makepyfile(
+        """
+        def test_it(bpf_open, bpf_source):
+            assert bpf_open(bpf_source('#include "seven.h"\\nint x = SEVEN;')).data["x"] == 7
+        """
+    )
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+
+
 @pytest.mark.parametrize("source", ["int broken(void) { return nothing; }", None])
 def test_traceback_of_a_failed_compilation_ends_in_the_test(
     pytester: pytest.Pytester, source: str | None

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 # A source that includes vmlinux.h takes a second; the host may have several guests to answer.
 _PATIENCE_SECONDS = 120.0
 
+_OTHERWISE = (
+    "clang's variables (CPATH and others) are not the host's here; set them before pytest starts,"
+    " or give bpf_object() include= and defines="
+)
+
 
 class HostCompiler:
     """The questions of a worker, and the answers as they come."""
@@ -32,13 +37,20 @@ class HostCompiler:
         self._answers.put(message)
 
     def ask(self, request: Request) -> Answer | None:
-        """Return the controller's answer; None if it has none, or is too late."""
+        """Return the controller's answer; None if it has none, or is too late, which is said."""
         asked = next(self._numbers)
         say(self._channel, "compile", (asked, request.plain))
+        why = _OTHERWISE
         while True:
             try:
                 number, answer = self._answers.get(timeout=_PATIENCE_SECONDS)
             except queue.Empty:
-                return None
+                answer, why = None, f"the host has not answered for {_PATIENCE_SECONDS:g} s"
+                break
             if number == asked:  # and not the answer to an earlier question, which came too late
-                return Answer(*answer) if answer else None  # type: ignore[arg-type]
+                break
+        if answer:
+            return Answer(*answer)  # type: ignore[arg-type]
+        names = ", ".join(source.name for source in request.recipe.sources)
+        say(self._channel, "printed", f"{names} is compiled in the guest, which is slow: {why}")
+        return None
