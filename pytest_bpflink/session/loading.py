@@ -61,13 +61,12 @@ class Opener:
             directories.append(self._beside)
         file = object_of(Recipe.of(paths, defines, directories))
         opened = Object.open(
-            paths,
-            defines=defines,
-            include=directories,
+            file,
             kconfig=self._configuration(file, kconfig),
             pin_root=pin_root,
             btf=btf and self._beside / btf,
         )
+        opened.path = paths[0]
         self._undo.enter_context(opened)
         if pin_root is None:
             self._pin_in_own(opened)
