@@ -6,6 +6,7 @@ the guest has, are compiled from a copy.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,13 +32,11 @@ def answer(request: Request, make: Callable[[Recipe], Made | None]) -> Answer | 
     """Return the answer to a request; MAKE compiles. None if this host compiles in another way."""
     if request.surroundings != asking.surroundings():
         return None
-    with _answering:
+    # As for want of space or of memory, and for text that no program takes as an argument.
+    with _answering, contextlib.suppress(OSError, ValueError):
         recipe = request.recipe
         if not all(_is_same(Path(name), content) for name, content in request.files.items()):
-            try:
-                recipe = _copied(request)
-            except OSError:  # as for want of space
-                return None
+            recipe = _copied(request)
         made = make(recipe)
         if made is None:
             return None
@@ -46,6 +45,7 @@ def answer(request: Request, make: Callable[[Recipe], Made | None]) -> Answer | 
         copies = str(recipe.copied_to)
         log, doing = (text.replace(copies, "") for text in (made.log, made.doing))
         return Answer(None, log, made.hint, doing, made.errno)
+    return None
 
 
 def _is_same(file: Path, content: bytes) -> bool:

@@ -89,7 +89,7 @@ def _pairs(defines: tuple[object, ...]) -> dict[str, object]:
     pairs: dict[str, object] = {}
     for each in defines:
         match each:
-            case (str(name), str(value)):
+            case (str(name), str(value)) if "\0" not in value:
                 pairs[name] = value
             case _:
                 raise ValueError("it has no macros")

@@ -217,7 +217,9 @@ def _asked_for(recipe: Recipe) -> Kept | None:
         raise CompileError(answer.errno, answer.doing, hint=answer.hint, log=answer.log)
     # Mostly in memory: what a guest writes is not in the host's cache.
     entry = object_cache.entry("asked for", repr(recipe), *request.surroundings)
-    return object_cache.keep(entry, answer.image, map(Path, request.files))
+    parts = [*map(Path, request.files)]
+    beside = [*recipe.directories, *(source.parent for source in recipe.sources)]
+    return object_cache.keep(entry, answer.image, [*parts, *headers.empty_places(parts, beside)])
 
 
 def _is_known(source: Path) -> bool:
@@ -272,7 +274,7 @@ class _Compiler:
         last = [source.parent] if source.parent not in _resolved(recipe) else []
         types = _missing_types(recipe, source)
         if types:
-            last.append(kernel_types.directory_for(self._header(), types))
+            last += kernel_types.directories_for(self._header(), types)
         command = [str(compiler), *flags(self._target, more=recipe.flags), *searched_last(last)]
         # Without the files that the source includes: only compiling it shows which these are.
         key = _identity(compiler), *command, *environment(), str(source)

@@ -12,7 +12,7 @@ from pytest_bpflink.building import vmlinux_h
 from pytest_bpflink.building.clang import memory_file
 from pytest_bpflink.errors import CompileError
 from pytest_bpflink.vm.cache import cache_part, is_trusted, usable, writable
-from pytest_bpflink.vm.whole_file import write_whole
+from pytest_bpflink.vm.whole_file import make_directory, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,6 +21,9 @@ NAME: Final = "vmlinux.h"
 
 _KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 _VARIABLE = "BPFLINK_VMLINUX_H"
+
+# Names with as many ".." stay in a directory of ours.
+_DEPTH = Path("below/below/below")
 
 
 def running() -> Path:
@@ -63,16 +66,32 @@ def of_kernel(identity: str, btf: Callable[[], bytes | None]) -> Path:
     return _kept(hashlib.sha256(identity.encode()).hexdigest(), dump)
 
 
-def directory_for(header: Path, includes: Iterable[str]) -> Path:
-    """Return a directory in which clang finds HEADER by each name that sources INCLUDE it by.
+def directories_for(header: Path, includes: Iterable[str]) -> list[Path]:
+    """Return directories in which clang finds HEADER by each name that sources INCLUDE it by.
 
-    Names such as `<x86/vmlinux.h>` get a header that includes it.
+    Names such as `<x86/vmlinux.h>` and `"../vmlinux.h"` get a header that includes it.
     """
-    for name in includes:
-        place = header.parent / name
-        if place != header and ".." not in place.parts and not place.exists():
+    others = [name for name in includes if name != NAME]
+    if not others:
+        return [header.parent]
+
+    def has_all(directory: Path) -> bool:
+        needed = [directory / _DEPTH, *_places(directory, others)]
+        return is_trusted(directory) and all(each.exists() for each in needed)
+
+    kept = writable(usable(cache_part("vmlinux") / "by-other-names"), unless=has_all)
+    # clang searches no directory that is not there.
+    make_directory(kept / _DEPTH)
+    for place in _places(kept, others):
+        if not place.exists():
             write_whole(place, b"#include <vmlinux.h>\n")
-    return header.parent
+    return [header.parent, kept / _DEPTH]
+
+
+def _places(root: Path, names: Iterable[str]) -> list[Path]:
+    """Return the places of headers by these names, as far as they are below ROOT."""
+    places = [Path(os.path.normpath(root / _DEPTH / name)) for name in names]
+    return [each for each in places if root in each.parents]
 
 
 def _kept(key: str, dump: Callable[[Path], None]) -> Path:

@@ -39,13 +39,21 @@ def value_in(source: Path | list[Path], **options: object) -> int:
 
 
 @pytest.mark.parametrize(
-    "include", ['"vmlinux.h"', "<vmlinux.h>", "<x86/vmlinux.h>", '"bpf/vmlinux.h"', '"sub/own.h"']
+    "include",
+    ['"vmlinux.h"', "<vmlinux.h>", "<x86/vmlinux.h>", '"../bpf/vmlinux.h"', '"sub/own.h"'],
 )
 def test_vmlinux_h_is_found_however_it_is_included(tmp_path: Path, include: str) -> None:
     write(tmp_path / "sub/own.h", '#pragma once\n# include "deeper.h"\n')
     write(tmp_path / "sub/deeper.h", "#include <vmlinux.h>\n")
     source = write(tmp_path / "x.bpf.c", f"#include {include}\n{TYPED}")
     assert value_in(source) == KERNELS
+
+
+def test_vmlinux_h_by_names_that_lead_outside(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.bpf.c", f'#include "../../../../../vmlinux.h"\n{TYPED}')
+    with pytest.raises(CompileError, match=r"vmlinux\.h' file not found"):
+        Object.open(source)
+    assert not [*(tmp_path / "cache").rglob("vmlinux.h")]
 
 
 @pytest.mark.parametrize("include", ['"vmlinux.h"', "<vmlinux.h>", '"sub/own.h"'])

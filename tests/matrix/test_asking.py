@@ -56,6 +56,16 @@ def test_files_that_only_the_guest_has(tmp_path):
         (tmp_path / "b.h").write_text(f"#define B {number}")
         assert value_in(Object.open(tmp_path / "x.bpf.c", include=[tmp_path])) == number
 
+def test_header_that_is_new_in_an_earlier_place(tmp_path):
+    (tmp_path / "late").mkdir()
+    (tmp_path / "late/c.h").write_text("#define C 9")
+    (tmp_path / "x.bpf.c").write_text("#include <c.h>\\nint value = C;")
+    include = [tmp_path / "early", tmp_path / "late"]
+    assert value_in(Object.open(tmp_path / "x.bpf.c", include=include)) == 9
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early/c.h").write_text("#define C 10")
+    assert value_in(Object.open(tmp_path / "x.bpf.c", include=include)) == 10
+
 def test_error(tmp_path):
     (tmp_path / "x.bpf.c").write_text("int value = B;")
     with pytest.raises(CompileError) as raised:
@@ -80,7 +90,7 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def _see_outcomes(result: pytest.RunResult, *, kernels: int) -> None:
-    result.assert_outcomes(passed=5 * kernels, failed=kernels)
+    result.assert_outcomes(passed=6 * kernels, failed=kernels)
     output = result.stdout.str()
     place = "it.bpf.c:2:13: error: use of undeclared identifier 'LIMIT'"
     assert output.count(place) == kernels
@@ -157,14 +167,17 @@ def _damages() -> dict[str, Callable[[list[Any]], None]]:
     def option_for_a_macro(parts: list[Any]) -> None:
         parts[1] = (("A -o/x", "1"),)
 
+    def end_of_an_argument(parts: list[Any]) -> None:
+        parts[1] = (("A", "1\0"),)
+
     def number(parts: list[Any]) -> None:
         parts[3]["/a"] = 1
 
     def nothing(parts: list[Any]) -> None:
         parts.clear()
 
-    every = (option_for_a_source, source_that_is_not_sent, outside, option_for_a_macro, number)
-    return {each.__name__: each for each in (*every, nothing)}
+    every = (option_for_a_source, source_that_is_not_sent, outside, option_for_a_macro)
+    return {each.__name__: each for each in (*every, end_of_an_argument, number, nothing)}
 
 
 @pytest.mark.parametrize("damage", _damages())
