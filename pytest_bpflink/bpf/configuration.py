@@ -1,6 +1,6 @@
 """The kernel's configuration, as libbpf reads it for `extern ... __kconfig` variables.
 
-libbpf looks into /boot/config-RELEASE and /proc/config.gz, which a guest may not have.
+libbpf looks into /boot/config-RELEASE and /proc/config.gz, which not every machine has.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Paths are relative to the test's file. Maps that are pinned by name are pinned in a BPF FS of the
 test, since a map that another test has left in a shared one would be used again. The kernel's
-configuration is taken from where the session knows it, as in a guest.
+configuration is the one that `bpf_kernel` has, which is found in more places than libbpf looks in.
 """
 
 from __future__ import annotations

@@ -51,6 +51,25 @@ def test_sources_that_tests_name_are_compiled_before_guests_boot(
 
 
 @pytest.mark.usefixtures("cache")
+def test_sources_in_other_directories_are_compiled_if_tests_name_them(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makeini("[pytest]\nbpflink_sources = src/bpf\nbpflink_cflags = -DLIMIT=3")
+    (pytester.path / "src/bpf/deeper").mkdir(parents=True)
+    for name in ("deeper/named", "other"):
+        (pytester.path / f"src/bpf/{name}.bpf.c").write_text("int limit = LIMIT;\n")
+    (pytester.path / "tests").mkdir()
+    (pytester.path / "tests/conftest.py").write_text("PROGRAM = '../src/bpf/deeper/named.bpf.c'")
+    (pytester.path / "tests/test_x.py").write_text("def test_x(): pass")
+
+    result = with_fakes("--kernel", "good", "tests")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["compiling named.bpf.c", "booting good"])
+    result.stdout.no_fnmatch_line("compiling other.bpf.c")
+
+
+@pytest.mark.usefixtures("cache")
 def test_the_error_of_a_source_is_that_of_the_test_that_asks_for_it(
     pytester: pytest.Pytester, with_fakes: Run
 ) -> None:
