@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from pytest_bpflink.bpf.bpffs import BpfFs
     from pytest_bpflink.bpf.cgroup import Cgroup
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.features.kernel_info import KernelInfo
     from pytest_bpflink.ledger.bpf_ledger import BpfLedger
     from pytest_bpflink.ledger.estate import Estate
+    from pytest_bpflink.session.loading import Opener
 
 
 @pytest.fixture(scope="session")
@@ -115,26 +116,43 @@ def netns(_bpf_privileges: None) -> Iterator[NetNs]:
 
 
 @pytest.fixture
-def bpf_object(
-    request: pytest.FixtureRequest, _bpf_privileges: None
-) -> Iterator[Callable[..., Object]]:
+def _bpf_opener(request: pytest.FixtureRequest, _bpf_privileges: None) -> Iterator[Opener]:
+    """The objects that a test opens, which are closed after it."""
+    from pytest_bpflink.session.loading import Opener
+
+    with Opener(request) as opener:
+        yield opener
+
+
+@pytest.fixture
+def bpf_object(_bpf_opener: Opener) -> Callable[..., Object]:
     """Load BPF objects: `bpf_object("x.bpf.c")`, a path relative to the test's file, closed after.
 
-    A `.bpf.c` is compiled with clang first. `rodata={"name": value}` sets constants before loading.
+    A `.bpf.c` is compiled with clang first, with macros `defines={"NAME": value}` and headers from
+    directories `include=[...]`; a list of sources is linked. What is chosen before loading:
+    `rodata`, `data`, `bss`, `max_entries`, `skip`, `only`, `types`, `attach_to` and `log_level` as
+    in `Object.configure()`; `kconfig`, `pin_root` and `btf` as in `Object.open()`. Maps that are
+    pinned by name are pinned in the test's own `bpffs`. `load=False` only opens the object.
     """
-    from pytest_bpflink.bpf.objects import Object
-    from pytest_bpflink.errors import is_bpf_error
+    return _bpf_opener.load
 
-    with contextlib.ExitStack() as undo:
 
-        def load(path: str | os.PathLike[str], *, rodata: dict[str, Any] | None = None) -> Object:
-            __tracebackhide__ = is_bpf_error
-            loaded = undo.enter_context(Object.open(request.path.parent / path))
-            if rodata:
-                loaded.rodata.update(rodata)
-            return loaded.load()
+@pytest.fixture
+def bpf_open(_bpf_opener: Opener) -> Callable[..., Object]:
+    """Open BPF objects as `bpf_object` does, without loading them: `bpf_open("x.bpf.c").load()`."""
+    return _bpf_opener.open
 
-        yield load
+
+@pytest.fixture
+def bpf_source() -> Callable[..., Path]:
+    """Write a BPF program in the test: `bpf_object(bpf_source("..."))`; gives the path of a file.
+
+    It includes headers from beside the test, too. `name="x"` calls the file `x.bpf.c`, after which
+    libbpf names the maps of global variables.
+    """
+    from pytest_bpflink.building import inline_sources
+
+    return inline_sources.written
 
 
 @pytest.fixture

@@ -81,6 +81,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("BPFLINK_CACHE"):
         # Wherever a test changes to.
         os.environ["BPFLINK_CACHE"] = os.path.abspath(os.environ["BPFLINK_CACHE"])
+    if config.getini(options.CFLAGS_OPTION):
+        from pytest_bpflink.session import shared_flags
+
+        shared_flags.use(config)
     if config.option.kernel or len(libbpfs.asked_for(config)[0]) > 1:
         from pytest_bpflink.matrix import setup
 

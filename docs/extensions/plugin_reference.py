@@ -119,6 +119,14 @@ class Commands(_FromMarkdown):
         return "\n\n".join(sections)
 
 
+_KINDS = {
+    "args": "a list of strings, or one as in a shell",
+    "linelist": "a list of strings",
+    "paths": "a list of paths, relative to the configuration",
+    None: "a string",
+}
+
+
 class _Recorder:
     """Stands in for `pytest.Parser`, which can't be read publicly, and records the options."""
 
@@ -137,7 +145,7 @@ class _Recorder:
 
     def addini(self, name: str, text: str, kind: str | None = None, default: object = None) -> None:
         said = f", by default `{default}`" if default else ""
-        kind = {"linelist": "a list of strings", None: "a string"}[kind]
+        kind = _KINDS[kind]
         self.entries.append(f"`{name}` (configuration)\n: {text}; {kind}{said}.")
 
 

@@ -115,6 +115,11 @@ class Btf:
         self._text = raw[header + text_at : header + text_at + text_length]
         self._types = [_Type(Kind.VOID, "void", 0, False, 0, 0)]
         self._types += self._read_types(header + type_at, header + type_at + type_length)
+        # Whether the compiler flags signed enums: then one without the flag is unsigned.
+        self._flags_enums = any(
+            each.kind is Kind.ENUM64 or (each.kind is Kind.ENUM and each.bit_fields)
+            for each in self._types
+        )
 
     def section(self, name: str) -> dict[str, Variable]:
         """Return the variables of a section such as `.bss`, by name; empty for one without any."""
@@ -122,6 +127,11 @@ class Btf:
             if each.kind is Kind.DATASEC and each.name == name:
                 return {variable.name: variable for variable in self._variables(each)}
         return {}
+
+    @property
+    def sections(self) -> list[str]:
+        """The names of all sections with variables, such as `.bss` and `.data.NAME`."""
+        return [each.name for each in self._types if each.kind is Kind.DATASEC]
 
     def first_argument(self, function: str) -> int:
         """Return the type that a function's first argument points to; 0 where that is unknown."""
@@ -225,7 +235,19 @@ class Btf:
     def _signed(self, each: _Type) -> bool:
         if each.kind is Kind.INT:
             return bool(self._encoding(each) & _SIGNED)
-        return each.bit_fields and each.kind in {Kind.ENUM, Kind.ENUM64}  # kind_flag: signed
+        if each.kind not in {Kind.ENUM, Kind.ENUM64}:
+            return False
+        # The flag of the kind: signed. clang sets it since release 15, and up to 14 never.
+        return each.bit_fields or (not self._flags_enums and self._has_negative(each))
+
+    def _has_negative(self, each: _Type) -> bool:
+        if each.kind is Kind.ENUM64:
+            return False
+        numbers = (
+            _TWO[self._order].unpack_from(self._raw, each.extra + 8 * index)[1]
+            for index in range(each.members)
+        )
+        return any(number >> 31 for number in numbers)
 
     def _array(self, each: _Type) -> tuple[int, int]:
         """Return the type of an array's elements, and their number."""

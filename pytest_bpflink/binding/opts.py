@@ -17,6 +17,20 @@ class Options(ctypes.Structure):
         super().__init__(sz=ctypes.sizeof(self), **fields)
 
 
+class ObjectOpenOptions(Options):
+    """`struct bpf_object_open_opts`, as far as libbpf 1.0 has it."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("object_name", c_char_p),
+        ("relaxed_maps", c_bool),
+        ("pin_root_path", c_char_p),
+        ("attach_prog_fd", c_uint32),
+        ("kconfig", c_char_p),
+        ("btf_custom_path", c_char_p),
+    )
+
+
 class LinkUpdateOptions(Options):
     """`struct bpf_link_update_opts`."""
 

@@ -76,5 +76,13 @@ class MapHandle(Protocol):
         """The map's name in the object."""
 
     @property
+    def value_size(self) -> int:
+        """Bytes of a value; of a map of global variables, of all of them."""
+
+    @property
+    def flags(self) -> int:
+        """The `BPF_F_*` with which the map is created."""
+
+    @property
     def loaded(self) -> bool:
         """Whether the kernel has the map."""

@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import ItemsView, MutableMapping, ValuesView
 from functools import cached_property, reduce
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.binding import libbpf
@@ -132,6 +133,27 @@ class Map(MutableMapping[Any, Any]):
     def is_internal(self) -> bool:
         """Whether the map holds global variables."""
         return bool(self._ask("bpf_map__is_internal"))
+
+    def set_max_entries(self, number: int) -> None:
+        """Choose, before `Object.load()`, how many entries the map can have.
+
+        Raises `BpfError` with EBUSY once it is loaded.
+        """
+        self._change("bpf_map__set_max_entries", number, verb=f"set max_entries to {number} of")
+
+    @property
+    def pin_path(self) -> Path | None:
+        """Where loading pins the map, or finds it pinned (`LIBBPF_PIN_BY_NAME`); None: nowhere."""
+        path = libbpf.text("bpf_map__pin_path", self.pointer)
+        return Path(path) if path else None
+
+    def set_pin_path(self, path: str | os.PathLike[str]) -> None:
+        """Choose, before `Object.load()`, where it pins the map.
+
+        If a map is pinned there, the object uses that map. Its type, sizes and flags must be the
+        same, else loading raises `BpfError` with EINVAL.
+        """
+        self._change("bpf_map__set_pin_path", os.fsencode(path), verb=f"choose {Path(path)} for")
 
     def attach(self) -> Link:
         """Register a struct_ops map by a BPF link, which the caller destroys (6.4).
@@ -329,6 +351,9 @@ class Map(MutableMapping[Any, Any]):
 
     def _ask(self, function: str) -> int:
         return libbpf.call(function, self.pointer, doing=self._doing("ask about"))
+
+    def _change(self, function: str, value: Any, *, verb: str) -> None:
+        libbpf.call(function, self.pointer, value, doing=self._doing(verb))
 
     def _call(self, function: str, *arguments: Any, verb: str) -> None:
         libbpf.call(function, self.fd, *arguments, doing=self._doing(verb))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import inspect
+import mmap
 import os
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.runs import RunResult
 
 
+# The most that all kernels take. Before Linux 6.4 a longer log is ENOSPC.
+_LOG_BYTES = (1 << 24) - 1
+
+
 class Program:
     """A program of an `Object`, borrowed from it."""
 
@@ -42,6 +48,7 @@ class Program:
         """The name of the program's function."""
         self.section = libbpf.text("bpf_program__section_name", pointer) or ""
         """The text of `SEC()`: the program's type and, for most types, its target."""
+        self._log: ctypes.Array[ctypes.c_char] | None = None
 
     @property
     def pointer(self) -> int:
@@ -75,6 +82,46 @@ class Program:
         libbpf.call(
             "bpf_program__set_autoload", self.pointer, load, doing=f"set autoload of {self.name}"
         )
+
+    def set_type(self, kind: ProgType) -> None:
+        """Choose, before `Object.load()`, the program's type: of a section that names none, say."""
+        self._change("bpf_program__set_type", ProgType(kind), verb=f"set type {kind.name} of")
+
+    def set_expected_attach_type(self, kind: AttachType) -> None:
+        """Choose, before `Object.load()`, the attach type for which the program is loaded."""
+        verb = f"set attach type {kind.name} of"
+        self._change("bpf_program__set_expected_attach_type", AttachType(kind), verb=verb)
+
+    def set_attach_target(self, function: str, program: Program | None = None) -> None:
+        """Choose, before `Object.load()`, the function that the program attaches to.
+
+        For fentry, fexit, fmod_ret, LSM, tp_btf and iterators it is a function or type of the
+        kernel, for freplace (and fentry on BPF) a function of the loaded PROGRAM. Raises `BpfError`
+        with ESRCH or ENOENT if there is no such function, EINVAL after loading.
+        """
+        doing = f"set the target of {self.name} to {function}"
+        fd = program.fd if program else 0
+        libbpf.call(
+            "bpf_program__set_attach_target", self.pointer, fd, os.fsencode(function), doing=doing
+        )
+
+    def set_log_level(self, level: int) -> None:
+        """Have the verifier write a log when the program is loaded, which is then `log`.
+
+        1 is the path that failed, 2 each instruction; 4 alone the statistics.
+        """
+        # Memory that is not written takes none.
+        self._log = (ctypes.c_char * _LOG_BYTES).from_buffer(mmap.mmap(-1, _LOG_BYTES))
+        self._change("bpf_program__set_log_level", level, verb="set the log's level of")
+        doing = f"give {self.name} room for its log"
+        libbpf.call(
+            "bpf_program__set_log_buf", self.pointer, self._log, len(self._log), doing=doing
+        )
+
+    @property
+    def log(self) -> str:
+        """The verifier's log of the program; empty without `set_log_level()`."""
+        return self._log.value.decode(errors="replace") if self._log else ""
 
     def pin(self, path: str | os.PathLike[str]) -> None:
         """Pin the program in a BPF FS; the caller removes the file."""
@@ -151,6 +198,9 @@ class Program:
 
     def _ask(self, function: str) -> int:
         return libbpf.call(function, self.pointer, doing=f"ask about program {self.name}")
+
+    def _change(self, function: str, value: int, *, verb: str) -> None:
+        libbpf.call(function, self.pointer, value, doing=f"{verb} program {self.name}")
 
 
 def _attach(program: Program, target: object | None, options: dict[str, Any]) -> Link:

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import platform
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from pytest_bpflink.building import headers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 _TARGETS = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv", "ppc64le": "powerpc"}
 _TARGETS["s390x"] = "s390"
@@ -45,10 +46,15 @@ class Inputs:
 
 
 class ClangRefusal(Exception):  # noqa: N818 - named for what happened
-    """clang made no object; the text is clang's message."""
+    """clang made no object; the text is clang's message.
 
-    def __init__(self, message: str, inputs: Inputs) -> None:
+    `is_final` says whether clang will refuse the same source again: it read all files that it
+    found, and was not killed.
+    """
+
+    def __init__(self, message: str, inputs: Inputs, *, is_final: bool) -> None:
         self.inputs = inputs
+        self.is_final = is_final
         super().__init__(message)
 
 
@@ -63,6 +69,14 @@ _VARIABLES = (
 )
 
 
+# Headers that take the place of ones that the distribution may lack.
+_SUBSTITUTES = Path(__file__).with_name("include")
+
+# An error in a source, and one that the state of the machine may be the cause of.
+_ERROR = re.compile(r"^.+:\d+:\d+: (fatal )?error: ", re.MULTILINE)
+_UNREADABLE = "error: cannot open file"
+
+
 @functools.cache
 def clang() -> Path | None:
     """Return the path of clang: what `CLANG` names, by default `clang`; None if it is not found."""
@@ -70,8 +84,11 @@ def clang() -> Path | None:
     return Path(found).resolve() if found else None
 
 
-def flags(target: Target | None = None) -> list[str]:
-    """Return the flags for BPF programs on a machine, by default on this one."""
+def flags(target: Target | None = None, *, more: Sequence[str] = ()) -> list[str]:
+    """Return the flags for BPF programs on a machine, by default on this one.
+
+    MORE are the user's, which decide where two contradict each other.
+    """
     machine = target.machine if target else platform.machine()
     # Debian has asm/ below a directory per architecture, and clang searches its target's only.
     headers = target.headers if target else Path(f"/usr/include/{machine}-linux-gnu")
@@ -79,8 +96,14 @@ def flags(target: Target | None = None) -> list[str]:
     return [
         *("-target", kind, "-O2", "-g", "-Wall", "-mcpu=v3"),
         f"-D__TARGET_ARCH_{_TARGETS.get(machine, machine)}",
+        *more,
         f"-I{headers}",
     ]
+
+
+def searched_last(directories: Iterable[Path]) -> list[str]:
+    """Return the flags to look in DIRECTORIES for headers that are found nowhere else."""
+    return [f"-idirafter{directory}" for directory in (*directories, _SUBSTITUTES)]
 
 
 def environment() -> tuple[str, ...]:
@@ -109,7 +132,13 @@ def translate(command: Sequence[str], source: Path) -> tuple[bytes, Inputs]:
             files = [Path(name).absolute() for name in _parse_depends(depends.read_text())]
     inputs = Inputs(files, headers.empty_places(files, directories))
     if result.returncode:
-        raise ClangRefusal(messages, inputs)
+        raise ClangRefusal(
+            messages,
+            inputs,
+            is_final=result.returncode == 1
+            and bool(_ERROR.search(messages))
+            and _UNREADABLE not in messages,
+        )
     return result.stdout, inputs
 
 

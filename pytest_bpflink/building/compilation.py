@@ -1,134 +1,131 @@
-"""Compiles a `.bpf.c` to a `.bpf.o` with clang, and caches the object.
+"""Compiles sources of BPF programs to an object, and keeps the object.
 
-The key of the cache is everything that decides the object: the source, the files it includes, the
+The key of the cache is everything that decides the object: the sources, the files they include, the
 places where clang looked for these files in vain, the flags, the compiler and its environment. The
-error of a source that does not compile is kept by the same key. Where the cache can't be written (a
-guest, a full disk, a read-only cache) the object goes into a temporary directory.
+error of a source that does not compile is kept by the same key. A guest asks its host before it
+compiles anything itself.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import errno
-import functools
-import hashlib
-import json
 import os
 import subprocess
-import uuid
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING
 
-from pytest_bpflink.building import prebuilt, vmlinux_h
+from pytest_bpflink.building import (
+    asking,
+    headers,
+    host,
+    kernel_types,
+    object_cache,
+    prebuilt,
+    static_linking,
+)
 from pytest_bpflink.building.clang import (
     ClangRefusal,
-    Inputs,
     Target,
     clang,
     environment,
     flags,
-    memory_file,
+    searched_last,
     translate,
 )
-from pytest_bpflink.errors import CompileError, is_bpf_error
-from pytest_bpflink.vm.cache import cache_part, is_trusted, recall, usable, writable
-from pytest_bpflink.vm.scratch import Scratch
+from pytest_bpflink.building.object_cache import Kept, digest
+from pytest_bpflink.building.recipe import CFLAGS, Made, Recipe
+from pytest_bpflink.errors import BpfError, CompileError, is_bpf_error
+from pytest_bpflink.vm.cache import cache_part, is_trusted, usable
 from pytest_bpflink.vm.whole_file import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
-    from pytest_bpflink.building.handed_over import Made
-
-_KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
-_HEADER_VARIABLE = "BPFLINK_VMLINUX_H"
 _HANDED_OVER = "BPFLINK_OBJECTS"
-_RUN_VARIABLE = "BPFLINK_RUN"
 
 
-def object_of(path: str | os.PathLike[str]) -> Path:
+def object_of(wanted: str | os.PathLike[str] | Recipe) -> Path:
     """Return the object file to load: the path itself, or the object compiled from a `.bpf.c`.
 
     A source that is installed with its object, as in the wheel, is compiled only if it was edited.
     A path that does not end in `.c` is returned as it is, whether the file exists or not. Raises
-    `CompileError`.
+    `CompileError`, and `BpfError` if objects can't be linked.
     """
     __tracebackhide__ = is_bpf_error
-    given = Path(path)
+    given = wanted if isinstance(wanted, Recipe) else Recipe((Path(wanted),))
     remembered = _remembered(given)
     if remembered:
         return remembered
-    source = _one_name(given)
-    if source.suffix != ".c":
+    recipe = _one_name(given)
+    source = recipe.sources[0]
+    if len(recipe.sources) == 1 and source.suffix != ".c":
         return source
-    if not source.exists():
-        raise CompileError(errno.ENOENT, f"compile {source}")
-    return (
-        _remembered(source)
-        or prebuilt.find(source)
-        or _handed_over(source)
-        or _compile_cached(source, given=given)
-    )
+    for each in recipe.sources:
+        if not each.exists():
+            raise CompileError(errno.ENOENT, f"compile {each}")
+    there = _remembered(recipe)
+    if not there and recipe.is_plain:
+        there = prebuilt.find(source) or _handed_over(source)
+    return there or _made_here(recipe, given=given)
 
 
 def prepare(sources: Iterable[Path], *, before_each: Callable[[Path], object]) -> None:
     """Compile sources into the cache before guests start: clang takes minutes in an emulated one.
 
-    The error of a source that does not compile is kept for the test that loads it in this run.
-    Guests, too, compile with this kernel's `vmlinux.h`; CO-RE adapts programs to their kernels.
-    `before_each` is called with each source that is not in the cache.
+    The error of a source that does not compile is kept for the test that loads it. Guests, too,
+    compile with this kernel's `vmlinux.h`; CO-RE adapts programs to their kernels. `before_each` is
+    called with each source that is not in the cache.
     """
-    os.environ[_RUN_VARIABLE] = uuid.uuid4().hex
     for source in sources:
         with contextlib.suppress(CompileError):
-            if _includes_kernel_types(source):
-                os.environ[_HEADER_VARIABLE] = str(_vmlinux_header())
-            if not _is_compiled(source):
+            if _missing_types(Recipe((source,)), source):
+                kernel_types.use_in_guests(kernel_types.running())
+            if not _is_known(source):
                 before_each(source)
             object_of(source)
 
 
+def made(recipe: Recipe) -> Made:
+    """Return what becomes of a recipe on this host."""
+    return _outcome(lambda: object_of(recipe))
+
+
 def made_of(sources: Iterable[Path]) -> dict[Path, Made]:
     """Return what became of sources that `prepare` has compiled."""
-    from pytest_bpflink.building.handed_over import Made
-
-    found = {}
-    for source in map(_one_name, sources):
-        try:
-            found[source] = Made(object_of(source))
-        except CompileError as error:
-            found[source] = Made(None, error.log, error.hint)
-    return found
+    return {source: made(Recipe((source,))) for source in map(_one_path, sources)}
 
 
 def made_for(
+    recipe: Recipe,
+    target: Target,
+    *,
+    header: Callable[[], Path],
+    before_each: Callable[[Path], object],
+) -> Made:
+    """Return what becomes of a recipe for guests of another architecture.
+
+    HEADER makes the `vmlinux.h` of their kernel. `before_each` is called with each source that is
+    not in the cache.
+    """
+    compiler = _Compiler(target, header, before_each)
+    return _outcome(lambda: compiler.build(_one_name(recipe)).object)
+
+
+def made_for_each(
     sources: Iterable[Path],
     target: Target,
     *,
     header: Callable[[], Path],
     before_each: Callable[[Path], object],
 ) -> dict[Path, Made]:
-    """Compile sources for guests of another architecture; return what became of them.
-
-    HEADER makes the `vmlinux.h` of their kernel.
-    """
-    from pytest_bpflink.building.handed_over import Made
-
-    found = {}
-    for source in map(_one_name, sources):
-        try:
-            compiler = clang()
-            if compiler is None:
-                raise _without_clang(source)
-            more = [f"-I{header().parent}"] if _includes_kernel_types(source) else []
-            command = [str(compiler), *flags(target), *more]
-            if _look_up(_entry(source, command)) is None:
-                before_each(source)
-            found[source] = Made(_built(command, source)[0])
-        except CompileError as error:
-            found[source] = Made(None, error.log, error.hint)
-    return found
+    """Compile sources for guests of another architecture; return what became of them."""
+    return {
+        source: made_for(Recipe((source,)), target, header=header, before_each=before_each)
+        for source in map(_one_path, sources)
+    }
 
 
 def clang_version() -> str:
@@ -136,7 +133,7 @@ def clang_version() -> str:
     compiler = clang()
     if compiler is None:
         return ""
-    file = usable(cache_part("clang") / _digest(_identity(compiler)))
+    file = usable(cache_part("clang") / digest(_identity(compiler)))
     with contextlib.suppress(OSError, ValueError):
         if is_trusted(file) and (known := file.read_text()):
             return known
@@ -149,7 +146,18 @@ def clang_version() -> str:
     return release
 
 
-def _one_name(source: Path) -> Path:
+def _outcome(make: Callable[[], Path]) -> Made:
+    try:
+        return Made(make())
+    except BpfError as error:
+        return Made(None, error.log, error.hint, error.operation, error.errno or errno.EINVAL)
+
+
+def _one_name(recipe: Recipe) -> Recipe:
+    return replace(recipe, sources=tuple(map(_one_path, recipe.sources)))
+
+
+def _one_path(source: Path) -> Path:
     """Return one path for a source, whichever symlinks lead to its directory: it is compiled once.
 
     A source that is a symlink itself stays one: clang looks for headers beside the link.
@@ -157,13 +165,17 @@ def _one_name(source: Path) -> Path:
     return source.parent.resolve() / source.name
 
 
-# By source and environment: the object, and the signature and the paths of what it was made of.
-_compiled: dict[tuple[Path, tuple[str, ...]], tuple[Path, object, list[Path]]] = {}
+# By recipe and environment: the object, and the signature and the paths of what it was made of.
+_compiled: dict[tuple[Recipe, object], tuple[Path, object, list[Path]]] = {}
 
 
-def _remembered(source: Path) -> Path | None:
-    built, state, parts = _compiled.get((source, environment()), (None, None, []))
-    return built if built and state == _signature(parts) else None
+def _surroundings() -> object:
+    return environment(), os.environ.get(CFLAGS)
+
+
+def _remembered(recipe: Recipe) -> Path | None:
+    built, state, parts = _compiled.get((recipe, _surroundings()), (None, None, []))
+    return built if built and state == object_cache.signature(parts) else None
 
 
 def _handed_over(source: Path) -> Path | None:
@@ -172,241 +184,166 @@ def _handed_over(source: Path) -> Path | None:
         return None
     from pytest_bpflink.building import handed_over
 
-    made = handed_over.find(source)
-    if made and made.object is None:
-        raise CompileError(errno.EINVAL, f"compile {source}", hint=made.hint, log=made.log)
-    return made.object if made else None
+    found = handed_over.find(source)
+    if found and found.object is None:
+        raise CompileError(errno.EINVAL, f"compile {source}", hint=found.hint, log=found.log)
+    return found.object if found else None
 
 
-def _compile_cached(source: Path, *, given: Path) -> Path:
+def _made_here(recipe: Recipe, *, given: Recipe) -> Path:
     __tracebackhide__ = is_bpf_error
-    compiler = clang()
-    if compiler is None:
-        raise _without_clang(source)
-    built, parts = _built([str(compiler), *_flags(source)], source)
-    # Remembered by the given name, too, since resolving it takes longer than all the rest. The
-    # signature includes the file at that name, since the name may lead elsewhere the next time.
-    for name in (source, given):
-        _compiled[name, environment()] = built, _signature([name, *parts]), [name, *parts]
-    return built
+    compiler = _Compiler()
+    kept = compiler.known(recipe) or _asked_for(recipe) or compiler.build(recipe)
+    # Remembered by the given names, too, since resolving them takes longer than all the rest. The
+    # signature includes the files at these names, which may lead elsewhere the next time.
+    for each in (recipe, given):
+        parts = [*each.sources, *kept.parts]
+        state = object_cache.signature(parts)
+        _compiled[each, _surroundings()] = kept.object, state, parts
+    return kept.object
 
 
-def _built(command: list[str], source: Path) -> tuple[Path, list[Path]]:
-    """Return an object, from the cache or compiled, and the paths of what it was made of."""
+def _asked_for(recipe: Recipe) -> Kept | None:
+    """Return what the host makes of a recipe; None if there is no host to ask."""
     __tracebackhide__ = is_bpf_error
-    entry = _entry(source, command)
-    found = _look_up(entry)
-    if found is None:
-        _raise_kept_failure(source, entry)
-        found = _compile(source, command, entry)
-    return found
+    ask = host.connection()
+    if ask is None:
+        return None
+    request = asking.request_for(recipe)
+    answer = ask(request)
+    if answer is None:
+        return None
+    if answer.image is None:
+        raise CompileError(answer.errno, answer.doing, hint=answer.hint, log=answer.log)
+    # Mostly in memory: what a guest writes is not in the host's cache.
+    entry = object_cache.entry("asked for", repr(recipe), *request.surroundings)
+    parts = [*map(Path, request.files)]
+    beside = [*recipe.directories, *(source.parent for source in recipe.sources)]
+    return object_cache.keep(entry, answer.image, [*parts, *headers.empty_places(parts, beside)])
 
 
-def _is_compiled(source: Path) -> bool:
-    compiler = clang()
-    return (
-        compiler is None
-        or prebuilt.find(source) is not None
-        or _look_up(_entry(source, [str(compiler), *_flags(source)])) is not None
-    )
+def _is_known(source: Path) -> bool:
+    if clang() is None or prebuilt.find(source):
+        return True
+    entry, _ = _Compiler().entry(source, Recipe((source,)))
+    return object_cache.look_up(entry) is not None or object_cache.failure(entry) is not None
 
 
-def _entry(source: Path, command: list[str]) -> Path:
-    # Without the files that the source includes: only compiling it shows which these are.
-    identity = _identity(Path(command[0]))
-    key = _digest(identity, *command, *environment(), str(source))
-    return writable(usable(cache_part("objects") / key), unless=_look_up)
+class _Compiler:
+    """Makes objects for one kind of machine, by default for this one."""
+
+    def __init__(
+        self,
+        target: Target | None = None,
+        header: Callable[[], Path] = kernel_types.running,
+        before_each: Callable[[Path], object] = lambda _: None,
+    ) -> None:
+        self._target = target
+        self._header = header
+        self._before_each = before_each
+
+    def known(self, recipe: Recipe) -> Kept | None:
+        """Return an object that was made before. Raises CompileError if clang refused it before."""
+        __tracebackhide__ = is_bpf_error
+        if clang() is None:
+            return None
+        # Not in a comprehension, whose frame would be in the traceback of a failed test.
+        objects = [*filter(None, map(partial(self._known_unit, recipe), recipe.sources))]
+        if len(objects) < len(recipe.sources):
+            return None
+        return objects[0] if len(objects) == 1 else object_cache.look_up(_linked(objects))
+
+    def build(self, recipe: Recipe) -> Kept:
+        """Return an object, from the cache or compiled. Raises `BpfError`."""
+        __tracebackhide__ = is_bpf_error
+        units = [*map(partial(self._build_unit, recipe), recipe.sources)]
+        if len(units) == 1:
+            return units[0]
+        entry = _linked(units)
+        parts = dict.fromkeys([recipe.sources[0], *(each.object for each in units)])
+        parts |= dict.fromkeys(part for each in units for part in each.parts)
+        return object_cache.look_up(entry) or object_cache.keep(
+            entry, static_linking.link([each.object for each in units]), parts
+        )
+
+    def entry(self, source: Path, recipe: Recipe) -> tuple[Path, list[str]]:
+        """Return the place of a source's object in the cache, and the command that compiles it."""
+        compiler = clang()
+        if compiler is None:
+            raise _without_clang(source)
+        last = [source.parent] if source.parent not in _resolved(recipe) else []
+        types = _missing_types(recipe, source)
+        if types:
+            last += kernel_types.directories_for(self._header(), types)
+        command = [str(compiler), *flags(self._target, more=recipe.flags), *searched_last(last)]
+        # Without the files that the source includes: only compiling it shows which these are.
+        key = _identity(compiler), *command, *environment(), str(source)
+        return object_cache.entry(*key), command
+
+    def _known_unit(self, recipe: Recipe, source: Path) -> Kept | None:
+        __tracebackhide__ = is_bpf_error
+        if source.suffix != ".c":
+            return Kept(source, [source])
+        entry, _ = self.entry(source, recipe)
+        found = object_cache.look_up(entry)
+        failure = None if found else object_cache.failure(entry)
+        if failure is not None:
+            raise _refusal(source, failure)
+        return found
+
+    def _build_unit(self, recipe: Recipe, source: Path) -> Kept:
+        __tracebackhide__ = is_bpf_error
+        found = self._known_unit(recipe, source)
+        if found:
+            return found
+        self._before_each(source)
+        entry, command = self.entry(source, recipe)
+        try:
+            image, inputs = translate(command, source)
+        except ClangRefusal as refusal:
+            if refusal.is_final:
+                parts = [*refusal.inputs.files, *refusal.inputs.empty]
+                object_cache.keep_failure(entry, str(refusal), parts)
+            raise _refusal(source, str(refusal)) from None
+        return object_cache.keep(entry, image, [*inputs.files, *inputs.empty])
 
 
-def _keep_failure(entry: Path, refusal: ClangRefusal) -> None:
-    run = os.environ.get(_RUN_VARIABLE)
-    if run:
-        contents = _contents_of(refusal.inputs)
-        failure = {"run": run, "parts": contents, "log": str(refusal)}
-        with contextlib.suppress(OSError):
-            write_whole(entry / "failure.json", json.dumps(failure).encode())
+def _linked(units: Sequence[Kept]) -> Path:
+    contents = [object_cache.content(each.object) for each in units]
+    return object_cache.entry("linked", *(str(each.object) for each in units), *contents)
 
 
-def _raise_kept_failure(source: Path, entry: Path) -> None:
-    """Raise the error that clang gave for the same files in this run, perhaps on the host.
+def _resolved(recipe: Recipe) -> set[Path]:
+    # clang drops the earlier one of two equal directories if the later one is a system directory.
+    return {each.resolve() for each in recipe.directories}
 
-    An error of another run is ignored: clang may also have failed for lack of memory.
-    """
-    __tracebackhide__ = is_bpf_error
-    kept = recall(entry / "failure.json")
-    run, contents = kept.get("run"), kept.get("parts")
-    if run and run == os.environ.get(_RUN_VARIABLE) and _are_unchanged(contents):
-        raise _refusal(source, str(kept.get("log")))
+
+def _missing_types(recipe: Recipe, source: Path) -> list[str]:
+    """Return the names by which a source includes a `vmlinux.h` that the user does not have."""
+    directories = [*recipe.directories, source.parent]
+    return headers.missing(kernel_types.NAME, source, directories)
 
 
 def _without_clang(source: Path) -> CompileError:
     hint = "clang is not installed (Debian: apt install clang); or give a built .bpf.o"
     if _HANDED_OVER in os.environ:
         hint = (
-            "clang is not installed in this guest; the host has compiled the .bpf.c below the"
-            " directories of pytest's arguments as they were when the run began"
+            "clang is not installed in this guest; the host compiles what pytest's own process asks"
+            " for, with the variables that the host has itself (CPATH and others)"
         )
     return CompileError(errno.ENOENT, f"compile {source}", hint=hint)
 
 
 def _refusal(source: Path, log: str) -> CompileError:
-    return CompileError(errno.EINVAL, f"compile {source}", hint="clang says:", log=log)
-
-
-def _look_up(entry: Path) -> tuple[Path, list[Path]] | None:
-    """Find an object in the cache; None if it, or what it was made of, has changed since."""
-    kept = recall(entry / "parts.json")
-    contents = kept.get("parts")
-    if _are_unchanged(contents):
-        built = _place(entry, contents)
-        if is_trusted(built) and _content(built) == kept.get("object"):
-            return built, [Path(name) for name in contents]
-    return None
-
-
-def _compile(source: Path, command: list[str], entry: Path) -> tuple[Path, list[Path]]:
-    __tracebackhide__ = is_bpf_error
-    try:
-        image, inputs = translate(command, source)
-    except ClangRefusal as refusal:
-        _keep_failure(entry, refusal)
-        raise _refusal(source, str(refusal)) from None
-    contents = _contents_of(inputs)
-    built = _place(entry, contents)
-    try:
-        write_whole(built, image)
-        kept = {"parts": contents, "object": _digest(image)}
-        write_whole(entry / "parts.json", json.dumps(kept).encode())
-    except OSError:
-        built = _place(_unwritable_cache().path, contents)
-        write_whole(built, image)
-    return built, [Path(name) for name in contents]
-
-
-def _place(entry: Path, contents: dict[str, str]) -> Path:
-    # Users see the file's name: libbpf puts it before the names of global variables' maps.
-    source = Path(next(iter(contents)))
-    return entry / _digest(*contents, *contents.values()) / source.with_suffix(".o").name
-
-
-@functools.cache
-def _unwritable_cache() -> Scratch:
-    scratch = Scratch()
-    atexit.register(scratch.close)
-    return scratch
-
-
-def _flags(source: Path) -> list[str]:
-    if _includes_kernel_types(source):
-        return [*flags(), f"-I{_vmlinux_header().parent}"]
-    return flags()
-
-
-def _includes_kernel_types(source: Path) -> bool:
-    return b'"vmlinux.h"' in source.read_bytes()
-
-
-def _vmlinux_header() -> Path:
-    """Return the running kernel's `vmlinux.h`, dumped once per kernel; in a guest, the host's."""
-    named = os.environ.get(_HEADER_VARIABLE)
-    if named:
-        return Path(named)
-    try:
-        key = _digest(_KERNEL_BTF.read_bytes())
-    except OSError as error:
-        hint = "the kernel has no BTF (CONFIG_DEBUG_INFO_BTF)"
-        raise CompileError(
-            error.errno or 0, f"make vmlinux.h of {_KERNEL_BTF}", hint=hint
-        ) from error
-    kept = usable(cache_part("vmlinux") / key)
-    header = writable(kept, unless=_has_header) / "vmlinux.h"
-    if not _has_header(header.parent):
-        with memory_file() as dumped:
-            vmlinux_h.dump(dumped)
-            write_whole(header, dumped.read_bytes())
-    return header
-
-
-def header_of(identity: str, btf: Callable[[], bytes | None]) -> Path:
-    """Return the `vmlinux.h` of another kernel than the running one, made of its BTF if missing.
-
-    IDENTITY changes with the kernel's image. Raises `CompileError` if the kernel has no BTF.
-    """
-    kept = usable(cache_part("vmlinux") / _digest(identity))
-    header = writable(kept, unless=_has_header) / "vmlinux.h"
-    if not _has_header(header.parent):
-        types = btf()
-        if types is None:
-            hint = "no BTF was found in the kernel's image (CONFIG_DEBUG_INFO_BTF)"
-            raise CompileError(errno.ENOENT, "make vmlinux.h", hint=hint)
-        with memory_file() as raw, memory_file() as dumped:
-            raw.write_bytes(types)
-            vmlinux_h.dump(dumped, raw)
-            write_whole(header, dumped.read_bytes())
-    return header
-
-
-def _has_header(directory: Path) -> bool:
-    header = directory / "vmlinux.h"
-    return os.path.exists(header) and is_trusted(header)
+    hint = "clang says:"
+    if "'gnu/stubs" in log:
+        hint = (
+            "glibc's headers lack a file for the target bpf (Debian: apt install libc6-dev-i386, or"
+            f" define __x86_64__ on x86-64); {hint}"
+        )
+    return CompileError(errno.EINVAL, f"compile {source}", hint=hint, log=log)
 
 
 def _identity(program: Path) -> str:
     status = program.stat()
     return f"{program} {status.st_size} {status.st_mtime_ns}"
-
-
-def _signature(parts: list[Path]) -> list[tuple[int, int, int] | None]:
-    """Return numbers that change with each file; None for a file that is missing."""
-    return [_file_signature(each) for each in parts]
-
-
-def _file_signature(part: Path) -> tuple[int, int, int] | None:
-    try:
-        status = part.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-def _contents_of(inputs: Inputs) -> dict[str, str]:
-    return {str(part): _content(part) for part in (*inputs.files, *inputs.empty)}
-
-
-def _are_unchanged(contents: object) -> TypeGuard[dict[str, str]]:
-    """Whether these are files with their digests, as from `_contents_of`, and still right."""
-    if not isinstance(contents, dict) or not contents:
-        return False
-    with contextlib.suppress(OSError, ValueError):  # ValueError: a path with a zero byte
-        return all(_content(Path(part)) == content for part, content in contents.items())
-    return False
-
-
-# By file: its signature, and its digest at that time. Most sources include the same headers.
-_contents: dict[Path, tuple[object, str]] = {}
-
-
-def _content(part: Path) -> str:
-    """Return the digest of a file, which is read again if it has changed; empty without a file."""
-    state = _file_signature(part)
-    known = _contents.get(part)
-    if known is None or known[0] != state:
-        known = _contents[part] = state, _digest_of_file(part)
-    return known[1]
-
-
-def _digest_of_file(part: Path) -> str:
-    try:
-        return _digest(part.read_bytes())
-    except IsADirectoryError:
-        return "directory"
-    except OSError:
-        return ""
-
-
-def _digest(*parts: str | bytes) -> str:
-    whole = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        whole.update(len(data).to_bytes(8, "little") + data)
-    return whole.hexdigest()[:32]

@@ -10,20 +10,14 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_bpflink.building.recipe import Made
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 VARIABLE: Final = "BPFLINK_OBJECTS"
-
-
-class Made(NamedTuple):
-    """The object that was made of a source; if there is none, the hint and the log of the error."""
-
-    object: Path | None
-    log: str = ""
-    hint: str = "clang says:"
 
 
 def describe(made: Mapping[Path, Made]) -> bytes:

@@ -53,6 +53,21 @@ def reachable(source: Path, directories: Sequence[Path]) -> list[Path]:
     return files
 
 
+def missing(name: str, source: Path, directories: Sequence[Path]) -> list[str]:
+    """Return how a source and its headers include a header of this NAME that is not there.
+
+    For example `x86/vmlinux.h`, for `vmlinux.h`.
+    """
+    found: dict[str, None] = {}
+    for file in reachable(source, directories):
+        for _, quote, text in _INCLUDE.findall(file.read_bytes()):
+            included = text.decode(errors="surrogateescape")
+            places = [file.parent] * (quote == b'"') + [*directories]
+            if Path(included).name == name and not any((p / included).is_file() for p in places):
+                found[included] = None
+    return [*found]
+
+
 def empty_places(files: Iterable[Path], directories: Sequence[Path]) -> list[Path]:
     """Return the places where clang looked for headers of these files and found none.
 

@@ -69,14 +69,22 @@ def say(channel: Channel, subject: str, content: Any) -> None:
 def said(message: object) -> tuple[str, Any]:
     """Return the subject of a worker's message, and its content.
 
-    The content of "items" is the ItemFacts of each node id, the content of "stack", "printed",
-    "uncollected" and "refused" a text. Raises DamagedError for any other message.
+    The content of "items" is the ItemFacts of each node id, of "compile" the number of the question
+    and a Request, of "stack", "printed", "uncollected" and "refused" a text. Raises DamagedError
+    for any other message.
     """
     match loads(message) if isinstance(message, bytes) else None:
         case ("stack" | "printed" | "uncollected" | "refused" as subject, str(text)):
             return subject, text
         case ("items", dict(items)):
             return "items", {_text(nodeid): _facts(plain) for nodeid, plain in items.items()}
+        case ("compile", (int(number), plain)):
+            from pytest_bpflink.building.asking import Request
+
+            try:
+                return "compile", (number, Request.read(plain))
+            except ValueError as error:
+                raise DamagedError(str(error)) from None
         case _:
             raise DamagedError("it is on no subject")
 

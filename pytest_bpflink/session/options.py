@@ -20,6 +20,10 @@ INI_OPTION = "bpflink_kernels"
 #: The ini option for archives of packages with kernels.
 SOURCES_OPTION = "bpflink_kernel_sources"
 
+#: The ini options of how BPF programs are compiled.
+CFLAGS_OPTION = "bpflink_cflags"
+PROGRAMS_OPTION = "bpflink_sources"
+
 #: The endings of --kernel-report's files, which say in which format they are.
 REPORT_ENDINGS = (".html", ".md", ".json")
 
@@ -44,6 +48,18 @@ def _add_options_of_links(parser: pytest.Parser) -> None:
         " source package; with several, separated by commas, each test runs with each",
     )
     parser.addini("bpflink_libbpf", "The default of --bpf-libbpf", default="system")
+    parser.addini(
+        CFLAGS_OPTION,
+        "Further flags for clang, such as -Iinclude -DDEBUG -mcpu=v4; directories are relative to"
+        " the configuration file",
+        "args",
+    )
+    parser.addini(
+        PROGRAMS_OPTION,
+        "Directories of .bpf.c files that tests load from elsewhere than below pytest's arguments:"
+        " those that collected tests name are compiled before guests start",
+        "paths",
+    )
     links.addoption(
         "--bpf-strict",
         action="store_true",

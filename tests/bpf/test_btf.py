@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_bpflink import BpfError, Object
+from pytest_bpflink.binding.btf import Btf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -178,3 +180,31 @@ def test_full_map_is_e2big(variables: Object) -> None:
         plain[number.to_bytes(4)] = bytes(8)
     with pytest.raises(BpfError, match="set map plain: E2BIG"):
         plain[b"more"] = bytes(8)
+
+
+def enums(*values: tuple[bool, int]) -> Btf:
+    """Return BTF with an enum for each value, as compilers make them: flagged as signed or not."""
+    text = b"\0it\0"
+    types = b"".join(
+        struct.pack("=IIIIi", 1, flagged << 31 | 6 << 24 | 1, 4, 1, value)
+        for flagged, value in values
+    )
+    begin = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(text))
+    return Btf(begin + types + text)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        # clang up to release 14 flags no enum.
+        ([(False, -7), (False, 7)], [-7, 7]),
+        # Later ones flag the signed enums: -7 without the flag is 0xfffffff9.
+        ([(True, -7), (False, -7)], [-7, 2**32 - 7]),
+    ],
+)
+def test_signed_enum_of_every_clang(values: list[tuple[bool, int]], expected: list[int]) -> None:
+    btf = enums(*values)
+    for type_id, ((_, value), number) in enumerate(zip(values, expected, strict=True), 1):
+        raw = struct.pack("=i", value)
+        assert btf.decode(type_id, raw) == number
+        assert btf.encode(type_id, number, bytes(4)) == raw

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import BpfError, CompileError, Object
-from pytest_bpflink.building import compilation, prebuilt
+from pytest_bpflink.building import compilation, kernel_types, object_cache, prebuilt
 from pytest_bpflink.building.handed_over import VARIABLE, describe
 from tests.support.damage import DAMAGES, damaged
 from tests.support.nobody import NOBODY
@@ -39,7 +39,6 @@ int keep(struct __sk_buff *skb)
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("BPFLINK_RUN", "")
     (tmp_path / "value.h").write_text("#define VALUE 7\n")
     source = tmp_path / "source.bpf.c"
     source.write_text(SOURCE)
@@ -78,7 +77,7 @@ def test_damaged_entry_is_compiled_again(
     }
     file.write_bytes((damaged(file) | shapes)[damage])
     monkeypatch.setattr(compilation, "_compiled", {})  # as another process finds it
-    monkeypatch.setattr(compilation, "_contents", {})
+    monkeypatch.setattr(object_cache, "_contents", {})
 
     assert compilation.object_of(source).read_bytes() == right
 
@@ -91,7 +90,6 @@ def test_damaged_entry_is_compiled_again(
 def test_damaged_failure_is_none(
     source: Path, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("BPFLINK_RUN", "1")
     built = compilation.object_of(source)
     (built.parents[1] / "parts.json").unlink()
     (built.parents[1] / "failure.json").write_bytes(DAMAGES[damage])
@@ -147,7 +145,6 @@ def handed_over(source: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a directory as in a guest without clang, to which the host handed objects over."""
     broken = source.with_name("broken.bpf.c")
     broken.write_text("int x = unknown;")
-    monkeypatch.setenv("BPFLINK_RUN", "a run")
     made = compilation.made_of([source, broken])
     (source.parent / "index").write_bytes(describe(made))
     monkeypatch.setenv(VARIABLE, str(source.parent / "index"))
@@ -330,7 +327,8 @@ def test_nothing_is_left_of_a_failed_compilation(source: Path) -> None:
     (source.parent / "value.h").unlink()
     with pytest.raises(BpfError, match=r"'value.h' file not found"):
         compilation.object_of(source)
-    assert not (source.parent / "cache").exists()
+    kept = [file for file in (source.parent / "cache").rglob("*") if file.is_file()]
+    assert [file.name for file in kept] == ["failure.json"]
 
 
 def test_vmlinux_header(source: Path) -> None:
@@ -390,7 +388,7 @@ def test_prepared_sources_are_not_compiled_in_guests(
     assert compiled == [broken, source, with_types]
 
     monkeypatch.setattr(compilation, "_compiled", {})
-    monkeypatch.setattr(compilation, "_KERNEL_BTF", source)  # another kernel's
+    monkeypatch.setattr(kernel_types, "_KERNEL_BTF", source)  # another kernel's
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
     assert compilation.object_of(source).name == "source.bpf.o"
     assert compilation.object_of(with_types).name == "types.bpf.o"
@@ -398,18 +396,35 @@ def test_prepared_sources_are_not_compiled_in_guests(
         compilation.object_of(broken)
 
 
-def test_the_error_of_another_run_is_not_believed(
-    source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_error_is_kept_as_the_object_is(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source.write_text('#include "part.h"\n')
     compilation.prepare([source], before_each=lambda _: None)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiled again"))
+    monkeypatch.setattr(object_cache, "_contents", {})  # as another process finds it
     with pytest.raises(CompileError, match=r"'part.h' file not found"):
         compilation.object_of(source)
+    announced: list[Path] = []
+    compilation.prepare([source], before_each=announced.append)
+    assert announced == []
 
-    monkeypatch.setenv("BPFLINK_RUN", "another")
-    with pytest.raises(pytest.fail.Exception, match="compiled again"):
-        compilation.object_of(source)
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ("x.c:1:1: error: no\n", -9),
+        ("clang: error: unable to execute command: Killed\n", 1),
+        ("x.c:1:10: fatal error: cannot open file './value.h': Too many open files\n", 1),
+    ],
+)
+def test_an_error_that_the_machine_may_be_the_cause_of_is_not_kept(
+    source: Path, monkeypatch: pytest.MonkeyPatch, said: str, status: int
+) -> None:
+    failed = subprocess.CompletedProcess([], status, b"", said.encode())
+    with monkeypatch.context() as first:
+        first.setattr(subprocess, "run", lambda *_, **__: failed)
+        with pytest.raises(CompileError):
+            compilation.object_of(source)
+    assert value_in(source) == 7
 
 
 @pytest.mark.parametrize("place", ["part.h", "named/part.h"])

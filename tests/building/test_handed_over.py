@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import CompileError
-from pytest_bpflink.building import compilation, handed_over
+from pytest_bpflink.building import compilation, handed_over, kernel_types
 from pytest_bpflink.building.clang import Target, clang
 from tests.support.kernel_trees import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pytest_bpflink.building.recipe import Made
 
 SOURCE = """
 #include <linux/bpf.h>
@@ -38,7 +40,6 @@ KERNEL_TYPES = '#include "vmlinux.h"\nint value = OF_KERNEL;\n'
 def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Target:
     """A big-endian machine, with headers of its own."""
     monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("BPFLINK_RUN", "")
     write(tmp_path / "headers/asm/types.h", "#include <asm-generic/types.h>\n")
     write(tmp_path / "headers/asm/posix_types.h", "#include <asm-generic/posix_types.h>\n")
     write(tmp_path / "headers/asm/bitsperlong.h", "#define __BITS_PER_LONG 64\n")
@@ -46,9 +47,7 @@ def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Target:
     return Target("s390x", "big", tmp_path / "headers")
 
 
-def _be_handed(
-    made: dict[Path, handed_over.Made], directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _be_handed(made: dict[Path, Made], directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Be a guest that is handed what was made."""
     # A guest reads the file once.
     handed_over._read.cache_clear()
@@ -67,7 +66,7 @@ def hand_over(
 
     def hand(*sources: Path) -> list[str]:
         said: list[str] = []
-        made = compilation.made_for(
+        made = compilation.made_for_each(
             sources, target, header=header, before_each=lambda source: said.append(source.name)
         )
         _be_handed(made, tmp_path, monkeypatch)
@@ -128,8 +127,8 @@ def test_source_that_the_host_has_not_compiled(
         compilation.object_of(other)
     assert str(caught.value) == (
         f"compile {other}: ENOENT (No such file or directory); clang is not installed in this"
-        " guest; the host has compiled the .bpf.c below the directories of pytest's arguments as"
-        " they were when the run began"
+        " guest; the host compiles what pytest's own process asks for, with the variables that the"
+        " host has itself (CPATH and others)"
     )
 
 
@@ -147,10 +146,10 @@ def test_kernel_without_btf_has_no_types(
     target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write(tmp_path / "it.bpf.c", KERNEL_TYPES)
-    made = compilation.made_for(
+    made = compilation.made_for_each(
         [source],
         target,
-        header=lambda: compilation.header_of("a kernel", lambda: None),
+        header=lambda: kernel_types.of_kernel("a kernel", lambda: None),
         before_each=lambda _: None,
     )
     _be_handed(made, tmp_path, monkeypatch)
@@ -163,6 +162,6 @@ def test_types_are_those_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     running = Path("/sys/kernel/btf/vmlinux")
     if not running.exists():
         pytest.skip("this kernel has no BTF")
-    header = compilation.header_of("a kernel", running.read_bytes)
+    header = kernel_types.of_kernel("a kernel", running.read_bytes)
     assert "struct task_struct {" in header.read_text()
-    assert compilation.header_of("a kernel", lambda: None) == header
+    assert kernel_types.of_kernel("a kernel", lambda: None) == header

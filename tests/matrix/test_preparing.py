@@ -29,7 +29,7 @@ def rewritten(directory: Path) -> list[str]:
 
 
 @pytest.mark.usefixtures("cache")
-def test_sources_below_the_arguments_are_compiled_before_guests_boot(
+def test_sources_that_tests_name_are_compiled_before_guests_boot(
     pytester: pytest.Pytester, with_fakes: Run
 ) -> None:
     for name in ("here/x/one", "here/node_modules/two", "here/venv/three", "elsewhere/four"):
@@ -37,14 +37,36 @@ def test_sources_below_the_arguments_are_compiled_before_guests_boot(
         file.parent.mkdir(parents=True)
         file.write_text(f"int {Path(name).name};\n")
     (pytester.path / "here/venv/pyvenv.cfg").touch()
-    (pytester.path / "here/test_x.py").write_text("def test_x(): pass")
+    (pytester.path / "here/unnamed.bpf.c").write_text("int unnamed;\n")
+    tests = "names = ['one', 'two', 'three', 'four']\ndef test_x(): pass"
+    (pytester.path / "here/test_x.py").write_text(tests)
+    (pytester.path / "here/test_y.py").write_text("unnamed = 1")
 
     result = with_fakes("--kernel", "good", "here/test_x.py::test_x")
 
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["compiling one.bpf.c", "booting good"])
-    for other in ("two", "three", "four"):
+    for other in ("two", "three", "four", "unnamed"):
         result.stdout.no_fnmatch_line(f"compiling {other}.bpf.c")
+
+
+@pytest.mark.usefixtures("cache")
+def test_sources_in_other_directories_are_compiled_if_tests_name_them(
+    pytester: pytest.Pytester, with_fakes: Run
+) -> None:
+    pytester.makeini("[pytest]\nbpflink_sources = src/bpf\nbpflink_cflags = -DLIMIT=3")
+    (pytester.path / "src/bpf/deeper").mkdir(parents=True)
+    for name in ("deeper/named", "other"):
+        (pytester.path / f"src/bpf/{name}.bpf.c").write_text("int limit = LIMIT;\n")
+    (pytester.path / "tests").mkdir()
+    (pytester.path / "tests/conftest.py").write_text("PROGRAM = '../src/bpf/deeper/named.bpf.c'")
+    (pytester.path / "tests/test_x.py").write_text("def test_x(): pass")
+
+    result = with_fakes("--kernel", "good", "tests")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["compiling named.bpf.c", "booting good"])
+    result.stdout.no_fnmatch_line("compiling other.bpf.c")
 
 
 @pytest.mark.usefixtures("cache")

@@ -505,6 +505,46 @@ def test_short_verifier_log_stands_once(pytester: pytest.Pytester) -> None:
     assert output.str().count("R0 !read_ok") == 1
 
 
+def test_values_of_the_configuration_are_those_that_the_session_knows(
+    pytester: pytest.Pytester,
+) -> None:
+    """The places where libbpf looks are /boot and /proc; some distributions have another."""
+    (pytester.path / "hz.bpf.c").write_text(
+        "#include <linux/bpf.h>\n#include <bpf/bpf_helpers.h>\n"
+        "extern int CONFIG_HZ __kconfig;\nint hz;\n"
+        'SEC("socket") int read_hz(void *ctx) { hz = CONFIG_HZ; return 0; }\n'
+    )
+    pytester.makepyfile(
+        """
+        import types
+        import pytest
+
+        @pytest.fixture
+        def bpf_kernel():
+            return types.SimpleNamespace(config={"CONFIG_HZ": "77", "CONFIG_LSM": "a,b"})
+
+        def test_it(bpf_object):
+            assert bpf_object("hz.bpf.c").kconfig["CONFIG_HZ"] == 77
+            loaded = bpf_object("hz.bpf.c", kconfig={"CONFIG_HZ": 78})
+            assert loaded.kconfig["CONFIG_HZ"] == 78
+        """
+    )
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+def test_program_in_the_text_of_a_test_includes_headers_beside_it(
+    pytester: pytest.Pytester,
+) -> None:
+    (pytester.path / "seven.h").write_text("#define SEVEN 7\n")
+    pytester.makepyfile(
+        """
+        def test_it(bpf_open, bpf_source):
+            assert bpf_open(bpf_source('#include "seven.h"\\nint x = SEVEN;')).data["x"] == 7
+        """
+    )
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+
+
 @pytest.mark.parametrize("source", ["int broken(void) { return nothing; }", None])
 def test_traceback_of_a_failed_compilation_ends_in_the_test(
     pytester: pytest.Pytester, source: str | None

@@ -27,6 +27,8 @@ from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pytest_bpflink.building.recipe import Made, Recipe
+
 _CONSOLE = "FAKE_GUEST_CONSOLE"
 _ERRORS = "stderr.log"
 
@@ -114,6 +116,12 @@ class FakeMachines:
 
     def compile(self, sources: Sequence[Path], libbpfs: Sequence[str]) -> None:
         del sources, libbpfs
+
+    def made(self, spec: str, recipe: Recipe) -> Made:
+        del spec
+        from pytest_bpflink.building import compilation
+
+        return compilation.made(recipe)
 
     def close(self) -> None:
         pass

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_bpflink.building import answering
 from pytest_bpflink.matrix import messages, port_relay
 from pytest_bpflink.matrix.controller import preparing
 from pytest_bpflink.matrix.controller.connections import Connections
@@ -44,7 +45,7 @@ from pytest_bpflink.vm.machines.errors import MachineError
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from execnet import XSpec
+    from execnet import Channel, XSpec
     from xdist.workermanage import WorkerController
 
     from pytest_bpflink.session.kernel import MatrixKernel
@@ -148,7 +149,7 @@ class MatrixController:
 
     def _boot(self, guests: Sequence[Guest]) -> None:
         files = preparing.files_of(self._config)
-        sources = preparing.prepare(files, self._progress)
+        sources = preparing.prepare(self._config, files, self._progress)
         self._factory.compile_elsewhere(sources, self._kernels.libbpfs(self._config))
         rewrite = partial(preparing.rewrite_tests, self._config, files)
         if self._kernels.packed:
@@ -165,7 +166,7 @@ class MatrixController:
         """Give a worker its `Assignment`, and receive its messages."""
         guest = self._guests[node.gateway.spec]
         channel = node.gateway.newchannel()
-        channel.setcallback(partial(self._hear, node, guest))
+        channel.setcallback(partial(self._hear, node, guest, channel))
         damaged = partial(self._end_damaged, node)
         receive_by(node, partial(unpacking, damaged=damaged))
         self._watchdog.connected(guest, node, ask=partial(channel.send, "where"))
@@ -185,7 +186,9 @@ class MatrixController:
     def _end_damaged(self, node: WorkerController, reason: str) -> None:
         declare_dead(node, last_words.of_damage(reason))
 
-    def _hear(self, node: WorkerController, guest: Guest, message: object) -> None:
+    def _hear(
+        self, node: WorkerController, guest: Guest, channel: Channel, message: object
+    ) -> None:
         """Take a message that is not xdist's; `ItemFacts` come before the worker's collection."""
         try:
             subject, content = said(message)
@@ -194,6 +197,10 @@ class MatrixController:
             return
         if subject == "stack":
             self._watchdog.answered(guest, content)
+        elif subject == "compile":
+            number, request = content
+            answer = answering.answer(request, partial(self._kernels.made, guest.kernel))
+            channel.send((number, answer and tuple(answer)))
         elif subject == "printed":
             self._progress.printed(f"[{guest.name}] {content}")
         elif subject == "uncollected":

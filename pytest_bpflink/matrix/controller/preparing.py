@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink.building import compilation
+from pytest_bpflink.matrix.controller import named_programs
 from pytest_bpflink.session import pytest_internals
+from pytest_bpflink.session.options import PROGRAMS_OPTION
 from pytest_bpflink.vm.cache import cache_part_whole
 
 if TYPE_CHECKING:
@@ -31,16 +33,22 @@ def files_of(config: pytest.Config) -> list[Path]:
     return sorted(set(_files(config)))
 
 
-def prepare(files: Iterable[Path], progress: Callable[[str], None]) -> list[Path]:
-    """Compile the BPF programs among FILES that are not compiled yet; return all their sources.
+def prepare(
+    config: pytest.Config, files: Sequence[Path], progress: Callable[[str], None]
+) -> list[Path]:
+    """Compile the BPF programs that collected tests among FILES can name; return their sources.
 
-    Environment variables lead guests to the results and to the directory of rewritten modules.
+    Guests ask for what is missing. Environment variables lead guests to the results and to the
+    directory of rewritten modules.
     """
     if sys.dont_write_bytecode:
         os.environ[pytest_internals.PYCACHE] = str(cache_part_whole("pycache"))
         pytest_internals.use_pycache()
-    sources = [file for file in files if file.name.endswith(".bpf.c")]
-    compilation.prepare(sources, before_each=lambda source: progress(f"compiling {source.name}"))
+    directories = map(Path, config.getini(PROGRAMS_OPTION))
+    found = (*files, *(file for directory in directories for file in directory.rglob("*")))
+    texts = named_programs.texts_of(_collected(config, files), files)
+    sources = named_programs.among(found, texts)
+    compilation.prepare(sources, before_each=lambda each: progress(f"compiling {each.name}"))
     return sources
 
 
@@ -52,6 +60,19 @@ def rewrite_tests(config: pytest.Config, files: Iterable[Path]) -> None:
         tests = [file for file in files if file in named or _is_like(file, patterns)]
         tests = [file for file in tests if file.suffix == ".py"]
         pytest_internals.rewrite_modules(config, (*tests, *_own_modules()))
+
+
+def _collected(config: pytest.Config, files: Sequence[Path]) -> list[Path]:
+    """Return the modules of tests that pytest's arguments name, and their conftest files."""
+    named = _named(config)
+    modules = [
+        file
+        for file in files
+        if (file.suffix == ".py" and any(map(file.is_relative_to, named))) or file in named
+    ]
+    parents = {parent for path in named for parent in path.parents}
+    conftests = [parent / "conftest.py" for parent in parents]
+    return [*modules, *(file for file in conftests if file.is_file())]
 
 
 def refuse_unsent(config: pytest.Config, kernels: Sequence[str]) -> None:

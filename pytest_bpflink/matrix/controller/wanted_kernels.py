@@ -18,6 +18,7 @@ from pytest_bpflink.vm.machines.errors import MachineError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from pytest_bpflink.building.recipe import Made, Recipe
     from pytest_bpflink.matrix.guests.guests import Guest, GuestFactory
     from pytest_bpflink.matrix.messages import FreshItem
     from pytest_bpflink.session.kernel import MatrixKernel
@@ -74,6 +75,10 @@ class WantedKernels:
             guest.give_up(f"--kernel {kernel.spec}: {self._unusable[kernel.spec]}")
             return guest
         return self._factory.guest(kernel, self._found[kernel.spec][0], name=name, item=item)
+
+    def made(self, kernel: MatrixKernel, recipe: Recipe) -> Made | None:
+        """Return what becomes of a recipe for a kernel's guests; None if they must see to it."""
+        return self._factory.machines.made(kernel.spec, recipe)
 
     def _find(self, kernel: MatrixKernel, progress: Progress) -> MatrixKernel:
         machines = self._factory.machines

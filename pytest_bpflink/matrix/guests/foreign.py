@@ -12,7 +12,7 @@ import sys
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
-from pytest_bpflink.building import compilation, handed_over
+from pytest_bpflink.building import compilation, handed_over, kernel_types
 from pytest_bpflink.building.clang import Target
 from pytest_bpflink.vm.architectures import ALL
 from pytest_bpflink.vm.cache import cache_part, usable, writable
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from pytest_bpflink.building.recipe import Made, Recipe
     from pytest_bpflink.vm.image.debian_root import Root
     from pytest_bpflink.vm.kernels import Kernel
 
@@ -43,20 +44,33 @@ def compile_for(
     kernel: Kernel, root: Root, sources: Sequence[Path], say: Callable[[str], None]
 ) -> dict[str, str]:
     """Compile SOURCES for a kernel; return the variables that lead its guests to the objects."""
+    made = compilation.made_for_each(
+        sources,
+        _target(kernel, root),
+        header=_header(kernel),
+        before_each=lambda source: say(f"compiling {source.name} for {kernel.arch}"),
+    )
+    return {handed_over.VARIABLE: str(_written(handed_over.describe(made)))}
+
+
+def made_for(kernel: Kernel, root: Root, recipe: Recipe) -> Made:
+    """Return what becomes of a recipe for a kernel's guests."""
+    target, header = _target(kernel, root), _header(kernel)
+    return compilation.made_for(recipe, target, header=header, before_each=lambda _: None)
+
+
+def _target(kernel: Kernel, root: Root) -> Target:
     architecture = ALL[kernel.arch]
-    target = Target(
+    return Target(
         machine=architecture.machine,
         byte_order=architecture.byte_order,
         headers=root.path / "usr/include" / architecture.triplet,
     )
+
+
+def _header(kernel: Kernel) -> Callable[[], Path]:
     name = f"{kernel.image} {identity(kernel.image)}"
-    made = compilation.made_for(
-        sources,
-        target,
-        header=cache(partial(compilation.header_of, name, partial(image_btf.find, kernel))),
-        before_each=lambda source: say(f"compiling {source.name} for {kernel.arch}"),
-    )
-    return {handed_over.VARIABLE: str(_written(handed_over.describe(made)))}
+    return cache(partial(kernel_types.of_kernel, name, partial(image_btf.find, kernel)))
 
 
 def _written(text: bytes) -> Path:

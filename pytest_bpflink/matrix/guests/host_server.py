@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.building import compilation
+from pytest_bpflink.building.recipe import CFLAGS
 from pytest_bpflink.matrix.guests.virtual_machines import GuestOptions, VirtualMachines
 from pytest_bpflink.vm.cache import cache_root
 from pytest_bpflink.vm.kernels import KernelError
@@ -69,9 +70,9 @@ class _Server:
 
     def do_begin(self, paths: list[str], cwd: str, options: dict[str, Any]) -> dict[str, Any]:
         """Take the options of all guests; return the free cores, and the paths that are missing."""
-        self._place = VirtualMachines(
-            GuestOptions(**options), cwd=Path(cwd), say=self._channel.send
-        )
+        chosen = GuestOptions(**options)
+        os.environ[CFLAGS] = chosen.cflags
+        self._place = VirtualMachines(chosen, cwd=Path(cwd), say=self._channel.send)
         cores = os.cpu_count() or 1
         return {
             "free_cores": max(0.0, cores - os.getloadavg()[0]),

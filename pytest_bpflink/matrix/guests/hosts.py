@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
+from pytest_bpflink.building import compilation
 from pytest_bpflink.matrix.guests.virtual_machines import GuestOptions
+from pytest_bpflink.vm import architectures
 from pytest_bpflink.vm.kernels import Kernel, KernelError
 from pytest_bpflink.vm.machines import console_file
 from pytest_bpflink.vm.machines.acceleration import Acceleration
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from execnet import Channel
 
+    from pytest_bpflink.building.recipe import Made, Recipe
     from pytest_bpflink.matrix.guests.machines import Machine
 
 # Seconds to wait for an answer: where the host has nothing to do but answer, where it compiles or
@@ -226,6 +229,11 @@ class HostedMachines:
                 host.ask("compile", patience=_WORK_SECONDS, sources=names)
             except MachineError as error:
                 self._say(str(error))
+
+    def made(self, spec: str, recipe: Recipe) -> Made | None:
+        """Return what becomes of a recipe here, unless the guests are of another architecture."""
+        arch, _ = architectures.split(spec)
+        return None if arch else compilation.made(recipe)
 
     def via(self, kernel: Kernel) -> str:
         """Return the proxy on the host that has this kernel."""

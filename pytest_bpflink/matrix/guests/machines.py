@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from pytest_bpflink.building.recipe import Made, Recipe
     from pytest_bpflink.vm.kernels import Kernel
     from pytest_bpflink.vm.machines.acceleration import Acceleration
 
@@ -62,6 +63,9 @@ class Machines(Protocol):
 
     def compile(self, sources: Sequence[Path], libbpfs: Sequence[str]) -> None:
         """Compile BPF programs where the machines will look for them, as for LIBBPFS, paths."""
+
+    def made(self, spec: str, recipe: Recipe) -> Made | None:
+        """Return what becomes of a recipe for a kernel's guests; None if they must see to it."""
 
     def close(self) -> None:
         """Leave nothing behind; the machines must be closed before."""

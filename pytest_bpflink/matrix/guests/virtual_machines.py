@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
+from pytest_bpflink.building import compilation
+from pytest_bpflink.building.recipe import CFLAGS
 from pytest_bpflink.matrix import kernel_sources
 from pytest_bpflink.vm import architectures, kernels
 from pytest_bpflink.vm.kernels.drivers import is_packed
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from pytest_bpflink.building.recipe import Made, Recipe
     from pytest_bpflink.matrix.guests.packed_project import PackedProject
     from pytest_bpflink.vm.image.debian_root import Root
     from pytest_bpflink.vm.kernels import Kernel
@@ -52,6 +55,7 @@ class GuestOptions:
     append: tuple[str, ...]
     sources: tuple[str, ...] = ()
     sent: tuple[str, ...] = ()
+    cflags: str = ""
 
     @classmethod
     def of(cls, config: pytest.Config) -> Self:
@@ -64,6 +68,7 @@ class GuestOptions:
             append=tuple(word for text in option.kernel_append for word in text.split()),
             sources=kernel_sources.of(config),
             sent=tuple(map(str, filter(None, (project_of(config), config.inipath)))),
+            cflags=os.environ.get(CFLAGS, ""),
         )
 
 
@@ -173,6 +178,14 @@ class VirtualMachines:
 
             for spec, (kernel, root) in self._foreign.items():
                 self._variables[spec] = foreign.compile_for(kernel, root, sources, self._show)
+
+    def made(self, spec: str, recipe: Recipe) -> Made:
+        """Return what becomes of a recipe for the guests of a kernel."""
+        if spec in self._foreign:
+            from pytest_bpflink.matrix.guests import foreign
+
+            return foreign.made_for(*self._foreign[spec], recipe)
+        return compilation.made(recipe)
 
     def close(self) -> None:
         """Do nothing: each machine is closed by its guest."""

@@ -12,16 +12,18 @@ import tempfile
 import threading
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
+from pytest_bpflink.building.host import ask_by
 from pytest_bpflink.matrix import messages
 from pytest_bpflink.matrix.event_packing import Packing
 from pytest_bpflink.matrix.items import is_parametrized, register, without_kernel
 from pytest_bpflink.matrix.messages import ItemFacts, say
 from pytest_bpflink.matrix.worker.connection_watch import ConnectionWatch
 from pytest_bpflink.matrix.worker.early_end import EarlyEnd
+from pytest_bpflink.matrix.worker.host_compiler import HostCompiler
 from pytest_bpflink.matrix.worker.only_item import OnlyItem, fresh_item, known_bug
 from pytest_bpflink.matrix.worker.taint import TaintWatch
 from pytest_bpflink.session import process_watch, pytest_internals, xdist_worker
@@ -52,6 +54,7 @@ class MatrixWorker:
         self._item = assignment.item
         self._libbpf = assignment.libbpf
         self._refusal = assignment.stand_in or self._wrong_kernel()
+        self._host_compiler = HostCompiler(assignment.channel)
         self._runs_items = False
         #: The exception that ends this session, and its place.
         self._interrupt: tuple[str, str] | None = None
@@ -61,7 +64,9 @@ class MatrixWorker:
         config = self._config
         register(config, self)
         # execnet's thread calls this, also while a test hangs, unless the test keeps the GIL.
-        self._channel.setcallback(lambda _: say(self._channel, "stack", _where_the_test_is()))
+        self._channel.setcallback(self._take)
+        if not self._kernel.is_native:
+            ask_by(self._host_compiler.ask)
         if self._item:
             register(config, OnlyItem(config, self._item))
         register(config, ConnectionWatch(config))
@@ -87,6 +92,12 @@ class MatrixWorker:
         if self._refusal:
             # No test runs here that could leave or log anything.
             config.option.bpf_leaks = config.option.bpf_dmesg = "off"
+
+    def _take(self, message: Any) -> None:
+        if message == "where":
+            say(self._channel, "stack", _where_the_test_is())
+        else:
+            self._host_compiler.take(message)
 
     def _packed(
         self, send: Callable[[object], None], is_next_queued: Callable[[], bool]
