@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.bpffs import BpfFs as BpfFs
     from pytest_bpflink.bpf.cgroup import Attached as Attached
     from pytest_bpflink.bpf.cgroup import Cgroup as Cgroup
+    from pytest_bpflink.bpf.events.events import Events as Events
+    from pytest_bpflink.bpf.events.user_ring_buffer import EventWriter as EventWriter
     from pytest_bpflink.bpf.link import Link as Link
     from pytest_bpflink.bpf.link import link_ids as link_ids
     from pytest_bpflink.bpf.link import links as links
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.wait import eventually as eventually
     from pytest_bpflink.errors import BpfError as BpfError
     from pytest_bpflink.errors import CompileError as CompileError
+    from pytest_bpflink.errors import EventsLost as EventsLost
     from pytest_bpflink.errors import NotSupported as NotSupported
     from pytest_bpflink.errors import UnknownName as UnknownName
     from pytest_bpflink.errors import VerifierError as VerifierError
@@ -75,7 +78,14 @@ _MODULES = {
     "bpf.bpffs": ("BpfFs",),
     "bpf.cgroup": ("Attached", "Cgroup"),
     "introspection.entries": ("Entry",),
-    "errors": ("BpfError", "CompileError", "NotSupported", "UnknownName", "VerifierError"),
+    "errors": (
+        "BpfError",
+        "CompileError",
+        "EventsLost",
+        "NotSupported",
+        "UnknownName",
+        "VerifierError",
+    ),
     "introspection.attachments": (
         "CgroupHolder",
         "DeviceHolder",
@@ -83,6 +93,8 @@ _MODULES = {
         "SockmapHolder",
     ),
     "introspection.holders": ("DescriptorHolder", "Holder", "ObjectHolder", "PinHolder"),
+    "bpf.events.events": ("Events",),
+    "bpf.events.user_ring_buffer": ("EventWriter",),
     "bpf.link": ("Link", "link_ids", "links"),
     "introspection.linkinfo": (
         "CgroupLinkInfo",

@@ -1,0 +1,1 @@
+"""Events that programs write to ring buffers and perf event arrays, and user space to programs."""
