@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_bpflink.binding.uapi import AttachFlags as AttachFlags
     from pytest_bpflink.binding.uapi import AttachType as AttachType
+    from pytest_bpflink.binding.uapi import BpfStream as BpfStream
     from pytest_bpflink.binding.uapi import LinkType as LinkType
     from pytest_bpflink.binding.uapi import MapType as MapType
     from pytest_bpflink.binding.uapi import PerfEventType as PerfEventType
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.perf_event import SoftwareEvent as SoftwareEvent
     from pytest_bpflink.bpf.program import Program as Program
     from pytest_bpflink.bpf.runs import RunResult as RunResult
+    from pytest_bpflink.bpf.trace import BpfTrace as BpfTrace
+    from pytest_bpflink.bpf.trace import Printed as Printed
     from pytest_bpflink.bpf.wait import eventually as eventually
     from pytest_bpflink.errors import BpfError as BpfError
     from pytest_bpflink.errors import CompileError as CompileError
@@ -123,6 +126,7 @@ _MODULES = {
     "binding.uapi": (
         "AttachFlags",
         "AttachType",
+        "BpfStream",
         "LinkType",
         "MapType",
         "PerfEventType",
@@ -134,6 +138,7 @@ _MODULES = {
         "XdpFlags",
     ),
     "bpf.runs": ("RunResult",),
+    "bpf.trace": ("BpfTrace", "Printed"),
     "bpf.wait": ("eventually",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

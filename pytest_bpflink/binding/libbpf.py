@@ -48,6 +48,8 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
     "bpf_program__expected_attach_type": (c_int, _pointer, "0.5"),
     "bpf_program__set_autoload": (c_int, (c_void_p, c_bool), "0.1"),
     "bpf_program__set_attach_target": (c_int, (c_void_p, c_int, c_char_p), "0.0.8"),
+    "bpf_program__insns": (c_void_p, _pointer, "0.6"),
+    "bpf_program__insn_cnt": (c_size_t, _pointer, "0.6"),
     "bpf_program__pin": (c_int, (c_void_p, c_char_p), "0.0.1"),
     "bpf_program__attach": (c_void_p, _pointer, "0.0.4"),
     "bpf_program__attach_cgroup": (c_void_p, (c_void_p, c_int), "0.0.8"),

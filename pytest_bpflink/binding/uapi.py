@@ -266,6 +266,13 @@ class Verdict(KernelEnum):
     PASS = 1
 
 
+class BpfStream(KernelEnum):
+    """`BPF_STDOUT` and `BPF_STDERR`: the streams of a program, for `Program.read_stream()`."""
+
+    STDOUT = 1
+    STDERR = 2
+
+
 QUERY_EFFECTIVE = 1 << 0
 """`BPF_F_QUERY_EFFECTIVE`: all programs that run in the cgroup, its ancestors' included."""
 

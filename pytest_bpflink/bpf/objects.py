@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.btf import Btf
 from pytest_bpflink.bpf.global_variables import Globals
+from pytest_bpflink.bpf.loaded import note_closed, note_loaded
 from pytest_bpflink.bpf.map import Map
 from pytest_bpflink.bpf.program import Program
 from pytest_bpflink.building.compilation import object_of
@@ -64,6 +65,7 @@ class Object:
         __tracebackhide__ = is_bpf_error
         libbpf.call("bpf_object__load", self.pointer, doing=f"load BPF object {self.path}")
         self.loaded = True
+        note_loaded(self)
         return self
 
     def close(self) -> None:
@@ -71,6 +73,7 @@ class Object:
         if self._pointer is None:
             return
         pointer, self._pointer = self._pointer, None
+        note_closed(self)
         self.__dict__.pop("programs", None)
         for name in ("bss", "data", "rodata"):
             section = self.__dict__.pop(name, None)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import inspect
 import os
+import struct
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.binding import libbpf
-from pytest_bpflink.binding.uapi import AttachType, BpfProgInfo, ProgType
+from pytest_bpflink.binding.bpf_syscall import read_stream
+from pytest_bpflink.binding.uapi import AttachType, BpfProgInfo, BpfStream, ProgType
 from pytest_bpflink.bpf import attach, attach_events
 from pytest_bpflink.bpf.cgroup import Cgroup
 from pytest_bpflink.bpf.map import Map
@@ -69,6 +72,23 @@ class Program:
         """The kernel's id of the program."""
         doing = f"ask for the id of program {self.name}"
         return int(libbpf.read_info(self.fd, BpfProgInfo, doing=doing).id)
+
+    @property
+    def prints(self) -> bool:
+        """Whether the loaded program calls `bpf_printk`; it, or a function in it."""
+        count = libbpf.call("bpf_program__insn_cnt", self.pointer, doing="count instructions")
+        address = libbpf.call("bpf_program__insns", self.pointer, doing="read instructions")
+        code = ctypes.string_at(address, 8 * count)
+        return any(_calls(code, helper) for helper in _PRINTING)
+
+    def read_stream(self, stream: BpfStream = BpfStream.STDOUT) -> str:
+        """Take what the program wrote by `bpf_stream_printk`, or the kernel about it (6.17).
+
+        The kernel writes to `STDERR` where it ends a program, as one that loops too long, and where
+        an access to an arena fails. Raises `NotSupported`.
+        """
+        doing = f"read {stream.name} of program {self.name}"
+        return read_stream(self.fd, stream, doing=doing).decode(errors="replace")
 
     def set_autoload(self, load: bool) -> None:  # noqa: FBT001 - libbpf's own shape
         """Choose, before `Object.load()`, whether it loads this program."""
@@ -151,6 +171,20 @@ class Program:
 
     def _ask(self, function: str) -> int:
         return libbpf.call(function, self.pointer, doing=f"ask about program {self.name}")
+
+
+# Numbers of helpers: bpf_trace_printk, bpf_trace_vprintk.
+_PRINTING = (6, 177)
+
+_CALL = 0x85
+
+
+def _calls(code: bytes, helper: int) -> bool:
+    call = struct.pack("=BBhi", _CALL, 0, 0, helper)
+    at = code.find(call)
+    while at > 0 and at % 8:
+        at = code.find(call, at + 1)
+    return at >= 0
 
 
 def _attach(program: Program, target: object | None, options: dict[str, Any]) -> Link:
