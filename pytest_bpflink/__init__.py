@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.bpffs import BpfFs as BpfFs
     from pytest_bpflink.bpf.cgroup import Attached as Attached
     from pytest_bpflink.bpf.cgroup import Cgroup as Cgroup
+    from pytest_bpflink.bpf.counting import Runs as Runs
     from pytest_bpflink.bpf.events.events import Events as Events
+    from pytest_bpflink.bpf.events.trace import BpfTrace as BpfTrace
+    from pytest_bpflink.bpf.events.trace import Printed as Printed
     from pytest_bpflink.bpf.events.user_ring_buffer import EventWriter as EventWriter
     from pytest_bpflink.bpf.link import Link as Link
     from pytest_bpflink.bpf.link import link_ids as link_ids
@@ -38,8 +41,6 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.perf_event import SoftwareEvent as SoftwareEvent
     from pytest_bpflink.bpf.program import Program as Program
     from pytest_bpflink.bpf.runs import RunResult as RunResult
-    from pytest_bpflink.bpf.trace import BpfTrace as BpfTrace
-    from pytest_bpflink.bpf.trace import Printed as Printed
     from pytest_bpflink.bpf.wait import eventually as eventually
     from pytest_bpflink.errors import BpfError as BpfError
     from pytest_bpflink.errors import CompileError as CompileError
@@ -138,7 +139,8 @@ _MODULES = {
         "XdpFlags",
     ),
     "bpf.runs": ("RunResult",),
-    "bpf.trace": ("BpfTrace", "Printed"),
+    "bpf.events.trace": ("BpfTrace", "Printed"),
+    "bpf.counting": ("Runs",),
     "bpf.wait": ("eventually",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

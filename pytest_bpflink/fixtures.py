@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.bpf.bpffs import BpfFs
     from pytest_bpflink.bpf.cgroup import Cgroup
+    from pytest_bpflink.bpf.events.trace import BpfTrace
     from pytest_bpflink.bpf.link import Link
     from pytest_bpflink.bpf.netns import NetNs
     from pytest_bpflink.bpf.objects import Object
-    from pytest_bpflink.bpf.trace import BpfTrace
     from pytest_bpflink.features.kernel_info import KernelInfo
     from pytest_bpflink.ledger.bpf_ledger import BpfLedger
     from pytest_bpflink.ledger.estate import Estate

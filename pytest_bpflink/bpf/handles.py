@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from pytest_bpflink.binding.btf import Btf
     from pytest_bpflink.binding.uapi import AttachType, BpfStream, ProgType
@@ -20,6 +21,10 @@ class ObjectHandle(Protocol):
     @property
     def pointer(self) -> int:
         """The `struct bpf_object *`. Raises `BpfError` with EBADF after `close()`."""
+
+    @property
+    def file(self) -> Path:
+        """The `.bpf.o` that it is read from."""
 
     @property
     def loaded(self) -> bool:

@@ -35,10 +35,12 @@ class Object:
     that a link, a pin or another descriptor still holds.
     """
 
-    def __init__(self, pointer: int, path: Path) -> None:
+    def __init__(self, pointer: int, path: Path, file: Path) -> None:
         self._pointer: int | None = pointer
         self.path = path
         """The path that `open()` was given."""
+        self.file = file
+        """The `.bpf.o`: `path`, or what it was compiled to."""
         self.loaded = False
         """Whether the kernel has the object's programs and maps."""
 
@@ -54,7 +56,7 @@ class Object:
         file = object_of(path)
         _require_elf(file, doing)
         pointer = libbpf.call("bpf_object__open_file", os.fsencode(file), None, doing=doing)
-        return cls(pointer, Path(path))
+        return cls(pointer, Path(path), file)
 
     def load(self) -> Self:
         """Load the programs and maps into the kernel, and return the object itself.

@@ -17,11 +17,13 @@ from pytest_bpflink.binding.bpf_syscall import read_stream
 from pytest_bpflink.binding.uapi import AttachType, BpfProgInfo, BpfStream, ProgType
 from pytest_bpflink.bpf import attach, attach_events
 from pytest_bpflink.bpf.cgroup import Cgroup
+from pytest_bpflink.bpf.counting import Runs
 from pytest_bpflink.bpf.map import Map
 from pytest_bpflink.bpf.netns import Device, NetNs
 from pytest_bpflink.bpf.perf_event import PerfEvent
 from pytest_bpflink.bpf.runs import TestRun
-from pytest_bpflink.errors import BpfError
+from pytest_bpflink.bpf.verification import verified_again
+from pytest_bpflink.errors import BpfError, NotSupported
 from pytest_bpflink.introspection.ids import note_made
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.handles import ObjectHandle
     from pytest_bpflink.bpf.link import Link
     from pytest_bpflink.bpf.runs import RunResult
+    from pytest_bpflink.bpf.verification import Verification
 
 
 class Program:
@@ -70,8 +73,46 @@ class Program:
     @property
     def id(self) -> int:
         """The kernel's id of the program."""
-        doing = f"ask for the id of program {self.name}"
-        return int(libbpf.read_info(self.fd, BpfProgInfo, doing=doing).id)
+        return int(self._info().id)
+
+    @property
+    def verified_insns(self) -> int:
+        """How many instructions the verifier went through (5.16); the kernel refuses a million.
+
+        Raises `NotSupported`.
+        """
+        verified: int = self._info().verified_insns
+        if not verified:
+            release = f"Linux {os.uname().release}"
+            raise NotSupported("count verified instructions", since="Linux 5.16", here=release)
+        return verified
+
+    @property
+    def jited_size(self) -> int:
+        """Bytes of machine code of the loaded program; 0 where it is interpreted."""
+        return int(self._info().jited_prog_len)
+
+    @property
+    def stack_depth(self) -> int:
+        """Bytes of stack of the program and its functions; raises as `verification_time`."""
+        return sum(self._verification.stack_depths)
+
+    @property
+    def verification_time(self) -> int:
+        """Microseconds that the verifier took, for another copy of the program.
+
+        The kernel tells what it cost only while it loads a program, so this loads the program once
+        more, on the same maps. Raises `BpfError` where that fails, as for struct_ops.
+        """
+        return self._verification.time
+
+    def counting(self) -> Runs:
+        """Count runs of the loaded program: `with program.counting() as runs` (5.8).
+
+        The kernel counts for all programs while a `with` block of any process wants it, so runs
+        take a little longer then. Raises `BpfError`.
+        """
+        return Runs(self)
 
     @property
     def prints(self) -> bool:
@@ -168,6 +209,13 @@ class Program:
     @cached_property
     def _test_run(self) -> TestRun:
         return TestRun(self, self._owner.btf)
+
+    @cached_property
+    def _verification(self) -> Verification:
+        return verified_again(self._owner, self)
+
+    def _info(self) -> BpfProgInfo:
+        return libbpf.read_info(self.fd, BpfProgInfo, doing=f"ask about program {self.name}")
 
     def _ask(self, function: str) -> int:
         return libbpf.call(function, self.pointer, doing=f"ask about program {self.name}")

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_bpflink.binding.uapi import BpfStream
 from pytest_bpflink.bpf import loaded
-from pytest_bpflink.bpf.trace import BpfTrace
+from pytest_bpflink.bpf.events.trace import BpfTrace
 from pytest_bpflink.errors import BpfError, NotSupported
 from pytest_bpflink.ledger.estate import Estate
 from pytest_bpflink.session.guest import is_in_guest

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import BpfStream, KernelInfo, NotSupported
-from pytest_bpflink.bpf.trace import parse
+from pytest_bpflink.bpf.events.trace import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,1 +1,1 @@
-"""Events that programs write to ring buffers and perf event arrays, and user space to programs."""
+"""What programs say: events in ring buffers and perf event arrays, and prints."""
