@@ -67,6 +67,12 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
     "bpf_program__attach_netns": (c_void_p, (c_void_p, c_int), "0.0.9"),
     "bpf_program__attach_sockmap": (c_void_p, (c_void_p, c_int), "1.5"),
     "bpf_program__attach_tcx": (c_void_p, (c_void_p, c_int, c_void_p), "1.3"),
+    "bpf_program__attach_raw_tracepoint": (c_void_p, (c_void_p, c_char_p), "0.0.4"),
+    "bpf_program__attach_tracepoint_opts": (
+        c_void_p,
+        (c_void_p, c_char_p, c_char_p, c_void_p),
+        "0.5",
+    ),
     "bpf_program__attach_tracing_multi": (c_void_p, (c_void_p, c_char_p, c_void_p), "1.8"),
     "bpf_program__attach_uprobe_multi": (
         c_void_p,

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import inspect
 import os
+import socket
 import struct
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -173,6 +174,19 @@ class Program:
             data, ctx, repeat=repeat, flags=flags, cpu=cpu, batch_size=batch_size
         )
 
+    def attach_socket(self, sock: socket.socket) -> None:
+        """Have a socket filter decide which packets a socket receives (`SO_ATTACH_BPF`, 3.19).
+
+        There is no link: the socket has the program until it is closed, or gets another one. Raises
+        `BpfError`: EINVAL for a program of another type.
+        """
+        doing = f"attach {self.name} ({self.type.name}, {self.section}) to a socket"
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_BPF, self.fd)
+        except OSError as error:
+            hint = 'it takes a program in SEC("socket")' if error.errno == errno.EINVAL else ""
+            raise BpfError(error.errno or 0, doing, hint=hint) from error
+
     def attach(self, target: object | None = None, **options: Any) -> Link:
         """Attach the program by a BPF link, which the caller destroys.
 
@@ -189,8 +203,11 @@ class Program:
         - iter: nothing, a `Map`, a `Cgroup` with `order` (6.1), or `tid` or `pid` (6.1).
         - freplace: nothing, or a `Program` with `function`.
         - perf_event: a `PerfEvent`; `cookie`.
-        - kprobe: a function's name with `offset`; uprobe: a `Path` with `offset` and `pid`; both
-          with `retprobe` and `cookie`.
+        - kprobe: a function's name with `offset`; uprobe: a `Path` with `offset`, `function` (its
+          name in the file; `offset` then counts from there) and `pid`; both with `retprobe` and
+          `cookie`.
+        - tracepoint: nothing, or `"category:name"`; `cookie` (5.15).
+        - raw_tp: nothing, or a tracepoint's name.
         - kprobe.multi: names or a pattern; uprobe.multi: a `Path` with `offsets` and `pid`; both
           with `retprobe` and `cookies`, as many as there are names or offsets.
         - fentry.multi, fexit.multi, fsession.multi (7.2, libbpf 1.8): names or a pattern;
@@ -220,6 +237,8 @@ class Program:
     def _ask(self, function: str) -> int:
         return libbpf.call(function, self.pointer, doing=f"ask about program {self.name}")
 
+
+_SO_ATTACH_BPF = 50
 
 # Numbers of helpers: bpf_trace_printk, bpf_trace_vprintk.
 _PRINTING = (6, 177)
@@ -297,6 +316,9 @@ _USDT = _no_way(
     errno.EOPNOTSUPP,
     "libbpf attaches it at each place of the probe, and has no descriptor for these attachments",
 )
+_RAW_TRACEPOINT = _Way(
+    attach_events.to_raw_tracepoint, (_NONE, str), "a tracepoint's name, or what its SEC() names"
+)
 _ITER = _Way(attach.to_iterator, (_NONE, Map, Cgroup), "a Map, a Cgroup, or what its SEC() names")
 
 _BY_PROGRAM_TYPE = {
@@ -320,8 +342,13 @@ _BY_PROGRAM_TYPE = {
     ProgType.KPROBE: _Way(
         attach_events.to_probe,
         (_NONE, str, Path),
-        "a kernel function's name, or a Path with offset=",
+        "a kernel function's name, or a Path with function= or offset=",
     ),
+    ProgType.TRACEPOINT: _Way(
+        attach_events.to_tracepoint, (_NONE, str), "category:name, or what its SEC() names"
+    ),
+    ProgType.RAW_TRACEPOINT: _RAW_TRACEPOINT,
+    ProgType.RAW_TRACEPOINT_WRITABLE: _RAW_TRACEPOINT,
     ProgType.STRUCT_OPS: _no_way(errno.EINVAL, "attach its struct_ops map instead: Map.attach()"),
     ProgType.SCHED_CLS: _TC,
     ProgType.SCHED_ACT: _TC,
