@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_bpflink.binding.uapi import AttachFlags as AttachFlags
     from pytest_bpflink.binding.uapi import AttachType as AttachType
+    from pytest_bpflink.binding.uapi import BpfStream as BpfStream
     from pytest_bpflink.binding.uapi import LinkType as LinkType
     from pytest_bpflink.binding.uapi import MapType as MapType
     from pytest_bpflink.binding.uapi import PerfEventType as PerfEventType
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.bpffs import BpfFs as BpfFs
     from pytest_bpflink.bpf.cgroup import Attached as Attached
     from pytest_bpflink.bpf.cgroup import Cgroup as Cgroup
+    from pytest_bpflink.bpf.counting import Runs as Runs
+    from pytest_bpflink.bpf.events.events import Events as Events
+    from pytest_bpflink.bpf.events.trace import BpfTrace as BpfTrace
+    from pytest_bpflink.bpf.events.trace import Printed as Printed
+    from pytest_bpflink.bpf.events.user_ring_buffer import EventWriter as EventWriter
     from pytest_bpflink.bpf.link import Link as Link
     from pytest_bpflink.bpf.link import link_ids as link_ids
     from pytest_bpflink.bpf.link import links as links
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.wait import eventually as eventually
     from pytest_bpflink.errors import BpfError as BpfError
     from pytest_bpflink.errors import CompileError as CompileError
+    from pytest_bpflink.errors import EventsLost as EventsLost
     from pytest_bpflink.errors import NotSupported as NotSupported
     from pytest_bpflink.errors import UnknownName as UnknownName
     from pytest_bpflink.errors import VerifierError as VerifierError
@@ -75,7 +82,14 @@ _MODULES = {
     "bpf.bpffs": ("BpfFs",),
     "bpf.cgroup": ("Attached", "Cgroup"),
     "introspection.entries": ("Entry",),
-    "errors": ("BpfError", "CompileError", "NotSupported", "UnknownName", "VerifierError"),
+    "errors": (
+        "BpfError",
+        "CompileError",
+        "EventsLost",
+        "NotSupported",
+        "UnknownName",
+        "VerifierError",
+    ),
     "introspection.attachments": (
         "CgroupHolder",
         "DeviceHolder",
@@ -83,6 +97,8 @@ _MODULES = {
         "SockmapHolder",
     ),
     "introspection.holders": ("DescriptorHolder", "Holder", "ObjectHolder", "PinHolder"),
+    "bpf.events.events": ("Events",),
+    "bpf.events.user_ring_buffer": ("EventWriter",),
     "bpf.link": ("Link", "link_ids", "links"),
     "introspection.linkinfo": (
         "CgroupLinkInfo",
@@ -111,6 +127,7 @@ _MODULES = {
     "binding.uapi": (
         "AttachFlags",
         "AttachType",
+        "BpfStream",
         "LinkType",
         "MapType",
         "PerfEventType",
@@ -122,6 +139,8 @@ _MODULES = {
         "XdpFlags",
     ),
     "bpf.runs": ("RunResult",),
+    "bpf.events.trace": ("BpfTrace", "Printed"),
+    "bpf.counting": ("Runs",),
     "bpf.wait": ("eventually",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

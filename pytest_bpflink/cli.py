@@ -26,7 +26,7 @@ from pytest_bpflink.commands.output import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("doctor", "kernels", "vm", "links", "clean", "bisect", "completion")
+COMMANDS = ("doctor", "kernels", "vm", "verify", "links", "clean", "bisect", "completion")
 
 _EXIT_STATUSES = """\
 exit status:

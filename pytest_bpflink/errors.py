@@ -121,6 +121,18 @@ class NotSupported(BpfError):  # noqa: N818 - the field says "not supported"
         )
 
 
+class EventsLost(BpfError):  # noqa: N818 - named for what happened
+    """Programs wrote events that a reader did not get; `lost` is `Events.lost`."""
+
+    def __init__(self, name: str, lost: int, loss: str) -> None:
+        self.lost = lost
+        hint = (
+            f"{loss}: read more often, make the buffer larger, or allow it with"
+            " reading(allow_lost=True)"
+        )
+        super().__init__(errno.ENOBUFS, f"read the events of map {name}", hint=hint)
+
+
 class UnknownName(BpfError, KeyError):  # noqa: N818 - it is a KeyError to mappings
     """No program, map or global variable has this name; the message lists the names there are."""
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.bpf.bpffs import BpfFs
     from pytest_bpflink.bpf.cgroup import Cgroup
+    from pytest_bpflink.bpf.events.trace import BpfTrace
     from pytest_bpflink.bpf.link import Link
     from pytest_bpflink.bpf.netns import NetNs
     from pytest_bpflink.bpf.objects import Object
@@ -193,3 +194,15 @@ def bpf_ledger(request: pytest.FixtureRequest, _bpf_privileges: None) -> BpfLedg
     from pytest_bpflink.session.guest import is_in_guest
 
     return BpfLedger(alone=is_in_guest(request.config))
+
+
+@pytest.fixture
+def bpf_trace(request: pytest.FixtureRequest, _bpf_privileges: None) -> BpfTrace:
+    """What programs print by `bpf_printk` while the test runs: `assert "hello" in bpf_trace.lines`.
+
+    Failed tests that load programs with `bpf_printk` show it without this fixture. Raises
+    `BpfError` where the kernel lacks tracefs or BPF events.
+    """
+    from pytest_bpflink.session import bpf_trace
+
+    return bpf_trace.of(request.config).trace()

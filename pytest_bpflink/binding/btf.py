@@ -19,7 +19,9 @@ import operator
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from pytest_bpflink.errors import UnknownName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -68,6 +70,14 @@ _MODIFIERS = frozenset(
     {Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG, Kind.VAR}
 )
 
+# What a name in C begins with; a name of one word is a type without a tag.
+_KEYWORDS = {"struct": {Kind.STRUCT}, "union": {Kind.UNION}, "enum": {Kind.ENUM, Kind.ENUM64}}
+_PLAIN = {Kind.INT, Kind.TYPEDEF, Kind.FLOAT}
+
+# The formats of numbers by their sizes, for `struct`.
+_FLOATS = {4: "f", 8: "d"}
+_INTEGERS = {1: "b", 2: "h", 4: "i", 8: "q"}
+
 # Bytes that follow a type: fixed, or for each of its `vlen` members.
 _FIXED = {Kind.INT: 4, Kind.ARRAY: 12, Kind.VAR: 4, Kind.DECL_TAG: 4}
 _PER_MEMBER = {
@@ -90,6 +100,15 @@ class Variable:
     size: int
 
 
+class Member(NamedTuple):
+    """A member of a struct or union; `bits` is 0 where it is no bit field."""
+
+    name: str
+    type_id: int
+    bit_offset: int
+    bits: int
+
+
 @dataclass(frozen=True)
 class _Type:
     kind: Kind
@@ -107,6 +126,8 @@ class Btf:
         if raw[:2] not in _ORDERS:
             raise ValueError(f"not BTF: it begins with {raw[:2].hex()}")
         order = self._order = _ORDERS[raw[:2]]
+        self.sign = _SIGNS[order]
+        """What the formats of numbers begin with, for `struct`."""
         self._three = _THREE[order]
         _, _, _, header, type_at, type_length, text_at, text_length = _HEADER[order].unpack_from(
             raw
@@ -132,6 +153,48 @@ class Btf:
     def sections(self) -> list[str]:
         """The names of all sections with variables, such as `.bss` and `.data.NAME`."""
         return [each.name for each in self._types if each.kind is Kind.DATASEC]
+
+    def find(self, name: str) -> int:
+        """Return the type of a name in C: `struct event`, `union u`, `enum e`, `__u32`.
+
+        Raises `UnknownName`, which lists the structs and unions that there are.
+        """
+        keyword, _, rest = name.partition(" ")
+        kinds, tag = (_KEYWORDS[keyword], rest) if keyword in _KEYWORDS else (_PLAIN, name)
+        for number, each in enumerate(self._types):
+            if each.kind in kinds and each.name == tag:
+                return number
+        words = {Kind.STRUCT: "struct", Kind.UNION: "union"}
+        known = {f"{words[each.kind]} {each.name}" for each in self._types if each.kind in words}
+        raise UnknownName("type", name, known - {"struct ", "union "}, "the object's BTF")
+
+    def members(self, type_id: int) -> list[Member]:
+        """Return the members of a struct or union, those of anonymous ones in it as its own."""
+        each = self._strip(type_id)
+        if each.kind not in {Kind.STRUCT, Kind.UNION}:
+            return []
+        return [Member(*one) for one in self._members(each)]
+
+    def element(self, type_id: int) -> tuple[int, int] | None:
+        """Return the type of an array's elements and their number; None for no array."""
+        each = self._strip(type_id)
+        return self._array(each) if each.kind is Kind.ARRAY else None
+
+    def is_char(self, type_id: int) -> bool:
+        """Whether the type is `char`, whose arrays are text."""
+        return self._is_char(type_id)
+
+    def number_format(self, type_id: int) -> str:
+        """Return the format of a number for `struct.unpack`; empty for a type that has none."""
+        each = self._strip(type_id)
+        if each.kind is Kind.FLOAT:
+            return _FLOATS.get(each.size_or_type, "")
+        if each.kind is Kind.INT and self._encoding(each) & _BOOL:
+            return "?"
+        if each.kind not in {Kind.INT, Kind.PTR, Kind.ENUM, Kind.ENUM64}:
+            return ""
+        letter = _INTEGERS.get(self.size(type_id), "")
+        return letter if self._signed(each) else letter.upper()
 
     def first_argument(self, function: str) -> int:
         """Return the type that a function's first argument points to; 0 where that is unknown."""
@@ -347,4 +410,4 @@ class Btf:
         return bit if self._order == "little" else 8 * length - bit - bits
 
     def _float(self, each: _Type) -> str:
-        return _SIGNS[self._order] + {4: "f", 8: "d"}[each.size_or_type]
+        return self.sign + _FLOATS[each.size_or_type]

@@ -235,7 +235,14 @@ class UprobeOptions(Options):
         ("ref_ctr_offset", c_size_t),
         ("bpf_cookie", c_uint64),
         ("retprobe", c_bool),
+        ("func_name", c_char_p),
     )
+
+
+class TracepointOptions(Options):
+    """`struct bpf_tracepoint_opts`."""
+
+    _fields_ = (("sz", c_size_t), ("bpf_cookie", c_uint64))
 
 
 class KprobeMultiOptions(Options):

@@ -266,6 +266,13 @@ class Verdict(KernelEnum):
     PASS = 1
 
 
+class BpfStream(KernelEnum):
+    """`BPF_STDOUT` and `BPF_STDERR`: the streams of a program, for `Program.read_stream()`."""
+
+    STDOUT = 1
+    STDERR = 2
+
+
 QUERY_EFFECTIVE = 1 << 0
 """`BPF_F_QUERY_EFFECTIVE`: all programs that run in the cgroup, its ancestors' included."""
 
@@ -491,7 +498,7 @@ class BpfNumber(ctypes.Structure):
 
 
 class BpfProgInfo(ctypes.Structure):
-    """The beginning of `struct bpf_prog_info`, up to `run_cnt` (5.1)."""
+    """`struct bpf_prog_info`, up to `verified_insns` (5.16); `recursion_misses` came with 5.12."""
 
     _fields_ = (
         ("type", ctypes.c_uint32),
@@ -512,8 +519,14 @@ class BpfProgInfo(ctypes.Structure):
         ("place", ctypes.c_uint64 * 5),
         ("btf_id", ctypes.c_uint32),
         ("func_info_rec_size", ctypes.c_uint32),
-        ("rest", ctypes.c_uint64 * 8),
+        # From func_info to prog_tags, which are not used.
+        ("rest", ctypes.c_uint64 * 7),
+        ("run_time_ns", ctypes.c_uint64),
         ("run_cnt", ctypes.c_uint64),
+        ("recursion_misses", ctypes.c_uint64),
+        ("verified_insns", ctypes.c_uint32),
+        ("attach_btf_obj_id", ctypes.c_uint32),
+        ("attach_btf_id", ctypes.c_uint32),
     )
 
 

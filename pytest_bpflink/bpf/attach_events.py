@@ -52,21 +52,57 @@ def to_perf_event(program: ProgramHandle, event: PerfEvent, *, cookie: int = 0) 
     return created(fd, name)
 
 
+def to_tracepoint(program: ProgramHandle, target: str | None, *, cookie: int = 0) -> Link:
+    """Attach to a tracepoint by its name in tracefs, `category:name`; a cookie since 5.15."""
+    if target is None and not cookie:
+        return as_section_says(program)
+    named = target or ":".join(program.section.split("/")[1:])
+    category, _, event = named.partition(":")
+    name = f"{program.name} on {named}"
+    if not event:
+        hint = "a tracepoint is named with its category, as sched:sched_switch"
+        raise BpfError(errno.EINVAL, f"attach {name}", hint=hint)
+    pointer = libbpf.call(
+        "bpf_program__attach_tracepoint_opts",
+        program.pointer,
+        category.encode(),
+        event.encode(),
+        ctypes.byref(opts.TracepointOptions(bpf_cookie=cookie)),
+        doing=f"attach {name}",
+    )
+    return _perf_or_other(program, pointer, name)
+
+
+def to_raw_tracepoint(program: ProgramHandle, target: str | None) -> Link:
+    """Attach to a tracepoint by its name, without a category."""
+    if target is None:
+        return as_section_says(program)
+    name = f"{program.name} on {target}"
+    pointer = libbpf.call(
+        "bpf_program__attach_raw_tracepoint",
+        program.pointer,
+        target.encode(),
+        doing=f"attach {name}",
+    )
+    return attached(pointer, name)
+
+
 def to_probe(
     program: ProgramHandle,
     target: str | Path | None,
     *,
+    function: str = "",
     offset: int = 0,
     pid: int = -1,
     retprobe: bool = False,
     cookie: int = 0,
 ) -> Link:
-    """Attach a kprobe to a function of the kernel, or a uprobe to an offset in a file."""
+    """Attach a kprobe to a function of the kernel, or a uprobe to a place in a file."""
     if target is None:
         return as_section_says(program)
     how: dict[str, Any] = {"offset": offset, "retprobe": retprobe, "cookie": cookie}
     if isinstance(target, Path):
-        return _uprobe(program, target, pid=pid, **how)
+        return _uprobe(program, target, function=function, pid=pid, **how)
     return _kprobe(program, target, **how)
 
 
@@ -89,13 +125,16 @@ def _uprobe(
     program: ProgramHandle,
     file: Path,
     *,
+    function: str,
     offset: int,
     pid: int,
     retprobe: bool,
     cookie: int,
 ) -> Link:
-    name = f"{program.name} on {file}+{offset:#x}"
-    options = opts.UprobeOptions(retprobe=retprobe, bpf_cookie=cookie)
+    name = f"{program.name} on {file}{':' * bool(function)}{function}+{offset:#x}"
+    options = opts.UprobeOptions(
+        retprobe=retprobe, bpf_cookie=cookie, func_name=function.encode() or None
+    )
     pointer = libbpf.call(
         "bpf_program__attach_uprobe_opts",
         program.pointer,

@@ -8,8 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from pytest_bpflink.binding.btf import Btf
-    from pytest_bpflink.binding.uapi import AttachType, ProgType
+    from pytest_bpflink.binding.uapi import AttachType, BpfStream, ProgType
 
 
 class ObjectHandle(Protocol):
@@ -20,12 +23,20 @@ class ObjectHandle(Protocol):
         """The `struct bpf_object *`. Raises `BpfError` with EBADF after `close()`."""
 
     @property
+    def file(self) -> Path:
+        """The `.bpf.o` that it is read from."""
+
+    @property
     def loaded(self) -> bool:
         """Whether the kernel has its programs and maps."""
 
     @property
     def btf(self) -> Btf | None:
         """The object's types; None when it was compiled without `-g`."""
+
+    @property
+    def programs(self) -> Mapping[str, ProgramHandle]:
+        """All programs of the object, by the names of their functions."""
 
 
 class ProgramHandle(Protocol):
@@ -54,6 +65,13 @@ class ProgramHandle(Protocol):
     @property
     def type(self) -> ProgType:
         """The program's type."""
+
+    @property
+    def prints(self) -> bool:
+        """Whether it calls `bpf_printk`."""
+
+    def read_stream(self, stream: BpfStream = ...) -> str:
+        """Take what it wrote to one of its streams."""
 
     @property
     def expected_attach_type(self) -> AttachType:

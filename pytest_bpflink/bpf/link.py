@@ -13,7 +13,7 @@ import errno
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.opts import LinkUpdateOptions
@@ -212,6 +212,36 @@ class Link:
         """Remove every pin that this handle made, unless its path now has something else."""
         for path in self.pins:
             remove_pin(path, self.id)
+
+    def read(self) -> str:
+        """Run the program of an iterator over everything once, and return the text that it wrote.
+
+        Raises as `open_iterator()`, and `BpfError` with the errno of an iteration that fails.
+        """
+        return self.read_bytes().decode()
+
+    def read_bytes(self) -> bytes:
+        """Return the bytes that an iterator writes, as `read()` does the text."""
+        with self.open_iterator() as file:
+            try:
+                return file.read()
+            except OSError as error:
+                raise BpfError(error.errno or 0, self._doing("read")) from error
+
+    def open_iterator(self) -> BinaryIO:
+        """Open an iterator (5.8): the program runs as the file is read; the caller closes it.
+
+        The file holds the program, even after the link is gone. Raises `BpfError` with EINVAL for a
+        link of another type.
+        """
+        doing = self._doing("iterate over")
+        try:
+            fd = libbpf.call("bpf_iter_create", self.fd, doing=doing)
+        except BpfError as error:
+            if error.errno == errno.EINVAL:
+                error.hint = 'only the link of a program in SEC("iter/...") is read'
+            raise
+        return open(fd, "rb")
 
     def holders(self) -> tuple[Holder, ...]:
         """Return the holders of the link: descriptors and pins, as far as this process may see.

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.uapi import BpfMapInfo, MapType
+from pytest_bpflink.bpf.events.events import Events
+from pytest_bpflink.bpf.events.opening import decoder_of, find_type, open_source
+from pytest_bpflink.bpf.events.user_ring_buffer import EventWriter
 from pytest_bpflink.bpf.link import attached
 from pytest_bpflink.bpf.map_elements import Codec, KeyCodec, PerCpuCodec, ReferenceCodec
 from pytest_bpflink.errors import BpfError, NotSupported
@@ -248,6 +251,39 @@ class Map(MutableMapping[Any, Any]):
     def peek(self) -> Any:
         """Return the next value of a queue or a stack, which stays. Raises `IndexError`."""
         return self._next("bpf_map_lookup_elem")
+
+    def reading(self, type_name: str = "", *, allow_lost: bool = False) -> Events:
+        """Read the events that programs write: `with map.reading("struct event") as events`.
+
+        Of a ring buffer (5.8) or a perf event array (4.3), in the order in which they were written.
+        The type is one of the object's BTF, by its name in C; without it events are bytes, those of
+        a perf event array with up to 7 zeros behind them. Other readers of the map get none.
+
+        Raises `UnknownName` for a type that the object does not have, `TypeError` for a map of
+        another type, `BpfError`.
+        """
+        decoder = decoder_of(self._owner.btf, type_name) if type_name else None
+        source = open_source(
+            self.type,
+            self.fd,
+            name=self.name,
+            size=self.max_entries,
+            flags=self.flags,
+            smallest=decoder.size if decoder else 0,
+        )
+        return Events(
+            source, self.name, btf=self._owner.btf, decoder=decoder, allow_lost=allow_lost
+        )
+
+    def writing(self, type_name: str = "") -> EventWriter:
+        """Write events for programs to a user ring buffer (6.1): `with map.writing(...) as writer`.
+
+        Raises as `reading()`, and `NotSupported` with a libbpf before 1.1.
+        """
+        if self.type is not MapType.USER_RINGBUF:
+            raise TypeError(f"map {self.name} is no user ring buffer, but {self.type.name}")
+        kind = find_type(self._owner.btf, type_name) if type_name else None
+        return EventWriter(self.fd, self.name, kind)
 
     def clear(self) -> None:
         """Delete all entries that the map has now."""

@@ -19,6 +19,7 @@ from pytest_bpflink.binding.btf import Btf
 from pytest_bpflink.binding.opts import ObjectOpenOptions
 from pytest_bpflink.bpf import configuration
 from pytest_bpflink.bpf.global_variables import Globals
+from pytest_bpflink.bpf.loaded import note_closed, note_loaded
 from pytest_bpflink.bpf.map import Map
 from pytest_bpflink.bpf.program import Program
 from pytest_bpflink.building.compilation import object_of
@@ -46,10 +47,12 @@ class Object:
     that a link, a pin or another descriptor still holds.
     """
 
-    def __init__(self, pointer: int, path: Path) -> None:
+    def __init__(self, pointer: int, path: Path, file: Path) -> None:
         self._pointer: int | None = pointer
         self.path = path
         """The path that `open()` was given, the first one of several."""
+        self.file = file
+        """The `.bpf.o`: `path`, or what it was compiled to."""
         self._sections: dict[str, Globals] = {}
         self.loaded = False
         """Whether the kernel has the object's programs and maps."""
@@ -94,7 +97,7 @@ class Object:
         pointer = libbpf.call(
             "bpf_object__open_file", os.fsencode(file), ctypes.byref(options), doing=doing
         )
-        return cls(pointer, path)
+        return cls(pointer, path, file)
 
     def configure(
         self,
@@ -160,6 +163,7 @@ class Object:
         except BpfError as error:
             raise self._with_log(error) from None
         self.loaded = True
+        note_loaded(self)
         return self
 
     def close(self) -> None:
@@ -167,6 +171,7 @@ class Object:
         if self._pointer is None:
             return
         pointer, self._pointer = self._pointer, None
+        note_closed(self)
         self.__dict__.pop("programs", None)
         for section in self._sections.values():
             section.release()

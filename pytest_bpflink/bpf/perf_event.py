@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import platform
 from typing import Self
 
 from pytest_bpflink.binding.uapi import KernelEnum
 from pytest_bpflink.errors import BpfError
-from pytest_bpflink.system.libc import libc
-
-# perf_event_open(2) has no wrapper in glibc.
-_CALL_NUMBERS = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "ppc64le": 319, "s390x": 331}
-_TYPE_SOFTWARE = 1
-_CLOSE_ON_EXEC = 1 << 3
+from pytest_bpflink.system.perf_events import TYPE_SOFTWARE, Attributes, open_event
 
 
 class SoftwareEvent(KernelEnum):
@@ -41,17 +34,11 @@ class PerfEvent:
 
         Each `period`-th occurrence makes an attached program run. Raises `BpfError`.
         """
-        attributes = _Attributes(
-            type=_TYPE_SOFTWARE, size=ctypes.sizeof(_Attributes), config=event, period=period
-        )
-        fd = libc().syscall(
-            _CALL_NUMBERS[platform.machine()],
-            ctypes.byref(attributes),
-            *map(ctypes.c_int, (pid, -1, -1)),
-            ctypes.c_ulong(_CLOSE_ON_EXEC),
-        )
-        if fd < 0:
-            raise BpfError(ctypes.get_errno(), f"open perf event {event.name}")
+        attributes = Attributes(type=TYPE_SOFTWARE, config=event, sample_period=period)
+        try:
+            fd = open_event(attributes, pid=pid)
+        except OSError as error:
+            raise BpfError(error.errno or 0, f"open perf event {event.name}") from error
         return cls(fd, event.name)
 
     def fileno(self) -> int:
@@ -78,15 +65,3 @@ class PerfEvent:
 
     def __repr__(self) -> str:
         return f"<PerfEvent {self._name}{' closed' if self._fd is None else ''}>"
-
-
-class _Attributes(ctypes.Structure):
-    """`struct perf_event_attr` in its first size (2.6.32), which every kernel takes."""
-
-    _fields_ = (
-        ("type", ctypes.c_uint32),
-        ("size", ctypes.c_uint32),
-        ("config", ctypes.c_uint64),
-        ("period", ctypes.c_uint64),
-        ("rest", ctypes.c_uint8 * 40),
-    )

@@ -7,20 +7,25 @@ import errno
 import inspect
 import mmap
 import os
+import socket
+import struct
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_bpflink.binding import libbpf
-from pytest_bpflink.binding.uapi import AttachType, BpfProgInfo, ProgType
+from pytest_bpflink.binding.bpf_syscall import read_stream
+from pytest_bpflink.binding.uapi import AttachType, BpfProgInfo, BpfStream, ProgType
 from pytest_bpflink.bpf import attach, attach_events
 from pytest_bpflink.bpf.cgroup import Cgroup
+from pytest_bpflink.bpf.counting import Runs
 from pytest_bpflink.bpf.map import Map
 from pytest_bpflink.bpf.netns import Device, NetNs
 from pytest_bpflink.bpf.perf_event import PerfEvent
 from pytest_bpflink.bpf.runs import TestRun
-from pytest_bpflink.errors import BpfError
+from pytest_bpflink.bpf.verification import verified_again
+from pytest_bpflink.errors import BpfError, NotSupported
 from pytest_bpflink.introspection.ids import note_made
 
 if TYPE_CHECKING:
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.handles import ObjectHandle
     from pytest_bpflink.bpf.link import Link
     from pytest_bpflink.bpf.runs import RunResult
+    from pytest_bpflink.bpf.verification import Verification
 
 
 # The most that all kernels take. Before Linux 6.4 a longer log is ENOSPC.
@@ -74,8 +80,63 @@ class Program:
     @property
     def id(self) -> int:
         """The kernel's id of the program."""
-        doing = f"ask for the id of program {self.name}"
-        return int(libbpf.read_info(self.fd, BpfProgInfo, doing=doing).id)
+        return int(self._info().id)
+
+    @property
+    def verified_insns(self) -> int:
+        """How many instructions the verifier went through (5.16); the kernel refuses a million.
+
+        Raises `NotSupported`.
+        """
+        verified: int = self._info().verified_insns
+        if not verified:
+            release = f"Linux {os.uname().release}"
+            raise NotSupported("count verified instructions", since="Linux 5.16", here=release)
+        return verified
+
+    @property
+    def jited_size(self) -> int:
+        """Bytes of machine code of the loaded program; 0 where it is interpreted."""
+        return int(self._info().jited_prog_len)
+
+    @property
+    def stack_depth(self) -> int:
+        """Bytes of stack of the program and its functions; raises as `verification_time`."""
+        return sum(self._verification.stack_depths)
+
+    @property
+    def verification_time(self) -> int:
+        """Microseconds that the verifier took, for another copy of the program.
+
+        The kernel tells what it cost only while it loads a program, so this loads the program once
+        more, on the same maps. Raises `BpfError` where that fails, as for struct_ops.
+        """
+        return self._verification.time
+
+    def counting(self) -> Runs:
+        """Count runs of the loaded program: `with program.counting() as runs` (5.8).
+
+        The kernel counts for all programs while a `with` block of any process wants it, so runs
+        take a little longer then. Raises `BpfError`.
+        """
+        return Runs(self)
+
+    @property
+    def prints(self) -> bool:
+        """Whether the loaded program calls `bpf_printk`; it, or a function in it."""
+        count = libbpf.call("bpf_program__insn_cnt", self.pointer, doing="count instructions")
+        address = libbpf.call("bpf_program__insns", self.pointer, doing="read instructions")
+        code = ctypes.string_at(address, 8 * count)
+        return any(_calls(code, helper) for helper in _PRINTING)
+
+    def read_stream(self, stream: BpfStream = BpfStream.STDOUT) -> str:
+        """Take what the program wrote by `bpf_stream_printk`, or the kernel about it (6.17).
+
+        The kernel writes to `STDERR` where it ends a program, as one that loops too long, and where
+        an access to an arena fails. Raises `NotSupported`.
+        """
+        doing = f"read {stream.name} of program {self.name}"
+        return read_stream(self.fd, stream, doing=doing).decode(errors="replace")
 
     def set_autoload(self, load: bool) -> None:  # noqa: FBT001 - libbpf's own shape
         """Choose, before `Object.load()`, whether it loads this program."""
@@ -159,6 +220,19 @@ class Program:
             data, ctx, repeat=repeat, flags=flags, cpu=cpu, batch_size=batch_size
         )
 
+    def attach_socket(self, sock: socket.socket) -> None:
+        """Have a socket filter decide which packets a socket receives (`SO_ATTACH_BPF`, 3.19).
+
+        There is no link: the socket has the program until it is closed, or gets another one. Raises
+        `BpfError`: EINVAL for a program of another type.
+        """
+        doing = f"attach {self.name} ({self.type.name}, {self.section}) to a socket"
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_BPF, self.fd)
+        except OSError as error:
+            hint = 'it takes a program in SEC("socket")' if error.errno == errno.EINVAL else ""
+            raise BpfError(error.errno or 0, doing, hint=hint) from error
+
     def attach(self, target: object | None = None, **options: Any) -> Link:
         """Attach the program by a BPF link, which the caller destroys.
 
@@ -175,8 +249,11 @@ class Program:
         - iter: nothing, a `Map`, a `Cgroup` with `order` (6.1), or `tid` or `pid` (6.1).
         - freplace: nothing, or a `Program` with `function`.
         - perf_event: a `PerfEvent`; `cookie`.
-        - kprobe: a function's name with `offset`; uprobe: a `Path` with `offset` and `pid`; both
-          with `retprobe` and `cookie`.
+        - kprobe: a function's name with `offset`; uprobe: a `Path` with `offset`, `function` (its
+          name in the file; `offset` then counts from there) and `pid`; both with `retprobe` and
+          `cookie`.
+        - tracepoint: nothing, or `"category:name"`; `cookie` (5.15).
+        - raw_tp: nothing, or a tracepoint's name.
         - kprobe.multi: names or a pattern; uprobe.multi: a `Path` with `offsets` and `pid`; both
           with `retprobe` and `cookies`, as many as there are names or offsets.
         - fentry.multi, fexit.multi, fsession.multi (7.2, libbpf 1.8): names or a pattern;
@@ -196,11 +273,34 @@ class Program:
     def _test_run(self) -> TestRun:
         return TestRun(self, self._owner.btf)
 
+    @cached_property
+    def _verification(self) -> Verification:
+        return verified_again(self._owner, self)
+
+    def _info(self) -> BpfProgInfo:
+        return libbpf.read_info(self.fd, BpfProgInfo, doing=f"ask about program {self.name}")
+
     def _ask(self, function: str) -> int:
         return libbpf.call(function, self.pointer, doing=f"ask about program {self.name}")
 
     def _change(self, function: str, value: int, *, verb: str) -> None:
         libbpf.call(function, self.pointer, value, doing=f"{verb} program {self.name}")
+
+
+_SO_ATTACH_BPF = 50
+
+# Numbers of helpers: bpf_trace_printk, bpf_trace_vprintk.
+_PRINTING = (6, 177)
+
+_CALL = 0x85
+
+
+def _calls(code: bytes, helper: int) -> bool:
+    call = struct.pack("=BBhi", _CALL, 0, 0, helper)
+    at = code.find(call)
+    while at > 0 and at % 8:
+        at = code.find(call, at + 1)
+    return at >= 0
 
 
 def _attach(program: Program, target: object | None, options: dict[str, Any]) -> Link:
@@ -265,6 +365,9 @@ _USDT = _no_way(
     errno.EOPNOTSUPP,
     "libbpf attaches it at each place of the probe, and has no descriptor for these attachments",
 )
+_RAW_TRACEPOINT = _Way(
+    attach_events.to_raw_tracepoint, (_NONE, str), "a tracepoint's name, or what its SEC() names"
+)
 _ITER = _Way(attach.to_iterator, (_NONE, Map, Cgroup), "a Map, a Cgroup, or what its SEC() names")
 
 _BY_PROGRAM_TYPE = {
@@ -288,8 +391,13 @@ _BY_PROGRAM_TYPE = {
     ProgType.KPROBE: _Way(
         attach_events.to_probe,
         (_NONE, str, Path),
-        "a kernel function's name, or a Path with offset=",
+        "a kernel function's name, or a Path with function= or offset=",
     ),
+    ProgType.TRACEPOINT: _Way(
+        attach_events.to_tracepoint, (_NONE, str), "category:name, or what its SEC() names"
+    ),
+    ProgType.RAW_TRACEPOINT: _RAW_TRACEPOINT,
+    ProgType.RAW_TRACEPOINT_WRITABLE: _RAW_TRACEPOINT,
     ProgType.STRUCT_OPS: _no_way(errno.EINVAL, "attach its struct_ops map instead: Map.attach()"),
     ProgType.SCHED_CLS: _TC,
     ProgType.SCHED_ACT: _TC,

@@ -10,6 +10,7 @@ nothing else.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PINS = "pins"
+_TRACE = "trace"
 
 # The link's id, and a number against names that are taken.
 _PIN_RECORD = re.compile(r"(\d+)-[0-9a-f]{8}")
@@ -76,6 +78,21 @@ class Estate:
         pins.mkdir(exist_ok=True)
         with contextlib.suppress(FileExistsError):
             (pins / f"{link_id}-{secrets.token_hex(4)}").symlink_to(path.absolute())
+
+    @contextlib.contextmanager
+    def trace_instance(self) -> Iterator[Path]:
+        """Make an instance of tracefs, and show it for the length of a `with` block.
+
+        It stays until `close()`. Raises `OSError`.
+        """
+        from pytest_bpflink.system import tracefs
+
+        place = self.directory / _TRACE
+        place.mkdir(exist_ok=True)
+        with tracefs.mounted(place) as root:
+            instance = tracefs.instance(root, _trace_name(self.directory))
+            instance.mkdir(exist_ok=True)
+            yield instance
 
     @property
     def is_ours(self) -> bool:
@@ -159,6 +176,9 @@ def _named_by(directory: Path) -> Iterator[str]:
     yield from (f"BPF FS {mount}" for mount in _mounts_in(directory))
     yield from (f"pin {path}" for path, _ in _pins_of(directory))
     yield from (f"cgroup {cgroup}" for cgroup in _cgroups_of(directory))
+    yield from (
+        f"trace instance {estates.cgroup_name(place.parent)}" for place in _trace_of(directory)
+    )
 
 
 def _mounts_in(directory: Path) -> list[Path]:
@@ -213,6 +233,7 @@ def _undo(directory: Path) -> None:
         *(partial(remove_pin, path, link_id) for path, link_id in _pins_of(directory)),
         *(partial(bpffs.unmount, mount) for mount in _mounts_in(directory)),
         *(partial(_remove_cgroup, cgroup) for cgroup in _cgroups_of(directory)),
+        *(partial(_remove_trace, place) for place in _trace_of(directory)),
     ]
     errors = []
     for step in steps:
@@ -222,6 +243,30 @@ def _undo(directory: Path) -> None:
             errors.append(error)
     if errors:
         raise ExceptionGroup(f"{directory} could not be removed", errors)
+
+
+def _trace_name(directory: Path) -> str:
+    return estates.cgroup_name(directory)
+
+
+def _trace_of(directory: Path) -> list[Path]:
+    """Return where an estate mounts tracefs to make a trace instance, if it has made one."""
+    return [path for path in [directory / _TRACE] if _is_directory(path)]
+
+
+def _remove_trace(place: Path) -> None:
+    from pytest_bpflink.system import tracefs
+
+    if os.path.ismount(place):  # killed between mounting and unmounting
+        from pytest_bpflink.bpf import bpffs
+
+        bpffs.unmount(place)
+    try:
+        with tracefs.mounted(place) as root, contextlib.suppress(FileNotFoundError):
+            tracefs.instance(root, _trace_name(place.parent)).rmdir()
+    except OSError as error:
+        if error.errno != errno.ENODEV:  # there was never one, in a kernel without tracefs
+            raise
 
 
 def _remove_cgroup(path: Path) -> None:

@@ -7,7 +7,6 @@ worker's process is named, each test that ran then fails, and its error says so.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -16,9 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink.session import extra_errors
-from pytest_bpflink.session.guest import is_in_guest
+from pytest_bpflink.session.siblings import has_siblings, is_own, is_siblings
 from pytest_bpflink.system.kernel_log import KernelLog, SplatWarning, splats
-from pytest_bpflink.system.processes import parent_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -27,9 +25,6 @@ if TYPE_CHECKING:
 
 _MOST_LINES = 200
 _SECTION = "Kernel log"
-
-# `PROC_PID_INIT_INO`: the kernel's log has pids of the first namespace.
-_FIRST_PID_NAMESPACE = "pid:[4026531836]"
 
 
 class DmesgCheck:
@@ -41,7 +36,7 @@ class DmesgCheck:
         self._errors = config.option.bpf_dmesg == "error"
         self._log = KernelLog()
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        self._siblings = "PYTEST_XDIST_WORKER" in os.environ and not is_in_guest(config)
+        self._siblings = has_siblings(config)
         self._item: pytest.Item | None = None
         self._allowed: list[re.Pattern[str]] = []
         self._lines: list[Line] = []
@@ -91,7 +86,7 @@ class DmesgCheck:
         if report.failed:
             shown = [splat for splat in self._raised if splat.head in report.longreprtext]
             known = {line for splat in shown for line in splat.lines}
-            text = _text([line for line in self._lines if line not in known])
+            text = end_of([line for line in self._lines if line not in known])
             if text:
                 report.sections.append((_SECTION, text))
             self._mark(report, self._raised)
@@ -134,7 +129,7 @@ class DmesgCheck:
             splat
             for splat in found
             if not any(allow.search(line.text) for allow in self._allowed for line in splat.lines)
-            and not (self._siblings and _is_siblings(splat.pid))
+            and not (self._siblings and is_siblings(splat.pid))
         ]
 
     def _fail(self, found: Sequence[Splat]) -> None:
@@ -164,9 +159,9 @@ class DmesgCheck:
         texts = []
         for splat in found:
             process = "in an unnamed process" if splat.pid is None else f"in process {splat.pid}"
-            if self._siblings and not _is_own(splat.pid):
+            if self._siblings and not is_own(splat.pid):
                 process += "; any of the tests that ran then may have caused it, so each fails"
-            texts += [splat.head, f"The kernel logged this {when}, {process}:", _text(splat.lines)]
+            texts += [splat.head, f"The kernel logged this {when}, {process}:", end_of(splat.lines)]
         return "\n".join(texts)
 
     def _mark(self, report: pytest.TestReport, found: Sequence[Splat]) -> None:
@@ -201,7 +196,8 @@ class SplatSummary:
                 terminalreporter.write_line(f"  {test}")
 
 
-def _text(lines: Sequence[Line]) -> str:
+def end_of(lines: Sequence[object]) -> str:
+    """Return the last lines as a text for a report, and how many lines there are before."""
     dropped = len(lines) - _MOST_LINES
     head = [f"({dropped} lines before these)"] if dropped > 0 else []
     return "\n".join([*head, *map(str, lines[-_MOST_LINES:])])
@@ -222,27 +218,3 @@ def _allowed(item: pytest.Item) -> list[re.Pattern[str]]:
                     f"allow_dmesg({regex!r}): no regular expression: {error}", pytrace=False
                 )
     return patterns
-
-
-def _is_own(pid: int | None) -> bool:
-    return os.getpid() in _ancestry(pid)
-
-
-def _is_siblings(pid: int | None) -> bool:
-    """Whether a process is another worker of this run, or descends from one."""
-    ancestry = _ancestry(pid)
-    return os.getppid() in ancestry and os.getpid() not in ancestry
-
-
-def _ancestry(pid: int | None) -> set[int]:
-    """Return a process that lives and its ancestors; an empty set if they can't be found."""
-    found: set[int] = set()
-    if pid is None or os.readlink("/proc/self/ns/pid") != _FIRST_PID_NAMESPACE:
-        return found
-    try:
-        while pid:
-            found.add(pid)
-            pid = parent_of(pid)
-    except OSError:  # gone
-        pass
-    return found

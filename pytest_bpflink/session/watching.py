@@ -1,4 +1,4 @@
-"""Starts the checks of a session: of leaks, of the kernel's log, and of its own process."""
+"""Starts what watches the tests of a session: leaks, the kernel's log, prints, its own process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.features.privileges import missing_privileges
-from pytest_bpflink.session import process_watch
+from pytest_bpflink.session import bpf_trace, process_watch
 from pytest_bpflink.session.kernel_log_check import DmesgCheck
 from pytest_bpflink.session.leak_check import LeakCheck
 
@@ -24,9 +24,10 @@ def start(config: pytest.Config) -> None:
         return  # pytest has collected before
     if not config.pluginmanager.hasplugin(process_watch.NAME):
         config.pluginmanager.register(process_watch.ProcessWatch(config), process_watch.NAME)
-    if config.option.bpf_leaks != "off":
-        with contextlib.suppress(BpfError):
-            if not missing_privileges():
+    with contextlib.suppress(BpfError):
+        if not missing_privileges():
+            bpf_trace.of(config)
+            if config.option.bpf_leaks != "off":
                 config.pluginmanager.register(LeakCheck(config), "bpflink-leaks")
     if config.option.bpf_dmesg != "off":
         with contextlib.suppress(OSError):

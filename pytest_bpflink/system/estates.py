@@ -50,6 +50,15 @@ def is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def owners() -> set[int]:
+    """Return the pids of the processes that have estates, of which some may be dead."""
+    try:
+        names = os.listdir(ROOT)
+    except FileNotFoundError:
+        return set()
+    return {int(name.partition("-")[0]) for name in names if is_name(name)}
+
+
 def own() -> set[Path]:
     """Return the estates of this process: one as a rule, or none."""
     return {directory for directory in own_directories() if directory.parent == ROOT}

@@ -95,6 +95,12 @@ def parent_of(pid: int) -> int:
     return int(procfs.read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[1])
 
 
+def process_of(thread: int) -> int:
+    """Return the pid of the process that a thread is of. Raises `OSError`."""
+    status = procfs.read(f"/proc/{thread}/status")
+    return int(status.partition(b"\nTgid:")[2].split(maxsplit=1)[0])
+
+
 @cache
 def family() -> Family:
     """Return the family of this process."""

@@ -195,7 +195,7 @@ def test_tracepoint_program_to_a_cgroup(bpf_object: Callable[..., Object], cgrou
     with raises(
         errno.EINVAL,
         f"attach on_raw_tracepoint (RAW_TRACEPOINT, raw_tp/sys_enter) to <Cgroup {cgroup.path}>",
-        "attaches to what its SEC() names",
+        "attaches to a tracepoint's name, or what its SEC() names",
     ):
         program.attach(cgroup)
 

@@ -39,6 +39,7 @@ ROOMS = (
     "pytest_bpflink/features",
     "pytest_bpflink/features/probes",
     "pytest_bpflink/bpf",
+    "pytest_bpflink/bpf/events",
     "pytest_bpflink/introspection",
     "pytest_bpflink/building",
     "pytest_bpflink/binding",

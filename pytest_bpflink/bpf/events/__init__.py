@@ -1,0 +1,1 @@
+"""What programs say: events in ring buffers and perf event arrays, and prints."""

@@ -1,0 +1,133 @@
+"""Programs whose target is chosen when they are attached, and iterators that are read."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_bpflink import BpfError, KernelInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_bpflink import Link, Object
+
+_LIBC = next(
+    Path(line.split()[-1])
+    for line in Path("/proc/self/maps").read_text().splitlines()
+    if Path(line.split()[-1]).name.startswith("libc.so") or "/libc-" in line
+)
+
+needs_links = pytest.mark.skipif(
+    KernelInfo().version < (5, 15), reason="perf events have links since 5.15"
+)
+
+
+@pytest.fixture
+def loaded(bpf_object: Callable[..., Object]) -> Object:
+    return bpf_object("progs/by_name.bpf.c", rodata={"pid": os.getpid()})
+
+
+@needs_links
+@pytest.mark.skipif(
+    not Path("/sys/kernel/tracing/events/syscalls").exists(),
+    reason="tracefs is not mounted, or the kernel has no CONFIG_FTRACE_SYSCALLS",
+)
+def test_tracepoint(loaded: Object, bpf_link: Callable[..., Link]) -> None:
+    link = bpf_link(loaded.program("on_tracepoint"), "syscalls:sys_enter_getppid")
+    os.getppid()
+    assert loaded.bss["ran"] == 1
+    link.destroy()
+    os.getppid()
+    assert loaded.bss["ran"] == 1
+
+
+def test_tracepoint_without_a_category(loaded: Object) -> None:
+    with pytest.raises(BpfError, match="is named with its category") as raised:
+        loaded.program("on_tracepoint").attach("sys_enter_getppid")
+    assert raised.value.errno == errno.EINVAL
+
+
+def test_raw_tracepoint(loaded: Object, bpf_link: Callable[..., Link]) -> None:
+    link = bpf_link(loaded.program("on_raw_tracepoint"), "sys_enter")
+    os.getppid()
+    assert loaded.bss["ran"] > 0
+    link.destroy()
+    before = loaded.bss["ran"]
+    os.getppid()
+    assert loaded.bss["ran"] == before
+
+
+def test_raw_tracepoint_that_there_is_not(loaded: Object) -> None:
+    with pytest.raises(BpfError, match="attach on_raw_tracepoint on no_such_event: ENOENT"):
+        loaded.program("on_raw_tracepoint").attach("no_such_event")
+
+
+@needs_links
+def test_function_of_a_library(loaded: Object, bpf_link: Callable[..., Link]) -> None:
+    libc = ctypes.CDLL(None)
+    libc.getpgid(0)  # bound before the program counts
+    link = bpf_link(loaded.program("on_function"), _LIBC, function="getpgid")
+    libc.getpgid(0)
+    libc.getpgid(0)
+    assert loaded.bss["ran"] == 2
+    link.destroy()
+    libc.getpgid(0)
+    assert loaded.bss["ran"] == 2
+
+
+def test_function_that_there_is_not(loaded: Object) -> None:
+    with pytest.raises(BpfError, match=r"attach on_function on .*:no_such_function\+0x0: ENOENT"):
+        loaded.program("on_function").attach(_LIBC, function="no_such_function")
+
+
+def test_socket_filter(loaded: Object) -> None:
+    with (
+        socket.socket(type=socket.SOCK_DGRAM) as receiver,
+        socket.socket(type=socket.SOCK_DGRAM) as sender,
+    ):
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(10)
+        loaded.program("first_bytes").attach_socket(receiver)
+        sender.sendto(b"datagram", receiver.getsockname())
+        assert receiver.recv(100) == b"dat"
+
+
+def test_socket_takes_socket_filters_only(loaded: Object) -> None:
+    with (
+        socket.socket(type=socket.SOCK_DGRAM) as receiver,
+        pytest.raises(BpfError, match=r'takes a program in SEC\("socket"\)') as raised,
+    ):
+        loaded.program("on_raw_tracepoint").attach_socket(receiver)
+    assert raised.value.errno == errno.EINVAL
+
+
+@pytest.fixture
+def iterator(bpf_object: Callable[..., Object], bpf_link: Callable[..., Link]) -> Link:
+    loaded = bpf_object("progs/iterator.bpf.c")
+    loaded.map("numbers")[1] = 7
+    return bpf_link(loaded.program("tell"), loaded.map("numbers"))
+
+
+def test_iterator_is_read(iterator: Link) -> None:
+    assert iterator.read() == "0: 0\n1: 7\n2: 0\n"
+    assert iterator.read_bytes() == b"0: 0\n1: 7\n2: 0\n"
+
+
+def test_iterator_that_is_open_outlives_its_link(iterator: Link) -> None:
+    with iterator.open_iterator() as file:
+        iterator.destroy()
+        assert file.readline() == b"0: 0\n"
+        assert file.readline() == b"1: 7\n"
+
+
+def test_link_of_another_type_is_not_read(loaded: Object, bpf_link: Callable[..., Link]) -> None:
+    link = bpf_link(loaded.program("on_raw_tracepoint"), "sys_enter")
+    with pytest.raises(BpfError, match=r'only the link of a program in SEC\("iter/...'):
+        link.read()
