@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink.vm import architectures
+from pytest_bpflink.vm.cache import refusals
 from pytest_bpflink.vm.kernels import KernelNotFound, KernelUnusable, Store, find
 from pytest_bpflink.vm.kernels.kernel import check_kernel
 from pytest_bpflink.vm.machines import kvm, qemu
@@ -109,8 +110,12 @@ def test_package_of_another_architecture(tmp_path: Path, monkeypatch: pytest.Mon
         find(str(deb))
     assert str(caught.value) == f"{deb}: this is an {FOREIGN} kernel; write {FOREIGN}:{deb}"
     assert find(f"{FOREIGN}:{deb}").arch == FOREIGN
+    said: list[str] = []
     with pytest.raises(KernelUnusable):  # although it is unpacked
-        find(str(deb))
+        find(str(deb), progress=said.append)
+    assert find(f"{FOREIGN}:{deb}", progress=said.append).arch == FOREIGN
+    assert said == [f"{deb}: unpacking"]
+    assert not [each for each in refusals() if str(tmp_path) in each]
 
 
 @pytest.mark.skipif(not shutil.which("skopeo"), reason="skopeo is not on this host")
@@ -122,9 +127,13 @@ def test_image_for_several_architectures(tmp_path: Path, monkeypatch: pytest.Mon
         for name in (architectures.own(), "arm64", "riscv64")
     }
     path = layout_for(tmp_path / "layout", images)
-    for spec, arch in (("", architectures.own()), ("arm64:", "arm64"), ("riscv64:", "riscv64")):
-        kernel = find(f"{spec}oci:{path}")
-        assert (kernel.arch, kernel.image.read_bytes()) == (arch, IMAGES[arch])
+    wanted = (("", architectures.own()), ("arm64:", "arm64"), ("riscv64:", "riscv64"))
+    said: list[str] = []
+    for _ in range(2):
+        for spec, arch in wanted:
+            kernel = find(f"{spec}oci:{path}", progress=said.append)
+            assert (kernel.arch, kernel.image.read_bytes()) == (arch, IMAGES[arch])
+    assert said == [f"oci:{path}: unpacking"] * len(wanted)  # and each is kept
 
 
 def test_the_running_kernel_is_of_this_architecture() -> None:
