@@ -12,6 +12,10 @@ class MachineError(Exception):
     """No machine could be started; the message says what to do."""
 
 
+class DamagedImage(MachineError):  # noqa: N818 (reads as what happened)
+    """A kernel's image does not unpack."""
+
+
 class ComposeError(MachineError):
     """virtme-ng made no QEMU command; the message quotes it, or says what to install."""
 

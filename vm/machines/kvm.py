@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pytest_bpflink.vm.cache import cache_part, held, is_texts, recall, writable
 from pytest_bpflink.vm.machines import console, qemu
 from pytest_bpflink.vm.machines.acceleration import Acceleration
-from pytest_bpflink.vm.machines.errors import BootFailed, MachineError
+from pytest_bpflink.vm.machines.errors import BootFailed, DamagedImage, MachineError
 from pytest_bpflink.vm.machines.trial import TrialMachine
 from pytest_bpflink.vm.scratch import Scratch
 from pytest_bpflink.vm.whole_file import make_directory, write_whole
@@ -90,7 +90,10 @@ def detect(kernel: Kernel) -> Acceleration:
             answer = known.answer(tried)
             if answer:
                 return answer
-            how = _try_kvm(kernel)
+            try:
+                how = _try_kvm(kernel)
+            except DamagedImage as error:  # of which the guest's own start will tell
+                return Acceleration(kvm=False, reason=f"TCG: {error}")
             known = (
                 known.with_failure(tried, how, is_distributions=kernel.lease is not None)
                 if how

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_bpflink.vm import guest
 from pytest_bpflink.vm.image.cpio import Archive
-from pytest_bpflink.vm.kernels import unpack_kernel
-from pytest_bpflink.vm.machines import plain, virtme
-from pytest_bpflink.vm.machines.errors import ComposeError
+from pytest_bpflink.vm.machines import boot_image, plain, virtme
 from pytest_bpflink.vm.machines.machine import Machine
 
 if TYPE_CHECKING:
@@ -82,11 +80,7 @@ class TrialMachine(Machine):
         with initramfs.open("ab") as file, Archive(file) as archive:
             archive.add(_INIT, _SCRIPT.read_bytes(), mode=0o755)
         # As our own guests, which spares the kernel unpacking itself.
-        try:
-            if unpack_kernel.unpack(self.kernel.image, image):
-                command[command.index("-kernel") + 1] = str(image)
-        except unpack_kernel.DamagedPayload as error:
-            raise ComposeError(f"{self.kernel.image} is damaged: {error}") from None
+        command[command.index("-kernel") + 1] = str(boot_image.find(self.kernel, image))
         # By its messages the kernel shows that it goes on.
         own = ("loglevel=7", f"rdinit={_INIT}")
         parameters = [*virtme.consoles(command), *virtme.kernel_options(self.kernel), *own]

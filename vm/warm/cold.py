@@ -19,7 +19,7 @@ from pytest_bpflink.vm.cache import cache_part
 from pytest_bpflink.vm.image import guest_image, inventory
 from pytest_bpflink.vm.image.inventory import ImageError, Inventory
 from pytest_bpflink.vm.kernels.drivers import is_packed
-from pytest_bpflink.vm.machines import plain, virtme
+from pytest_bpflink.vm.machines import boot_image, plain, virtme
 from pytest_bpflink.vm.machines.errors import MachineError
 from pytest_bpflink.vm.machines.machine import Machine
 from pytest_bpflink.vm.warm import blueprint, letter
@@ -42,13 +42,6 @@ BOOTED = b"bpflink: guest booted\n"
 
 def _hush(text: str) -> None:
     del text
-
-
-def _damaged(kernel: Kernel, why: Exception) -> str:
-    fetched = kernel.lease is not None
-    name = f"{kernel.arch}:{kernel.version}" if kernel.is_foreign else kernel.version
-    again = f"fetch it again: bpflink kernels remove {name}" if fetched else "replace it"
-    return f"{kernel.image} is damaged, since its payload does not unpack ({why}); {again}"
 
 
 class ColdMachine(Machine):
@@ -154,11 +147,9 @@ class ColdMachine(Machine):
 
     def _boot(self, options: Iterable[str] = (), pass_fds: Sequence[int] = ()) -> None:
         """Start a QEMU that boots the image; OPTIONS are added to its command."""
-        from pytest_bpflink.vm.kernels import unpack_kernel
-
         drawn, files = self._blueprint, self._boot_files
         files.mkdir(exist_ok=True)
-        image, initramfs = files / "vmlinux", files / "initramfs"
+        initramfs = files / "initramfs"
         modules = self.kernel.module_directory
         try:
             self._build(initramfs, modules)
@@ -167,11 +158,7 @@ class ColdMachine(Machine):
             if self._packed:
                 self._packed = self._take_packed_root()
             self._build(initramfs, modules)
-        try:
-            if not unpack_kernel.unpack(self.kernel.image, image):
-                image = self.kernel.image
-        except unpack_kernel.DamagedPayload as error:
-            raise MachineError(_damaged(self.kernel, error)) from None
+        image = boot_image.find(self.kernel, files / "vmlinux")
         booting = drawn.booting(
             image=image, initramfs=initramfs, parameters=self._kernel_parameters
         )
