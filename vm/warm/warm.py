@@ -210,9 +210,10 @@ class WarmMachine(ColdMachine):
 
     def _await_migration(self) -> None:
         deadline = time.monotonic() + self._scaled(_RESTORE_SECONDS)
-        while (status := self._monitor.execute("query-migrate").get("status")) != "completed":
+        while (said := self._monitor.execute("query-migrate")).get("status") != "completed":
+            status = said.get("status")
             if status in {"failed", "cancelled"} or time.monotonic() > deadline:
-                raise MonitorError(f"migrate: {status}")
+                raise MonitorError(f"migrate: {said.get('error-desc') or status}")
             time.sleep(_MIGRATION_SECONDS)
 
     # Restoring one.
