@@ -72,6 +72,11 @@ _VARIABLES = (
 # Headers that take the place of ones that the distribution may lack.
 _SUBSTITUTES = Path(__file__).with_name("include")
 
+# The instruction sets of Linux 4.14 and 5.12. For the newer one clang 20 and later translate
+# `__sync_fetch_and_add()`, by which most programs count, to an instruction that 5.10 refuses, even
+# if the result is not used.
+_PORTABLE, _NEWER = "-mcpu=v2", "-mcpu=v3"
+
 # An error in a source, and one that the state of the machine may be the cause of.
 _ERROR = re.compile(r"^.+:\d+:\d+: (fatal )?error: ", re.MULTILINE)
 _UNREADABLE = "error: cannot open file"
@@ -87,14 +92,16 @@ def clang() -> Path | None:
 def flags(target: Target | None = None, *, more: Sequence[str] = ()) -> list[str]:
     """Return the flags for BPF programs on a machine, by default on this one.
 
-    MORE are the user's, which decide where two contradict each other.
+    MORE are the user's, which decide where two contradict each other. Unless they name an
+    instruction set, it is the one that all kernels have; `translate` takes a newer one for what
+    needs it.
     """
     machine = target.machine if target else platform.machine()
     # Debian has asm/ below a directory per architecture, and clang searches its target's only.
     headers = target.headers if target else Path(f"/usr/include/{machine}-linux-gnu")
     kind = {"little": "bpfel", "big": "bpfeb"}[target.byte_order] if target else "bpf"
     return [
-        *("-target", kind, "-O2", "-g", "-Wall", "-mcpu=v3"),
+        *("-target", kind, "-O2", "-g", "-Wall", _PORTABLE),
         f"-D__TARGET_ARCH_{_TARGETS.get(machine, machine)}",
         *more,
         f"-I{headers}",
@@ -115,6 +122,15 @@ def environment() -> tuple[str, ...]:
 
 def translate(command: Sequence[str], source: Path) -> tuple[bytes, Inputs]:
     """Compile, and return the object and what decided it. Raises `ClangRefusal`."""
+    try:
+        return _translate(command, source)
+    except ClangRefusal:
+        if [word for word in command if word.startswith("-mcpu=")] != [_PORTABLE]:
+            raise
+    return _translate([_NEWER if word == _PORTABLE else word for word in command], source)
+
+
+def _translate(command: Sequence[str], source: Path) -> tuple[bytes, Inputs]:
     # clang writes the object to a pipe and the dependencies to memory: if this process is killed,
     # no file is left, and clang ends at the closed pipe.
     with memory_file() as depends:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import BpfError, CompileError, Object
+from pytest_bpflink.binding import libbpf
 from pytest_bpflink.building import compilation, kernel_types, object_cache, prebuilt
 from pytest_bpflink.building.handed_over import VARIABLE, describe
 from tests.support.damage import DAMAGES, damaged
@@ -314,6 +316,53 @@ def test_cache_that_can_not_be_written(source: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("BPFLINK_CACHE", str(blocked))
     assert value_in(source) == 7
     assert not compilation.object_of(source).is_relative_to(source.parent)
+
+
+COUNT = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+unsigned int packets, largest;
+
+SEC("xdp")
+int count(struct xdp_md *ctx)
+{
+	unsigned int before = packets, length = ctx->data_end - ctx->data;
+
+	%s__sync_fetch_and_add(&packets, 1);
+	if (length > largest)
+		largest = length;
+	return before;
+}
+"""
+# What 32-bit jumps begin with, which came with the instruction set v3: `if w1 > w2`, and its like.
+JUMPS = {0x06 | operation << 4 | source << 3 for operation in range(1, 14) for source in (0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("use", "is_newer"), [("", False), ("before = ", True)], ids=["counts", "uses the result"]
+)
+def test_newer_instructions_only_where_they_are_needed(
+    tmp_path: Path, use: str, *, is_newer: bool
+) -> None:
+    source = tmp_path / "count.bpf.c"
+    source.write_text(COUNT % use)
+    with Object.open(source) as loaded:
+        loaded.load()
+        count = loaded.program("count")
+        assert [count.run(data=bytes(64)).retval for _ in range(3)] == [0, 1, 2]
+        size = libbpf.call("bpf_program__insn_cnt", count.pointer, doing="count")
+        first = libbpf.call("bpf_program__insns", count.pointer, doing="read")
+        assert bool(JUMPS & {*ctypes.string_at(first, size * 8)[::8]}) is is_newer
+
+
+def test_instruction_set_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BPFLINK_CFLAGS", "-mcpu=v1")
+    source = tmp_path / "count.bpf.c"
+    source.write_text(COUNT % "before = ")
+    with pytest.raises(CompileError) as caught:
+        compilation.object_of(source)
+    assert "XADD" in caught.value.log
 
 
 def test_without_clang(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
