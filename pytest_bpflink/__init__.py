@@ -22,9 +22,13 @@ if TYPE_CHECKING:
     from pytest_bpflink.binding.uapi import Verdict as Verdict
     from pytest_bpflink.binding.uapi import XdpAction as XdpAction
     from pytest_bpflink.binding.uapi import XdpFlags as XdpFlags
+    from pytest_bpflink.bpf.attaching.cgroup import Attached as Attached
+    from pytest_bpflink.bpf.attaching.cgroup import Cgroup as Cgroup
+    from pytest_bpflink.bpf.attaching.netns import Device as Device
+    from pytest_bpflink.bpf.attaching.netns import NetNs as NetNs
+    from pytest_bpflink.bpf.attaching.perf_event import PerfEvent as PerfEvent
+    from pytest_bpflink.bpf.attaching.perf_event import SoftwareEvent as SoftwareEvent
     from pytest_bpflink.bpf.bpffs import BpfFs as BpfFs
-    from pytest_bpflink.bpf.cgroup import Attached as Attached
-    from pytest_bpflink.bpf.cgroup import Cgroup as Cgroup
     from pytest_bpflink.bpf.counting import Runs as Runs
     from pytest_bpflink.bpf.events.events import Events as Events
     from pytest_bpflink.bpf.events.trace import BpfTrace as BpfTrace
@@ -34,11 +38,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.link import link_ids as link_ids
     from pytest_bpflink.bpf.link import links as links
     from pytest_bpflink.bpf.map import Map as Map
-    from pytest_bpflink.bpf.netns import Device as Device
-    from pytest_bpflink.bpf.netns import NetNs as NetNs
     from pytest_bpflink.bpf.objects import Object as Object
-    from pytest_bpflink.bpf.perf_event import PerfEvent as PerfEvent
-    from pytest_bpflink.bpf.perf_event import SoftwareEvent as SoftwareEvent
     from pytest_bpflink.bpf.program import Program as Program
     from pytest_bpflink.bpf.runs import RunResult as RunResult
     from pytest_bpflink.bpf.wait import eventually as eventually
@@ -80,7 +80,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "ledger.bpf_ledger": ("BpfLedger", "Watch"),
     "bpf.bpffs": ("BpfFs",),
-    "bpf.cgroup": ("Attached", "Cgroup"),
+    "bpf.attaching.cgroup": ("Attached", "Cgroup"),
     "introspection.entries": ("Entry",),
     "errors": (
         "BpfError",
@@ -119,9 +119,9 @@ _MODULES = {
         "XdpLinkInfo",
     ),
     "bpf.map": ("Map",),
-    "bpf.netns": ("Device", "NetNs"),
+    "bpf.attaching.netns": ("Device", "NetNs"),
     "bpf.objects": ("Object",),
-    "bpf.perf_event": ("PerfEvent", "SoftwareEvent"),
+    "bpf.attaching.perf_event": ("PerfEvent", "SoftwareEvent"),
     "features.kernel_info": ("KernelInfo",),
     "bpf.program": ("Program",),
     "binding.uapi": (

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.bpf_syscall import read_stream
 from pytest_bpflink.binding.uapi import AttachType, BpfProgInfo, BpfStream, ProgType
-from pytest_bpflink.bpf import attach, attach_events
-from pytest_bpflink.bpf.cgroup import Cgroup
+from pytest_bpflink.bpf.attaching import attach, attach_events
+from pytest_bpflink.bpf.attaching.cgroup import Cgroup
+from pytest_bpflink.bpf.attaching.netns import Device, NetNs
+from pytest_bpflink.bpf.attaching.perf_event import PerfEvent
 from pytest_bpflink.bpf.counting import Runs
 from pytest_bpflink.bpf.map import Map
-from pytest_bpflink.bpf.netns import Device, NetNs
-from pytest_bpflink.bpf.perf_event import PerfEvent
 from pytest_bpflink.bpf.runs import TestRun
 from pytest_bpflink.bpf.verification import verified_again
 from pytest_bpflink.errors import BpfError, NotSupported
