@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.attaching.perf_event import PerfEvent as PerfEvent
     from pytest_bpflink.bpf.attaching.perf_event import SoftwareEvent as SoftwareEvent
     from pytest_bpflink.bpf.bpffs import BpfFs as BpfFs
-    from pytest_bpflink.bpf.counting import Runs as Runs
     from pytest_bpflink.bpf.events.events import Events as Events
     from pytest_bpflink.bpf.events.trace import BpfTrace as BpfTrace
     from pytest_bpflink.bpf.events.trace import Printed as Printed
@@ -37,10 +36,11 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.link import Link as Link
     from pytest_bpflink.bpf.link import link_ids as link_ids
     from pytest_bpflink.bpf.link import links as links
-    from pytest_bpflink.bpf.map import Map as Map
+    from pytest_bpflink.bpf.maps.map import Map as Map
     from pytest_bpflink.bpf.objects import Object as Object
     from pytest_bpflink.bpf.program import Program as Program
-    from pytest_bpflink.bpf.runs import RunResult as RunResult
+    from pytest_bpflink.bpf.programs.counting import Runs as Runs
+    from pytest_bpflink.bpf.programs.runs import RunResult as RunResult
     from pytest_bpflink.bpf.wait import eventually as eventually
     from pytest_bpflink.errors import BpfError as BpfError
     from pytest_bpflink.errors import CompileError as CompileError
@@ -118,7 +118,7 @@ _MODULES = {
         "UprobeMultiLinkInfo",
         "XdpLinkInfo",
     ),
-    "bpf.map": ("Map",),
+    "bpf.maps.map": ("Map",),
     "bpf.attaching.netns": ("Device", "NetNs"),
     "bpf.objects": ("Object",),
     "bpf.attaching.perf_event": ("PerfEvent", "SoftwareEvent"),
@@ -138,9 +138,9 @@ _MODULES = {
         "XdpAction",
         "XdpFlags",
     ),
-    "bpf.runs": ("RunResult",),
+    "bpf.programs.runs": ("RunResult",),
     "bpf.events.trace": ("BpfTrace", "Printed"),
-    "bpf.counting": ("Runs",),
+    "bpf.programs.counting": ("Runs",),
     "bpf.wait": ("eventually",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -164,7 +164,7 @@ def bpf_link(_bpf_estate: Estate) -> Iterator[Callable[..., Link]]:
 
     After the test each link is destroyed and its pins are removed, the last one first.
     """
-    from pytest_bpflink.bpf.map import Map
+    from pytest_bpflink.bpf.maps.map import Map
     from pytest_bpflink.bpf.program import Program
 
     with contextlib.ExitStack() as undo:

@@ -18,9 +18,9 @@ from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.btf import Btf
 from pytest_bpflink.binding.opts import ObjectOpenOptions
 from pytest_bpflink.bpf import configuration
-from pytest_bpflink.bpf.global_variables import Globals
 from pytest_bpflink.bpf.loaded import note_closed, note_loaded
-from pytest_bpflink.bpf.map import Map
+from pytest_bpflink.bpf.maps.global_variables import Globals
+from pytest_bpflink.bpf.maps.map import Map
 from pytest_bpflink.bpf.program import Program
 from pytest_bpflink.building.compilation import object_of
 from pytest_bpflink.building.recipe import Recipe

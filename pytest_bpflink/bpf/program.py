@@ -21,9 +21,9 @@ from pytest_bpflink.bpf.attaching import attach, attach_events
 from pytest_bpflink.bpf.attaching.cgroup import Cgroup
 from pytest_bpflink.bpf.attaching.netns import Device, NetNs
 from pytest_bpflink.bpf.attaching.perf_event import PerfEvent
-from pytest_bpflink.bpf.counting import Runs
-from pytest_bpflink.bpf.map import Map
-from pytest_bpflink.bpf.runs import TestRun
+from pytest_bpflink.bpf.maps.map import Map
+from pytest_bpflink.bpf.programs.counting import Runs
+from pytest_bpflink.bpf.programs.runs import TestRun
 from pytest_bpflink.bpf.verification import verified_again
 from pytest_bpflink.errors import BpfError, NotSupported
 from pytest_bpflink.introspection.ids import note_made
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from pytest_bpflink.bpf.handles import ObjectHandle
     from pytest_bpflink.bpf.link import Link
-    from pytest_bpflink.bpf.runs import RunResult
+    from pytest_bpflink.bpf.programs.runs import RunResult
     from pytest_bpflink.bpf.verification import Verification
 
 

@@ -11,7 +11,7 @@ from pytest_bpflink.binding.uapi import AttachFlags, AttachType, IterInfo
 from pytest_bpflink.bpf.attaching import attach_events as events
 from pytest_bpflink.bpf.attaching.cgroup import Cgroup
 from pytest_bpflink.bpf.link import Link, attached, created
-from pytest_bpflink.bpf.map import Map
+from pytest_bpflink.bpf.maps.map import Map
 
 if TYPE_CHECKING:
     from collections.abc import Callable

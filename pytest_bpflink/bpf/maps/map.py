@@ -16,7 +16,7 @@ from pytest_bpflink.bpf.events.events import Events
 from pytest_bpflink.bpf.events.opening import decoder_of, find_type, open_source
 from pytest_bpflink.bpf.events.user_ring_buffer import EventWriter
 from pytest_bpflink.bpf.link import attached
-from pytest_bpflink.bpf.map_elements import Codec, KeyCodec, PerCpuCodec, ReferenceCodec
+from pytest_bpflink.bpf.maps.map_elements import Codec, KeyCodec, PerCpuCodec, ReferenceCodec
 from pytest_bpflink.errors import BpfError, NotSupported
 from pytest_bpflink.introspection.ids import note_made
 
