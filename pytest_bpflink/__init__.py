@@ -36,10 +36,13 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.link import Link as Link
     from pytest_bpflink.bpf.link import link_ids as link_ids
     from pytest_bpflink.bpf.link import links as links
+    from pytest_bpflink.bpf.maps.loaded_map import LoadedMap as LoadedMap
     from pytest_bpflink.bpf.maps.map import Map as Map
+    from pytest_bpflink.bpf.maps.program_maps import ProgramMaps as ProgramMaps
     from pytest_bpflink.bpf.objects import Object as Object
     from pytest_bpflink.bpf.program import Program as Program
     from pytest_bpflink.bpf.programs.counting import Runs as Runs
+    from pytest_bpflink.bpf.programs.loaded_program import LoadedProgram as LoadedProgram
     from pytest_bpflink.bpf.programs.runs import RunResult as RunResult
     from pytest_bpflink.bpf.wait import eventually as eventually
     from pytest_bpflink.errors import BpfError as BpfError
@@ -119,11 +122,14 @@ _MODULES = {
         "XdpLinkInfo",
     ),
     "bpf.maps.map": ("Map",),
+    "bpf.maps.loaded_map": ("LoadedMap",),
+    "bpf.maps.program_maps": ("ProgramMaps",),
     "bpf.attaching.netns": ("Device", "NetNs"),
     "bpf.objects": ("Object",),
     "bpf.attaching.perf_event": ("PerfEvent", "SoftwareEvent"),
     "features.kernel_info": ("KernelInfo",),
     "bpf.program": ("Program",),
+    "bpf.programs.loaded_program": ("LoadedProgram",),
     "binding.uapi": (
         "AttachFlags",
         "AttachType",

@@ -44,6 +44,7 @@ ROOMS = (
     "pytest_bpflink/bpf/link.py",
     "pytest_bpflink/bpf/programs",
     "pytest_bpflink/bpf/maps",
+    "pytest_bpflink/bpf/descriptor.py",
     "pytest_bpflink/bpf/events",
     "pytest_bpflink/bpf/handles.py",
     "pytest_bpflink/bpf/wait.py",
