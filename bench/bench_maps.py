@@ -39,7 +39,7 @@ def main() -> None:
     reason = missing_privileges()
     if reason:
         sys.exit(reason)
-    print(f"Linux {os.uname().release}; {ENTRIES:,} entries of 4 and 8 bytes; medians of processor time\n")
+    print(f"Linux {os.uname().release}; {ENTRIES:,} entries of 4 and 8 bytes; processor time\n")
     print(f"{'map':14}{'read by':20}{'in batches':>12}{'one by one':>12}{'ratio':>8}")
     for kind in TYPES:
         with Map.create(kind, key_size=4, value_size=8, max_entries=ENTRIES) as filled:
@@ -60,7 +60,7 @@ def measure(filled: Map, read: Callable[[Map], Any]) -> str:
 
 
 def timed(filled: Map, read: Callable[[Map], Any], types: frozenset[MapType]) -> float:
-    """Return the seconds of processor time that reading takes, where these types are read in batches."""
+    """Return the processor time of reading, where these types are read in batches."""
     vars(elements)["BATCHED"] = types
     began = time.process_time()
     entries = read(filled)
