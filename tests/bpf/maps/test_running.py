@@ -12,6 +12,7 @@ from pytest_bpflink import (
     BpfError,
     Link,
     LoadedProgram,
+    Map,
     Program,
     ProgType,
     TcAction,
@@ -168,6 +169,25 @@ def test_nothing_is_left_of_a_running_program(pin: Path) -> None:
         link.unpin()
     eventually(lambda: not ids.is_alive("program", program), what="the program ends")
     eventually(lambda: not any(ids.is_alive("map", one) for one in maps), what="the maps end")
+
+
+@pytest.mark.parametrize("_number", range(10))
+def test_looking_at_a_program_array_does_not_keep_it(
+    bpf_object: Callable[..., Object], cgroup: Cgroup, bpffs: BpfFs, _number: int
+) -> None:
+    """From 6.12 on it would if it was closed before the kernel has cleared it."""
+    daemon = bpf_object("progs/jumps.bpf.c")
+    with daemon.program("entry").attach(cgroup) as link:
+        link.pin(bpffs / "link")
+    jumps = daemon.map("jumps").id
+    daemon.close()  # the kernel begins to clear it
+    for _ in range(3):
+        with Map.by_id(jumps):
+            pass
+    with Link.open(bpffs / "link") as link:
+        assert link.program.maps["jumps"].id == jumps
+    (bpffs / "link").unlink()
+    eventually(lambda: not ids.is_alive("map", jumps), what="the program array ends")
 
 
 @pytest.fixture
