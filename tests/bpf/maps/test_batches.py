@@ -113,11 +113,21 @@ def test_empty_map(kind: MapType) -> None:
         assert list(made) == list(made.values()) == []
 
 
-def test_key_of_one_byte() -> None:
-    """The kernel writes the number of a bucket, which is longer."""
+def test_key_of_one_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel writes the number of a bucket, which is longer: behind a buffer of one byte."""
+    room = []
+    real = libbpf.call
+
+    def call(name: str, *arguments: Any, **options: Any) -> int:
+        if name == "bpf_map_lookup_batch":
+            room.append(len(arguments[2]))
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(libbpf, "call", call)
     with Map.create(MapType.HASH, key_size=1, value_size=1, max_entries=256) as made:
         made.update({number: 255 - number for number in range(256)})
         assert dict(made.items()) == {number: 255 - number for number in range(256)}
+    assert set(room) == {4}
 
 
 def test_keys_of_large_values_are_listed_without_the_values(calls: Counter[str]) -> None:
@@ -128,9 +138,16 @@ def test_keys_of_large_values_are_listed_without_the_values(calls: Counter[str])
         assert dict(made.items())[2] == b"x" * 100_000
 
 
-def test_failure_is_no_reason_to_go_on_one_by_one() -> None:
-    made = filled(MapType.HASH)
-    made.close()
-    with pytest.raises(BpfError) as raised:
-        list(made.items())
-    assert raised.value.errno == errno.EBADF
+def test_failure_is_no_reason_to_go_on_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = libbpf.call
+
+    def call(name: str, *arguments: Any, **options: Any) -> int:
+        if name == "bpf_map_lookup_batch":
+            raise BpfError(errno.EPERM, options["doing"])
+        return real(name, *arguments, **options)
+
+    with filled(MapType.HASH) as made:
+        monkeypatch.setattr(libbpf, "call", call)
+        with pytest.raises(BpfError, match="iterate over map") as raised:
+            list(made.items())
+    assert raised.value.errno == errno.EPERM

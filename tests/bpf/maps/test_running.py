@@ -100,6 +100,7 @@ def test_constants_are_frozen(running: LoadedProgram) -> None:
         ("limits_of_each_client", "limits_of_each_"),
         ("limits_of_each_", "limits_of_each_"),
         (".data.of_its_own_section", ".data.of_its_ow"),
+        ("daemon.data.of_its_own_section", ".data.of_its_ow"),
     ],
 )
 def test_names_of_maps(running: LoadedProgram, name: str, kept: str) -> None:
@@ -266,6 +267,8 @@ def test_program_that_no_object_has_is_not_attached(pinned: Path, cgroup: Cgroup
             with pytest.raises(BpfError, match="that takes a program of an Object") as raised:
                 use(program)
             assert raised.value.errno == errno.EINVAL
+        with pytest.raises(BpfError, match=r"^attach program add_seven"):
+            program.attach(cgroup)
 
 
 def test_program_that_is_not_there(bpffs: BpfFs, pin: Path) -> None:
