@@ -44,6 +44,8 @@ docs: prepare ## Build the documentation in build/docs, with warnings as errors
 bench: ## Measure the cost of fixtures, link operations and guests, in ten minutes
 	@tools/prepare bpftool udev
 	@tools/python bench/bench_fixtures.py
+	@.venv/bin/python bench/bench_run.py
+	@.venv/bin/python bench/bench_maps.py
 	@.venv/bin/python bench/bench_guests.py
 
 soak: MINUTES = 20

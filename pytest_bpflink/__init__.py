@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from pytest_bpflink.binding.uapi import Verdict as Verdict
     from pytest_bpflink.binding.uapi import XdpAction as XdpAction
     from pytest_bpflink.binding.uapi import XdpFlags as XdpFlags
+    from pytest_bpflink.bpf.attaching.cgroup import Attached as Attached
+    from pytest_bpflink.bpf.attaching.cgroup import Cgroup as Cgroup
+    from pytest_bpflink.bpf.attaching.netns import Device as Device
+    from pytest_bpflink.bpf.attaching.netns import NetNs as NetNs
+    from pytest_bpflink.bpf.attaching.perf_event import PerfEvent as PerfEvent
+    from pytest_bpflink.bpf.attaching.perf_event import SoftwareEvent as SoftwareEvent
     from pytest_bpflink.bpf.bpffs import BpfFs as BpfFs
-    from pytest_bpflink.bpf.cgroup import Attached as Attached
-    from pytest_bpflink.bpf.cgroup import Cgroup as Cgroup
-    from pytest_bpflink.bpf.counting import Runs as Runs
     from pytest_bpflink.bpf.events.events import Events as Events
     from pytest_bpflink.bpf.events.trace import BpfTrace as BpfTrace
     from pytest_bpflink.bpf.events.trace import Printed as Printed
@@ -33,14 +36,14 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.link import Link as Link
     from pytest_bpflink.bpf.link import link_ids as link_ids
     from pytest_bpflink.bpf.link import links as links
-    from pytest_bpflink.bpf.map import Map as Map
-    from pytest_bpflink.bpf.netns import Device as Device
-    from pytest_bpflink.bpf.netns import NetNs as NetNs
+    from pytest_bpflink.bpf.maps.loaded_map import LoadedMap as LoadedMap
+    from pytest_bpflink.bpf.maps.map import Map as Map
+    from pytest_bpflink.bpf.maps.program_maps import ProgramMaps as ProgramMaps
     from pytest_bpflink.bpf.objects import Object as Object
-    from pytest_bpflink.bpf.perf_event import PerfEvent as PerfEvent
-    from pytest_bpflink.bpf.perf_event import SoftwareEvent as SoftwareEvent
     from pytest_bpflink.bpf.program import Program as Program
-    from pytest_bpflink.bpf.runs import RunResult as RunResult
+    from pytest_bpflink.bpf.programs.counting import Runs as Runs
+    from pytest_bpflink.bpf.programs.loaded_program import LoadedProgram as LoadedProgram
+    from pytest_bpflink.bpf.programs.runs import RunResult as RunResult
     from pytest_bpflink.bpf.wait import eventually as eventually
     from pytest_bpflink.errors import BpfError as BpfError
     from pytest_bpflink.errors import CompileError as CompileError
@@ -80,7 +83,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "ledger.bpf_ledger": ("BpfLedger", "Watch"),
     "bpf.bpffs": ("BpfFs",),
-    "bpf.cgroup": ("Attached", "Cgroup"),
+    "bpf.attaching.cgroup": ("Attached", "Cgroup"),
     "introspection.entries": ("Entry",),
     "errors": (
         "BpfError",
@@ -118,12 +121,15 @@ _MODULES = {
         "UprobeMultiLinkInfo",
         "XdpLinkInfo",
     ),
-    "bpf.map": ("Map",),
-    "bpf.netns": ("Device", "NetNs"),
+    "bpf.maps.map": ("Map",),
+    "bpf.maps.loaded_map": ("LoadedMap",),
+    "bpf.maps.program_maps": ("ProgramMaps",),
+    "bpf.attaching.netns": ("Device", "NetNs"),
     "bpf.objects": ("Object",),
-    "bpf.perf_event": ("PerfEvent", "SoftwareEvent"),
+    "bpf.attaching.perf_event": ("PerfEvent", "SoftwareEvent"),
     "features.kernel_info": ("KernelInfo",),
     "bpf.program": ("Program",),
+    "bpf.programs.loaded_program": ("LoadedProgram",),
     "binding.uapi": (
         "AttachFlags",
         "AttachType",
@@ -138,9 +144,9 @@ _MODULES = {
         "XdpAction",
         "XdpFlags",
     ),
-    "bpf.runs": ("RunResult",),
+    "bpf.programs.runs": ("RunResult",),
     "bpf.events.trace": ("BpfTrace", "Printed"),
-    "bpf.counting": ("Runs",),
+    "bpf.programs.counting": ("Runs",),
     "bpf.wait": ("eventually",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

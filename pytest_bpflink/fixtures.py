@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from pytest_bpflink.bpf.attaching.cgroup import Cgroup
+    from pytest_bpflink.bpf.attaching.netns import NetNs
     from pytest_bpflink.bpf.bpffs import BpfFs
-    from pytest_bpflink.bpf.cgroup import Cgroup
     from pytest_bpflink.bpf.events.trace import BpfTrace
     from pytest_bpflink.bpf.link import Link
-    from pytest_bpflink.bpf.netns import NetNs
     from pytest_bpflink.bpf.objects import Object
     from pytest_bpflink.features.kernel_info import KernelInfo
     from pytest_bpflink.ledger.bpf_ledger import BpfLedger
@@ -58,7 +58,7 @@ def bpf_kernel(request: pytest.FixtureRequest) -> KernelInfo:
 @pytest.fixture(scope="session")
 def cgroup_factory(_bpf_estate: Estate) -> Iterator[Callable[[], Cgroup]]:
     """Make cgroups: each call gives a fresh one, removed with all below it at the session's end."""
-    from pytest_bpflink.bpf.cgroup import Cgroup
+    from pytest_bpflink.bpf.attaching.cgroup import Cgroup
 
     parent = Cgroup(_bpf_estate.make_cgroup())
     numbers = count(1)
@@ -110,7 +110,7 @@ def netns(_bpf_privileges: None) -> Iterator[NetNs]:
 
     It has no name, so the kernel ends it with this process at the latest. Devices need pyroute2.
     """
-    from pytest_bpflink.bpf.netns import NetNs
+    from pytest_bpflink.bpf.attaching.netns import NetNs
 
     with NetNs.create() as netns:
         yield netns
@@ -164,7 +164,7 @@ def bpf_link(_bpf_estate: Estate) -> Iterator[Callable[..., Link]]:
 
     After the test each link is destroyed and its pins are removed, the last one first.
     """
-    from pytest_bpflink.bpf.map import Map
+    from pytest_bpflink.bpf.maps.map import Map
     from pytest_bpflink.bpf.program import Program
 
     with contextlib.ExitStack() as undo:

@@ -19,6 +19,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import pytest_bpflink
 from pytest_bpflink import cli, fixtures, plugin
+from pytest_bpflink.bpf.descriptor import Handle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +101,10 @@ def _autodoc(name: str) -> str:
     directive = "autoclass" if inspect.isclass(value) else "autofunction"
     if not callable(value):
         directive = "autodata"
-    return f".. {directive}:: pytest_bpflink.{name}"
+    text = f".. {directive}:: pytest_bpflink.{name}"
+    if inspect.isclass(value) and issubclass(value, Handle):
+        text += "\n   :inherited-members: MutableMapping"
+    return text
 
 
 class Commands(_FromMarkdown):

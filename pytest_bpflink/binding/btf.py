@@ -154,6 +154,22 @@ class Btf:
         """The names of all sections with variables, such as `.bss` and `.data.NAME`."""
         return [each.name for each in self._types if each.kind is Kind.DATASEC]
 
+    def variables(self, type_id: int) -> dict[str, Variable] | None:
+        """Return the variables of a section by name; None for a type that is no section."""
+        each = self._types[type_id]
+        if each.kind is not Kind.DATASEC:
+            return None
+        return {variable.name: variable for variable in self._variables(each)}
+
+    def name(self, type_id: int) -> str:
+        """Return the name of a type; empty for one without."""
+        return self._types[type_id].name
+
+    def functions(self, beginning: str) -> list[str]:
+        """Return the names of all functions that begin so."""
+        names = (each.name for each in self._types if each.kind is Kind.FUNC)
+        return [name for name in names if name.startswith(beginning)]
+
     def find(self, name: str) -> int:
         """Return the type of a name in C: `struct event`, `union u`, `enum e`, `__u32`.
 

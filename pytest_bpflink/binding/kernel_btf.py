@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.binding import libbpf
-from pytest_bpflink.binding.btf import Kind
+from pytest_bpflink.binding.btf import Btf, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +38,20 @@ def types_of(btf_id: int, *, after: Vmlinux | None = None) -> Iterator[Vmlinux]:
         yield Vmlinux(pointer)
     finally:
         libbpf.call("btf__free", pointer, doing="free BTF")
+
+
+# For as many objects as are looked at in turn: reading types takes longer than asking for them.
+@lru_cache(maxsize=8)
+def types_by_id(btf_id: int) -> Btf:
+    """Read the types of a map, a program or an object that is loaded, to decode values by them.
+
+    Raises `BpfError` when the BTF is gone, and with EPERM without CAP_SYS_ADMIN.
+    """
+    with types_of(btf_id) as types:
+        size = ctypes.c_uint32()
+        doing = f"read BTF {btf_id}"
+        raw = libbpf.call("btf__raw_data", types.pointer, ctypes.byref(size), doing=doing)
+        return Btf(ctypes.string_at(raw, size.value))
 
 
 class _Type(ctypes.Structure):

@@ -113,6 +113,11 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
     "bpf_map_lookup_and_delete_elem": (c_int, (c_int, c_void_p, c_void_p), "0.0.1"),
     "bpf_map_delete_elem": (c_int, (c_int, c_void_p), "0.0.1"),
     "bpf_map_get_next_key": (c_int, (c_int, c_void_p, c_void_p), "0.0.1"),
+    "bpf_map_lookup_batch": (
+        c_int,
+        (c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
+        "0.0.7",
+    ),
     "bpf_linker__new": (c_void_p, (c_char_p, c_void_p), "0.4"),
     "bpf_linker__add_file": (c_int, (c_void_p, c_char_p, c_void_p), "0.4"),
     "bpf_linker__finalize": (c_int, _pointer, "0.4"),

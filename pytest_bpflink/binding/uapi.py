@@ -531,7 +531,7 @@ class BpfProgInfo(ctypes.Structure):
 
 
 class BpfMapInfo(ctypes.Structure):
-    """The beginning of `struct bpf_map_info`, up to `name` (4.15)."""
+    """The beginning of `struct bpf_map_info`, up to `btf_value_type_id` (4.18)."""
 
     _fields_ = (
         ("type", ctypes.c_uint32),
@@ -541,6 +541,13 @@ class BpfMapInfo(ctypes.Structure):
         ("max_entries", ctypes.c_uint32),
         ("map_flags", ctypes.c_uint32),
         ("name", ctypes.c_char * PROG_NAME_LENGTH),
+        ("ifindex", ctypes.c_uint32),
+        ("btf_vmlinux_value_type_id", ctypes.c_uint32),
+        ("netns_dev", ctypes.c_uint64),
+        ("netns_ino", ctypes.c_uint64),
+        ("btf_id", ctypes.c_uint32),
+        ("btf_key_type_id", ctypes.c_uint32),
+        ("btf_value_type_id", ctypes.c_uint32),
     )
 
 

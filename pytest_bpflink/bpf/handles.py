@@ -39,12 +39,12 @@ class ObjectHandle(Protocol):
         """All programs of the object, by the names of their functions."""
 
 
-class ProgramHandle(Protocol):
-    """A program that is attached, or that replaces the program of a link."""
+class LoadedProgramHandle(Protocol):
+    """A program that replaces the program of a link, that runs, or whose runs are counted."""
 
     @property
     def pointer(self) -> int:
-        """The `struct bpf_program *`. Raises `BpfError` with EBADF after the object is closed."""
+        """The `struct bpf_program *`; 0 for a program that no object of this process has."""
 
     @property
     def fd(self) -> int:
@@ -59,12 +59,16 @@ class ProgramHandle(Protocol):
         """The name of the program's function."""
 
     @property
-    def section(self) -> str:
-        """The text of `SEC()`."""
-
-    @property
     def type(self) -> ProgType:
         """The program's type."""
+
+
+class ProgramHandle(LoadedProgramHandle, Protocol):
+    """A program of an object, which is attached."""
+
+    @property
+    def section(self) -> str:
+        """The text of `SEC()`."""
 
     @property
     def prints(self) -> bool:
@@ -83,7 +87,7 @@ class MapHandle(Protocol):
 
     @property
     def pointer(self) -> int:
-        """The `struct bpf_map *`. Raises `BpfError` with EBADF after the object is closed."""
+        """The `struct bpf_map *`; 0 for a map that no object of this process has."""
 
     @property
     def fd(self) -> int:
@@ -91,7 +95,7 @@ class MapHandle(Protocol):
 
     @property
     def name(self) -> str:
-        """The map's name in the object."""
+        """The map's name."""
 
     @property
     def value_size(self) -> int:

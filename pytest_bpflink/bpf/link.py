@@ -18,16 +18,18 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.opts import LinkUpdateOptions
 from pytest_bpflink.binding.uapi import AttachFlags, BpfNumber
+from pytest_bpflink.bpf.programs.loaded_program import LoadedProgram
+from pytest_bpflink.bpf.programs.references import ProgramDescriptor
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.introspection import ids
-from pytest_bpflink.introspection.descriptors import kind_of_descriptor
+from pytest_bpflink.introspection.descriptors import kind_of_descriptor, require_kind
 from pytest_bpflink.introspection.linkinfo import LinkInfo, read_link_info
 from pytest_bpflink.introspection.pins import is_on_bpffs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_bpflink.bpf.handles import MapHandle, ProgramHandle
+    from pytest_bpflink.bpf.handles import LoadedProgramHandle, MapHandle
     from pytest_bpflink.introspection.holders import Holder
 
 
@@ -52,6 +54,7 @@ class Link:
         self._name = name
         self._left_open: int | None = None
         self._disconnected = False
+        self._programs: dict[int, LoadedProgram] = {}
         try:
             doing = f"read the id of {name}"
             self.id: int = libbpf.read_info(reference.fd, BpfNumber, doing=doing).id
@@ -71,7 +74,7 @@ class Link:
         pointer = libbpf.call("bpf_link__open", os.fsencode(path), doing=doing)
         reference = _LibbpfLink(pointer)
         try:
-            _require_link(reference.fd, doing)  # libbpf opens any pinned object as a link
+            require_kind(reference.fd, "link", doing)  # libbpf opens any pinned object as a link
         except BpfError:
             reference.destroy(doing)
             raise
@@ -84,7 +87,7 @@ class Link:
         Raises `BpfError`: EBADF for a descriptor that is not open, EINVAL for one of another kind.
         """
         doing = f"make a link of descriptor {fd}"
-        _require_link(fd, doing)
+        require_kind(fd, "link", doing)
         return cls(_Descriptor(os.dup(fd)), f"link of descriptor {fd}")
 
     @classmethod
@@ -106,6 +109,20 @@ class Link:
         """What the kernel now says about the link, as the dataclass of the link's type."""
         doing = self._doing("read the info of")
         return read_link_info(self._live("read the info of").fd, doing=doing)
+
+    @property
+    def program(self) -> LoadedProgram:
+        """The program that the link has now, lent until `destroy()` (needs CAP_SYS_ADMIN).
+
+        `link.program.maps[".bss"]["counter"]` is a global variable of a running daemon. The kernel
+        keeps each program that was asked for, also after an update, until this handle is destroyed.
+        Raises `BpfError` with ENOENT for a link without a program, as of struct_ops.
+        """
+        number = self.info.prog_id
+        if number not in self._programs:
+            descriptor = ProgramDescriptor(ids.open_by_id("program", number))
+            self._programs[number] = LoadedProgram(descriptor, is_lent=True)
+        return self._programs[number]
 
     @property
     def pin_path(self) -> Path | None:
@@ -149,7 +166,9 @@ class Link:
             raise BpfError(errno.EINVAL, self._doing("unpin"), hint="it is not pinned")
         reference.unpin(self._doing("unpin", f" from {reference.pin_path}"))
 
-    def update(self, program: ProgramHandle, *, old: ProgramHandle | None = None) -> None:
+    def update(
+        self, program: LoadedProgramHandle, *, old: LoadedProgramHandle | None = None
+    ) -> None:
         """Replace the link's program by another one, without a moment in between (5.7).
 
         With `old`, only if `old` is the present program (compare-exchange, `BPF_F_REPLACE`). Raises
@@ -194,6 +213,8 @@ class Link:
         if self._reference is None:
             return
         reference, self._reference = self._reference, None
+        for program in self._programs.values():
+            program.release()
         if self._disconnected:
             self._left_open = reference.fd
         reference.destroy(self._doing("destroy"))
@@ -319,7 +340,7 @@ class _Reference(Protocol):
     def pin_path(self) -> Path | None: ...
     def pin(self, path: Path, doing: str) -> None: ...
     def unpin(self, doing: str) -> None: ...
-    def update(self, program: ProgramHandle, doing: str) -> None: ...
+    def update(self, program: LoadedProgramHandle, doing: str) -> None: ...
     def update_map(self, new: MapHandle, doing: str) -> None: ...
     def detach(self, doing: str) -> None: ...
     def disconnect(self) -> None: ...
@@ -347,11 +368,17 @@ class _LibbpfLink:
     def unpin(self, doing: str) -> None:
         libbpf.call("bpf_link__unpin", self._pointer, doing=doing)
 
-    def update(self, program: ProgramHandle, doing: str) -> None:
-        libbpf.call("bpf_link__update_program", self._pointer, program.pointer, doing=doing)
+    def update(self, program: LoadedProgramHandle, doing: str) -> None:
+        if program.pointer:
+            libbpf.call("bpf_link__update_program", self._pointer, program.pointer, doing=doing)
+        else:
+            libbpf.call("bpf_link_update", self.fd, program.fd, None, doing=doing)
 
     def update_map(self, new: MapHandle, doing: str) -> None:
-        libbpf.call("bpf_link__update_map", self._pointer, new.pointer, doing=doing)
+        if new.pointer:
+            libbpf.call("bpf_link__update_map", self._pointer, new.pointer, doing=doing)
+        else:
+            libbpf.call("bpf_link_update", self.fd, new.fd, None, doing=doing)
 
     def detach(self, doing: str) -> None:
         libbpf.call("bpf_link__detach", self._pointer, doing=doing)
@@ -388,7 +415,7 @@ class _Descriptor:
             raise BpfError(error.errno or 0, doing) from error
         self.pin_path = None
 
-    def update(self, program: ProgramHandle, doing: str) -> None:
+    def update(self, program: LoadedProgramHandle, doing: str) -> None:
         libbpf.call("bpf_link_update", self.fd, program.fd, None, doing=doing)
 
     def update_map(self, new: MapHandle, doing: str) -> None:
@@ -412,7 +439,7 @@ def attached(pointer: int, name: str) -> Link:
     """Make the `Link` of a `struct bpf_link *` that attaching by libbpf returned."""
     reference = _LibbpfLink(pointer)
     try:
-        _require_link(reference.fd, f"attach {name}")
+        require_kind(reference.fd, "link", f"attach {name}")
     except BpfError:
         reference.destroy(f"attach {name}")
         raise
@@ -427,13 +454,3 @@ def created(fd: int, name: str) -> Link:
 def _made(link: Link) -> Link:
     ids.note_made("link", link.id)
     return link
-
-
-def _require_link(fd: int, doing: str) -> None:
-    try:
-        kind = kind_of_descriptor(fd)
-    except OSError as error:
-        raise BpfError(errno.EBADF, doing, hint="the descriptor is not open") from error
-    if kind != "link":
-        what = {"map": "a map", "prog": "a program"}.get(kind, kind)
-        raise BpfError(errno.EINVAL, doing, hint=f"it is {what}, not a link")

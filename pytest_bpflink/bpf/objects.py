@@ -18,10 +18,10 @@ from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.btf import Btf
 from pytest_bpflink.binding.opts import ObjectOpenOptions
 from pytest_bpflink.bpf import configuration
-from pytest_bpflink.bpf.global_variables import Globals
 from pytest_bpflink.bpf.loaded import note_closed, note_loaded
-from pytest_bpflink.bpf.map import Map
-from pytest_bpflink.bpf.program import Program
+from pytest_bpflink.bpf.maps.global_variables import Globals
+from pytest_bpflink.bpf.maps.map import LibbpfMap, Map
+from pytest_bpflink.bpf.program import LibbpfProgram, Program
 from pytest_bpflink.building.compilation import object_of
 from pytest_bpflink.building.recipe import Recipe
 from pytest_bpflink.errors import BpfError, VerifierError, by_name, is_bpf_error
@@ -200,13 +200,15 @@ class Object:
     def programs(self) -> dict[str, Program]:
         """All programs of the object, by the names of their functions."""
         each = _each("bpf_object__next_program", self.pointer)
-        return {program.name: program for program in (Program(self, one) for one in each)}
+        programs = (Program(LibbpfProgram(self, one), is_lent=True) for one in each)
+        return {program.name: program for program in programs}
 
     @property
     def maps(self) -> dict[str, Map]:
         """All maps of the object by name, with those for global variables (`.bss`, `.rodata`)."""
         each = _each("bpf_object__next_map", self.pointer)
-        return {one.name: one for one in (Map(self, pointer) for pointer in each)}
+        maps = (Map(LibbpfMap(self, one), is_lent=True) for one in each)
+        return {one.name: one for one in maps}
 
     @property
     def bss(self) -> Globals:
@@ -264,6 +266,14 @@ class Object:
     def __repr__(self) -> str:
         state = "closed" if self._pointer is None else "loaded" if self.loaded else "open"
         return f"<Object {self.path.name} {state}>"
+
+    def variables_in(self, map_name: str) -> Globals | None:
+        """Return the global variables in a map; None for any other map."""
+        for section in self.btf.sections if self.btf else ():
+            holder = self._map_of(section)
+            if holder is not None and holder.name == map_name:
+                return self._globals(section)
+        return None
 
     def _globals(self, section: str) -> Globals:
         known = self._sections.get(section)

@@ -7,36 +7,32 @@ import errno
 import inspect
 import mmap
 import os
-import socket
 import struct
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_bpflink.binding import libbpf
-from pytest_bpflink.binding.bpf_syscall import read_stream
-from pytest_bpflink.binding.uapi import AttachType, BpfProgInfo, BpfStream, ProgType
-from pytest_bpflink.bpf import attach, attach_events
-from pytest_bpflink.bpf.cgroup import Cgroup
-from pytest_bpflink.bpf.counting import Runs
-from pytest_bpflink.bpf.map import Map
-from pytest_bpflink.bpf.netns import Device, NetNs
-from pytest_bpflink.bpf.perf_event import PerfEvent
-from pytest_bpflink.bpf.runs import TestRun
+from pytest_bpflink.binding.uapi import AttachType, BpfNumber, ProgType
+from pytest_bpflink.bpf.attaching import attach, attach_events
+from pytest_bpflink.bpf.attaching.cgroup import Cgroup
+from pytest_bpflink.bpf.attaching.netns import Device, NetNs
+from pytest_bpflink.bpf.attaching.perf_event import PerfEvent
+from pytest_bpflink.bpf.handles import ObjectHandle
+from pytest_bpflink.bpf.maps.map import Map
+from pytest_bpflink.bpf.maps.program_maps import map_ids
+from pytest_bpflink.bpf.programs.loaded_program import LoadedProgram
 from pytest_bpflink.bpf.verification import verified_again
-from pytest_bpflink.errors import BpfError, NotSupported
+from pytest_bpflink.errors import BpfError
 from pytest_bpflink.introspection.ids import note_made
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import SupportsBytes
 
-    from typing_extensions import Buffer
-
-    from pytest_bpflink.bpf.handles import ObjectHandle
+    from pytest_bpflink.binding.btf import Btf
     from pytest_bpflink.bpf.link import Link
-    from pytest_bpflink.bpf.runs import RunResult
+    from pytest_bpflink.bpf.programs.references import ProgramReference
     from pytest_bpflink.bpf.verification import Verification
 
 
@@ -44,23 +40,36 @@ if TYPE_CHECKING:
 _LOG_BYTES = (1 << 24) - 1
 
 
-class Program:
-    """A program of an `Object`, borrowed from it."""
+class Owner(ObjectHandle, Protocol):
+    """The object that a program is borrowed from."""
 
-    def __init__(self, owner: ObjectHandle, pointer: int) -> None:
-        self._owner = owner
+    @property
+    def maps(self) -> Mapping[str, Map]:
+        """All maps of the object."""
+
+
+class LibbpfProgram:
+    """A program of an object, as libbpf knows it."""
+
+    is_open = False
+    """The object has it."""
+
+    def __init__(self, owner: Owner, pointer: int) -> None:
+        self.owner = owner
         self._pointer = pointer
         self.name = libbpf.text("bpf_program__name", pointer) or ""
-        """The name of the program's function."""
         self.section = libbpf.text("bpf_program__section_name", pointer) or ""
-        """The text of `SEC()`: the program's type and, for most types, its target."""
-        self._log: ctypes.Array[ctypes.c_char] | None = None
 
     @property
     def pointer(self) -> int:
         """The `struct bpf_program *`. Raises `BpfError` with EBADF after the object is closed."""
-        _ = self._owner.pointer
+        _ = self.owner.pointer
         return self._pointer
+
+    @property
+    def fd(self) -> int:
+        """The program's descriptor. Raises `BpfError` before the object is loaded."""
+        return self._ask("bpf_program__fd")
 
     @property
     def type(self) -> ProgType:
@@ -68,36 +77,48 @@ class Program:
         return ProgType(self._ask("bpf_program__type"))
 
     @property
+    def btf(self) -> Btf | None:
+        """The object's types."""
+        return self.owner.btf
+
+    @property
+    def maps(self) -> list[Map]:
+        """The maps that the loaded program uses."""
+        used = set(map_ids(self.fd, doing=f"look for the maps of program {self.name}"))
+        return [each for each in self.owner.maps.values() if each.id in used]
+
+    def pin(self, path: str | os.PathLike[str], doing: str) -> None:
+        """Pin the program."""
+        note_made("program", libbpf.read_info(self.fd, BpfNumber, doing=doing).id)
+        libbpf.call("bpf_program__pin", self.pointer, os.fsencode(path), doing=doing)
+
+    def close(self) -> None:
+        """Nothing: closing the object closes the program."""
+
+    def _ask(self, function: str) -> int:
+        return libbpf.call(function, self.pointer, doing=f"ask about program {self.name}")
+
+
+class Program(LoadedProgram):
+    """A program of an `Object`, borrowed from it; or one that is opened, and closed.
+
+    What is chosen before loading, the cost of verifying, and attaching need an `Object`: for
+    another program they raise `BpfError` with EINVAL.
+    """
+
+    def __init__(self, reference: ProgramReference, *, is_lent: bool = False) -> None:
+        super().__init__(reference, is_lent=is_lent)
+        self.section = reference.section if isinstance(reference, LibbpfProgram) else ""
+        """The text of `SEC()`: the program's type and, for most types, its target.
+
+        Empty for a program that no `Object` has.
+        """
+        self._log: ctypes.Array[ctypes.c_char] | None = None
+
+    @property
     def expected_attach_type(self) -> AttachType:
         """The attach type for which the program is loaded."""
         return AttachType(self._ask("bpf_program__expected_attach_type"))
-
-    @property
-    def fd(self) -> int:
-        """The program's descriptor, borrowed. Raises `BpfError` before the object is loaded."""
-        return self._ask("bpf_program__fd")
-
-    @property
-    def id(self) -> int:
-        """The kernel's id of the program."""
-        return int(self._info().id)
-
-    @property
-    def verified_insns(self) -> int:
-        """How many instructions the verifier went through (5.16); the kernel refuses a million.
-
-        Raises `NotSupported`.
-        """
-        verified: int = self._info().verified_insns
-        if not verified:
-            release = f"Linux {os.uname().release}"
-            raise NotSupported("count verified instructions", since="Linux 5.16", here=release)
-        return verified
-
-    @property
-    def jited_size(self) -> int:
-        """Bytes of machine code of the loaded program; 0 where it is interpreted."""
-        return int(self._info().jited_prog_len)
 
     @property
     def stack_depth(self) -> int:
@@ -113,36 +134,18 @@ class Program:
         """
         return self._verification.time
 
-    def counting(self) -> Runs:
-        """Count runs of the loaded program: `with program.counting() as runs` (5.8).
-
-        The kernel counts for all programs while a `with` block of any process wants it, so runs
-        take a little longer then. Raises `BpfError`.
-        """
-        return Runs(self)
-
     @property
     def prints(self) -> bool:
         """Whether the loaded program calls `bpf_printk`; it, or a function in it."""
-        count = libbpf.call("bpf_program__insn_cnt", self.pointer, doing="count instructions")
-        address = libbpf.call("bpf_program__insns", self.pointer, doing="read instructions")
+        pointer = self._of_object("read instructions").pointer
+        count = libbpf.call("bpf_program__insn_cnt", pointer, doing="count instructions")
+        address = libbpf.call("bpf_program__insns", pointer, doing="read instructions")
         code = ctypes.string_at(address, 8 * count)
         return any(_calls(code, helper) for helper in _PRINTING)
 
-    def read_stream(self, stream: BpfStream = BpfStream.STDOUT) -> str:
-        """Take what the program wrote by `bpf_stream_printk`, or the kernel about it (6.17).
-
-        The kernel writes to `STDERR` where it ends a program, as one that loops too long, and where
-        an access to an arena fails. Raises `NotSupported`.
-        """
-        doing = f"read {stream.name} of program {self.name}"
-        return read_stream(self.fd, stream, doing=doing).decode(errors="replace")
-
     def set_autoload(self, load: bool) -> None:  # noqa: FBT001 - libbpf's own shape
         """Choose, before `Object.load()`, whether it loads this program."""
-        libbpf.call(
-            "bpf_program__set_autoload", self.pointer, load, doing=f"set autoload of {self.name}"
-        )
+        self._change("bpf_program__set_autoload", load, verb="set autoload of")
 
     def set_type(self, kind: ProgType) -> None:
         """Choose, before `Object.load()`, the program's type: of a section that names none, say."""
@@ -162,9 +165,8 @@ class Program:
         """
         doing = f"set the target of {self.name} to {function}"
         fd = program.fd if program else 0
-        libbpf.call(
-            "bpf_program__set_attach_target", self.pointer, fd, os.fsencode(function), doing=doing
-        )
+        pointer, name = self._of_object(doing).pointer, os.fsencode(function)
+        libbpf.call("bpf_program__set_attach_target", pointer, fd, name, doing=doing)
 
     def set_log_level(self, level: int) -> None:
         """Have the verifier write a log when the program is loaded, which is then `log`.
@@ -175,63 +177,13 @@ class Program:
         self._log = (ctypes.c_char * _LOG_BYTES).from_buffer(mmap.mmap(-1, _LOG_BYTES))
         self._change("bpf_program__set_log_level", level, verb="set the log's level of")
         doing = f"give {self.name} room for its log"
-        libbpf.call(
-            "bpf_program__set_log_buf", self.pointer, self._log, len(self._log), doing=doing
-        )
+        pointer = self._of_object(doing).pointer
+        libbpf.call("bpf_program__set_log_buf", pointer, self._log, len(self._log), doing=doing)
 
     @property
     def log(self) -> str:
         """The verifier's log of the program; empty without `set_log_level()`."""
         return self._log.value.decode(errors="replace") if self._log else ""
-
-    def pin(self, path: str | os.PathLike[str]) -> None:
-        """Pin the program in a BPF FS; the caller removes the file."""
-        doing = f"pin program {self.name} at {Path(path)}"
-        note_made("program", self.id)
-        libbpf.call("bpf_program__pin", self.pointer, os.fsencode(path), doing=doing)
-
-    def run(
-        self,
-        data: Buffer | SupportsBytes | None = None,
-        *,
-        ctx: Mapping[str, Any] | bytes | None = None,
-        repeat: int = 1,
-        flags: int = 0,
-        cpu: int = 0,
-        batch_size: int = 0,
-    ) -> RunResult:
-        """Run the loaded program by itself, attached to nothing: `BPF_PROG_TEST_RUN`.
-
-        `data` is a packet: bytes, or anything that gives them, such as a packet of scapy. `ctx` is
-        the program's context: its fields by name, others are zero; or its bytes. An XDP program's
-        `data_end` is the packet's length unless it is given. With `ctx={}` the result has the
-        context that the program left, too.
-
-        Programs on packets run since Linux 4.12, and take a `ctx` since 5.2 (5.15 for XDP);
-        flow_dissector 5.0, fentry and its like 5.7 (those of the kernel's test functions),
-        raw_tp 5.10, sk_lookup 5.13, syscall 5.14, struct_ops 5.16 (`bpf_dummy_ops`), netfilter 6.4.
-        `flags` are `RunFlags`; `cpu` is for `ON_CPU`, `batch_size` for `XDP_LIVE_FRAMES`.
-
-        Raises `NotSupported` for other types, and on an older kernel; `BpfError`: EINVAL for a
-        packet, a context or flags that the kernel refuses; `TypeError` for a field that there is
-        not.
-        """
-        return self._test_run.run(
-            data, ctx, repeat=repeat, flags=flags, cpu=cpu, batch_size=batch_size
-        )
-
-    def attach_socket(self, sock: socket.socket) -> None:
-        """Have a socket filter decide which packets a socket receives (`SO_ATTACH_BPF`, 3.19).
-
-        There is no link: the socket has the program until it is closed, or gets another one. Raises
-        `BpfError`: EINVAL for a program of another type.
-        """
-        doing = f"attach {self.name} ({self.type.name}, {self.section}) to a socket"
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_BPF, self.fd)
-        except OSError as error:
-            hint = 'it takes a program in SEC("socket")' if error.errno == errno.EINVAL else ""
-            raise BpfError(error.errno or 0, doing, hint=hint) from error
 
     def attach(self, target: object | None = None, **options: Any) -> Link:
         """Attach the program by a BPF link, which the caller destroys.
@@ -264,30 +216,31 @@ class Program:
         usdt, which libbpf attaches without a descriptor, and the errnos of the kernel;
         `NotSupported` where libbpf attaches without a BPF link (kprobe and tracepoint before 5.15).
         """
+        _ = self._of_object("attach")
         return _attach(self, target, options)
 
     def __repr__(self) -> str:
-        return f"<Program {self.name} {self.section}>"
-
-    @cached_property
-    def _test_run(self) -> TestRun:
-        return TestRun(self, self._owner.btf)
+        return f"<Program {self.name} {self.section}".rstrip() + ">"
 
     @cached_property
     def _verification(self) -> Verification:
-        return verified_again(self._owner, self)
-
-    def _info(self) -> BpfProgInfo:
-        return libbpf.read_info(self.fd, BpfProgInfo, doing=f"ask about program {self.name}")
+        return verified_again(self._of_object("verify again").owner, self)
 
     def _ask(self, function: str) -> int:
-        return libbpf.call(function, self.pointer, doing=f"ask about program {self.name}")
+        pointer = self._of_object("ask about").pointer
+        return libbpf.call(function, pointer, doing=f"ask about program {self.name}")
 
     def _change(self, function: str, value: int, *, verb: str) -> None:
-        libbpf.call(function, self.pointer, value, doing=f"{verb} program {self.name}")
+        pointer = self._of_object(verb).pointer
+        libbpf.call(function, pointer, value, doing=f"{verb} program {self.name}")
 
+    def _of_object(self, verb: str) -> LibbpfProgram:
+        """Return what libbpf knows of it. Raises `BpfError` with EINVAL where there is nothing."""
+        if not isinstance(self._reference, LibbpfProgram):
+            doing = f"{verb} program {self.name}"
+            raise BpfError(errno.EINVAL, doing, hint="that takes a program of an Object")
+        return self._reference
 
-_SO_ATTACH_BPF = 50
 
 # Numbers of helpers: bpf_trace_printk, bpf_trace_vprintk.
 _PRINTING = (6, 177)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.kernel_btf import types_of, vmlinux
 from pytest_bpflink.binding.uapi import AttachType, BpfBtfInfo, BpfProgInfo, PerfEventType
-from pytest_bpflink.bpf.perf_event import SoftwareEvent
+from pytest_bpflink.bpf.attaching.perf_event import SoftwareEvent
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.introspection import ids
 

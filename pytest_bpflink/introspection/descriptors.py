@@ -62,6 +62,18 @@ def kind_of_descriptor(fd: int, pid: int | str = "self") -> str:
     return name[4:] if name.startswith(("bpf-", "bpf_")) else name
 
 
+def require_kind(fd: int, kind: Kind, doing: str) -> None:
+    """Raise `BpfError` with EINVAL for a descriptor of another kind, EBADF for one not open."""
+    try:
+        found = kind_of_descriptor(fd)
+    except OSError as error:
+        raise BpfError(errno.EBADF, doing, hint="the descriptor is not open") from error
+    known = _KINDS.get(found)
+    if known != kind:
+        what = f"a {known}" if known else found
+        raise BpfError(errno.EINVAL, doing, hint=f"it is {what}, not a {kind}")
+
+
 def key_of(fd: int, kinds: Collection[Kind] = _ALL) -> Key | None:
     """Return the BPF object behind a descriptor of this process; None for any other file."""
     try:

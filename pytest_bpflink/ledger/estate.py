@@ -270,7 +270,7 @@ def _remove_trace(place: Path) -> None:
 
 
 def _remove_cgroup(path: Path) -> None:
-    from pytest_bpflink.bpf.cgroup import Cgroup
+    from pytest_bpflink.bpf.attaching.cgroup import Cgroup
 
     cgroup = Cgroup(path)
     if os.getpid() in cgroup.procs_below:  # a test left this process inside

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_bpflink import BpfError, Object
-from pytest_bpflink.bpf import attach_events
+from pytest_bpflink.bpf.attaching import attach_events
 from tests.support import ROOT
 
 if TYPE_CHECKING:

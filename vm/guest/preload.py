@@ -97,7 +97,7 @@ _MODULES = (
 
 # The modules of the plugin that workers and most tests of BPF import.
 _PLUGIN = (
-    "bpf.attach",
+    "bpf.attaching.attach",
     "ledger.bpf_ledger",
     "features.probing",
     "fixtures",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pytest_bpflink import BpfFs, Cgroup
 
 EGRESS = AttachType.CGROUP_INET_EGRESS
+HELLO = 20 + 8 + len(b"hello")  # bytes of a packet that send() sends, from the IP header on
 
 # A daemon with a bug. A test that must catch the bug has to fail with this daemon (strict).
 ORPHANING = pytest.param(
@@ -36,6 +37,21 @@ def test_counts_packets(daemon: Daemon, cgroup: Cgroup) -> None:
     daemon.start()
     send(cgroup, packets=3)
     assert daemon.count() == 3
+
+
+def test_counts_bytes_of_packets_that_are_long_enough(
+    daemon: Daemon, cgroup: Cgroup, bpffs: BpfFs
+) -> None:
+    daemon.start()
+    with Link.open(bpffs / "link") as link:
+        variables = link.program.maps
+        send(cgroup, packets=2)
+        assert variables[".bss"]["bytes"] == 2 * HELLO
+
+        variables[".data"]["smallest"] = HELLO + 1
+        send(cgroup, packets=1)
+        assert variables[".bss"]["bytes"] == 2 * HELLO
+    assert daemon.count() == 2
 
 
 def test_counts_on_while_the_daemon_is_down(daemon: Daemon, cgroup: Cgroup) -> None:

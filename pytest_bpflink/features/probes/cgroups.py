@@ -19,7 +19,7 @@ from pytest_bpflink.binding.uapi import (
     LinkType,
     ProgType,
 )
-from pytest_bpflink.bpf.cgroup import Cgroup
+from pytest_bpflink.bpf.attaching.cgroup import Cgroup
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.features.probes.networks import datagram
 from pytest_bpflink.features.probes.program import linked, loaded, require_run, uncounted

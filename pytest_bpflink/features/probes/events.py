@@ -15,8 +15,8 @@ from pytest_bpflink.binding import libbpf, opts
 from pytest_bpflink.binding.btf import Kind
 from pytest_bpflink.binding.kernel_btf import vmlinux
 from pytest_bpflink.binding.uapi import AttachType, LinkType, ProgType
+from pytest_bpflink.bpf.attaching.perf_event import PerfEvent, SoftwareEvent
 from pytest_bpflink.bpf.link import created
-from pytest_bpflink.bpf.perf_event import PerfEvent, SoftwareEvent
 from pytest_bpflink.features.probes.program import Loaded, linked, loaded, require_run
 
 if TYPE_CHECKING:

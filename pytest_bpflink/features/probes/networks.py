@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from pytest_bpflink.binding import libbpf, opts
 from pytest_bpflink.binding.uapi import AttachType, LinkType, MapType, ProgType, XdpFlags
-from pytest_bpflink.bpf.netns import NetNs
+from pytest_bpflink.bpf.attaching.netns import NetNs
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.features.probes.program import linked, loaded, new_map, require_run, uncounted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_bpflink.bpf.netns import Device
+    from pytest_bpflink.bpf.attaching.netns import Device
 
 _LOCAL = "127.0.0.1"
 _NEXT = -1  # TCX_NEXT, NETKIT_NEXT

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 from pytest_bpflink.binding import libbpf, opts
 from pytest_bpflink.binding.uapi import AttachFlags, AttachType, IterInfo
-from pytest_bpflink.bpf import attach_events as events
-from pytest_bpflink.bpf.cgroup import Cgroup
+from pytest_bpflink.bpf.attaching import attach_events as events
+from pytest_bpflink.bpf.attaching.cgroup import Cgroup
 from pytest_bpflink.bpf.link import Link, attached, created
-from pytest_bpflink.bpf.map import Map
+from pytest_bpflink.bpf.maps.map import Map
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_bpflink.binding.uapi import XdpFlags
+    from pytest_bpflink.bpf.attaching.netns import Device, NetNs
     from pytest_bpflink.bpf.handles import ProgramHandle
-    from pytest_bpflink.bpf.netns import Device, NetNs
 
 
 def to_cgroup(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from pytest_bpflink.binding.btf import Btf
-    from pytest_bpflink.bpf.handles import ProgramHandle
+    from pytest_bpflink.bpf.handles import LoadedProgramHandle
 
 # Programs may add to a packet; the kernel's packets are not longer than this.
 _ROOM = 65536
@@ -97,7 +97,7 @@ class TestRun:
 
     __test__ = False  # it is no class of tests
 
-    def __init__(self, program: ProgramHandle, types: Btf | None) -> None:
+    def __init__(self, program: LoadedProgramHandle, types: Btf | None) -> None:
         self._program = program
         self._doing = f"run program {program.name}"
         kind = _KINDS.get(program.type)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink import BpfError, KernelInfo, MapType
-from pytest_bpflink.bpf.map_elements import PerCpuCodec
+from pytest_bpflink.bpf.maps.map_elements import PerCpuCodec
 
 if TYPE_CHECKING:
     from collections.abc import Callable

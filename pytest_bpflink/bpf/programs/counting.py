@@ -12,7 +12,7 @@ from pytest_bpflink.binding.uapi import BpfProgInfo
 from pytest_bpflink.errors import BpfError
 
 if TYPE_CHECKING:
-    from pytest_bpflink.bpf.handles import ProgramHandle
+    from pytest_bpflink.bpf.handles import LoadedProgramHandle
 
 _RUN_TIME = 0  # BPF_STATS_RUN_TIME
 
@@ -27,7 +27,7 @@ class _Counts:
 class Runs:
     """The runs of a program since the beginning of a `with` block, and until its end."""
 
-    def __init__(self, program: ProgramHandle) -> None:
+    def __init__(self, program: LoadedProgramHandle) -> None:
         self._program = program
         self._doing = f"count runs of program {program.name}"
         self._fd: int | None = None

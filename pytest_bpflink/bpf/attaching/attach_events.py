@@ -22,9 +22,9 @@ from pytest_bpflink.errors import BpfError, NotSupported
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pytest_bpflink.bpf.attaching.perf_event import PerfEvent
     from pytest_bpflink.bpf.handles import ProgramHandle
     from pytest_bpflink.bpf.link import Link
-    from pytest_bpflink.bpf.perf_event import PerfEvent
 
 
 def as_section_says(program: ProgramHandle, _target: None = None) -> Link:

@@ -8,7 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from pytest_bpflink.binding.btf import Btf
+    from collections.abc import Mapping
+
+    from pytest_bpflink.binding.btf import Btf, Variable
 
 
 _NUMBERS = frozenset({1, 2, 4, 8})
@@ -126,6 +128,28 @@ class ReferenceCodec(Codec):
         return super().encode(value.fileno() if hasattr(value, "fileno") else value)
 
 
+class SectionCodec(Codec):
+    """Converts the global variables of a section to a dict; they are set one by one, by name."""
+
+    def __init__(self, btf: Btf, variables: Mapping[str, Variable], size: int) -> None:
+        super().__init__(btf, 0, size)
+        self._types = btf
+        self._variables = variables
+
+    def decode(self, data: bytes) -> Any:
+        """Return the values of the variables by name."""
+        return {
+            name: self._types.decode(each.type_id, data[each.offset : each.offset + each.size])
+            for name, each in self._variables.items()
+        }
+
+    def encode(self, value: Any) -> bytes:
+        """Return bytes as they are. Raises `TypeError` for any other value."""
+        if isinstance(value, bytes) and len(value) == self.size:
+            return value
+        raise TypeError("global variables are set one by one: map['NAME'] = value")
+
+
 class KeyCodec(Codec):
     """Converts keys of a map to Python values that hash, and back to the very same bytes."""
 
@@ -151,6 +175,19 @@ class KeyCodec(Codec):
         # The second pattern has a byte behind the first zero of any char[].
         patterns = b"\xff" * self.size, (b"\0\xff" * self.size)[: self.size]
         return any(self.encode(Codec.decode(self, each)) != each for each in patterns)
+
+
+class DescriptorKeyCodec(KeyCodec):
+    """Converts what a value of local storage belongs to: a socket, a file, a cgroup, a pidfd."""
+
+    @cached_property
+    def has_unseen_bytes(self) -> bool:
+        """No: a key is the number of a descriptor."""
+        return False
+
+    def encode(self, value: Any) -> bytes:
+        """Return the bytes of a descriptor, of an object or as a number."""
+        return super().encode(value.fileno() if hasattr(value, "fileno") else value)
 
 
 def _hashable(value: Any) -> Any:

@@ -1,0 +1,1 @@
+"""How programs attach, and where: cgroups, devices, network namespaces, events."""

@@ -1,0 +1,1 @@
+"""Maps: their keys and values as Python values, and the variables in them."""

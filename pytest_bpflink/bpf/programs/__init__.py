@@ -1,0 +1,1 @@
+"""What the kernel does with a loaded program: it runs it, and counts its runs."""

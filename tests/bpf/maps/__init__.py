@@ -1,0 +1,1 @@
+"""Tests of maps: of objects, of pins and ids, of running programs."""
