@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.bpf.attaching.netns import NetNs as NetNs
     from pytest_bpflink.bpf.attaching.perf_event import PerfEvent as PerfEvent
     from pytest_bpflink.bpf.attaching.perf_event import SoftwareEvent as SoftwareEvent
+    from pytest_bpflink.bpf.attaching.usdt import UsdtAttachment as UsdtAttachment
     from pytest_bpflink.bpf.bpffs import BpfFs as BpfFs
     from pytest_bpflink.bpf.counting import Runs as Runs
     from pytest_bpflink.bpf.events.events import Events as Events
@@ -122,6 +123,7 @@ _MODULES = {
     "bpf.attaching.netns": ("Device", "NetNs"),
     "bpf.objects": ("Object",),
     "bpf.attaching.perf_event": ("PerfEvent", "SoftwareEvent"),
+    "bpf.attaching.usdt": ("UsdtAttachment",),
     "features.kernel_info": ("KernelInfo",),
     "bpf.program": ("Program",),
     "binding.uapi": (

@@ -84,6 +84,11 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
         (c_void_p, c_int, c_char_p, c_size_t, c_void_p),
         "0.5",
     ),
+    "bpf_program__attach_usdt": (
+        c_void_p,
+        (c_void_p, c_int, c_char_p, c_char_p, c_char_p, c_void_p),
+        "0.8",
+    ),
     "bpf_program__attach_xdp": (c_void_p, (c_void_p, c_int), "0.1"),
     "bpf_map__attach_struct_ops": (c_void_p, _pointer, "0.0.7"),
     "bpf_map__set_pin_path": (c_int, (c_void_p, c_char_p), "0.0.6"),

@@ -239,6 +239,12 @@ class UprobeOptions(Options):
     )
 
 
+class UsdtOptions(Options):
+    """`struct bpf_usdt_opts` (libbpf 0.8)."""
+
+    _fields_ = (("sz", c_size_t), ("usdt_cookie", c_uint64))
+
+
 class TracepointOptions(Options):
     """`struct bpf_tracepoint_opts`."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from pytest_bpflink.binding.btf import Btf
@@ -38,9 +38,17 @@ class ObjectHandle(Protocol):
     def programs(self) -> Mapping[str, ProgramHandle]:
         """All programs of the object, by the names of their functions."""
 
+    @property
+    def before_closing(self) -> list[Callable[[], None]]:
+        """Called when the object is closed, before libbpf frees it."""
+
 
 class ProgramHandle(Protocol):
     """A program that is attached, or that replaces the program of a link."""
+
+    @property
+    def owner(self) -> ObjectHandle:
+        """The object that it is borrowed from."""
 
     @property
     def pointer(self) -> int:

@@ -21,6 +21,7 @@ from pytest_bpflink.bpf.attaching import attach, attach_events
 from pytest_bpflink.bpf.attaching.cgroup import Cgroup
 from pytest_bpflink.bpf.attaching.netns import Device, NetNs
 from pytest_bpflink.bpf.attaching.perf_event import PerfEvent
+from pytest_bpflink.bpf.attaching.usdt import UsdtAttachment, attach_usdt, to_usdt
 from pytest_bpflink.bpf.counting import Runs
 from pytest_bpflink.bpf.map import Map
 from pytest_bpflink.bpf.runs import TestRun
@@ -48,7 +49,8 @@ class Program:
     """A program of an `Object`, borrowed from it."""
 
     def __init__(self, owner: ObjectHandle, pointer: int) -> None:
-        self._owner = owner
+        self.owner = owner
+        """The object that it is borrowed from."""
         self._pointer = pointer
         self.name = libbpf.text("bpf_program__name", pointer) or ""
         """The name of the program's function."""
@@ -59,7 +61,7 @@ class Program:
     @property
     def pointer(self) -> int:
         """The `struct bpf_program *`. Raises `BpfError` with EBADF after the object is closed."""
-        _ = self._owner.pointer
+        _ = self.owner.pointer
         return self._pointer
 
     @property
@@ -233,6 +235,21 @@ class Program:
             hint = 'it takes a program in SEC("socket")' if error.errno == errno.EINVAL else ""
             raise BpfError(error.errno or 0, doing, hint=hint) from error
 
+    def attach_usdt(
+        self, file: Path | None = None, *, probe: str = "", pid: int = -1, cookie: int = 0
+    ) -> UsdtAttachment:
+        """Attach to all places of a USDT probe, by as many BPF links as that takes, or by none.
+
+        The program is one of `SEC("usdt")`; without `file` it attaches to the probe that `SEC()`
+        names. `probe` is `"provider:name"`; `pid` is a process, 0 this one, -1 each that has the
+        file. Kernels before 5.15 attach to a library for one process only. libbpf accounts for a
+        probe's arguments in the object, which has room for 256 of them.
+
+        `attach()` is the same where one link is enough. Raises `BpfError`: ENOENT for a probe that
+        the file does not have, EINVAL for a program of another section; `NotSupported`.
+        """
+        return attach_usdt(self, file, probe=probe, pid=pid, cookie=cookie)
+
     def attach(self, target: object | None = None, **options: Any) -> Link:
         """Attach the program by a BPF link, which the caller destroys.
 
@@ -252,6 +269,7 @@ class Program:
         - kprobe: a function's name with `offset`; uprobe: a `Path` with `offset`, `function` (its
           name in the file; `offset` then counts from there) and `pid`; both with `retprobe` and
           `cookie`.
+        - usdt: nothing, or a `Path` with `probe` (`"provider:name"`); `pid` and `cookie`.
         - tracepoint: nothing, or `"category:name"`; `cookie` (5.15).
         - raw_tp: nothing, or a tracepoint's name.
         - kprobe.multi: names or a pattern; uprobe.multi: a `Path` with `offsets` and `pid`; both
@@ -260,9 +278,10 @@ class Program:
           `cookies`, as many as there are names.
         - all others: nothing, since `SEC()` names the target.
 
-        Raises `BpfError`: EINVAL for the wrong kind of target or an unknown option, EOPNOTSUPP for
-        usdt, which libbpf attaches without a descriptor, and the errnos of the kernel;
-        `NotSupported` where libbpf attaches without a BPF link (kprobe and tracepoint before 5.15).
+        Raises `BpfError`: EINVAL for the wrong kind of target or an unknown option, and the errnos
+        of the kernel; `NotSupported` where libbpf attaches without a BPF link (kprobe, uprobe,
+        tracepoint and usdt before 5.15), and for a USDT probe in several places where that takes
+        several links (before 6.6 and libbpf 1.3): see `attach_usdt()`.
         """
         return _attach(self, target, options)
 
@@ -271,11 +290,11 @@ class Program:
 
     @cached_property
     def _test_run(self) -> TestRun:
-        return TestRun(self, self._owner.btf)
+        return TestRun(self, self.owner.btf)
 
     @cached_property
     def _verification(self) -> Verification:
-        return verified_again(self._owner, self)
+        return verified_again(self.owner, self)
 
     def _info(self) -> BpfProgInfo:
         return libbpf.read_info(self.fd, BpfProgInfo, doing=f"ask about program {self.name}")
@@ -361,10 +380,7 @@ _UPROBES = _Way(attach_events.to_uprobe_multi, (_NONE, Path), "a Path with offse
 _TC = _no_way(
     errno.EINVAL, 'write SEC("tcx/ingress") or SEC("tcx/egress"), and attach it to a device'
 )
-_USDT = _no_way(
-    errno.EOPNOTSUPP,
-    "libbpf attaches it at each place of the probe, and has no descriptor for these attachments",
-)
+_USDT = _Way(to_usdt, (_NONE, Path), 'a Path with probe="provider:name", or what its SEC() names')
 _RAW_TRACEPOINT = _Way(
     attach_events.to_raw_tracepoint, (_NONE, str), "a tracepoint's name, or what its SEC() names"
 )
