@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.errors import NotSupported as NotSupported
     from pytest_bpflink.errors import UnknownName as UnknownName
     from pytest_bpflink.errors import VerifierError as VerifierError
+    from pytest_bpflink.errors import WrongArgument as WrongArgument
     from pytest_bpflink.features.kernel_info import KernelInfo as KernelInfo
     from pytest_bpflink.introspection.attachments import CgroupHolder as CgroupHolder
     from pytest_bpflink.introspection.attachments import DeviceHolder as DeviceHolder
@@ -90,6 +91,7 @@ _MODULES = {
         "NotSupported",
         "UnknownName",
         "VerifierError",
+        "WrongArgument",
     ),
     "introspection.attachments": (
         "CgroupHolder",

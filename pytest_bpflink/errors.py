@@ -79,6 +79,13 @@ class BpfError(OSError):
         return _end_of(self.log)
 
 
+class WrongArgument(BpfError, TypeError):  # noqa: N818 - named for what happened
+    """An argument is not of a kind that the operation takes; the errno is EINVAL."""
+
+    def __init__(self, operation: str, *, hint: str) -> None:
+        super().__init__(errno.EINVAL, operation, hint=hint)
+
+
 class VerifierError(BpfError):
     """The kernel's verifier refused a program; `verifier_log` says why, in full.
 

@@ -62,6 +62,7 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...], str]] = {
     "bpf_program__attach_iter": (c_void_p, (c_void_p, c_void_p), "0.0.9"),
     "bpf_program__attach_kprobe_multi_opts": (c_void_p, (c_void_p, c_char_p, c_void_p), "0.8"),
     "bpf_program__attach_kprobe_opts": (c_void_p, (c_void_p, c_char_p, c_void_p), "0.5"),
+    "bpf_program__attach_ksyscall": (c_void_p, (c_void_p, c_char_p, c_void_p), "1.0"),
     "bpf_program__attach_netfilter": (c_void_p, (c_void_p, c_void_p), "1.3"),
     "bpf_program__attach_netkit": (c_void_p, (c_void_p, c_int, c_void_p), "1.3"),
     "bpf_program__attach_netns": (c_void_p, (c_void_p, c_int), "0.0.9"),

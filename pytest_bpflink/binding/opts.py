@@ -227,6 +227,12 @@ class KprobeOptions(Options):
     )
 
 
+class KsyscallOptions(Options):
+    """`struct bpf_ksyscall_opts` (libbpf 1.0)."""
+
+    _fields_ = (("sz", c_size_t), ("bpf_cookie", c_uint64), ("retprobe", c_bool))
+
+
 class UprobeOptions(Options):
     """`struct bpf_uprobe_opts`."""
 

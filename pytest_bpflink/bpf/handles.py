@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from pytest_bpflink.errors import WrongArgument
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
@@ -112,3 +114,16 @@ class MapHandle(Protocol):
     @property
     def loaded(self) -> bool:
         """Whether the kernel has the map."""
+
+
+def require_program(given: object, doing: str) -> None:
+    """Raise `WrongArgument` unless it is a program; `doing` is what it is given for."""
+    if not hasattr(type(given), "expected_attach_type"):
+        hint = f'it takes a Program, not {given!r}: write object.program("NAME")'
+        raise WrongArgument(doing, hint=hint)
+
+
+def require_map(given: object, doing: str) -> None:
+    """Raise `WrongArgument` unless it is a map."""
+    if not hasattr(type(given), "value_size"):
+        raise WrongArgument(doing, hint=f'it takes a Map, not {given!r}: write object.map("NAME")')

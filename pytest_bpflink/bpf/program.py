@@ -26,7 +26,7 @@ from pytest_bpflink.bpf.counting import Runs
 from pytest_bpflink.bpf.map import Map
 from pytest_bpflink.bpf.runs import TestRun
 from pytest_bpflink.bpf.verification import verified_again
-from pytest_bpflink.errors import BpfError, NotSupported
+from pytest_bpflink.errors import BpfError, NotSupported, WrongArgument
 from pytest_bpflink.introspection.ids import note_made
 
 if TYPE_CHECKING:
@@ -226,9 +226,11 @@ class Program:
         """Have a socket filter decide which packets a socket receives (`SO_ATTACH_BPF`, 3.19).
 
         There is no link: the socket has the program until it is closed, or gets another one. Raises
-        `BpfError`: EINVAL for a program of another type.
+        `BpfError`: EINVAL for a program of another type, and for what is no socket.
         """
         doing = f"attach {self.name} ({self.type.name}, {self.section}) to a socket"
+        if not hasattr(sock, "setsockopt"):
+            raise WrongArgument(doing, hint=f"it takes a socket, not {sock!r}")
         try:
             sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_BPF, self.fd)
         except OSError as error:
@@ -246,8 +248,13 @@ class Program:
         probe's arguments in the object, which has room for 256 of them.
 
         `attach()` is the same where one link is enough. Raises `BpfError`: ENOENT for a probe that
-        the file does not have, EINVAL for a program of another section; `NotSupported`.
+        the file does not have; `WrongArgument` for a program of another section; `NotSupported`.
         """
+        doing = f"attach {self.name} ({self.type.name}, {self.section}) to a USDT probe"
+        if _way_of(self) is not _USDT:
+            raise WrongArgument(doing, hint='it takes a program in SEC("usdt")')
+        if not isinstance(file, _USDT.targets):
+            raise WrongArgument(doing, hint=f"it takes a Path, not {file!r}")
         return attach_usdt(self, file, probe=probe, pid=pid, cookie=cookie)
 
     def attach(self, target: object | None = None, **options: Any) -> Link:
@@ -266,9 +273,9 @@ class Program:
         - iter: nothing, a `Map`, a `Cgroup` with `order` (6.1), or `tid` or `pid` (6.1).
         - freplace: nothing, or a `Program` with `function`.
         - perf_event: a `PerfEvent`; `cookie`.
-        - kprobe: a function's name with `offset`; uprobe: a `Path` with `offset`, `function` (its
-          name in the file; `offset` then counts from there) and `pid`; both with `retprobe` and
-          `cookie`.
+        - kprobe: a function's name with `offset`; ksyscall: a system call's name; uprobe: a `Path`
+          with `offset`, `function` (its name in the file; `offset` then counts from there) and
+          `pid`; all with `cookie`, and `retprobe`, which is so for kretprobe and its like.
         - usdt: nothing, or a `Path` with `probe` (`"provider:name"`); `pid` and `cookie`.
         - tracepoint: nothing, or `"category:name"`; `cookie` (5.15).
         - raw_tp: nothing, or a tracepoint's name.
@@ -278,10 +285,11 @@ class Program:
           `cookies`, as many as there are names.
         - all others: nothing, since `SEC()` names the target.
 
-        Raises `BpfError`: EINVAL for the wrong kind of target or an unknown option, and the errnos
-        of the kernel; `NotSupported` where libbpf attaches without a BPF link (kprobe, uprobe,
-        tracepoint and usdt before 5.15), and for a USDT probe in several places where that takes
-        several links (before 6.6 and libbpf 1.3): see `attach_usdt()`.
+        Raises `WrongArgument` for the wrong kind of target or an unknown option; `BpfError` with
+        EOPNOTSUPP if neither `target` nor `SEC()` names one, and with the errnos of the kernel;
+        `NotSupported` where libbpf attaches without a BPF link (kprobe, uprobe, tracepoint and usdt
+        before 5.15), and for a USDT probe in several places where that takes several links (before
+        6.6 and libbpf 1.3): see `attach_usdt()`.
         """
         return _attach(self, target, options)
 
@@ -327,7 +335,7 @@ def _attach(program: Program, target: object | None, options: dict[str, Any]) ->
     way = _way_of(program)
     if not isinstance(target, way.targets):
         doing = f"attach {program.name} ({program.type.name}, {program.section}) to {target!r}"
-        raise BpfError(errno.EINVAL, doing, hint=f"a program of this type attaches to {way.takes}")
+        raise WrongArgument(doing, hint=f"a program of this type attaches to {way.takes}")
     _require_known(program, way, options)
     return way.attach(program, target, **options)
 
@@ -338,7 +346,7 @@ def _require_known(program: Program, way: _Way, options: dict[str, Any]) -> None
     if unknown:
         doing = f"attach {program.name} ({program.type.name}, {program.section}) with {unknown}"
         hint = f"its options are: {', '.join(known)}" if known else "it has no options"
-        raise BpfError(errno.EINVAL, doing, hint=hint)
+        raise WrongArgument(doing, hint=hint)
 
 
 @cache
@@ -380,6 +388,9 @@ _UPROBES = _Way(attach_events.to_uprobe_multi, (_NONE, Path), "a Path with offse
 _TC = _no_way(
     errno.EINVAL, 'write SEC("tcx/ingress") or SEC("tcx/egress"), and attach it to a device'
 )
+_KPROBE = _Way(attach_events.to_probe, (_NONE, str), "the name of a kernel's function")
+_UPROBE = _Way(attach_events.to_probe, (_NONE, Path), "a Path with function= or offset=")
+_SYSTEM_CALL = _Way(attach_events.to_system_call, (_NONE, str), "the name of a system call")
 _USDT = _Way(to_usdt, (_NONE, Path), 'a Path with probe="provider:name", or what its SEC() names')
 _RAW_TRACEPOINT = _Way(
     attach_events.to_raw_tracepoint, (_NONE, str), "a tracepoint's name, or what its SEC() names"
@@ -419,7 +430,7 @@ _BY_PROGRAM_TYPE = {
     ProgType.SCHED_ACT: _TC,
 }
 
-# Looked up first: for these attach types the program's type does not say enough.
+# Looked up next: for these attach types the program's type does not say enough.
 _BY_ATTACH_TYPE = {
     AttachType.LSM_CGROUP: _CGROUP,
     AttachType.TRACE_ITER: _ITER,
@@ -437,9 +448,21 @@ _BY_ATTACH_TYPE = {
 }
 
 
+# Looked up first: for these sections, all of the type KPROBE, libbpf has no attach types.
+_BY_SECTION = {
+    "kprobe": _KPROBE,
+    "kretprobe": _KPROBE,
+    "ksyscall": _SYSTEM_CALL,
+    "kretsyscall": _SYSTEM_CALL,
+    "uprobe": _UPROBE,
+    "uretprobe": _UPROBE,
+    "usdt": _USDT,
+}
+
+
 def _way_of(program: Program) -> _Way:
-    # libbpf has no program type or attach type for USDT.
-    if program.section.partition("/")[0] in {"usdt", "usdt.s"}:
-        return _USDT
+    kind = program.section.partition("/")[0].removesuffix(".s").removeprefix("?")
+    if program.type is ProgType.KPROBE and kind in _BY_SECTION:
+        return _BY_SECTION[kind]
     by_attach_type = _BY_ATTACH_TYPE.get(program.expected_attach_type)
     return by_attach_type or _BY_PROGRAM_TYPE.get(program.type, _SECTION)

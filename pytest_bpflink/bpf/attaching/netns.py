@@ -20,6 +20,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Self
 
 from pytest_bpflink.binding import libbpf
+from pytest_bpflink.bpf.handles import require_program
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.introspection.ids import note_made
 from pytest_bpflink.introspection.prog_query import prog_query
@@ -117,6 +118,7 @@ class NetNs:
 
         Raises `BpfError`: EEXIST beside a link, EINVAL for the program that is attached already.
         """
+        require_program(program, f"attach to {self} without a link")
         note_made("program", program.id)
         with self.entered():
             libbpf.call(
@@ -130,6 +132,7 @@ class NetNs:
 
     def detach(self, program: ProgramHandle) -> None:
         """Undo `attach()`. Raises `BpfError` with ENOENT when the program is not attached."""
+        require_program(program, f"detach from {self}")
         with self.entered():
             libbpf.call(
                 "bpf_prog_detach2",

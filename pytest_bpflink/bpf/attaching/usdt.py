@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.opts import UsdtOptions
+from pytest_bpflink.bpf.attaching.attach_events import attach_as_section_says
 from pytest_bpflink.bpf.link import created
 from pytest_bpflink.errors import BpfError, NotSupported
 from pytest_bpflink.introspection import ids
@@ -145,7 +146,7 @@ def _attach(
     before = _descriptors()
     if file is None:
         name = f"{program.name} ({program.section})"
-        pointer = _as_section_says(program, name)
+        pointer = attach_as_section_says(program)
     else:
         name = f"{program.name} on {file}:{probe}"
         provider, _, event = probe.partition(":")
@@ -166,13 +167,6 @@ def _attach(
     fds = _take_over(program.id, _descriptors() - before)
     specs.link_ids = [read_link_info(fd).id for fd in fds]
     return name, specs, fds
-
-
-def _as_section_says(program: ProgramHandle, name: str) -> int:
-    if "/" not in program.section:
-        hint = 'its SEC() names no probe: attach(path, probe="provider:name")'
-        raise BpfError(errno.EINVAL, f"attach {name}", hint=hint)
-    return libbpf.call("bpf_program__attach", program.pointer, doing=f"attach {name}")
 
 
 def _take_over(prog_id: int, fds: set[int]) -> list[int]:

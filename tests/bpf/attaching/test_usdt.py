@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -223,11 +223,18 @@ def test_probe_that_there_is_not(
     assert said.format(library=library) in str(raised.value)
 
 
+def test_library_is_no_path(loaded: Object) -> None:
+    given: Any = "libshop.so"
+    for attach in (loaded.program("by_hand").attach, loaded.program("by_hand").attach_usdt):
+        with pytest.raises(TypeError, match="a Path"):
+            attach(given, probe="shop:sold")
+
+
 def test_section_without_a_probe(loaded: Object) -> None:
     for attach in (loaded.program("by_hand").attach, loaded.program("by_hand").attach_usdt):
-        with pytest.raises(BpfError, match="names no probe") as raised:
+        with pytest.raises(BpfError, match="names no target") as raised:
             attach()
-        assert raised.value.errno == errno.EINVAL
+        assert raised.value.errno == errno.EOPNOTSUPP
 
 
 def descriptors() -> list[str]:
