@@ -140,6 +140,17 @@ class EventsLost(BpfError):  # noqa: N818 - named for what happened
         super().__init__(errno.ENOBUFS, f"read the events of map {name}", hint=hint)
 
 
+class PacketsLost(BpfError):  # noqa: N818 - named for what happened
+    """A device had packets that a capture did not get; `lost` is `Capture.lost`."""
+
+    def __init__(self, name: str, lost: int) -> None:
+        self.lost = lost
+        hint = (
+            f"{lost} packets are lost: read more often, or allow it with capture(allow_lost=True)"
+        )
+        super().__init__(errno.ENOBUFS, f"capture packets on {name}", hint=hint)
+
+
 class UnknownName(BpfError, KeyError):  # noqa: N818 - it is a KeyError to mappings
     """No program, map or global variable has this name; the message lists the names there are."""
 

@@ -245,6 +245,30 @@ class UprobeOptions(Options):
     )
 
 
+class TcHook(Options):
+    """`struct bpf_tc_hook`, as far as libbpf 0.4 has it."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("ifindex", c_int),
+        ("attach_point", c_uint32),
+        ("parent", c_uint32),
+    )
+
+
+class TcOptions(Options):
+    """`struct bpf_tc_opts` (libbpf 0.4)."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("prog_fd", c_int),
+        ("flags", c_uint32),
+        ("prog_id", c_uint32),
+        ("handle", c_uint32),
+        ("priority", c_uint32),
+    )
+
+
 class UsdtOptions(Options):
     """`struct bpf_usdt_opts` (libbpf 0.8)."""
 

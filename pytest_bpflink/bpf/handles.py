@@ -11,6 +11,7 @@ from pytest_bpflink.errors import WrongArgument
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from pytest_bpflink.binding.btf import Btf
@@ -114,6 +115,33 @@ class MapHandle(Protocol):
     @property
     def loaded(self) -> bool:
         """Whether the kernel has the map."""
+
+
+class NetnsHandle(Protocol):
+    """A network namespace as seen by what is made or attached in it."""
+
+    @property
+    def before_closing(self) -> list[Callable[[], None]]:
+        """Called when the namespace is closed, the last one first."""
+
+    @property
+    def clsact(self) -> set[int]:
+        """The indices of devices that got a clsact qdisc for a filter."""
+
+    def entered(self) -> AbstractContextManager[object]:
+        """Move this thread into the namespace for a `with` block."""
+
+
+class DeviceHandle(Protocol):
+    """A network device as seen by what is attached to it."""
+
+    @property
+    def netns(self) -> NetnsHandle:
+        """The namespace that the device is in."""
+
+    @property
+    def ifindex(self) -> int:
+        """The kernel's number for the device."""
 
 
 def require_program(given: object, doing: str) -> None:

@@ -386,7 +386,9 @@ _KPROBES = _Way(attach_events.to_kprobe_multi, *_FUNCTIONS)
 _TRAMPOLINES = _Way(attach_events.to_tracing_multi, *_FUNCTIONS)
 _UPROBES = _Way(attach_events.to_uprobe_multi, (_NONE, Path), "a Path with offsets=")
 _TC = _no_way(
-    errno.EINVAL, 'write SEC("tcx/ingress") or SEC("tcx/egress"), and attach it to a device'
+    errno.EINVAL,
+    'write SEC("tcx/ingress") or SEC("tcx/egress"), and attach it to a device; Device.tc_attach()'
+    " attaches without a link, as before tcx",
 )
 _KPROBE = _Way(attach_events.to_probe, (_NONE, str), "the name of a kernel's function")
 _UPROBE = _Way(attach_events.to_probe, (_NONE, Path), "a Path with function= or offset=")

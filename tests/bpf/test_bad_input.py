@@ -210,7 +210,8 @@ def test_tc_program_says_what_to_write(
         assert raised.value.errno == errno.EINVAL
         assert str(raised.value) == (
             "attach classify (SCHED_CLS, tc) by a BPF link: EINVAL (Invalid argument); write"
-            ' SEC("tcx/ingress") or SEC("tcx/egress"), and attach it to a device'
+            ' SEC("tcx/ingress") or SEC("tcx/egress"), and attach it to a device;'
+            " Device.tc_attach() attaches without a link, as before tcx"
         )
 
 
