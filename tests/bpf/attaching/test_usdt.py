@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from pytest_bpflink import BpfFs, Object
 
 _SOURCE = Path(__file__).parent / "progs/shop.c"
-_PROGRAMS = Path(__file__).parent / "progs/usdt.bpf.c"
 
 # libbpf 1.7 writes where arguments are in another layout, which its own <bpf/usdt.bpf.h> has.
 _SPEC_SIZE = 304 if libbpf.version() >= "1.7" else 208
@@ -85,15 +84,14 @@ def test_probe_in_one_place(
 
 @needs_links
 def test_probe_that_the_section_names(
-    bpf_object: Callable[..., Object],
-    bpf_source: Callable[..., Path],
+    loaded: Object,
     bpf_link: Callable[..., Link],
     library: Path,
     shop: ctypes.CDLL,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    text = _PROGRAMS.read_text().replace('SEC("usdt")', f'SEC("usdt/{library}:shop:sold")', 1)
-    loaded = bpf_object(bpf_source(text), rodata={"pid": os.getpid()})
-    link = bpf_link(loaded.program("by_hand"))
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(library.parent))
+    link = bpf_link(loaded.program("on_sold"))
     shop.sell(42)
     assert loaded.bss["hits"] == 1
     link.destroy()

@@ -32,4 +32,10 @@ int BPF_USDT(other, int what)
 	return note(ctx, what);
 }
 
+SEC("usdt/libshop.so:shop:sold")
+int BPF_USDT(on_sold, int what)
+{
+	return note(ctx, what);
+}
+
 char LICENSE[] SEC("license") = "GPL";
