@@ -21,7 +21,6 @@ _NEW_ADDRESS, _GET_ADDRESS = 20, 22  # RTM_NEWADDR, RTM_GETADDR
 _ADDRESS, _LOCAL = 1, 2  # IFA_ADDRESS, IFA_LOCAL
 _IFADDRMSG = struct.Struct("=BBBBI")
 _SCOPE_LINK = 253
-_NO_DAD = 2  # IFA_F_NODAD: usable at once, without asking whether another has the address
 _PERMANENT = 0x80  # NUD_PERMANENT
 _IFF_NOARP = 0x80
 _NO_LINK_LOCAL_ADDRESS = 1  # IN6_ADDR_GEN_MODE_NONE
@@ -44,7 +43,8 @@ def first(device: DeviceHandle, family: int) -> str:
 def set_quiet(device: DeviceHandle) -> None:
     """Have the kernel send no packets of its own, before the device is brought up.
 
-    It asks no neighbour for its MAC address, and without link-local addresses no router for IPv6.
+    It asks no neighbour for its MAC address, nor whether another has the device's own (so that
+    IPv6 addresses are usable at once), and without link-local addresses it looks for no router.
     """
     doing = f"keep {device} quiet"
     about = {"index": device.ifindex, "flags": _IFF_NOARP, "change": _IFF_NOARP}
@@ -71,8 +71,6 @@ def _give(near: DeviceHandle, far: DeviceHandle, prefix: str, length: int) -> No
     ends = (near, far, 1), (far, near, 2)
     for device, _, end in ends:
         about = {"index": device.ifindex, "address": f"{prefix}{end}", "prefixlen": length}
-        if ":" in prefix:
-            about["flags"] = _NO_DAD
         request(device.netns, f"give {device} the address {prefix}{end}", "addr", "add", **about)
     for device, neighbour, end in ends:
         about = {

@@ -180,6 +180,8 @@ def test_lost_packets_are_told_where_packets_are_read(netns: NetNs) -> None:
         with pytest.raises(PacketsLost):
             capture.next()
         assert capture.next().endswith(b"x" * 50)
+        lost = capture.lost
+        assert lost == capture.lost > 0
 
 
 def test_ten_thousand_packets(netns: NetNs) -> None:
