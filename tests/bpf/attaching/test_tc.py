@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import errno
-import re
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink import BpfError, Direction, NetNs
+from pytest_bpflink import BpfError, Direction, NetNs, Object
 from pytest_bpflink.introspection.tc_filters import programs_in_filters
-from tests.support.sessions import run_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_bpflink import Device, Link, Object, Program, TcFilter
+    from pytest_bpflink import BpfLedger, Device, Link, Program, TcFilter
 
 PROGRAMS = Path(__file__).parent / "progs/classic.bpf.c"
 
@@ -157,34 +155,18 @@ def test_device_that_is_gone(loaded: Object, netns: NetNs) -> None:
         near.tc_attach(loaded.program("drop"), direction=Direction.INGRESS)
 
 
-LEFT = f"""
-import pytest
-from pytest_bpflink import Direction, NetNs
-
-@pytest.fixture(scope="module")
-def kept():
-    with NetNs.create() as netns:
-        yield netns
-
-def test_leaves_a_filter(bpf_object, kept):
-    loaded = bpf_object({str(PROGRAMS)!r})
-    kept.lo.tc_attach(loaded.program("classify"), direction=Direction.INGRESS)
-
-def test_leaves_nothing(bpf_object, netns):
-    loaded = bpf_object({str(PROGRAMS)!r})
-    netns.lo.tc_attach(loaded.program("classify"), direction=Direction.INGRESS)
-"""
-
-
-def test_filter_that_is_left_is_told(tmp_path: Path) -> None:
-    (tmp_path / "test_left.py").write_text(LEFT)
-    told = run_session(tmp_path, "-W", "error").stdout.str()
-    assert "= 2 passed, 1 error in" in told
-    assert re.search(
-        r"the test left program \d+ \(SCHED_CLS classify\), held by the attachment to device lo in"
-        r" netns \d+ \(tc filter, ingress\)",
-        told,
+def test_filter_that_is_left_is_told(netns: NetNs, bpf_ledger: BpfLedger) -> None:
+    """The program's object is closed, and the filter alone keeps the program."""
+    with bpf_ledger.watch() as watch, Object.open(PROGRAMS).load() as loaded:
+        left = netns.lo.tc_attach(loaded.program("classify"), direction=Direction.INGRESS)
+    said = (
+        r"program \d+ \(SCHED_CLS classify\), held by the attachment to device lo in netns"
+        rf" {netns.ino} \(tc filter, ingress\)"
     )
+    with pytest.raises(AssertionError, match=said):
+        watch.assert_nothing_left(within=0.1)
+    left.detach()
+    watch.assert_nothing_left()
 
 
 def test_wrong_arguments(loaded: Object, netns: NetNs) -> None:
