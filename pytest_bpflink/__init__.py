@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.binding.uapi import AttachFlags as AttachFlags
     from pytest_bpflink.binding.uapi import AttachType as AttachType
     from pytest_bpflink.binding.uapi import BpfStream as BpfStream
+    from pytest_bpflink.binding.uapi import Direction as Direction
     from pytest_bpflink.binding.uapi import LinkType as LinkType
     from pytest_bpflink.binding.uapi import MapType as MapType
     from pytest_bpflink.binding.uapi import PerfEventType as PerfEventType
@@ -22,12 +23,16 @@ if TYPE_CHECKING:
     from pytest_bpflink.binding.uapi import Verdict as Verdict
     from pytest_bpflink.binding.uapi import XdpAction as XdpAction
     from pytest_bpflink.binding.uapi import XdpFlags as XdpFlags
+    from pytest_bpflink.bpf.attaching.capture import Capture as Capture
+    from pytest_bpflink.bpf.attaching.capture import Packet as Packet
     from pytest_bpflink.bpf.attaching.cgroup import Attached as Attached
     from pytest_bpflink.bpf.attaching.cgroup import Cgroup as Cgroup
     from pytest_bpflink.bpf.attaching.netns import Device as Device
     from pytest_bpflink.bpf.attaching.netns import NetNs as NetNs
     from pytest_bpflink.bpf.attaching.perf_event import PerfEvent as PerfEvent
     from pytest_bpflink.bpf.attaching.perf_event import SoftwareEvent as SoftwareEvent
+    from pytest_bpflink.bpf.attaching.tc import TcFilter as TcFilter
+    from pytest_bpflink.bpf.attaching.usdt import UsdtAttachment as UsdtAttachment
     from pytest_bpflink.bpf.bpffs import BpfFs as BpfFs
     from pytest_bpflink.bpf.events.events import Events as Events
     from pytest_bpflink.bpf.events.trace import BpfTrace as BpfTrace
@@ -49,8 +54,10 @@ if TYPE_CHECKING:
     from pytest_bpflink.errors import CompileError as CompileError
     from pytest_bpflink.errors import EventsLost as EventsLost
     from pytest_bpflink.errors import NotSupported as NotSupported
+    from pytest_bpflink.errors import PacketsLost as PacketsLost
     from pytest_bpflink.errors import UnknownName as UnknownName
     from pytest_bpflink.errors import VerifierError as VerifierError
+    from pytest_bpflink.errors import WrongArgument as WrongArgument
     from pytest_bpflink.features.kernel_info import KernelInfo as KernelInfo
     from pytest_bpflink.introspection.attachments import CgroupHolder as CgroupHolder
     from pytest_bpflink.introspection.attachments import DeviceHolder as DeviceHolder
@@ -83,6 +90,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "ledger.bpf_ledger": ("BpfLedger", "Watch"),
     "bpf.bpffs": ("BpfFs",),
+    "bpf.attaching.capture": ("Capture", "Packet"),
     "bpf.attaching.cgroup": ("Attached", "Cgroup"),
     "introspection.entries": ("Entry",),
     "errors": (
@@ -90,8 +98,10 @@ _MODULES = {
         "CompileError",
         "EventsLost",
         "NotSupported",
+        "PacketsLost",
         "UnknownName",
         "VerifierError",
+        "WrongArgument",
     ),
     "introspection.attachments": (
         "CgroupHolder",
@@ -127,6 +137,8 @@ _MODULES = {
     "bpf.attaching.netns": ("Device", "NetNs"),
     "bpf.objects": ("Object",),
     "bpf.attaching.perf_event": ("PerfEvent", "SoftwareEvent"),
+    "bpf.attaching.tc": ("TcFilter",),
+    "bpf.attaching.usdt": ("UsdtAttachment",),
     "features.kernel_info": ("KernelInfo",),
     "bpf.program": ("Program",),
     "bpf.programs.loaded_program": ("LoadedProgram",),
@@ -134,6 +146,7 @@ _MODULES = {
         "AttachFlags",
         "AttachType",
         "BpfStream",
+        "Direction",
         "LinkType",
         "MapType",
         "PerfEventType",

@@ -79,6 +79,13 @@ class BpfError(OSError):
         return _end_of(self.log)
 
 
+class WrongArgument(BpfError, TypeError):  # noqa: N818 - named for what happened
+    """An argument is not of a kind that the operation takes; the errno is EINVAL."""
+
+    def __init__(self, operation: str, *, hint: str) -> None:
+        super().__init__(errno.EINVAL, operation, hint=hint)
+
+
 class VerifierError(BpfError):
     """The kernel's verifier refused a program; `verifier_log` says why, in full.
 
@@ -131,6 +138,17 @@ class EventsLost(BpfError):  # noqa: N818 - named for what happened
             " reading(allow_lost=True)"
         )
         super().__init__(errno.ENOBUFS, f"read the events of map {name}", hint=hint)
+
+
+class PacketsLost(BpfError):  # noqa: N818 - named for what happened
+    """A device had packets that a capture did not get; `lost` is `Capture.lost`."""
+
+    def __init__(self, name: str, lost: int) -> None:
+        self.lost = lost
+        hint = (
+            f"{lost} packets are lost: read more often, or allow it with capture(allow_lost=True)"
+        )
+        super().__init__(errno.ENOBUFS, f"capture packets on {name}", hint=hint)
 
 
 class UnknownName(BpfError, KeyError):  # noqa: N818 - it is a KeyError to mappings

@@ -109,6 +109,7 @@ def netns(_bpf_privileges: None) -> Iterator[NetNs]:
     """A fresh network namespace with `lo` up; makes veth, dummy and netkit devices; closed after.
 
     It has no name, so the kernel ends it with this process at the latest. Devices need pyroute2.
+    `a, b = netns.veth(addresses=True)` are two ends that can talk; `a.capture()` gives packets.
     """
     from pytest_bpflink.bpf.attaching.netns import NetNs
 

@@ -227,6 +227,12 @@ class KprobeOptions(Options):
     )
 
 
+class KsyscallOptions(Options):
+    """`struct bpf_ksyscall_opts` (libbpf 1.0)."""
+
+    _fields_ = (("sz", c_size_t), ("bpf_cookie", c_uint64), ("retprobe", c_bool))
+
+
 class UprobeOptions(Options):
     """`struct bpf_uprobe_opts`."""
 
@@ -237,6 +243,36 @@ class UprobeOptions(Options):
         ("retprobe", c_bool),
         ("func_name", c_char_p),
     )
+
+
+class TcHook(Options):
+    """`struct bpf_tc_hook`, as far as libbpf 0.4 has it."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("ifindex", c_int),
+        ("attach_point", c_uint32),
+        ("parent", c_uint32),
+    )
+
+
+class TcOptions(Options):
+    """`struct bpf_tc_opts` (libbpf 0.4)."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("prog_fd", c_int),
+        ("flags", c_uint32),
+        ("prog_id", c_uint32),
+        ("handle", c_uint32),
+        ("priority", c_uint32),
+    )
+
+
+class UsdtOptions(Options):
+    """`struct bpf_usdt_opts` (libbpf 0.8)."""
+
+    _fields_ = (("sz", c_size_t), ("usdt_cookie", c_uint64))
 
 
 class TracepointOptions(Options):

@@ -244,6 +244,13 @@ class XdpAction(KernelEnum):
     REDIRECT = 4
 
 
+class Direction(IntEnum):
+    """Which way packets go through a device: libbpf's `enum bpf_tc_attach_point`."""
+
+    INGRESS = 1
+    EGRESS = 2
+
+
 class TcAction(KernelEnum):
     """The `TC_ACT_*` of `uapi/linux/pkt_cls.h`, and tcx's: what is done with a packet."""
 

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from pytest_bpflink.errors import WrongArgument
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from pytest_bpflink.binding.btf import Btf
@@ -38,6 +41,10 @@ class ObjectHandle(Protocol):
     def programs(self) -> Mapping[str, ProgramHandle]:
         """All programs of the object, by the names of their functions."""
 
+    @property
+    def before_closing(self) -> list[Callable[[], None]]:
+        """Called when the object is closed, before libbpf frees it."""
+
 
 class LoadedProgramHandle(Protocol):
     """A program that replaces the program of a link, that runs, or whose runs are counted."""
@@ -65,6 +72,10 @@ class LoadedProgramHandle(Protocol):
 
 class ProgramHandle(LoadedProgramHandle, Protocol):
     """A program of an object, which is attached."""
+
+    @property
+    def owner(self) -> ObjectHandle:
+        """The object that it is borrowed from."""
 
     @property
     def section(self) -> str:
@@ -108,3 +119,43 @@ class MapHandle(Protocol):
     @property
     def loaded(self) -> bool:
         """Whether the kernel has the map."""
+
+
+class NetnsHandle(Protocol):
+    """A network namespace as seen by what is made or attached in it."""
+
+    @property
+    def before_closing(self) -> list[Callable[[], None]]:
+        """Called when the namespace is closed, the last one first."""
+
+    @property
+    def clsact(self) -> set[int]:
+        """The indices of devices that got a clsact qdisc for a filter."""
+
+    def entered(self) -> AbstractContextManager[object]:
+        """Move this thread into the namespace for a `with` block."""
+
+
+class DeviceHandle(Protocol):
+    """A network device as seen by what is attached to it."""
+
+    @property
+    def netns(self) -> NetnsHandle:
+        """The namespace that the device is in."""
+
+    @property
+    def ifindex(self) -> int:
+        """The kernel's number for the device."""
+
+
+def require_program(given: object, doing: str) -> None:
+    """Raise `WrongArgument` unless it is a program; `doing` is what it is given for."""
+    if not hasattr(type(given), "verified_insns"):
+        hint = f'it takes a Program, not {given!r}: write object.program("NAME")'
+        raise WrongArgument(doing, hint=hint)
+
+
+def require_map(given: object, doing: str) -> None:
+    """Raise `WrongArgument` unless it is a map."""
+    if not hasattr(type(given), "value_size"):
+        raise WrongArgument(doing, hint=f'it takes a Map, not {given!r}: write object.map("NAME")')

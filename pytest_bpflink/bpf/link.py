@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.opts import LinkUpdateOptions
 from pytest_bpflink.binding.uapi import AttachFlags, BpfNumber
+from pytest_bpflink.bpf.handles import require_map, require_program
 from pytest_bpflink.bpf.programs.loaded_program import LoadedProgram
 from pytest_bpflink.bpf.programs.references import ProgramDescriptor
 from pytest_bpflink.errors import BpfError
@@ -176,6 +177,8 @@ class Link:
         EPERM when `old` is not the present program, ENOLINK when the target is gone.
         """
         reference = self._live("update")
+        for given in (program, *([] if old is None else [old])):
+            require_program(given, self._doing("update"))
         if old is None:
             _ = program.fd  # its error names a program that is not loaded; libbpf's is EBADF
             reference.update(program, self._doing("update", f" to {program.name}"))
@@ -189,6 +192,7 @@ class Link:
 
         Raises `BpfError` with EINVAL for a link of another type, `NotSupported` on an older libbpf.
         """
+        require_map(new, self._doing("update"))
         self._live("update").update_map(new, self._doing("update", f" to map {new.name}"))
 
     def detach(self) -> None:

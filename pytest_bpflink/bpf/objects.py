@@ -27,7 +27,7 @@ from pytest_bpflink.building.recipe import Recipe
 from pytest_bpflink.errors import BpfError, VerifierError, by_name, is_bpf_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pytest_bpflink.binding.uapi import AttachType, ProgType
@@ -54,6 +54,8 @@ class Object:
         self.file = file
         """The `.bpf.o`: `path`, or what it was compiled to."""
         self._sections: dict[str, Globals] = {}
+        self.before_closing: list[Callable[[], None]] = []
+        """Called when the object is closed, before libbpf frees it."""
         self.loaded = False
         """Whether the kernel has the object's programs and maps."""
 
@@ -170,6 +172,8 @@ class Object:
         """Release the object, its programs and its maps; idempotent."""
         if self._pointer is None:
             return
+        for end in self.before_closing.copy():
+            end()
         pointer, self._pointer = self._pointer, None
         note_closed(self)
         self.__dict__.pop("programs", None)

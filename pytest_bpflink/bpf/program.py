@@ -19,12 +19,13 @@ from pytest_bpflink.bpf.attaching import attach, attach_events
 from pytest_bpflink.bpf.attaching.cgroup import Cgroup
 from pytest_bpflink.bpf.attaching.netns import Device, NetNs
 from pytest_bpflink.bpf.attaching.perf_event import PerfEvent
+from pytest_bpflink.bpf.attaching.usdt import UsdtAttachment, attach_usdt, to_usdt
 from pytest_bpflink.bpf.handles import ObjectHandle
 from pytest_bpflink.bpf.maps.map import Map
 from pytest_bpflink.bpf.maps.program_maps import map_ids
 from pytest_bpflink.bpf.programs.loaded_program import LoadedProgram
 from pytest_bpflink.bpf.verification import verified_again
-from pytest_bpflink.errors import BpfError
+from pytest_bpflink.errors import BpfError, WrongArgument
 from pytest_bpflink.introspection.ids import note_made
 
 if TYPE_CHECKING:
@@ -116,6 +117,11 @@ class Program(LoadedProgram):
         self._log: ctypes.Array[ctypes.c_char] | None = None
 
     @property
+    def owner(self) -> Owner:
+        """The object that it is borrowed from. Raises `BpfError` for a program without one."""
+        return self._of_object("attach").owner
+
+    @property
     def expected_attach_type(self) -> AttachType:
         """The attach type for which the program is loaded."""
         return AttachType(self._ask("bpf_program__expected_attach_type"))
@@ -185,6 +191,26 @@ class Program(LoadedProgram):
         """The verifier's log of the program; empty without `set_log_level()`."""
         return self._log.value.decode(errors="replace") if self._log else ""
 
+    def attach_usdt(
+        self, file: Path | None = None, *, probe: str = "", pid: int = -1, cookie: int = 0
+    ) -> UsdtAttachment:
+        """Attach to all places of a USDT probe, by as many BPF links as that takes, or by none.
+
+        The program is one of `SEC("usdt")`; without `file` it attaches to the probe that `SEC()`
+        names. `probe` is `"provider:name"`; `pid` is a process, 0 this one, -1 each that has the
+        file. Kernels before 5.15 attach to a library for one process only. libbpf accounts for a
+        probe's arguments in the object, which has room for 256 of them.
+
+        `attach()` is the same where one link is enough. Raises `BpfError`: ENOENT for a probe that
+        the file does not have; `WrongArgument` for a program of another section; `NotSupported`.
+        """
+        doing = f"attach {self.name} ({self.type.name}, {self.section}) to a USDT probe"
+        if _way_of(self) is not _USDT:
+            raise WrongArgument(doing, hint='it takes a program in SEC("usdt")')
+        if not isinstance(file, _USDT.targets):
+            raise WrongArgument(doing, hint=f"it takes a Path, not {file!r}")
+        return attach_usdt(self, file, probe=probe, pid=pid, cookie=cookie)
+
     def attach(self, target: object | None = None, **options: Any) -> Link:
         """Attach the program by a BPF link, which the caller destroys.
 
@@ -201,9 +227,10 @@ class Program(LoadedProgram):
         - iter: nothing, a `Map`, a `Cgroup` with `order` (6.1), or `tid` or `pid` (6.1).
         - freplace: nothing, or a `Program` with `function`.
         - perf_event: a `PerfEvent`; `cookie`.
-        - kprobe: a function's name with `offset`; uprobe: a `Path` with `offset`, `function` (its
-          name in the file; `offset` then counts from there) and `pid`; both with `retprobe` and
-          `cookie`.
+        - kprobe: a function's name with `offset`; ksyscall: a system call's name; uprobe: a `Path`
+          with `offset`, `function` (its name in the file; `offset` then counts from there) and
+          `pid`; all with `cookie`, and `retprobe`, which is so for kretprobe and its like.
+        - usdt: nothing, or a `Path` with `probe` (`"provider:name"`); `pid` and `cookie`.
         - tracepoint: nothing, or `"category:name"`; `cookie` (5.15).
         - raw_tp: nothing, or a tracepoint's name.
         - kprobe.multi: names or a pattern; uprobe.multi: a `Path` with `offsets` and `pid`; both
@@ -212,9 +239,11 @@ class Program(LoadedProgram):
           `cookies`, as many as there are names.
         - all others: nothing, since `SEC()` names the target.
 
-        Raises `BpfError`: EINVAL for the wrong kind of target or an unknown option, EOPNOTSUPP for
-        usdt, which libbpf attaches without a descriptor, and the errnos of the kernel;
-        `NotSupported` where libbpf attaches without a BPF link (kprobe and tracepoint before 5.15).
+        Raises `WrongArgument` for the wrong kind of target or an unknown option; `BpfError` with
+        EOPNOTSUPP if neither `target` nor `SEC()` names one, and with the errnos of the kernel;
+        `NotSupported` where libbpf attaches without a BPF link (kprobe, uprobe, tracepoint and usdt
+        before 5.15), and for a USDT probe in several places where that takes several links (before
+        6.6 and libbpf 1.3): see `attach_usdt()`.
         """
         _ = self._of_object("attach")
         return _attach(self, target, options)
@@ -261,7 +290,7 @@ def _attach(program: Program, target: object | None, options: dict[str, Any]) ->
     way = _way_of(program)
     if not isinstance(target, way.targets):
         doing = f"attach {program.name} ({program.type.name}, {program.section}) to {target!r}"
-        raise BpfError(errno.EINVAL, doing, hint=f"a program of this type attaches to {way.takes}")
+        raise WrongArgument(doing, hint=f"a program of this type attaches to {way.takes}")
     _require_known(program, way, options)
     return way.attach(program, target, **options)
 
@@ -272,7 +301,7 @@ def _require_known(program: Program, way: _Way, options: dict[str, Any]) -> None
     if unknown:
         doing = f"attach {program.name} ({program.type.name}, {program.section}) with {unknown}"
         hint = f"its options are: {', '.join(known)}" if known else "it has no options"
-        raise BpfError(errno.EINVAL, doing, hint=hint)
+        raise WrongArgument(doing, hint=hint)
 
 
 @cache
@@ -312,12 +341,14 @@ _KPROBES = _Way(attach_events.to_kprobe_multi, *_FUNCTIONS)
 _TRAMPOLINES = _Way(attach_events.to_tracing_multi, *_FUNCTIONS)
 _UPROBES = _Way(attach_events.to_uprobe_multi, (_NONE, Path), "a Path with offsets=")
 _TC = _no_way(
-    errno.EINVAL, 'write SEC("tcx/ingress") or SEC("tcx/egress"), and attach it to a device'
+    errno.EINVAL,
+    'write SEC("tcx/ingress") or SEC("tcx/egress"), and attach it to a device; Device.tc_attach()'
+    " attaches without a link, as before tcx",
 )
-_USDT = _no_way(
-    errno.EOPNOTSUPP,
-    "libbpf attaches it at each place of the probe, and has no descriptor for these attachments",
-)
+_KPROBE = _Way(attach_events.to_probe, (_NONE, str), "the name of a kernel's function")
+_UPROBE = _Way(attach_events.to_probe, (_NONE, Path), "a Path with function= or offset=")
+_SYSTEM_CALL = _Way(attach_events.to_system_call, (_NONE, str), "the name of a system call")
+_USDT = _Way(to_usdt, (_NONE, Path), 'a Path with probe="provider:name", or what its SEC() names')
 _RAW_TRACEPOINT = _Way(
     attach_events.to_raw_tracepoint, (_NONE, str), "a tracepoint's name, or what its SEC() names"
 )
@@ -356,7 +387,7 @@ _BY_PROGRAM_TYPE = {
     ProgType.SCHED_ACT: _TC,
 }
 
-# Looked up first: for these attach types the program's type does not say enough.
+# Looked up next: for these attach types the program's type does not say enough.
 _BY_ATTACH_TYPE = {
     AttachType.LSM_CGROUP: _CGROUP,
     AttachType.TRACE_ITER: _ITER,
@@ -374,9 +405,21 @@ _BY_ATTACH_TYPE = {
 }
 
 
+# Looked up first: for these sections, all of the type KPROBE, libbpf has no attach types.
+_BY_SECTION = {
+    "kprobe": _KPROBE,
+    "kretprobe": _KPROBE,
+    "ksyscall": _SYSTEM_CALL,
+    "kretsyscall": _SYSTEM_CALL,
+    "uprobe": _UPROBE,
+    "uretprobe": _UPROBE,
+    "usdt": _USDT,
+}
+
+
 def _way_of(program: Program) -> _Way:
-    # libbpf has no program type or attach type for USDT.
-    if program.section.partition("/")[0] in {"usdt", "usdt.s"}:
-        return _USDT
+    kind = program.section.partition("/")[0].removesuffix(".s").removeprefix("?")
+    if program.type is ProgType.KPROBE and kind in _BY_SECTION:
+        return _BY_SECTION[kind]
     by_attach_type = _BY_ATTACH_TYPE.get(program.expected_attach_type)
     return by_attach_type or _BY_PROGRAM_TYPE.get(program.type, _SECTION)

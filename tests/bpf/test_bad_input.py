@@ -200,21 +200,6 @@ def test_tracepoint_program_to_a_cgroup(bpf_object: Callable[..., Object], cgrou
         program.attach(cgroup)
 
 
-def test_usdt_program_says_why_it_has_no_link(
-    bpf_object: Callable[..., Object], bpf_link: Callable[..., Link]
-) -> None:
-    program = bpf_object("progs/usdt.bpf.c").program("on_sold")
-    for target in (None, Path("/lib/libshop.so")):
-        with pytest.raises(BpfError) as raised:
-            bpf_link(program, target)
-        assert raised.value.errno == errno.EOPNOTSUPP
-        assert str(raised.value) == (
-            "attach on_sold (KPROBE, usdt/libshop.so:shop:sold) by a BPF link: EOPNOTSUPP"
-            " (Operation not supported); libbpf attaches it at each place of the probe, and has no"
-            " descriptor for these attachments"
-        )
-
-
 def test_tc_program_says_what_to_write(
     bpf_object: Callable[..., Object], bpf_link: Callable[..., Link], netns: NetNs
 ) -> None:
@@ -225,7 +210,8 @@ def test_tc_program_says_what_to_write(
         assert raised.value.errno == errno.EINVAL
         assert str(raised.value) == (
             "attach classify (SCHED_CLS, tc) by a BPF link: EINVAL (Invalid argument); write"
-            ' SEC("tcx/ingress") or SEC("tcx/egress"), and attach it to a device'
+            ' SEC("tcx/ingress") or SEC("tcx/egress"), and attach it to a device;'
+            " Device.tc_attach() attaches without a link, as before tcx"
         )
 
 

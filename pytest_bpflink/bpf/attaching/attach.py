@@ -10,6 +10,7 @@ from pytest_bpflink.binding import libbpf, opts
 from pytest_bpflink.binding.uapi import AttachFlags, AttachType, IterInfo
 from pytest_bpflink.bpf.attaching import attach_events as events
 from pytest_bpflink.bpf.attaching.cgroup import Cgroup
+from pytest_bpflink.bpf.handles import require_program
 from pytest_bpflink.bpf.link import Link, attached, created
 from pytest_bpflink.bpf.maps.map import Map
 
@@ -71,6 +72,8 @@ def _order(
     """Return the options that give a program its place among the programs of one target."""
     if isinstance(relative, Link):
         flags |= AttachFlags.LINK
+    elif relative is not None:
+        require_program(relative, "attach before or after another program")
     return opts.OrderOptions(
         flags=flags,
         relative_fd=relative.fd if relative else 0,

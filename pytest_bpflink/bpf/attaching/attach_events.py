@@ -29,9 +29,18 @@ if TYPE_CHECKING:
 
 def as_section_says(program: ProgramHandle, _target: None = None) -> Link:
     """Attach to the target that `SEC()` names."""
+    return _perf_or_other(program, attach_as_section_says(program), program.name)
+
+
+def attach_as_section_says(program: ProgramHandle) -> int:
+    """Attach, and return the `struct bpf_link *`."""
     doing = f"attach {program.name} ({program.section})"
-    pointer = libbpf.call("bpf_program__attach", program.pointer, doing=doing)
-    return _perf_or_other(program, pointer, program.name)
+    try:
+        return libbpf.call("bpf_program__attach", program.pointer, doing=doing)
+    except BpfError as error:
+        if error.errno == errno.EOPNOTSUPP and "/" not in program.section:
+            error.hint = "its SEC() names no target, so attach() needs one"
+        raise
 
 
 def to_perf_event(program: ProgramHandle, event: PerfEvent, *, cookie: int = 0) -> Link:
@@ -94,16 +103,44 @@ def to_probe(
     function: str = "",
     offset: int = 0,
     pid: int = -1,
-    retprobe: bool = False,
+    retprobe: bool | None = None,
     cookie: int = 0,
 ) -> Link:
-    """Attach a kprobe to a function of the kernel, or a uprobe to a place in a file."""
+    """Attach a kprobe to a function of the kernel, or a uprobe to a place in a file.
+
+    Without `retprobe` the section decides: it is for `SEC("kretprobe")` and `SEC("uretprobe")`.
+    """
     if target is None:
         return as_section_says(program)
+    if retprobe is None:
+        retprobe = program.section.startswith(("kretprobe", "uretprobe"))
     how: dict[str, Any] = {"offset": offset, "retprobe": retprobe, "cookie": cookie}
     if isinstance(target, Path):
         return _uprobe(program, target, function=function, pid=pid, **how)
     return _kprobe(program, target, **how)
+
+
+def to_system_call(
+    program: ProgramHandle, call: str | None, *, retprobe: bool | None = None, cookie: int = 0
+) -> Link:
+    """Attach a kprobe to the kernel's function for a system call, as `getpgid` (libbpf 1.0).
+
+    Without `retprobe` the section decides: it is for `SEC("kretsyscall")`.
+    """
+    if call is None:
+        return as_section_says(program)
+    if retprobe is None:
+        retprobe = program.section.startswith("kretsyscall")
+    name = f"{program.name} on system call {call}"
+    options = opts.KsyscallOptions(bpf_cookie=cookie, retprobe=retprobe)
+    pointer = libbpf.call(
+        "bpf_program__attach_ksyscall",
+        program.pointer,
+        call.encode(),
+        ctypes.byref(options),
+        doing=f"attach {name}",
+    )
+    return _perf_or_other(program, pointer, name)
 
 
 def _kprobe(

@@ -22,6 +22,7 @@ from pytest_bpflink.binding.uapi import (
     AttachFlags,
     AttachType,
 )
+from pytest_bpflink.bpf.handles import require_program
 from pytest_bpflink.bpf.wait import eventually
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.introspection import ids, linkinfo
@@ -158,6 +159,7 @@ class Cgroup:
 
         Raises `BpfError` with EPERM where another attachment excludes this one.
         """
+        require_program(program, f"attach to {self.path} without a link")
         ids.note_made("program", program.id)  # the cgroup alone may keep it alive
         libbpf.call(
             "bpf_prog_attach",
@@ -170,6 +172,7 @@ class Cgroup:
 
     def detach(self, program: ProgramHandle) -> None:
         """Undo `attach()`. Raises `BpfError` with ENOENT when the program is not attached."""
+        require_program(program, f"detach from {self.path}")
         libbpf.call(
             "bpf_prog_detach2",
             program.fd,

@@ -20,6 +20,11 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Self
 
 from pytest_bpflink.binding import libbpf
+from pytest_bpflink.bpf.attaching import addresses
+from pytest_bpflink.bpf.attaching.capture import Capture
+from pytest_bpflink.bpf.attaching.rtnetlink import link
+from pytest_bpflink.bpf.attaching.tc import TcFilter, tc_attach
+from pytest_bpflink.bpf.handles import require_program
 from pytest_bpflink.errors import BpfError
 from pytest_bpflink.introspection.ids import note_made
 from pytest_bpflink.introspection.prog_query import prog_query
@@ -29,12 +34,13 @@ from pytest_bpflink.system.namespaces import OWN, set_network_namespace
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_bpflink.binding.uapi import AttachType
+    from pytest_bpflink.binding.uapi import AttachType, Direction
     from pytest_bpflink.bpf.handles import ProgramHandle
 
 _CLONE_NEWNET = 0x40000000
 
-_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+_SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
+_IFF_UP = 1
 _IFREQ = struct.Struct("16sh14x")
 
 
@@ -48,6 +54,10 @@ class NetNs:
     def __init__(self, fd: int) -> None:
         self._fd: int | None = fd
         self._names = count()
+        self.before_closing: list[Callable[[], None]] = []
+        """Called by `close()`, the last one first."""
+        self.clsact: set[int] = set()
+        """The indices of devices that got a clsact qdisc for a filter; see `Device.tc_attach()`."""
         self.ino = os.fstat(fd).st_ino
         """The namespace's inode number, as in the `info.netns_ino` of a link."""
 
@@ -86,8 +96,14 @@ class NetNs:
         return self._fd
 
     def close(self) -> None:
-        """Close the descriptor; idempotent. The namespace goes when nothing else holds it."""
+        """Close the descriptor; idempotent. The namespace goes when nothing else holds it.
+
+        First it removes the filters of `Device.tc_attach()`, and closes namespaces that `veth()`
+        made.
+        """
         if self._fd is not None:
+            for end in reversed(self.before_closing.copy()):
+                end()
             fd, self._fd = self._fd, None
             os.close(fd)
 
@@ -117,6 +133,7 @@ class NetNs:
 
         Raises `BpfError`: EEXIST beside a link, EINVAL for the program that is attached already.
         """
+        require_program(program, f"attach to {self} without a link")
         note_made("program", program.id)
         with self.entered():
             libbpf.call(
@@ -130,6 +147,7 @@ class NetNs:
 
     def detach(self, program: ProgramHandle) -> None:
         """Undo `attach()`. Raises `BpfError` with ENOENT when the program is not attached."""
+        require_program(program, f"detach from {self}")
         with self.entered():
             libbpf.call(
                 "bpf_prog_detach2",
@@ -152,10 +170,19 @@ class NetNs:
             except OSError as error:
                 raise BpfError(errno.ENODEV, f"find device {name} in {self}") from error
 
-    def veth(self) -> tuple[Device, Device]:
-        """Make a pair of veth devices, both up: what one sends, the other receives."""
+    def veth(self, *, addresses: bool = False) -> tuple[Device, Device]:
+        """Make a pair of veth devices, both up: what one sends, the other receives.
+
+        With `addresses` programs can talk over the pair by IPv4, and by IPv6 where the kernel has
+        it: each end has the addresses `ipv4` and `ipv6`. The second end is in a namespace of its
+        own, its `netns`, which is closed with this one: a kernel delivers packets to an address of
+        the same namespace by the loopback device, and none would cross the pair. Both ends know
+        each other's MAC address, and the pair is quiet: only packets that somebody sends cross it.
+        """
         number = next(self._names)
         names = f"veth{number}a", f"veth{number}b"
+        if addresses:
+            return self._talking(number, *names)
         first, second = self._make("veth", *names, peer={"ifname": names[1]})
         return first, second
 
@@ -198,13 +225,34 @@ class NetNs:
 
     def __del__(self) -> None:
         if getattr(self, "_fd", None) is not None:
-            self.close()
+            os.close(self._fd or 0)  # what is attached to a device stays
 
     def __repr__(self) -> str:
         return f"<NetNs {self.ino}{' closed' if self._fd is None else ''}>"
 
+    def _talking(self, number: int, *names: str) -> tuple[Device, Device]:
+        """Make a pair with addresses, whose second end is in another namespace."""
+        other = NetNs.create()
+        self.before_closing.append(other.close)
+        link(
+            self,
+            "make a veth device",
+            "add",
+            ifname=names[0],
+            kind="veth",
+            peer={"ifname": names[1]},
+        )
+        first, moved = (self.device(name) for name in names)
+        link(self, f"move {moved}", "set", index=moved.ifindex, net_ns_fd=other.fileno())
+        second = other.device(names[1])
+        for device in (first, second):
+            addresses.set_quiet(device)
+            device.up()
+        addresses.give_pair(first, second, number)
+        return first, second
+
     def _make(self, kind: str, *names: str, **attributes: Any) -> list[Device]:
-        _link(self, f"make a {kind} device", "add", ifname=names[0], kind=kind, **attributes)
+        link(self, f"make a {kind} device", "add", ifname=names[0], kind=kind, **attributes)
         devices = [self.device(name) for name in names]
         for device in devices:
             device.up()
@@ -230,9 +278,42 @@ class Device:
         """Bring the device down. Raises `BpfError` with ENODEV when it is gone."""
         self._set_flags(lambda flags: flags & ~_IFF_UP)
 
+    @property
+    def ipv4(self) -> str:
+        """The first IPv4 address of the device. Raises `BpfError`: EADDRNOTAVAIL if it has none."""
+        return addresses.first(self, socket.AF_INET)
+
+    @property
+    def ipv6(self) -> str:
+        """The first IPv6 address of the device that is not link-local; raises as `ipv4`."""
+        return addresses.first(self, socket.AF_INET6)
+
+    def capture(self, *, allow_lost: bool = False) -> Capture:
+        """Capture the packets that the device receives and sends: `with device.capture() as c`.
+
+        Raises `BpfError` with ENODEV when the device is gone.
+        """
+        return Capture(self, allow_lost=allow_lost)
+
+    def tc_attach(
+        self, program: ProgramHandle, *, direction: Direction, priority: int = 0, handle: int = 0
+    ) -> TcFilter:
+        """Attach a program of `SEC("tc")` by a classic tc filter (4.5), in direct-action mode.
+
+        This is the legacy way, for what uses it still: there is no BPF link, and the filter
+        outlives its process. Programs of `SEC("tcx/...")` attach by `Program.attach()` (6.6); the
+        kernel runs them first. Filters run by ascending `priority`, and the kernel chooses the
+        numbers that are 0. `NetNs.close()`, and so the `netns` fixture, removes the filter.
+
+        Raises `BpfError`: EEXIST where the priority has a filter with this handle, ENOENT where the
+        kernel has no clsact (CONFIG_NET_SCH_INGRESS) or no BPF filters (CONFIG_NET_CLS_BPF);
+        `WrongArgument` for a program of another type.
+        """
+        return tc_attach(self, program, direction=direction, priority=priority, handle=handle)
+
     def remove(self) -> None:
         """Remove the device and its peer. Raises `BpfError` with ENODEV when it is gone."""
-        _link(self.netns, f"remove {self}", "del", index=self.ifindex)
+        link(self.netns, f"remove {self}", "del", index=self.ifindex)
 
     def __repr__(self) -> str:
         return f"<Device {self.name}, {self.ifindex} in {self.netns}>"
@@ -255,26 +336,10 @@ class Device:
 
 def _peer_of(device: Device) -> tuple[str, int]:
     """Return the name and the index of a device's peer."""
-    (answer,) = _link(device.netns, f"find the peer of {device}", "get", index=device.ifindex)
+    (answer,) = link(device.netns, f"find the peer of {device}", "get", index=device.ifindex)
     index = answer.get_attr("IFLA_LINK")
     with device.netns.entered():
         return socket.if_indextoname(index), index
-
-
-def _link(netns: NetNs, doing: str, command: str, **attributes: Any) -> list[Any]:
-    """Query or change a device, over netlink."""
-    try:
-        from pyroute2 import IPRoute  # type: ignore[import-untyped]
-        from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise ImportError(f"{doing}: needs pyroute2 (pip install 'pytest-bpflink[net]')") from error
-    # The netlink socket holds the namespace, so each request opens and closes one.
-    with netns.entered(), IPRoute() as route:
-        try:
-            return list(route.link(command, **attributes))
-        except NetlinkError as error:
-            hint = "the kernel lacks this kind of device" if error.code == errno.EOPNOTSUPP else ""
-            raise BpfError(error.code, f"{doing} in {netns}", hint=hint) from error
 
 
 def _set(fd: int, doing: str) -> None:

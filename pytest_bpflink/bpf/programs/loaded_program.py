@@ -17,7 +17,7 @@ from pytest_bpflink.bpf.maps.program_maps import ProgramMaps
 from pytest_bpflink.bpf.programs.counting import Runs
 from pytest_bpflink.bpf.programs.references import ProgramDescriptor
 from pytest_bpflink.bpf.programs.runs import TestRun
-from pytest_bpflink.errors import BpfError, NotSupported
+from pytest_bpflink.errors import BpfError, NotSupported, WrongArgument
 from pytest_bpflink.introspection.ids import open_by_id
 
 if TYPE_CHECKING:
@@ -155,9 +155,11 @@ class LoadedProgram(Handle):
         """Have a socket filter decide which packets a socket receives (`SO_ATTACH_BPF`, 3.19).
 
         There is no link: the socket has the program until it is closed, or gets another one. Raises
-        `BpfError`: EINVAL for a program of another type.
+        `BpfError`: EINVAL for a program of another type, and for what is no socket.
         """
         doing = f"attach {self.name} ({self.type.name}) to a socket"
+        if not hasattr(sock, "setsockopt"):
+            raise WrongArgument(doing, hint=f"it takes a socket, not {sock!r}")
         try:
             sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_BPF, self.fd)
         except OSError as error:

@@ -112,7 +112,7 @@ def test_target_of_the_wrong_kind(
     netns: NetNs, bpf_object: Callable[..., Object], bpf_link: Callable[..., object]
 ) -> None:
     """The error says what the program attaches to."""
-    program = bpf_object("../../selftests/progs/cgroup_egress.bpf.c").program("egress")
+    program = bpf_object("../../../selftests/progs/cgroup_egress.bpf.c").program("egress")
     for target in (netns, netns.lo, None):
         with pytest.raises(BpfError, match="attaches to a Cgroup") as refused:
             bpf_link(program, target)

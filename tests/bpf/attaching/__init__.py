@@ -1,0 +1,1 @@
+"""Tests of attaching: by name, to events, to devices, and their places."""
