@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from typing import TYPE_CHECKING
 
@@ -86,7 +87,7 @@ def test_entry_of_a_read_only_cache_is_used_all_the_same(
         raise PermissionError
 
     monkeypatch.setattr(os, "utime", refuse)
-    monkeypatch.setattr(unused.shutil, "rmtree", refuse)
+    monkeypatch.setattr(shutil, "rmtree", refuse)
     unused.note_use(built.parent.parent)
     unused.prune()
     assert cache.exists()
