@@ -73,7 +73,7 @@ SINCE = {
 CHANGED = {
     "bootstrap/fentry.bpf.c": (7, 0),  # do_unlinkat()
     "bootstrap/lsm.bpf.c": (6, 15),  # the hook bpf() has another argument
-    # The verifier takes a variable that only bpf_map_peek_elem() of a bloom filter reads for unused.
+    # The verifier takes a variable for unused that only bpf_map_peek_elem() reads.
     "storage/without_keys.bpf.c": (7, 0),
 }
 #: Options that not every kernel is built with.
