@@ -178,6 +178,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         from pytest_bpflink.session import watching
 
         watching.start(session.config)
+        if session.config.option.kernel_report:
+            from pytest_bpflink.reports import program_costs
+
+            program_costs.ask(session.config)
 
 
 def _use_bpf(items: list[pytest.Item]) -> bool:

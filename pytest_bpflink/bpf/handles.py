@@ -26,6 +26,10 @@ class ObjectHandle(Protocol):
         """The `struct bpf_object *`. Raises `BpfError` with EBADF after `close()`."""
 
     @property
+    def path(self) -> Path:
+        """The path that it was opened by: a source, or the `.bpf.o`."""
+
+    @property
     def file(self) -> Path:
         """The `.bpf.o` that it is read from."""
 

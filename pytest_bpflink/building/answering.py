@@ -15,6 +15,7 @@ from pytest_bpflink.building import asking
 from pytest_bpflink.building.host import Answer
 from pytest_bpflink.building.object_cache import digest
 from pytest_bpflink.building.recipe import Recipe
+from pytest_bpflink.building.unused import note_use
 from pytest_bpflink.vm.cache import cache_part, usable, writable
 from pytest_bpflink.vm.whole_file import write_whole
 
@@ -67,6 +68,7 @@ def _copied(request: Request) -> Recipe:
     for name, content in request.files.items():
         if not _is_same(copy := _below(root, Path(name)), content):
             write_whole(copy, content)
+    note_use(root)
     recipe = request.recipe
     beside = [source.parent for source in recipe.sources]
     copied = [_below(root, each) for each in (*recipe.directories, *beside)]

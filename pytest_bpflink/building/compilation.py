@@ -25,6 +25,7 @@ from pytest_bpflink.building import (
     object_cache,
     prebuilt,
     static_linking,
+    unused,
 )
 from pytest_bpflink.building.clang import (
     ClangRefusal,
@@ -298,6 +299,8 @@ class _Compiler:
             return found
         self._before_each(source)
         entry, command = self.entry(source, recipe)
+        if host.connection() is None:  # a guest looks through its host's cache slowly
+            unused.prune_once()
         try:
             image, inputs = translate(command, source)
         except ClangRefusal as refusal:

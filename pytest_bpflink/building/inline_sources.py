@@ -6,6 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from pytest_bpflink.building.object_cache import digest
+from pytest_bpflink.building.unused import note_use
 from pytest_bpflink.vm.cache import cache_part, usable, writable
 from pytest_bpflink.vm.whole_file import write_whole
 
@@ -33,6 +34,7 @@ def written(text: str, *, name: str = "inline") -> Path:
     file = writable(kept, unless=has_it) / f"{name}{_ENDING}"
     if not has_it(file.parent):
         write_whole(file, source.encode())
+    note_use(file.parent)
     return file
 
 

@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
+from pytest_bpflink.building.unused import note_use
 from pytest_bpflink.vm.cache import cache_part, is_trusted, recall, usable, writable
 from pytest_bpflink.vm.scratch import Scratch
 from pytest_bpflink.vm.whole_file import write_whole
@@ -36,6 +37,7 @@ def entry(*key: str) -> Path:
 
 def look_up(entry: Path) -> Kept | None:
     """Find an object in the cache; None if it, or what it was made of, has changed since."""
+    note_use(entry)
     kept = recall(entry / "parts.json")
     contents = kept.get("parts")
     if _are_unchanged(contents):

@@ -1,4 +1,4 @@
-"""Remove the remains of killed runs, and saved guests that nobody uses.
+"""Remove the remains of killed runs, and saved guests and compiled programs that nobody uses.
 
     sudo bpflink clean --dry-run
     sudo bpflink clean
@@ -9,7 +9,8 @@ Nothing of a live run is removed. Network namespaces need no removal: they have 
 with their last process. Each pytest session removes these remains, too, when it starts.
 
 Saved guests are removed if they were not used for 30 days; then the longest unused ones, until the
-others take 5 GB at most.
+others take 5 GB at most. Compiled programs are removed if they were not used for 30 days, with the
+sources that were kept for them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=30.0,
         metavar="N",
-        help="Days after which an unused saved guest is removed (default: 30)",
+        help="Days after which what is unused in the cache is removed (default: 30)",
     )
     parser.add_argument("--json", action="store_true", help="Write JSON")
 
@@ -63,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _found(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    from pytest_bpflink.building import unused
     from pytest_bpflink.ledger import estate
     from pytest_bpflink.vm import scratch
 
@@ -75,6 +77,12 @@ def _found(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield _row("unfinished saved guest", directory, taken=taken)
     for key, taken in saves.unused(days=arguments.unused_days, size=_ROOM).items():
         yield _row("saved guest", saves.root / key, taken=taken)
+    for part, what in unused.PARTS.items():
+        entries = unused.unused(part, days=arguments.unused_days)
+        if entries:
+            holds = [f"{len(entries)} not used for {arguments.unused_days:g} days"]
+            taken = sum(map(unused.size, entries))
+            yield _row(what, entries[0].parent, holds=holds, taken=taken)
 
 
 def _row(kind: str, path: object, *, holds: object = (), taken: int = 0) -> dict[str, Any]:
@@ -82,12 +90,14 @@ def _row(kind: str, path: object, *, holds: object = (), taken: int = 0) -> dict
 
 
 def _remove(arguments: argparse.Namespace, complaints: list[str]) -> None:
+    from pytest_bpflink.building import unused
     from pytest_bpflink.ledger import estate
     from pytest_bpflink.vm import scratch
 
     estate.sweep(complaints.append)
     scratch.sweep()
     _saves().prune(days=arguments.unused_days, size=_ROOM)
+    unused.prune(days=arguments.unused_days)
 
 
 def _saves() -> Any:

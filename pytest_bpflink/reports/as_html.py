@@ -30,7 +30,15 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from pytest_bpflink.reports.results import Cause, Difference, Place, Result, Run, RunKernel
+    from pytest_bpflink.reports.results import (
+        Cause,
+        Cost,
+        Difference,
+        Place,
+        Result,
+        Run,
+        RunKernel,
+    )
 
 # Characters. Browsers load the whole page; readers of JSON, which has all details, ask for parts.
 _DETAILS_LIMIT = 20_000_000
@@ -74,6 +82,7 @@ def render(run: Run) -> str:
         differing=len(run.differences()),
         test_head="".join(f'<th scope="col">{escape(each.id)}</th>' for each in run.kernels),
         tests="".join(_files(run, numbers)),
+        costs=_costs(run),
         details="".join(_details(causes)),
     )
 
@@ -243,6 +252,38 @@ def _cell(result: Result | None, numbers: Mapping[Cause, int]) -> str:
     if result.cause:
         word = f'<a href="#c{numbers[result.cause]}">{word}</a>'
     return f'<td class="{result.outcome}">{word}</td>'
+
+
+# What verification cost
+
+
+def _costs(run: Run) -> str:
+    if not run.costs:
+        return ""
+    heads = "".join(f'<th scope="col">{escape(each.id)}</th>' for each in run.kernels)
+    rows = "".join(
+        f'<tr><th scope="row">{escape(program.name)}<small>{escape(program.object)}</small></th>'
+        f"{''.join(_cost(costs.get(each.id)) for each in run.kernels)}</tr>\n"
+        for program, costs in sorted(run.costs.items())
+    )
+    return (
+        f"<details><summary>What it cost to verify {counting(len(run.costs), 'program')}</summary>"
+        "<p>Instructions that the verifier went through, and bytes of machine code, bytes of stack,"
+        " and time.</p>"
+        f'<div><table><thead><tr><th scope="col">program</th>{heads}</tr></thead>\n'
+        f"<tbody>{rows}</tbody></table></div></details>"
+    )
+
+
+def _cost(cost: Cost | None) -> str:
+    if cost is None:
+        return "<td></td>"
+    facts = [f"{cost.size:,} B"]
+    if cost.stack is not None:
+        facts.append(f"stack {cost.stack:,} B")
+    if cost.microseconds is not None:
+        facts.append(f"{cost.microseconds:,} µs")
+    return f"<td>{cost.instructions:,}<small>{', '.join(facts)}</small></td>"
 
 
 # Details, to which cells lead

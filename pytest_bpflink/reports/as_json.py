@@ -51,6 +51,14 @@ def document(run: Run) -> dict[str, Any]:
             }
             for each in run.uncollected
         ],
+        "programs": [
+            {
+                "object": program.object,
+                "program": program.name,
+                "costs": {kernel: cost._asdict() for kernel, cost in costs.items()},
+            }
+            for program, costs in sorted(run.costs.items())
+        ],
         "details": [[section._asdict() for section in sections] for sections in details],
     }
 

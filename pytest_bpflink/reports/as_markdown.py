@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final
 from pytest_bpflink.reports.results import NOT_RUN
 from pytest_bpflink.reports.text import cut
 from pytest_bpflink.reports.words import (
+    COST_TITLE,
     TITLES,
+    cost_text,
     counting,
     headline,
     kernel_facts,
@@ -30,6 +32,7 @@ _LIMIT_BYTES = 1_000_000
 _DIFFERENCES_BYTES = 100_000
 _FAILURES_BYTES = 600_000
 _SKIPS_BYTES = 100_000
+_COSTS_BYTES = 100_000
 
 _TEXT_LIMIT = 8_000
 _PLACES = 3
@@ -56,6 +59,7 @@ def render(run: Run) -> str:
     _add_failures(page, run)
     _add_uncollected(page, run)
     _add_skips(page, run)
+    _add_costs(page, run)
     _add_matrix(page, run)
     return page.text()
 
@@ -173,6 +177,26 @@ def _add_skips(page: _Page, run: Run) -> None:
         what="reasons",
         foot="\n</details>\n\n",
         limit=_SKIPS_BYTES,
+    )
+
+
+def _add_costs(page: _Page, run: Run) -> None:
+    ids = [each.id for each in run.kernels]
+    rows = [
+        _row([
+            _code(program.name),
+            _code(program.object),
+            *(cost_text(costs[kernel]) if kernel in costs else "" for kernel in ids),
+        ])
+        for program, costs in sorted(run.costs.items())
+    ]  # fmt: skip
+    head = _table(["Program", "Object", *map(_code, ids)], [])
+    page.add_section(
+        f"<details><summary>What verification cost: {COST_TITLE}</summary>\n\n{head}",
+        rows,
+        what="programs",
+        foot="\n</details>\n\n",
+        limit=_COSTS_BYTES,
     )
 
 

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from pytest_bpflink.reports.results import OUTCOMES, Result, Run, Section, Uncollected
+from pytest_bpflink.reports.results import (
+    ATTRIBUTE,
+    OUTCOMES,
+    Cost,
+    Program,
+    Result,
+    Run,
+    Section,
+    Uncollected,
+)
 from pytest_bpflink.reports.text import clean, cut, line
 
 if TYPE_CHECKING:
@@ -52,6 +61,7 @@ class Recorder:
 
     def add(self, report: pytest.TestReport, kernel: str, *, ran: bool) -> None:
         """Record an outcome by pytest's category; `ran` is False for a stand-in's report."""
+        self._add_costs(report, kernel)
         result = self._result(kernel, report.nodeid)
         result.ran = ran
         result.seconds += getattr(report, "duration", 0.0)
@@ -99,7 +109,13 @@ class Recorder:
                 for each in self._run.uncollected
             ],
             tests={test: dict(results) for test, results in list(self._run.tests.items())},
+            costs={program: dict(costs) for program, costs in list(self._run.costs.items())},
         )
+
+    def _add_costs(self, report: pytest.TestReport, kernel: str) -> None:
+        for program, cost in _costs(report):
+            known = self._run.costs.setdefault(program, {})
+            known[kernel] = max(known.get(kernel, cost), cost, key=lambda each: each.instructions)
 
     def _category(self, report: pytest.TestReport) -> str:
         status = self._config.hook.pytest_report_teststatus(report=report, config=self._config)
@@ -113,6 +129,22 @@ class Recorder:
     def _result(self, kernel: str, nodeid: str) -> Result:
         test = self._tests.get((kernel, nodeid), nodeid)
         return self._run.tests.setdefault(clean(test), {}).setdefault(kernel, Result(nodeid))
+
+
+def _costs(report: pytest.TestReport) -> Iterator[tuple[Program, Cost]]:
+    """Yield the costs of programs, as far as a guest may have sent them."""
+    rows = getattr(report, ATTRIBUTE, ())
+    for row in rows if isinstance(rows, list | tuple) else ():
+        match row:
+            case (str() as file, str() as name, *numbers) if len(numbers) == 4:
+                instructions, size, stack, microseconds = map(_count, numbers)
+                if instructions is not None and size is not None:
+                    cost = Cost(instructions, size, stack, microseconds)
+                    yield Program(line(clean(file)), line(clean(name))), cost
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value < 1 << 32 else None
 
 
 def _is_subtest(report: pytest.TestReport) -> bool:

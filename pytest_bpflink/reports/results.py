@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 NOT_RUN: Final = "not_run"
 
+#: The attribute of pytest's reports with the costs of programs, a row each.
+ATTRIBUTE: Final = "bpf_program_costs"
+
 #: pytest's categories, the worst first, and `not_run` for an item that was collected and never
 #: ended. An item has one outcome, so that counts add up: an item that passed and then failed in its
 #: teardown is an error.
@@ -67,6 +70,22 @@ class Place(NamedTuple):
 
     test: str
     kernel: str
+
+
+class Program(NamedTuple):
+    """A program that tests loaded, by the path of its object's source and its name."""
+
+    object: str
+    name: str
+
+
+class Cost(NamedTuple):
+    """What it cost to verify a program; `stack` and `microseconds` are None where unknown."""
+
+    instructions: int
+    size: int
+    stack: int | None
+    microseconds: int | None
 
 
 @dataclass(frozen=True)
@@ -136,6 +155,8 @@ class Run:
     #: Tests that can't be parametrized, and run on the first kernel only.
     run_once: set[str] = field(default_factory=set)
     uncollected: list[Uncollected] = field(default_factory=list)
+    #: The costs of programs by kernel. Of several ways to load a program the most expensive counts.
+    costs: dict[Program, dict[str, Cost]] = field(default_factory=dict)
 
     def counts(self, kernel: str) -> Counter[str]:
         """Return the number of a kernel's items by outcome; the sum is all its items."""

@@ -10,7 +10,7 @@ from pytest_bpflink.reports.results import NOT_RUN, OUTCOMES
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_bpflink.reports.results import Run, RunKernel
+    from pytest_bpflink.reports.results import Cost, Run, RunKernel
 
 #: Outcomes as people read them.
 TITLES: Final = {
@@ -26,6 +26,10 @@ TITLES: Final = {
 
 #: The same words for one item.
 SINGULAR: Final = TITLES | {"error": "error"}
+
+
+#: What `cost_text` has, in this order.
+COST_TITLE: Final = "instructions verified / bytes of machine code / bytes of stack / µs"
 
 
 def headline(run: Run) -> str:
@@ -65,6 +69,12 @@ def kernel_facts(row: RunKernel) -> tuple[str, str, str]:
         release += f", libbpf {kernel.libbpf_release}"
     boot = "-" if row.boot_seconds is None else duration(row.boot_seconds)
     return release, kernel.where or "-", boot
+
+
+def cost_text(cost: Cost) -> str:
+    """Return what it cost to verify a program, as `COST_TITLE` says."""
+    numbers = ("-" if each is None else f"{each:,}" for each in cost)
+    return " / ".join(numbers)
 
 
 def duration(seconds: float) -> str:

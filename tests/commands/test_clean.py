@@ -122,6 +122,33 @@ def test_saved_guests_that_nobody_uses_are_removed(tmp_path: Path) -> None:
     ]
 
 
+def test_compiled_programs_that_nobody_uses_are_removed(tmp_path: Path) -> None:
+    for part in ("objects", "sources", "sent"):
+        for name, days in (("used", 2), ("unused", 40), (".removed-unused", 41)):
+            entry = tmp_path / "cache" / part / name
+            entry.mkdir(parents=True)
+            (entry / "file").write_bytes(bytes(10_000))
+            then = time.time() - days * DAY
+            os.utime(entry, (then, then))
+
+    rows = clean("--dry-run")
+
+    assert [row["kind"] for row in rows] == [
+        "compiled programs",
+        "programs from the text of tests",
+        "programs that guests sent",
+    ]
+    assert rows[0]["path"] == str(tmp_path / "cache/objects")
+    assert rows[0]["holds"] == ["2 not used for 30 days"]
+    assert 20_000 <= rows[0]["size"] < 30_000
+    assert clean() == [row | {"removed": True} for row in rows]
+    left = sorted(str(each) for each in (tmp_path / "cache").glob("*/*"))
+    assert left == [
+        str(tmp_path / "cache" / part / "used") for part in ("objects", "sent", "sources")
+    ]
+    assert [row["holds"] for row in clean("--unused-days", "1")] == [["1 not used for 1 days"]] * 3
+
+
 def test_guest_that_a_killed_run_was_saving_is_removed(tmp_path: Path) -> None:
     remains = tmp_path / "cache/guests/.saving-0123-1"
     remains.mkdir(parents=True)

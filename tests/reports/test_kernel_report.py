@@ -293,6 +293,8 @@ def test_documentation_has_the_names_of_the_schema() -> None:
         "A kernel": whole["$defs"]["kernel"],
         "A test": whole["$defs"]["test"],
         "A result": whole["$defs"]["result"],
+        "A program": whole["$defs"]["program"],
+        "A cost": whole["$defs"]["cost"],
     }
     for title, part in sections.items():
         table = described.partition(f"\n## {title}\n")[2].partition("\n## ")[0]

@@ -46,7 +46,8 @@ class LoadedMap(Handle, MutableMapping[Any, Any]):
 
     An iteration yields each key once, of those that the map has at its begin. Empty slots, as of a
     prog array, are no keys. In a slot is put a `Program`, a `Map`, a `Device` or a socket; it
-    reads as the id that the kernel gives, or not at all.
+    reads as the id that the kernel gives, or not at all. The one element of a map of global
+    variables is a `dict` of them.
 
     The value of a per-CPU map is a list, with one value for each possible CPU; it is set by such a
     list, or by one value for all, an array then as a tuple. See `total`, too.
