@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_bpflink import BpfError, KernelInfo, WrongArgument
+from pytest_bpflink import BpfError, WrongArgument
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,9 +25,7 @@ _LIBC = next(
     if Path(line.split()[-1]).name.startswith("libc.so") or "/libc-" in line
 )
 
-needs_links = pytest.mark.skipif(
-    KernelInfo().version < (5, 15), reason="perf events have links since 5.15"
-)
+needs_links = pytest.mark.bpf_requires("link:perf_event", since="5.15")
 
 needs_kprobes = pytest.mark.skipif(
     not Path("/sys/bus/event_source/devices/kprobe").exists(),

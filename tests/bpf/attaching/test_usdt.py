@@ -37,7 +37,7 @@ _SPEC_SIZE = 304 if libbpf.version() >= "1.7" else 208
 HAS_LINKS = KernelInfo().version >= (5, 15)
 IS_MULTI = KernelInfo().version >= (6, 6) and libbpf.has("bpf_program__attach_uprobe_multi")
 
-needs_links = pytest.mark.skipif(not HAS_LINKS, reason="perf events have links since 5.15")
+needs_links = pytest.mark.bpf_requires("link:perf_event", since="5.15")
 
 
 @pytest.fixture(scope="module")
