@@ -137,6 +137,41 @@ def test_guest_that_compiles_itself_says_so(
     )
 
 
+@pytest.mark.usefixtures("project")
+def test_guest_without_clang_says_why_the_host_did_not_compile(
+    pytester: pytest.Pytester, with_fakes: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "cache"))
+    pytester.makepyfile(
+        test_own="""
+        import pytest
+        from pytest_bpflink import CompileError, Object
+        from pytest_bpflink.building import clang, compilation
+        from pytest_bpflink.matrix.worker import host_compiler
+
+        def test_own(monkeypatch, tmp_path, bpf_source):
+            for module in (clang, compilation):
+                monkeypatch.setattr(module, "clang", lambda: None)
+            with Object.open(bpf_source("int value = 5;")) as opened:
+                assert opened.data["value"] == 5
+            source = bpf_source("int value = 6;")
+            monkeypatch.setattr(host_compiler, "_WITHOUT_CLANG_SECONDS", 0)
+            with pytest.raises(CompileError, match="guest, and the host has not answered for 0 s"):
+                Object.open(source)
+            monkeypatch.setattr(host_compiler, "_WITHOUT_CLANG_SECONDS", 60)
+            monkeypatch.setenv("CPATH", str(tmp_path))
+            with pytest.raises(CompileError) as raised:
+                Object.open(source)
+            said = f"compile {source}: ENOENT (No such file or directory); clang is not installed"
+            assert f"{said} in this guest, and clang's variables (CPATH" in str(raised.value)
+            assert "set them before pytest starts, or give bpf_object() inc" in str(raised.value)
+        """
+    )
+    result = with_fakes("--kernel", "good", "test_own.py")
+    result.assert_outcomes(passed=1)
+    assert "is compiled in the guest" not in result.stdout.str()
+
+
 @pytest.fixture
 def request_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Request]:
     monkeypatch.setenv("BPFLINK_CACHE", str(tmp_path / "cache"))

@@ -15,7 +15,7 @@ from pytest_bpflink import BpfTrace
 from pytest_bpflink.features.privileges import missing_privileges
 from pytest_bpflink.ledger.estate import Estate
 from pytest_bpflink.system import estates, tracefs
-from tests.support import ROOT
+from tests.support import ROOT, kernel_runs
 from tests.support.sessions import run_session
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pytest_bpflink import Object
 
 PRINTS = ROOT / "tests/bpf/progs/prints.bpf.c"
+STREAMS = ROOT / "tests/bpf/progs/streams.bpf.c"
 
 CONFTEST = f"""
 import os, pytest
@@ -114,6 +115,69 @@ def test_failed_tests_in_guests_show_it_too(tmp_path: Path) -> None:
     assert sections(result.stdout.str()) == [
         "a packet of 40 bytes\nits mark: 0",
         "a packet of 20 bytes\nits mark: 0\none\ntwo\nthree times",
+    ]
+
+
+STREAMED = f"""
+def test_writes(bpf_object):
+    loaded = bpf_object({str(STREAMS)!r})
+    for _ in range(2):
+        loaded.program("print").run()
+    loaded.program("again").run()
+    assert 0
+
+def test_wrote_before_and_takes_it(bpf_object):
+    loaded = bpf_object({str(STREAMS)!r})
+    loaded.program("print").run()
+    assert loaded.program("print").read_stream() == "a number: 7\\n"
+    assert 0
+
+def test_passes(bpf_object):
+    bpf_object({str(STREAMS)!r}).program("print").run()
+
+def test_prints(bpf_object, loaded):
+    bpf_object({str(STREAMS)!r}).program("again").run()
+    loaded.program("print").run(bytes(20))
+    assert 0
+"""
+
+
+def test_failed_tests_in_guests_show_the_streams_of_programs(tmp_path: Path) -> None:
+    """The same sections are in the reports by kernel."""
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "test_it.py").write_text(STREAMED)
+
+    result = run_session(
+        tmp_path, "test_it.py", "--kernel", "7.2", "--kernel-report=report.json", timeout=300
+    )
+
+    result.assert_outcomes(passed=1, failed=3)
+    report = kernel_runs.read(tmp_path / "report.json")
+
+    def shown(test: str) -> list[tuple[str, str]]:
+        index = kernel_runs.results(report, test)["7.2"]["details"]
+        each = [(section["title"], section["text"]) for section in report["details"][index]]
+        return [
+            (title, re.sub(r"\[ *\d+\.\d+\] ", "", text))
+            for title, text in each
+            if title.startswith("BPF")
+        ]
+
+    once = "a number: 7"
+    assert shown("test_writes") == [
+        ("BPF stdout of print", f"{once}\n{once}"),
+        ("BPF stderr of again", once),
+    ]
+    assert shown("test_wrote_before_and_takes_it") == []
+    assert shown("test_prints") == [
+        ("BPF trace", "a packet of 20 bytes\nits mark: 0"),
+        ("BPF stderr of again", once),
+    ]
+    assert sorted(re.findall("-+ (BPF .+?) -+", result.stdout.str())) == [
+        "BPF stderr of again",
+        "BPF stderr of again",
+        "BPF stdout of print",
+        "BPF trace",
     ]
 
 

@@ -14,4 +14,13 @@ int print(void *context)
 	return bpf_stream_vprintk(1, format, arguments, sizeof(arguments));
 }
 
+SEC("syscall")
+int again(void *context)
+{
+	static const char format[] = "a number: %d\n";
+	__u64 arguments[] = {7};
+
+	return bpf_stream_vprintk(2, format, arguments, sizeof(arguments));
+}
+
 char LICENSE[] SEC("license") = "GPL";
