@@ -118,8 +118,8 @@ class Program(LoadedProgram):
 
     @property
     def owner(self) -> Owner:
-        """The object that it is borrowed from. Raises `BpfError` for a program without one."""
-        return self._of_object("attach").owner
+        """The object that it is borrowed from. Raises `BpfError` with EINVAL for none."""
+        return self._of_object("look for the object of").owner
 
     @property
     def expected_attach_type(self) -> AttachType:
