@@ -243,7 +243,7 @@ class Btf:
                 return struct.unpack(self._float(each), data[: each.size_or_type])[0]
             case Kind.ARRAY:
                 return self._decode_array(each, data)
-            case Kind.STRUCT | Kind.UNION | Kind.DATASEC:
+            case Kind.STRUCT | Kind.UNION:
                 return {
                     name: self._decode_member(member, data, bit, bits)
                     for name, member, bit, bits in self._members(each)
@@ -266,7 +266,7 @@ class Btf:
                 return struct.pack(self._float(each), value)
             case Kind.ARRAY:
                 return self._encode_array(each, value, present)
-            case Kind.STRUCT | Kind.UNION | Kind.DATASEC:
+            case Kind.STRUCT | Kind.UNION:
                 return self._encode_members(each, value, present)
         raise TypeError(f"a {each.kind.name} has no value in memory")
 
@@ -340,12 +340,8 @@ class Btf:
     def _members(self, each: _Type) -> Iterator[tuple[str, int, int, int]]:
         """Yield each member's name, type, bit offset, and bits (0: not a bit field).
 
-        The members of an anonymous struct or union are yielded in its place; those of a section are
-        its variables.
+        The members of an anonymous struct or union are yielded in its place.
         """
-        if each.kind is Kind.DATASEC:
-            yield from ((one.name, one.type_id, 8 * one.offset, 0) for one in self._variables(each))
-            return
         for index in range(each.members):
             name, type_id, place = self._three.unpack_from(
                 self._raw, each.extra + index * self._three.size

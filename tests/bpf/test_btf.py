@@ -168,12 +168,14 @@ def test_section_as_a_map(bpf_object: Callable[..., Object]) -> None:
     loaded = bpf_object("progs/loading.bpf.c", only=["sum"])
     hot = loaded.map(".data.hot")
     assert dict(hot) == {0: {"hot": 4}}
-    hot[0] = {"hot": 5}
+    hot["hot"] = 5
     assert loaded.section(".data.hot")["hot"] == 5
     [variables] = (dict(each) for each in loaded.maps.values() if each.name.endswith(".bss"))
     assert variables == {0: dict(loaded.bss)}
-    with pytest.raises(TypeError, match="no member 'cold'; there are: hot"):
-        hot[0] = {"cold": 1}
+    with pytest.raises(TypeError, match="set one by one"):
+        hot[0] = {"hot": 1}
+    with pytest.raises(KeyError):
+        hot["cold"] = 1
 
 
 def test_map_without_types(variables: Object) -> None:

@@ -46,8 +46,7 @@ class LoadedMap(Handle, MutableMapping[Any, Any]):
 
     An iteration yields each key once, of those that the map has at its begin. Empty slots, as of a
     prog array, are no keys. In a slot is put a `Program`, a `Map`, a `Device` or a socket; it
-    reads as the id that the kernel gives, or not at all. The one element of a map of global
-    variables is a `dict` of them.
+    reads as the id that the kernel gives, or not at all.
 
     The value of a per-CPU map is a list, with one value for each possible CPU; it is set by such a
     list, or by one value for all, an array then as a tuple. See `total`, too.
@@ -55,7 +54,7 @@ class LoadedMap(Handle, MutableMapping[Any, Any]):
     Queues, stacks and bloom filters have no keys: see `push`, `pop` and `peek`.
 
     A map of global variables (`.bss`, `.data`) has them by name: `map["counter"]`. Writing one
-    leaves the others as they are.
+    leaves the others as they are. Its one element is a `dict` of them.
 
     The keys of local storage are what the values belong to: a socket, an open file, a `Cgroup`, the
     pidfd of a process (`os.pidfd_open`). They can't be listed.
