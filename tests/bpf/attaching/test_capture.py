@@ -139,7 +139,9 @@ def test_vlan_tag_is_in_its_place(netns: NetNs) -> None:
     with sender, far.capture() as capture:
         sender.bind((near.name, 0))
         sender.send(frame)
-    assert frame in list(capture)
+        # The device's own packets may come first; a veth's come when the kernel has time.
+        while capture.next(within=10) != frame:
+            pass
 
 
 @pytest.fixture
@@ -190,10 +192,11 @@ def test_ten_thousand_packets(netns: NetNs) -> None:
     with near.netns.entered():
         sender = socket.socket(type=socket.SOCK_DGRAM)
     address = far.ipv4, 9  # nobody listens: each answer is an ICMP packet, unless they are too many
-    with sender, far.capture() as capture:
+    # The sender's end: on the other one a busy kernel drops packets before they are seen.
+    with sender, near.capture() as capture:
         for _ in range(10_000):
             sender.sendto(b"x", address)
-    assert sum(packet.direction is Direction.INGRESS for packet in capture) == 10_000
+    assert sum(packet.direction is Direction.EGRESS for packet in capture) == 10_000
     assert capture.lost == 0
 
 
