@@ -71,15 +71,14 @@ def to_tracepoint(program: ProgramHandle, target: str | None, *, cookie: int = 0
     if not event:
         hint = "a tracepoint is named with its category, as sched:sched_switch"
         raise BpfError(errno.EINVAL, f"attach {name}", hint=hint)
-    pointer = libbpf.call(
+    return _with_perf_event(
+        program,
+        name,
         "bpf_program__attach_tracepoint_opts",
-        program.pointer,
         category.encode(),
         event.encode(),
         ctypes.byref(opts.TracepointOptions(bpf_cookie=cookie)),
-        doing=f"attach {name}",
     )
-    return _perf_or_other(program, pointer, name)
 
 
 def to_raw_tracepoint(program: ProgramHandle, target: str | None) -> Link:
@@ -133,14 +132,9 @@ def to_system_call(
         retprobe = program.section.startswith("kretsyscall")
     name = f"{program.name} on system call {call}"
     options = opts.KsyscallOptions(bpf_cookie=cookie, retprobe=retprobe)
-    pointer = libbpf.call(
-        "bpf_program__attach_ksyscall",
-        program.pointer,
-        call.encode(),
-        ctypes.byref(options),
-        doing=f"attach {name}",
+    return _with_perf_event(
+        program, name, "bpf_program__attach_ksyscall", call.encode(), ctypes.byref(options)
     )
-    return _perf_or_other(program, pointer, name)
 
 
 def _kprobe(
@@ -148,14 +142,9 @@ def _kprobe(
 ) -> Link:
     name = f"{program.name} on {function}+{offset}"
     options = opts.KprobeOptions(offset=offset, retprobe=retprobe, bpf_cookie=cookie)
-    pointer = libbpf.call(
-        "bpf_program__attach_kprobe_opts",
-        program.pointer,
-        function.encode(),
-        ctypes.byref(options),
-        doing=f"attach {name}",
+    return _with_perf_event(
+        program, name, "bpf_program__attach_kprobe_opts", function.encode(), ctypes.byref(options)
     )
-    return _perf_or_other(program, pointer, name)
 
 
 def _uprobe(
@@ -172,16 +161,15 @@ def _uprobe(
     options = opts.UprobeOptions(
         retprobe=retprobe, bpf_cookie=cookie, func_name=function.encode() or None
     )
-    pointer = libbpf.call(
+    return _with_perf_event(
+        program,
+        name,
         "bpf_program__attach_uprobe_opts",
-        program.pointer,
         pid,
         os.fsencode(file),
         offset,
         ctypes.byref(options),
-        doing=f"attach {name}",
     )
-    return _perf_or_other(program, pointer, name)
 
 
 def to_kprobe_multi(
@@ -277,6 +265,12 @@ def _require_one_each(
     if cookies and len(cookies) != len(places):
         hint = f"{len(cookies)} cookies for {len(places)}: there must be one for each {what}"
         raise BpfError(errno.EINVAL, doing, hint=hint)
+
+
+def _with_perf_event(program: ProgramHandle, name: str, function: str, *arguments: Any) -> Link:
+    """Attach by a function of libbpf that makes a perf event, and a link to it where it can."""
+    pointer = libbpf.call(function, program.pointer, *arguments, doing=f"attach {name}")
+    return _perf_or_other(program, pointer, name)
 
 
 def _perf_or_other(program: ProgramHandle, pointer: int, name: str) -> Link:

@@ -177,7 +177,7 @@ def test_looking_at_a_program_array_does_not_keep_it(
     bpf_object: Callable[..., Object], cgroup: Cgroup, bpffs: BpfFs, _number: int
 ) -> None:
     """From 6.12 on it would if it was closed before the kernel has cleared it."""
-    daemon = bpf_object("progs/jumps.bpf.c")
+    daemon = bpf_object("../../ledger/progs/tail_call.bpf.c")
     with daemon.program("entry").attach(cgroup) as link:
         link.pin(bpffs / "link")
     jumps = daemon.map("jumps").id
