@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from pytest_bpflink.vm.kernels import Store, apt, debian
-from tests.support.kernel_trees import CONFIG, write
+from tests.support.kernel_trees import CONFIG, module_files, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +63,7 @@ def kernel_deb(
     files = {
         f"boot/vmlinuz-{release}": image,
         f"boot/config-{release}": config,
-        f"lib/modules/{release}/modules.order": "",
+        **module_files(f"lib/modules/{release}"),
     }
     return Deb(name, version, files, f"{depends} (= {version})" if depends else "")
 
@@ -78,7 +78,7 @@ def split_debs(release: str, version: str) -> list[Deb]:
         Deb(f"linux-image-{release}", version, {}, f"initramfs-tools (>= 0.1) | dracut, {depends}"),
         Deb(base, version, {}),
         Deb(binary, version, image, f"{base} (= {version})"),
-        Deb(modules, version, {f"{directory}/modules.order": ""}, f"kmod, {base} (= {version})"),
+        Deb(modules, version, module_files(directory), f"kmod, {base} (= {version})"),
     ]
 
 
@@ -91,7 +91,7 @@ def ubuntu_debs(release: str, version: str) -> list[Deb]:
     return [
         Deb(image, version, boot, depends, (*boot,)),
         Deb(f"linux-image-unsigned-{release}", version, boot, depends, (*boot,)),
-        Deb(modules, version, {f"boot/config-{release}": CONFIG, f"{directory}/modules.order": ""}),
+        Deb(modules, version, {f"boot/config-{release}": CONFIG, **module_files(directory)}),
         Deb(
             f"linux-modules-extra-{release}",
             version,

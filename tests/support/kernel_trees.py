@@ -36,11 +36,18 @@ CONFIG_LSM="landlock,lockdown,yama"
 # CONFIG_KASAN is not set
 """
 
-# A modules.dep with the drivers that guests need.
-MODULES = "".join(
-    f"kernel/{name}.ko:\n"
+_DRIVERS = [
+    f"kernel/{name}.ko"
     for name in ("virtio_pci", "virtio_console", "9pnet", "9pnet_virtio", "9p", "overlay")
-)
+]
+
+# A modules.dep with the drivers that guests need.
+MODULES = "".join(f"{name}:\n" for name in _DRIVERS)
+
+
+def module_files(directory: str) -> dict[str, str]:
+    """Return the drivers that guests need, as files that depmod lists; they have no content."""
+    return {f"{directory}/{name}": "" for name in ("modules.order", *_DRIVERS)}
 
 
 def write(path: Path, text: str = "") -> Path:

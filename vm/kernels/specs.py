@@ -176,13 +176,12 @@ def _checked(kernel: Kernel) -> Kernel:
 
 def _ready(kernel: Kernel, progress: Callable[[str], None]) -> Kernel:
     """Return a kernel whose modules have an index, and which can run as a guest."""
-    kernel = indexed(_checked(kernel), progress)
-    check_drivers(kernel)
-    return _fit(kernel)
+    return _fit(indexed(_checked(kernel), progress))
 
 
 def _fit(kernel: Kernel) -> Kernel:
-    """Return a kernel that is fit for guests of its architecture. Raises KernelUnusable."""
+    """Return a kernel that can run as a guest; its modules have an index. Raises KernelUnusable."""
+    check_drivers(kernel)
     if kernel.is_foreign and has_9p(kernel) is False:
         raise KernelUnusable(
             f"kernel {kernel.release} can't run as a guest: it has no 9p, and guests without it are"

@@ -23,7 +23,7 @@ from pytest_bpflink.vm.kernels import (
 from pytest_bpflink.vm.kernels.spelling import spelled
 from pytest_bpflink.vm.kernels.unpacked import Unpacked
 from tests.support.command import bpflink, table_of
-from tests.support.kernel_trees import CONFIG
+from tests.support.kernel_trees import CONFIG, module_files
 from tests.support.oci_layout import entry, layer, layout
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ CI_KERNEL = {"boot/vmlinuz": IMAGE, "boot/config": BUILTIN, "etc/passwd": "root"
 LVH = {
     f"data/kernels/6.6-main/boot/vmlinuz-{RELEASE}": "kernel",
     f"data/kernels/6.6-main/boot/config-{RELEASE}": CONFIG,
-    f"data/kernels/6.6-main/lib/modules/{RELEASE}/modules.order": "",
+    **module_files(f"data/kernels/6.6-main/lib/modules/{RELEASE}"),
 }
 
 
@@ -91,6 +91,7 @@ def test_image_of_little_vm_helper(tmp_path: Path) -> None:
 def test_image_of_a_system(tmp_path: Path) -> None:
     directory = f"./usr/lib/modules/{RELEASE}"
     files = {f"{directory}/vmlinuz": "kernel", f"{directory}/config": CONFIG}
+    files |= module_files(directory)
     kernel = find(f"oci:{layout(tmp_path / 'system', layer(files))}")
     assert (kernel.release, kernel.config["CONFIG_9P_FS"]) == (RELEASE, "m")
 

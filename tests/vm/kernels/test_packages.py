@@ -181,6 +181,15 @@ def test_package_that_can_not_serve_is_not_kept(downloads: Path) -> None:
     assert Unpacked().kernels() == []
 
 
+def test_package_without_a_module_that_guests_need(downloads: Path) -> None:
+    """The configuration has the driver as a module, and no package holds it."""
+    image = kernel_deb("linux-image-6.6.9-me", "6.6.9-1")
+    del image.files["lib/modules/6.6.9-me/kernel/virtio_pci.ko"]
+    (deb,) = build(downloads, image)
+    with pytest.raises(KernelUnusable, match=r"it has no virtio_pci \(CONFIG_VIRTIO_PCI\), "):
+        find(str(deb))
+
+
 def test_package_that_is_not_there(downloads: Path) -> None:
     with pytest.raises(KernelNotFound, match=r"none\.deb does not exist"):
         find(str(downloads / "none.deb"))
