@@ -313,9 +313,8 @@ def test_it(bpf_trace):
     assert result.ret == -signal.SIGKILL
     [left] = made(instances) - before
     (tmp_path / "test_it.py").write_text("def test_it(): pass\n")
-    shown = subprocess.check_output(
-        [ROOT / ".venv/bin/bpflink", "clean", "--dry-run", "--json"], text=True
-    )
+    clean = [sys.executable, "-m", "pytest_bpflink.cli", "clean", "--dry-run", "--json"]
+    shown = subprocess.check_output(clean, text=True)
     assert f'"trace instance {left}"' in shown
     run_session(tmp_path, "test_it.py").assert_outcomes(passed=1)
     assert left not in made(instances)
