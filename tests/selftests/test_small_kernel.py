@@ -52,7 +52,7 @@ def test_module_that_is_built_in(tmp_path: Path, small_kernel: Path) -> None:
         ("DEBUG_INFO_BTF",),
         ("BPF_JIT", "BPF_LSM"),
         ("BPF_EVENTS", "BPF_LSM", "KPROBES", "KPROBE_EVENTS", "UPROBE_EVENTS"),
-        ("CGROUP_BPF",),
+        ("BPF_STREAM_PARSER", "CGROUP_BPF"),
     ],
     ids=lambda options: options[0],
 )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_bpflink.vm.kernels import Kernel, find
-from pytest_bpflink.vm.machines import plain
+from pytest_bpflink.vm.machines import plain, virtme
 from pytest_bpflink.vm.machines.acceleration import Acceleration
 from pytest_bpflink.vm.machines.errors import ComposeError, MachineError
 from pytest_bpflink.vm.machines.machine import Machine
@@ -99,6 +99,17 @@ def test_size_and_options_are_passed_on(compose: Callable[..., list[str]]) -> No
 def test_init_stays_last(compose: Callable[..., list[str]]) -> None:
     """The kernel passes the words after init= on its command line to init."""
     assert kernel_command_line(compose(append=["x=1"]))[-1].startswith("init=")
+
+
+def test_host_name_of_a_kernel_with_a_long_id(kernel: Kernel) -> None:
+    """A kernel takes 64 characters; ids of paths can be longer."""
+    ids = ["6.12-" + "x" * length for length in (50, 51, 52, 500)]
+    names = [virtme.host_name(replace(kernel, id=id_)) for id_ in ids]
+    assert names[0] == "bpflink-6-12-" + "x" * 50
+    assert len({*names}) == len(names)
+    take = "import socket, sys; socket.sethostname(sys.argv[1])"
+    for name in names:
+        subprocess.run(["unshare", "--uts", sys.executable, "-c", take, name], check=True)
 
 
 @pytest.mark.parametrize("name", ["own", "a, b c's"])

@@ -6,6 +6,7 @@ Knows its path, options and errors, and the kernel parameters of every guest. `p
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
@@ -34,6 +35,8 @@ _USUAL_LSM = "landlock,lockdown,yama"
 # The kernel parameter with the directory of the modules, in quotes if that has a space.
 _MODULES = r'"virtme_link_mods=[^"]*"|(?<!")virtme_link_mods=\S*'
 
+_LONGEST_NAME = 63  # of a host: of 64 characters (__NEW_UTS_LEN) DNS takes one less
+_DIGITS = 4  # at the end of a longer one that was cut, so that two stay two
 
 # The file that `console_descriptor` names.
 CONSOLE = Path("/dev/fdset/1")
@@ -120,7 +123,11 @@ def virtme_run() -> str:
 
 def host_name(kernel: Kernel) -> str:
     """Return a guest's host name; with the host's, plugins would take both for one machine."""
-    return f"bpflink-{re.sub('[^a-z0-9]+', '-', kernel.id.lower())}".rstrip("-")
+    name = f"bpflink-{re.sub('[^a-z0-9]+', '-', kernel.id.lower())}".rstrip("-")
+    if len(name) <= _LONGEST_NAME:
+        return name
+    ends = hashlib.sha256(kernel.id.encode()).hexdigest()[:_DIGITS]
+    return f"{name[: _LONGEST_NAME - _DIGITS].rstrip('-')}-{ends}"
 
 
 def kernel_options(kernel: Kernel) -> Iterator[str]:
