@@ -10,6 +10,7 @@ They use the public API, as anyone's tests would, and eleven modules behind it:
 - `features.probing`, for the probes, which are compared with kernels, and to compare releases
 - `features.options`, for the options of a kernel that link types need
 - `session.requirements`, to skip or fail a test of what the kernel lacks, as `bpf_requires` does
-- `binding.btf` and `binding.kernel_btf`, for the kernel's own numbers of functions and enumerators
+- `binding.btf` and `binding.kernel_btf`, for the kernel's own numbers of functions and enumerators,
+  and the layout of its structures
 - `errors`, for the names of errnos on the page on link types
 """

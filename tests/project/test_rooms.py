@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 #: The rooms that may import pytest.
 KNOW_PYTEST = (
     "selftests",
+    "selftests/conformance/info",
     "selftests/conformance/creating",
     "selftests/conformance",
     "selftests/support",
