@@ -118,8 +118,9 @@ def test_which_refusal_wins(link: Link, stage: Stage, row: Row, bpf_kernel: Kern
 def test_nothing_is_kept(link: Link, stage: Stage, row: Row) -> None:
     """After all refusals the program can be freed, and the target as well.
 
-    A device that somebody holds is not removed: the command that removes it would not return. A
-    cgroup that somebody holds is dying, and counted by its parent.
+    A namespace that somebody holds keeps its links. A device that somebody holds is not removed:
+    the command that removes it would not return. A cgroup that somebody holds is dying, and counted
+    by its parent.
     """
     link.destroy()
     loaded = stage.renew()
@@ -129,6 +130,10 @@ def test_nothing_is_kept(link: Link, stage: Stage, row: Row) -> None:
     with inside(stage):
         for mistake in mistakes_of(row):
             _result(row, stage, mistake)
+    if row.link_type is LinkType.NETNS:
+        with stage.attach() as again:
+            stage.end_target()
+            eventually(lambda: _has_lost_target(again, row), what="the namespace is gone")
     loaded.close()
     eventually(lambda: not any(exists(*one) for one in held), what=f"{held} are gone")
     if isinstance(stage, InCgroup):
@@ -137,6 +142,11 @@ def test_nothing_is_kept(link: Link, stage: Stage, row: Row) -> None:
         eventually(lambda: "nr_dying_descendants 0" in _state(parent), what="the cgroup is gone")
     elif isinstance(stage, OnDevice | OnDummy):
         stage.end_target()
+
+
+def _has_lost_target(link: Link, row: Row) -> bool:
+    info = link.info
+    return all(getattr(info, name) == value for name, value in row.detached.items())
 
 
 def _state(cgroup: object) -> str:

@@ -151,16 +151,18 @@ def vmlinux_id() -> int:
     raise LookupError("no BTF of the kernel")
 
 
+def address(function: str) -> int:
+    """Return the address of a function of the kernel."""
+    text = _symbols()
+    end = max(text.find(f" {kind} {function}\n".encode()) for kind in "tT")
+    return int(text[text.rfind(b"\n", 0, end) + 1 : end], 16)
+
+
 @cache
-def addresses(*functions: str) -> tuple[int, ...]:
-    """Return the addresses of functions of the kernel. The file has 200,000 lines."""
+def _symbols() -> bytes:
+    """Return the kernel's symbols, 200,000 lines, which are read once."""
     with open("/proc/kallsyms", "rb") as file:
-        text = file.read()
-    found = []
-    for function in functions:
-        end = max(text.find(f" {kind} {function}\n".encode()) for kind in "tT")
-        found.append(int(text[text.rfind(b"\n", 0, end) + 1 : end], 16))
-    return tuple(found)
+        return file.read()
 
 
 def _attach_type(row: Row, stage: Any) -> int:
@@ -210,19 +212,19 @@ def _offsets(stage: Any) -> tuple[int, int]:
     return stage.offset_of("labs"), stage.offset_of("ffs")
 
 
-def _probed(stage: Any) -> int:
-    """Return where a kprobe on a function is: behind the landing pad that x86 has for IBT."""
+def _probed(function: str, stage: Any) -> int:
+    """Return where a probe at a function is: behind the landing pad that x86 has for IBT."""
     kernel = stage.request.getfixturevalue("bpf_kernel")
-    return addresses(stage.target)[0] + 4 * ("CONFIG_X86_KERNEL_IBT" in kernel.config)
+    return address(function) + 4 * ("CONFIG_X86_KERNEL_IBT" in kernel.config)
 
 
 def _by_address(stage: Any) -> list[tuple[int, int]]:
-    return sorted(zip(addresses(*stage.target), (COOKIE, COOKIE + 1), strict=True))
+    return sorted(zip(map(address, stage.target), (COOKIE, COOKIE + 1), strict=True))
 
 
 def _by_type(stage: Any) -> list[tuple[int, int, int]]:
     """Return type id, address and cookie of each function, in the order of the type ids."""
-    places = addresses(*stage.target)
+    places = [_probed(function, stage) for function in stage.target]
     return sorted(zip(stage.numbers, places, (COOKIE, COOKIE + 1), strict=True))
 
 
@@ -308,7 +310,7 @@ EXPECTED: dict[str, dict[str, _Field]] = {
     "perf_event.kprobe": {
         "func_name": _text(lambda stage: stage.target, "perf_event.kprobe.name_len"),
         "offset": _zero,
-        "addr": _number(_probed),
+        "addr": _number(lambda stage: _probed(stage.target, stage)),
         "missed": _zero,
         "cookie": _cookie,
     },

@@ -14,7 +14,7 @@ from pytest_bpflink.selftests.conformance.checks import every_row
 from pytest_bpflink.selftests.conformance.creating.call import attach_type_of
 from pytest_bpflink.selftests.conformance.info.asked import (
     COOKIE,
-    addresses,
+    address,
     expected,
     form_of,
     vmlinux_id,
@@ -143,7 +143,7 @@ def _perf_event(row: Row, _stage: Any, wanted: dict[str, Any], _kernel: KernelIn
 
 def _kprobe_multi(_row: Row, stage: Any, wanted: dict[str, Any], _kernel: KernelInfo) -> list[str]:
     cookies = wanted["cookies"].value
-    names = sorted(stage.target, key=addresses)
+    names = sorted(stage.target, key=address)
     return [
         f"kprobe_cnt:\t{len(names)}",
         f"missed:\t{wanted['missed']}",
