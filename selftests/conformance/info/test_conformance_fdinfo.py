@@ -10,7 +10,7 @@ import pytest
 from pytest_bpflink import LinkType
 from pytest_bpflink.binding import libbpf
 from pytest_bpflink.binding.uapi import BpfProgInfo
-from pytest_bpflink.selftests.conformance.checks import every_row
+from pytest_bpflink.selftests.conformance.checks import full_row
 from pytest_bpflink.selftests.conformance.creating.call import attach_type_of
 from pytest_bpflink.selftests.conformance.info.asked import (
     COOKIE,
@@ -38,7 +38,7 @@ _DIRECTIONS = {46: "ingress", 47: "egress", 54: "primary", 55: "peer"}
 
 
 # Links with cookies: without, reading a kprobe_multi link's fdinfo crashes 6.18.15.
-@every_row
+@full_row
 def test_fdinfo(asked: Link, stage: Stage, row: Row, bpf_kernel: KernelInfo) -> None:
     """The lines of the type are what was asked for, in the kernel's order."""
     with open(f"/proc/self/fdinfo/{asked.fd}", encoding="utf-8") as file:
