@@ -11,10 +11,19 @@ import errno
 import os
 import socket
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pytest_bpflink import AttachFlags, AttachType, LinkType, PerfEvent, SoftwareEvent, XdpFlags
+from pytest_bpflink import (
+    AttachFlags,
+    AttachType,
+    BpfError,
+    LinkType,
+    PerfEvent,
+    SoftwareEvent,
+    XdpFlags,
+)
+from pytest_bpflink.binding.kernel_btf import vmlinux
 from pytest_bpflink.binding.uapi import IterInfo
 from pytest_bpflink.features import probing
 from pytest_bpflink.selftests.conformance.creating.call import attach_type_of, numbers, texts
@@ -227,9 +236,25 @@ def _unseen(*paths: str) -> tuple[Mistake, ...]:
     return tuple(_mistake(f"{path} for nothing", path, 1, OK) for path in paths)
 
 
-def _since(feature: str, old: int, new: int) -> _Errno:
-    """Give `new` where a feature is there: distributions bring these to older kernels."""
-    return lambda _kernel: old if probing.absence(feature) else new
+# Distributions bring PREORDER and revisions of cgroups to kernels older than 6.15 and 6.17.
+
+
+def _takes_preorder(_kernel: KernelInfo) -> int:
+    return errno.EINVAL if probing.absence("cgroup:preorder") else OK
+
+
+def _with_revisions(old: int, new: int) -> _Errno:
+    """Give `new` where cgroups count revisions."""
+    return lambda kernel: new if _counts_revisions(kernel.version) else old
+
+
+@cache
+def _counts_revisions(release: tuple[int, ...]) -> bool:
+    # Not the feature's probe, which needs libbpf 1.6 besides.
+    try:
+        return "revisions" in vmlinux().members("cgroup_bpf")
+    except BpfError:
+        return release >= (6, 17)
 
 
 _NO_TARGET = (
@@ -282,7 +307,7 @@ _OF_TYPE: dict[LinkType, Sequence[Mistake]] = {
             "preordered",
             "flags",
             AttachFlags.PREORDER,
-            _since("cgroup:preorder", errno.EINVAL, OK),
+            _takes_preorder,
             is_paired=False,
         ),
         *_NO_DESCRIPTOR,
@@ -292,13 +317,13 @@ _OF_TYPE: dict[LinkType, Sequence[Mistake]] = {
             "wrong revision",
             "order.expected_revision",
             99,
-            _since("cgroup:revision", OK, errno.ESTALE),
+            _with_revisions(OK, errno.ESTALE),
         ),
         _mistake(
             "relative to nothing",
             "order.relative_fd",
             99,
-            _since("cgroup:revision", OK, errno.EINVAL),
+            _with_revisions(OK, errno.EINVAL),
         ),
     ),
     LinkType.ITER: (
