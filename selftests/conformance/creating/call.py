@@ -128,6 +128,12 @@ class LinkCreate(ctypes.Structure):
             place = getattr(place, name)
         setattr(place, last, value)
 
+    def copy(self) -> LinkCreate:
+        """Return the same call, with the same buffers."""
+        same = LinkCreate.from_buffer_copy(self)
+        same.__dict__["buffers"] = [*self.__dict__.get("buffers", ())]
+        return same
+
     def create(self) -> int:
         """Make the call, and return the link's descriptor. Raises `BpfError`."""
         return bpf(_LINK_CREATE, self, doing="create a link by hand")

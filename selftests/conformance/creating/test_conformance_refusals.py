@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_bpflink import KernelInfo
+    from pytest_bpflink.selftests.conformance.creating.call import LinkCreate
     from pytest_bpflink.selftests.conformance.creating.mistakes import Mistake
     from pytest_bpflink.selftests.conformance.row import Row
     from pytest_bpflink.selftests.conformance.stages import Stage
@@ -52,16 +53,17 @@ def test_refused(link: Link, stage: Stage, row: Row, bpf_kernel: KernelInfo) -> 
     link.destroy()
     right = creatable(row)(bpf_kernel)
     with inside(stage):
+        call = right_call(row, stage)
         before = set(link_ids())
         for mistake in mistakes_of(row):
             expected = mistake.errno(bpf_kernel) or right
-            assert _result(row, stage, mistake) == expected, mistake.name
+            assert _result(call, row, stage, mistake) == expected, mistake.name
         assert set(link_ids()) == before
         assert stage.ran() == NONE
         if right == OK:
-            assert _runs(row, stage)
+            assert _runs(call, stage)
         else:
-            assert _result(row, stage) == right
+            assert _result(call, row, stage) == right
     assert stage.ran() == NONE
 
 
@@ -104,13 +106,14 @@ def test_which_refusal_wins(link: Link, stage: Stage, row: Row, bpf_kernel: Kern
     link.destroy()
     right = creatable(row)(bpf_kernel)
     with inside(stage):
+        call = right_call(row, stage)
         before = set(link_ids())
         for first, second in itertools.combinations(mistakes_of(row), 2):
             expected, other = (one.errno(bpf_kernel) or right for one in (first, second))
             is_told = {expected, other} - {OK} and expected != other
             if first.is_paired and second.is_paired and is_told and first.may_go_with(second):
                 wins = expected or other
-                assert _result(row, stage, first, second) == wins, (first.name, second.name)
+                assert _result(call, row, stage, first, second) == wins, (first.name, second.name)
         assert set(link_ids()) == before
     assert stage.ran() == NONE
 
@@ -130,8 +133,9 @@ def test_nothing_is_kept(link: Link, stage: Stage, row: Row) -> None:
     if isinstance(stage.target, Map):
         held.append(("map", stage.target.id))
     with inside(stage):
+        call = right_call(row, stage)
         for mistake in mistakes_of(row):
-            _result(row, stage, mistake)
+            _result(call, row, stage, mistake)
     if row.link_type is LinkType.NETNS:
         with stage.attach() as again:
             stage.end_target()
@@ -158,9 +162,9 @@ def _dying(cgroup: Path) -> int:
     return int(counts["nr_dying_descendants"])
 
 
-def _result(row: Row, stage: Stage, *mistakes: Mistake) -> int:
-    """Make the call with some mistakes, end the link if there is one, and return the errno."""
-    call = right_call(row, stage)
+def _result(right: LinkCreate, row: Row, stage: Stage, *mistakes: Mistake) -> int:
+    """Make a call with some mistakes, end the link if there is one, and return the errno."""
+    call = right.copy()
     for mistake in mistakes:
         mistake.make(call, row, stage)
     try:
@@ -170,9 +174,9 @@ def _result(row: Row, stage: Stage, *mistakes: Mistake) -> int:
     return OK
 
 
-def _runs(row: Row, stage: Stage) -> bool:
-    """Make the right call, and say whether the program runs while its descriptor is open."""
-    fd = right_call(row, stage).create()
+def _runs(call: LinkCreate, stage: Stage) -> bool:
+    """Make a call, and say whether the program runs while the link's descriptor is open."""
+    fd = call.create()
     with Link.from_fd(fd) as link:
         os.close(fd)
         stage.note(link.id)
