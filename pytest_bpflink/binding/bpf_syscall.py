@@ -26,6 +26,22 @@ class _StreamRead(ctypes.Structure):
     )
 
 
+def bpf(command: int, attributes: ctypes.Structure, *, doing: str) -> int:
+    """Make the system call with a part of `union bpf_attr`, and return its result.
+
+    Raises `BpfError`.
+    """
+    result: int = libc().syscall(
+        _CALL_NUMBERS[platform.machine()],
+        command,
+        ctypes.byref(attributes),
+        ctypes.c_uint(ctypes.sizeof(attributes)),
+    )
+    if result < 0:
+        raise BpfError(ctypes.get_errno(), doing)
+    return result
+
+
 def read_stream(program: int, stream: int, *, doing: str) -> bytes:
     """`BPF_PROG_STREAM_READ_BY_FD`: take all that is in a stream of a program (6.17).
 
@@ -35,17 +51,13 @@ def read_stream(program: int, stream: int, *, doing: str) -> bytes:
     attributes = _StreamRead(ctypes.addressof(buffer), len(buffer), stream, program)
     taken = b""
     while True:
-        length = libc().syscall(
-            _CALL_NUMBERS[platform.machine()],
-            _PROG_STREAM_READ_BY_FD,
-            ctypes.byref(attributes),
-            ctypes.c_uint(ctypes.sizeof(attributes)),
-        )
-        if length < 0:
-            number = ctypes.get_errno()
-            if number == errno.EINVAL:
-                raise NotSupported(doing, since="Linux 6.17", here=f"Linux {os.uname().release}")
-            raise BpfError(number, doing)
+        try:
+            length = bpf(_PROG_STREAM_READ_BY_FD, attributes, doing=doing)
+        except BpfError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            here = f"Linux {os.uname().release}"
+            raise NotSupported(doing, since="Linux 6.17", here=here) from error
         if not length:
             return taken
         taken += buffer.raw[:length]

@@ -81,6 +81,7 @@ class _Member(ctypes.Structure):
 
 
 _MEMBERS = _BITS = 0xFFFFFF
+_VLEN = 0xFFFF
 
 
 class Vmlinux:
@@ -106,6 +107,26 @@ class Vmlinux:
             self._text(each.name_off) or "": (index, (each.offset & _BITS) // 8)
             for index, each in enumerate(array)
         }
+
+    def fields(self, name: str) -> dict[str, tuple[int, int]]:
+        """Return the fields of a struct and of the structs and unions in it, by path.
+
+        Of each field, the offset and the size in bytes. Members without a name have no part in the
+        path: `detail.count` is a field of the struct `detail`, wherever that stands.
+        """
+        return dict(self._fields(self.find(name, Kind.STRUCT), "", 0))
+
+    def _fields(self, type_id: int, path: str, at: int) -> Iterator[tuple[str, tuple[int, int]]]:
+        found = self._type(type_id)
+        while (kind := found.info >> 24 & 31) == Kind.TYPEDEF:
+            found = self._type(found.size)  # the number of the type that it names
+        if kind not in {Kind.STRUCT, Kind.UNION}:
+            yield path, (at, found.size)
+            return
+        for each in (_Member * (found.info & _VLEN)).from_address(_behind(found)):
+            name = self._text(each.name_off)
+            inner = f"{path}.{name}".lstrip(".") if name else path
+            yield from self._fields(each.type, inner, at + (each.offset & _BITS) // 8)
 
     def size(self, name: str) -> int:
         """Return the size of a struct in bytes."""

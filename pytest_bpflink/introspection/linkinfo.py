@@ -95,7 +95,9 @@ class PerfEventLinkInfo(LinkInfo):
     """A program on a perf event (5.15); everything beyond the common part since 6.6.
 
     `name` is the function of a kprobe, the file of a uprobe, the name of a tracepoint; `config` and
-    `perf_type` (`PERF_TYPE_SOFTWARE` is 1) are a perf event's own.
+    `perf_type` (`PERF_TYPE_SOFTWARE` is 1) are a perf event's own. `missed` counts the hits of a
+    kprobe that ran no program, since another kprobe's handler was running (6.7); `ref_ctr_offset`
+    is the offset of a uprobe's counter of holders (after 6.12).
     """
 
     event_type: PerfEventType = PerfEventType.UNSPEC
@@ -105,6 +107,8 @@ class PerfEventLinkInfo(LinkInfo):
     config: int = 0
     cookie: int = 0
     perf_type: int = 0
+    missed: int = 0
+    ref_ctr_offset: int = 0
     type: LinkType = field(default=LinkType.PERF_EVENT, kw_only=True)
 
 
@@ -376,11 +380,16 @@ def _read_perf_event(fd: int, raw: BpfLinkInfo) -> LinkInfo:
                 "offset": it.kprobe.offset,
                 "address": it.kprobe.addr,
                 "cookie": it.kprobe.cookie,
+                "missed": it.kprobe.missed,
             }
         case PerfEventType.UPROBE | PerfEventType.URETPROBE:
             it.uprobe.file_name, it.uprobe.name_len = name.place
             _read_again(fd, raw)
-            found = {"offset": it.uprobe.offset, "cookie": it.uprobe.cookie}
+            found = {
+                "offset": it.uprobe.offset,
+                "cookie": it.uprobe.cookie,
+                "ref_ctr_offset": it.uprobe.ref_ctr_offset,
+            }
         case PerfEventType.TRACEPOINT:
             it.tracepoint.tp_name, it.tracepoint.name_len = name.place
             _read_again(fd, raw)

@@ -106,8 +106,12 @@ class Uprobe(Syscalls):
     def trace(self, function: str) -> None:
         """Choose the function to trace."""
         self._function = getattr(self._library, function)
-        offset = _file_offset(self._function, self._file)
+        offset = self.offset_of(function)
         self.options |= {"offsets": [offset]} if "multi" in self.name else {"offset": offset}
+
+    def offset_of(self, function: str) -> int:
+        """Return the offset in the file of a function."""
+        return file_offset(getattr(self._library, function), self._file)
 
     def twin(self) -> Stage:
         """Trace another function."""
@@ -211,7 +215,7 @@ def copy_libc(directory: Path) -> Path:
     return Path(shutil.copyfile(mapped, directory / "libc_copy.so"))
 
 
-def _file_offset(function: Any, file: Path) -> int:
+def file_offset(function: Any, file: Path) -> int:
     """Return the offset in its file of a function of this process."""
     address = ctypes.cast(function, ctypes.c_void_p).value or 0
     with open("/proc/self/maps", encoding="utf-8") as lines:

@@ -132,4 +132,6 @@ def _batches() -> dict[Names, Names]:
     batches = {programs: of_release[release] for programs, release in releases.items()}
     # The map of sockets is the target of its programs, and no two rows may have the same target.
     alone = [programs for programs in batches if programs[0] == Sockets.source]
+    siblings = [(*row.sibling, f"{row.sibling[1]}_alt") for row in ROWS if row.sibling]
+    alone += [programs for programs in siblings if programs not in batches]
     return batches | {programs: programs for programs in (STEPPER, *alone)}

@@ -126,6 +126,8 @@ NETWORK = [
         since="6.6",
         options={"sender": 0},
         config=VETH,
+        sibling=("net", "on_tcx_ingress"),
+        takes_sibling=always(OK),
     ),
     _ordered(
         "netkit_primary",
@@ -143,6 +145,8 @@ NETWORK = [
         options={"kind": "netkit", "sender": 1},
         holder="sender",
         since="6.7",
+        sibling=("net", "on_netkit_primary"),
+        takes_sibling=always(OK),
     ),
 ]
 

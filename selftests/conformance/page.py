@@ -32,6 +32,7 @@ _TOPICS = {
         "update from a wrong program",
         "update to another program type",
         "update to another attach type",
+        "update to another target",
         "update when detached",
         "update when its target is gone",
     ),

@@ -52,6 +52,11 @@ class Row:
     """Source and name of a program of the same type for another hook."""
     takes_sibling: Callable[[KernelInfo], int] = field(default=lambda _kernel: errno.EINVAL)
     """`OK`, or the errno of an update to the sibling."""
+    retargeted: tuple[str, ...] = ()
+    """Source and name of a program, or of a struct_ops map, for the same hook with another target,
+    which the program itself names."""
+    takes_retargeted: int = errno.EINVAL
+    """The errno of an update to it."""
     many_targets: bool = False
     """Whether a program can be attached to several targets, since its section names none."""
     keeps_module: Callable[[KernelInfo], bool] = field(default=lambda _kernel: True)

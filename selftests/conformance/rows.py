@@ -131,8 +131,29 @@ _EVENTS = [
 ]
 
 
+# Hooks whose programs have the same type. The other hooks have a type of their own.
+_SAME_TYPE = (
+    ("ingress", "egress"),
+    ("sock_create", "sock_release", "post_bind4", "post_bind6"),
+    ("bind4", "bind6", "connect4", "connect6"),
+    ("sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6"),
+    ("getpeername4", "getpeername6", "getsockname4", "getsockname6"),
+    ("connect_unix", "sendmsg_unix", "recvmsg_unix", "getpeername_unix", "getsockname_unix"),
+    ("getsockopt", "setsockopt"),
+)
+_SIBLINGS = {
+    name: ("cgroup", f"on_{names[index - 1]}")
+    for names in _SAME_TYPE
+    for index, name in enumerate(names)
+}
+
+
 def _cgroup(name: str, attach_type: AttachType, since: str = "5.7", **more: Any) -> Row:
-    usual: dict[str, Any] = {"brief": True, "takes_sibling": always(OK)}
+    usual: dict[str, Any] = {
+        "brief": True,
+        "sibling": _SIBLINGS.get(name, ()),
+        "takes_sibling": always(OK),
+    }
     info: Callable[[Any], dict[str, Any]] = lambda stage: {  # noqa: E731
         "cgroup_id": stage.target.id,
         "attach_type": attach_type,
@@ -163,7 +184,7 @@ _UNIX = {"since": "6.7", "libbpf": "1.3"}
 
 _CGROUPS = [
     _cgroup("ingress", AttachType.CGROUP_INET_INGRESS, counts_packets=True),
-    _cgroup("egress", AttachType.CGROUP_INET_EGRESS, **_FULL, sibling=("cgroup", "on_ingress")),
+    _cgroup("egress", AttachType.CGROUP_INET_EGRESS, **_FULL),
     _cgroup("sock_create", AttachType.CGROUP_INET_SOCK_CREATE),
     _cgroup("sock_release", AttachType.CGROUP_INET_SOCK_RELEASE, "5.9"),
     _cgroup("post_bind4", AttachType.CGROUP_INET4_POST_BIND),
@@ -198,6 +219,8 @@ _CGROUPS = [
         needs="attach:lsm_cgroup",
         sibling=("events", "on_lsm"),
         takes_sibling=always(errno.ENOENT),
+        retargeted=("cgroup", "on_lsm_listen"),
+        takes_retargeted=errno.ENOENT,
     ),
 ]
 
@@ -268,6 +291,7 @@ _STRUCT_OPS = [
         detached={"map_id": 0},
         precedence=(errno.EINVAL, errno.ENOLINK, errno.EPERM),
         again=always(errno.EEXIST),
+        retargeted=("struct_ops", "congestion_other"),
     ),
 ]
 

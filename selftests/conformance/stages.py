@@ -72,7 +72,9 @@ class Stage:
         """Replace the shared object by one of this test's own, which the test may close."""
         self.object = self._undo.enter_context(self.load_anew(*self._wanted))
         for name in ("first", "second", "target"):
-            if isinstance(self.__dict__.get(name), Program | Map):
+            # A program for a target is another object's.
+            kinds = Map if name == "target" else Program | Map
+            if isinstance(self.__dict__.get(name), kinds):
                 del self.__dict__[name]
         return self.object
 
@@ -134,6 +136,9 @@ class Stage:
             program or self.first, **given, **self.options
         )
         return link
+
+    def note(self, link_id: int) -> None:
+        """Take note of a link that was made by other means than `attach`."""
 
     def ran(self) -> tuple[bool, bool]:
         """Trigger the hook, and say whether the first and whether the second program ran."""
@@ -203,8 +208,12 @@ class Iterator(Stage):
     def attach(self, program: Program | Map | None = None) -> Link:
         """Attach, and remember the link for `trigger`."""
         link = super().attach(program)
-        self._ids.append(link.id)
+        self.note(link.id)
         return link
+
+    def note(self, link_id: int) -> None:
+        """Remember a link for `trigger`."""
+        self._ids.append(link_id)
 
     def trigger(self) -> None:
         """Make and read a file of each link that is still alive."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_bpflink import Program
+from pytest_bpflink import LinkType, Program
 from pytest_bpflink.selftests.conformance.checks import (
     FIRST,
     NONE,
@@ -104,16 +104,31 @@ def test_update_to_other_attach_type(
     link: Link, stage: Stage, row: Row, outcome: Outcomes, bpf_kernel: KernelInfo
 ) -> None:
     """A program of the same type for another hook is refused, or runs where it is not meant to."""
-    with stage.load_anew(*row.sibling) as others:
-        sibling = others.program(row.sibling[1])
-        result = outcome("update to another attach type", update, link, sibling)
-        assert result == row.takes_sibling(bpf_kernel)
-        assert link.info.prog_id == (stage.prog_id if result else sibling.id)
-        assert stage.ran() == (FIRST if result else NONE)  # the sibling counts in another object
-        if not result:
-            stage.trigger()
-            assert others.bss[f"{sibling.name}_calls"] > 0
-        link.destroy()
+    source, name = row.sibling
+    others = stage.load(source, name, f"{name}_alt")
+    before = others.bss[f"{name}_calls"]
+    sibling = others.program(name)
+    result = outcome("update to another attach type", update, link, sibling)
+    assert result == row.takes_sibling(bpf_kernel)
+    assert link.info.prog_id == (stage.prog_id if result else sibling.id)
+    assert stage.ran() == (FIRST if result else NONE)
+    assert (others.bss[f"{name}_calls"] > before) is (not result)
+    link.destroy()
+    assert stage.ran() == NONE
+
+
+@each(lambda row: row.retargeted)
+def test_update_to_other_target(link: Link, stage: Stage, row: Row, outcome: Outcomes) -> None:
+    """A program for the same hook that names another target is refused, and the first runs on."""
+    source, name = row.retargeted
+    if row.link_type is LinkType.STRUCT_OPS:
+        result = outcome("update to another target", update, link, stage.object.map(name))
+    else:
+        with stage.load_anew(source, name) as others:
+            result = outcome("update to another target", update, link, others.program(name))
+    assert result == row.takes_retargeted
+    assert link.info.prog_id == stage.prog_id
+    assert stage.ran() == FIRST
 
 
 @full_row

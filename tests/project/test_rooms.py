@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 #: The rooms that may import pytest.
 KNOW_PYTEST = (
     "selftests",
+    "selftests/conformance/info",
+    "selftests/conformance/creating",
     "selftests/conformance",
     "selftests/support",
     "pytest_bpflink/plugin.py",
@@ -40,14 +42,17 @@ INSIDES = (
 
 #: The modules behind the public API that selftests may import; selftests/__init__.py says why.
 BEHIND_THE_API = {
+    "pytest_bpflink.binding.bpf_syscall",
     "pytest_bpflink.binding.btf",
     "pytest_bpflink.binding.kernel_btf",
     "pytest_bpflink.binding.libbpf",
     "pytest_bpflink.binding.opts",
+    "pytest_bpflink.binding.uapi",
     "pytest_bpflink.errors",
     "pytest_bpflink.features.options",
     "pytest_bpflink.features.probing",
     "pytest_bpflink.session.requirements",
+    "pytest_bpflink.system.perf_events",
 }
 
 LOOSE = {"__init__.py", "cli.py", "errors.py", "fixtures.py", "plugin.py"}

@@ -31,5 +31,6 @@ TWICE(setsockopt, "cgroup/setsockopt", struct bpf_sockopt, EVERY, 1)
 TWICE(device, "cgroup/dev", struct bpf_cgroup_dev_ctx, EVERY, 1)
 TWICE(sock_ops, "sockops", struct bpf_sock_ops, EVERY, 1)
 TWICE(lsm_cgroup, "lsm_cgroup/socket_bind", void, EVERY, 1)
+TWICE(lsm_listen, "lsm_cgroup/socket_listen", void, EVERY, 1)
 
 char LICENSE[] SEC("license") = "GPL";

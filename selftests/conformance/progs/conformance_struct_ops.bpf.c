@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/* Two congestion controls for TCP with one name, so that a link can be updated to the other. */
+/* Two congestion controls for TCP with one name, so that a link can be updated to the other, and one
+ * with another name. */
 #include "conformance.h"
 #include <bpf/bpf_tracing.h>
 
@@ -61,6 +62,15 @@ struct tcp_congestion_ops congestion_alt = {
 	.undo_cwnd = (void *)undo,
 	.init = (void *)init_alt,
 	.name = "bpflink",
+};
+
+SEC(".struct_ops.link")
+struct tcp_congestion_ops congestion_other = {
+	.ssthresh = (void *)threshold,
+	.cong_avoid = (void *)avoid,
+	.undo_cwnd = (void *)undo,
+	.init = (void *)init_alt,
+	.name = "bpflink_other",
 };
 
 char LICENSE[] SEC("license") = "GPL";
