@@ -17,6 +17,8 @@ import pytest
 
 from pytest_bpflink import BpfError, MapType, ProgType
 from pytest_bpflink.binding import libbpf
+from pytest_bpflink.binding.btf import Kind
+from pytest_bpflink.binding.kernel_btf import vmlinux
 from pytest_bpflink.building.compilation import object_of
 from pytest_bpflink.building.recipe import Recipe
 from tests.support import ROOT
@@ -71,11 +73,13 @@ SINCE = {
 }
 #: The first kernels that may refuse these: they are not as the programs were written for.
 CHANGED = {
-    "bootstrap/fentry.bpf.c": (7, 0),  # do_unlinkat()
-    "bootstrap/lsm.bpf.c": (6, 15),  # the hook bpf() has another argument
+    # 6.12 knows what programs of hooks may return; with 6.15 the hook bpf() has another argument.
+    "bootstrap/lsm.bpf.c": (6, 12),
     # The verifier takes a variable for unused that only bpf_map_peek_elem() reads.
     "storage/without_keys.bpf.c": (7, 0),
 }
+#: Functions that not every kernel's BTF has: compilers give some other arguments than C does.
+FUNCTIONS = {"bootstrap/fentry.bpf.c": ("do_unlinkat", "vfs_statfs")}
 #: Options that not every kernel is built with.
 OPTIONS = {"tracing/symbols.bpf.c": "CONFIG_KALLSYMS_ALL"}
 #: The first libbpf that loads these; libbpf 1.1 loads all others.
@@ -187,9 +191,19 @@ def is_refused_for_a_reason(name: str, number: int, kernel: KernelInfo) -> bool:
         or kernel.version >= CHANGED.get(name, (99,))
         or release < LIBBPF.get(name, ())
         or (option is not None and kernel.config.get(option) != "y")
+        or (number == errno.ESRCH and not all(map(in_btf, FUNCTIONS.get(name, ()))))
         # Hosts may refuse trampolines to anyone.
         or (kernel.where == "native" and number == errno.EPERM)
     )
+
+
+def in_btf(function: str) -> bool:
+    """Whether programs can be attached to a function of the kernel by BTF."""
+    try:
+        vmlinux().find(function, Kind.FUNC)
+    except BpfError:
+        return False
+    return True
 
 
 def read(each: Map) -> None:
