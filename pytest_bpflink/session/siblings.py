@@ -19,7 +19,8 @@ _FIRST_PID_NAMESPACE = "pid:[4026531836]"
 
 def has_siblings(config: pytest.Config) -> bool:
     """Whether this process is one of several that may share a kernel."""
-    return "PYTEST_XDIST_WORKER" in os.environ and not is_in_guest(config)
+    # Not xdist's variable: a session that a test of a worker starts inherits that.
+    return hasattr(config, "workerinput") and not is_in_guest(config)
 
 
 def is_own(pid: int | None) -> bool:

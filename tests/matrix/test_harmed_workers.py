@@ -204,8 +204,9 @@ def test_a_conftest_file_that_fails_on_one_kernel_is_that_kernels_error(
 
 
 def test_a_conftest_file_that_fails_in_each_worker_ends_the_run(
-    pytester: pytest.Pytester, with_fakes: Run
+    pytester: pytest.Pytester, with_fakes: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # this session's own
     pytester.makeconftest(
         "import os\nif 'PYTEST_XDIST_WORKER' in os.environ: raise RuntimeError('never')"
     )

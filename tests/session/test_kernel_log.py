@@ -145,6 +145,16 @@ class Splats:
         return [outcome for outcome, name in self._outcomes if name == test]
 
 
+def test_session_that_a_worker_s_test_starts_has_no_siblings(
+    run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+
+    output = run('def test_splats(): say("splat 1")')
+
+    assert "The kernel logged this while this test ran, in an unnamed process:\n" in output
+
+
 @pytest.fixture(scope="module")
 def splats(tmp_path_factory: pytest.TempPathFactory) -> Splats:
     """Run tests during which the kernel logs lines: in each phase, and with each outcome."""
