@@ -10,7 +10,7 @@ export KERNELS ?= 5.10,6.1,6.12,7.2
 # of a kernel's sources: LIBBPF=../linux-7.3.
 LIBBPF ?= newest
 
-.PHONY: help prepare demo test conformance lint docs bench clean link-types soak test-machines
+.PHONY: help prepare demo test conformance lint docs bench clean link-types selftests-page soak test-machines
 
 help: ## Show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /    make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -34,6 +34,10 @@ link-types: prepare ## Run all selftests, and write docs/link-types.md from what
 	tools/python -m pytest selftests --kernel $(KERNELS) --bpf-libbpf $(LIBBPF) --junitxml=$$run && \
 	tools/python -m pytest_bpflink.selftests.conformance.page $$run > $$page && \
 	cat $$page > docs/link-types.md; status=$$?; rm -f $$run $$page; exit $$status
+
+selftests-page: prepare ## Write docs/selftests.md: which of the kernel's selftests on links are here
+	@page=$$(mktemp) && tools/python -m pytest_bpflink.selftests.upstream.page > $$page && \
+	cat $$page > docs/selftests.md; status=$$?; rm -f $$page; exit $$status
 
 lint: prepare ## Check the code without running it
 	@.venv/bin/tox -e lint

@@ -1,7 +1,8 @@
 """Links to cgroups beside and below programs attached without a link, and how many fit.
 
-Behaviour of tools/testing/selftests/bpf/prog_tests/{cgroup_attach_multi,cgroup_attach_override}.c,
-with links where upstream has none. Programs are numbered 1 to 4; "132" is the order they ran in.
+Behaviour of tools/testing/selftests/bpf/prog_tests/{cgroup_attach_multi,cgroup_attach_override}.c
+(Linux 4.15, 4.10), with links where upstream has none. Programs are numbered 1 to 4; "132" is the
+order they ran in.
 """
 
 from __future__ import annotations

@@ -1,7 +1,13 @@
 """Several links on one hook: the order that their programs run in, and which links are refused.
 
 Behaviour of tools/testing/selftests/bpf/prog_tests/{tc_links,tc_netkit,cgroup_mprog_opts,
-cgroup_preorder,netfilter_link_attach}.c, seen from the programs that ran and not from a query.
+cgroup_mprog_ordering,netfilter_link_attach}.c (Linux 6.6, 6.7, 6.17, 6.17, 6.4), seen from the
+programs that ran and not from a query.
+
+Beyond upstream, netkit's peer and cgroups are asked what upstream asks of tcx alone.
+
+Elsewhere: links beside classic filters and on a device that goes are in upstream/test_tc_links.py.
+
 Programs are numbered 1 to 4; "132" is the order they ran in.
 """
 
@@ -22,7 +28,7 @@ from pytest_bpflink.selftests.support.witness import datagram_socket
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_bpflink import Cgroup, Device, KernelInfo, Link, NetNs, Object
+    from pytest_bpflink import Cgroup, Device, Link, NetNs
 
 pytestmark = pytest.mark.guest_only
 
@@ -148,8 +154,6 @@ def test_update_is_a_revision(hook: Hook) -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param("tcx_ingress", marks=_TCX),
-        pytest.param("tcx_egress", marks=_TCX),
         pytest.param("netkit_primary", marks=_NETKIT),
         pytest.param("netkit_peer", marks=_NETKIT),
     ],
@@ -196,45 +200,6 @@ def test_impossible_flags(hook: Hook, request: pytest.FixtureRequest) -> None:
             hook.attach(2, flags=flags, relative=relative)
         assert refused.value.errno == expected
     assert hook.order() == "1"
-
-
-# Preorder (about 6.15): a parent's program before the child's.
-
-
-@pytest.fixture
-def programs() -> Iterator[Object]:
-    with numbered("cgroup") as loaded:
-        yield loaded
-
-
-@pytest.mark.bpf_requires("cgroup:preorder", since="6.15", libbpf="1.6")
-def test_preorder(programs: Object, cgroup: Cgroup, bpf_link: Callable[..., Link]) -> None:
-    """Links with PREORDER run first, the parent's before the child's; then the others as usual."""
-    child = cgroup.create("child")
-    hook = Hook(programs, "cgroup", bpf_link, partial(datagram_from, child))
-    hook.attach(1, target=child)
-    hook.attach(2, target=cgroup)
-    assert hook.order() == "12"
-    hook.attach(3, target=child, flags=AttachFlags.PREORDER)
-    hook.attach(4, target=cgroup, flags=AttachFlags.PREORDER)
-    assert hook.order() == "4312"
-
-
-@pytest.mark.bpf_requires("cgroup:preorder", since="6.15", libbpf="1.6")
-def test_update_beside_preorder(
-    programs: Object, cgroup: Cgroup, bpf_link: Callable[..., Link], bpf_kernel: KernelInfo
-) -> None:
-    """An update replaces the program of its link, not that of the PREORDER link beside it."""
-    hook = Hook(programs, "cgroup", bpf_link, partial(datagram_from, cgroup))
-    plain = hook.attach(1, target=cgroup)
-    preordered = hook.attach(2, target=cgroup, flags=AttachFlags.PREORDER)
-    assert hook.order() == "21"
-    plain.update(hook.program(3))
-    if hook.order() == "31" and bpf_kernel.version < (7, 0):
-        pytest.xfail("this kernel updates the place of the PREORDER link (seen on 6.18.15)")
-    assert hook.order() == "23"
-    preordered.update(hook.program(4))
-    assert hook.order() == "43"
 
 
 # Netfilter: by priority.

@@ -2,6 +2,10 @@
 
 Behaviour of tools/testing/selftests/bpf/prog_tests/sockmap_basic.c (Linux 6.10), seen from the
 programs that ran.
+
+Elsewhere: life, updates and errnos of one link are in the conformance rows sk_msg and sk_skb.
+
+Left out: what programs do with sockets and messages, which is no matter of links.
 """
 
 from __future__ import annotations

@@ -1,4 +1,13 @@
-"""One link from a program to many functions, by trampolines: fentry.multi and the like."""
+"""One link from a program to many functions, by trampolines: fentry.multi and the like.
+
+Behaviour of tools/testing/selftests/bpf/prog_tests/tracing_multi.c (Linux 7.2), seen from the
+programs that ran.
+
+Elsewhere: life, updates and errnos of one link are in the conformance rows fentry_multi,
+fexit_multi and fsession_multi.
+
+Left out: functions of upstream's own module, and benchmarks.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,17 @@
 """The kernel's `xdp_link`: one XDP program per device and mode, by a link or without.
 
 Ported from tools/testing/selftests/bpf/prog_tests/xdp_link.c (Linux 5.9).
+
+Beyond upstream, each refusal's errno, another mode than the present program's, devices without a
+native mode, and that programs run.
+
+Elsewhere: updates, detaching and info are in the conformance rows xdp-native, xdp-generic and
+xdp-dummy.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from functools import partial
 from typing import TYPE_CHECKING
@@ -99,16 +106,25 @@ def test_link_refuses_link(stage: OnDevice, device: Device, second: Program) -> 
 
 
 @pytest.mark.parametrize("held", ["native", "generic"])
+@pytest.mark.parametrize("by", ["link", "netlink"])
 def test_other_mode(
-    stage: OnDevice, device: Device, first: Program, second: Program, held: str
+    stage: OnDevice, device: Device, first: Program, second: Program, held: str, by: str
 ) -> None:
-    """A link in the other mode is EEXIST."""
+    """A link in another mode than the present program's is EEXIST, and so is a program."""
     present, wanted = (DRV_MODE, SKB_MODE) if held == "native" else (SKB_MODE, DRV_MODE)
-    with first.attach(device, **present):
-        with pytest.raises(BpfError) as refused:
-            second.attach(device, **wanted)
-        assert refused.value.errno == errno.EEXIST
+    with contextlib.ExitStack() as undo:
+        if by == "link":
+            undo.enter_context(first.attach(device, **present))
+        else:
+            _attach(device, first.fd, **present)
+            undo.callback(_detach, device, **present)
+        for attach in (partial(second.attach, device), partial(_attach, device, second.fd)):
+            with pytest.raises(BpfError) as refused:
+                attach(**wanted)
+            assert refused.value.errno == errno.EEXIST
         assert stage.ran() == _FIRST
+    with second.attach(device, **wanted):
+        assert stage.ran() == _SECOND
 
 
 @pytest.mark.usefixtures("own_target")
@@ -153,11 +169,11 @@ def test_device_gone(stage: OnDevice, device: Device, second: Program) -> None:
     assert refused.value.errno == errno.ENOLINK
 
 
-def _attach(device: Device, fd: int) -> None:
+def _attach(device: Device, fd: int, *, flags: int = 0) -> None:
     with device.netns.entered():
-        libbpf.call("bpf_xdp_attach", device.ifindex, fd, 0, None, doing="attach over netlink")
+        libbpf.call("bpf_xdp_attach", device.ifindex, fd, flags, None, doing="attach over netlink")
 
 
-def _detach(device: Device) -> None:
+def _detach(device: Device, *, flags: int = 0) -> None:
     with device.netns.entered():
-        libbpf.call("bpf_xdp_detach", device.ifindex, 0, None, doing="detach over netlink")
+        libbpf.call("bpf_xdp_detach", device.ifindex, flags, None, doing="detach over netlink")

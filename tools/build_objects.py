@@ -13,7 +13,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-PROGRAMS = ("pytest_bpflink/selftests/progs", "pytest_bpflink/selftests/conformance/progs")
+_SELFTESTS = "pytest_bpflink/selftests"
+PROGRAMS = tuple(f"{_SELFTESTS}/{room}progs" for room in ("", "conformance/", "upstream/"))
 
 
 class ObjectsHook(BuildHookInterface[Any]):

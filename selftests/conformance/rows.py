@@ -291,7 +291,7 @@ _STRUCT_OPS = [
         detached={"map_id": 0},
         precedence=(errno.EINVAL, errno.ENOLINK, errno.EPERM),
         again=always(errno.EEXIST),
-        retargeted=("struct_ops", "congestion_other"),
+        retargeted=("struct_ops", "congestion_renamed"),
     ),
 ]
 

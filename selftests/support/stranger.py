@@ -47,7 +47,7 @@ def with_capabilities(
 
     def run() -> None:
         try:
-            _drop_privileges_of_thread(keep=capabilities)
+            drop_privileges_of_thread(keep=capabilities)
             results.append(function(*arguments, **options))
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             errors.append(error)
@@ -60,7 +60,8 @@ def with_capabilities(
     return results[0]
 
 
-def _drop_privileges_of_thread(*, keep: Collection[int]) -> None:
+def drop_privileges_of_thread(*, keep: Collection[int]) -> None:
+    """Make this thread a stranger, but for some capabilities, for good."""
     # For the kernel, credentials belong to a thread. glibc applies setuid() to all threads of the
     # process, but neither setfsuid() nor capset(): only this thread loses its privileges.
     libc = ctypes.CDLL(None, use_errno=True)

@@ -20,6 +20,7 @@ KNOW_PYTEST = (
     "selftests",
     "selftests/conformance/info",
     "selftests/conformance/creating",
+    "selftests/upstream",
     "selftests/conformance",
     "selftests/support",
     "pytest_bpflink/plugin.py",

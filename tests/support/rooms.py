@@ -23,6 +23,7 @@ ROOMS = (
     "selftests",
     "selftests/conformance/info",
     "selftests/conformance/creating",
+    "selftests/upstream",
     "selftests/conformance",
     "selftests/support",
     "pytest_bpflink/plugin.py",

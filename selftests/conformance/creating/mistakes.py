@@ -26,17 +26,18 @@ from pytest_bpflink import (
 from pytest_bpflink.binding.kernel_btf import vmlinux
 from pytest_bpflink.binding.uapi import IterInfo
 from pytest_bpflink.features import probing
-from pytest_bpflink.selftests.conformance.creating.call import attach_type_of, numbers, texts
+from pytest_bpflink.selftests.conformance.creating.call import attach_type_of
 from pytest_bpflink.selftests.conformance.outcomes import OK
 from pytest_bpflink.selftests.conformance.row import always, before
+from pytest_bpflink.selftests.support.link_create import numbers, texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pytest_bpflink import KernelInfo
-    from pytest_bpflink.selftests.conformance.creating.call import LinkCreate
     from pytest_bpflink.selftests.conformance.row import Row
     from pytest_bpflink.selftests.conformance.stages import Stage
+    from pytest_bpflink.selftests.support.link_create import LinkCreate
 
 _Errno: TypeAlias = "Callable[[KernelInfo], int]"
 

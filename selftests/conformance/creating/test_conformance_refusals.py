@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_bpflink import KernelInfo
-    from pytest_bpflink.selftests.conformance.creating.call import LinkCreate
     from pytest_bpflink.selftests.conformance.creating.mistakes import Mistake
     from pytest_bpflink.selftests.conformance.row import Row
     from pytest_bpflink.selftests.conformance.stages import Stage
+    from pytest_bpflink.selftests.support.link_create import LinkCreate
 
 pytestmark = pytest.mark.guest_only
 

@@ -18,18 +18,18 @@ from pytest_bpflink.binding.uapi import BpfBtfInfo, BpfProgInfo, IterInfo, PerfE
 from pytest_bpflink.selftests.conformance.creating.call import (
     attach_type_of,
     inside,
-    numbers,
     open_raw_tracepoint,
     right_call,
 )
 from pytest_bpflink.selftests.conformance.info.reading import Numbers, Text, fields
+from pytest_bpflink.selftests.support.link_create import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_bpflink.selftests.conformance.creating.call import LinkCreate
     from pytest_bpflink.selftests.conformance.row import Row
     from pytest_bpflink.selftests.conformance.stages import Stage
+    from pytest_bpflink.selftests.support.link_create import LinkCreate
 
 COOKIE = 0x1234_5678_9ABC_DEF0
 """A cookie no two bytes of which are the same."""

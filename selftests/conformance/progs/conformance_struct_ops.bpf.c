@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/* Two congestion controls for TCP with one name, so that a link can be updated to the other, and one
- * with another name. */
+/* Two congestion controls for TCP with one name, so that a link can be updated to the other; and
+ * three that it can't be updated to: of another name, for maps without links, and incomplete. */
 #include "conformance.h"
 #include <bpf/bpf_tracing.h>
 
@@ -65,12 +65,29 @@ struct tcp_congestion_ops congestion_alt = {
 };
 
 SEC(".struct_ops.link")
-struct tcp_congestion_ops congestion_other = {
+struct tcp_congestion_ops congestion_renamed = {
 	.ssthresh = (void *)threshold,
 	.cong_avoid = (void *)avoid,
 	.undo_cwnd = (void *)undo,
 	.init = (void *)init_alt,
 	.name = "bpflink_other",
+};
+
+SEC(".struct_ops.link")
+struct tcp_congestion_ops congestion_incomplete = {
+	.ssthresh = (void *)threshold,
+	.undo_cwnd = (void *)undo,
+	.init = (void *)init_alt,
+	.name = "bpflink",
+};
+
+SEC(".struct_ops")
+struct tcp_congestion_ops congestion_unlinked = {
+	.ssthresh = (void *)threshold,
+	.cong_avoid = (void *)avoid,
+	.undo_cwnd = (void *)undo,
+	.init = (void *)init_alt,
+	.name = "bpflink",
 };
 
 char LICENSE[] SEC("license") = "GPL";
