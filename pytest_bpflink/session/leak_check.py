@@ -91,6 +91,8 @@ class LeakCheck:
             owners.append(self._test)
             # Fixtures may leave their pins to a wider fixture that unmounts the file system.
             leaks += self.ledger.judge_pins(self._test)
+        if owners:
+            self.ledger.advance(owners[0])
         for owner in owners:
             failed = owner is self._test and self._failed
             leaks += self.ledger.judge_attachments(owner, forgive_self=failed)
