@@ -1,10 +1,13 @@
 """Builds a small kernel without modules from Debian's sources, and keeps it in the cache.
 
-    tools/small-kernel [--without NAME]... [--tree DIR]
+    tools/small-kernel [--without NAME]... [--flavour FLAVOUR] [--tree DIR]
 
 The configuration is tinyconfig and the fragment that `bpflink kernels config --full` prints. Prints
 the directory of the kernel: `boot/` with image, configuration and System.map, and the uncompressed
 kernel in `usr/lib/debug/boot/`. The build takes 10 minutes of a processor and 4 GiB of the disk.
+
+Kernels of two flavours prove something about the tests: `mutants` has faults to choose from, and
+`debug` checks locks, RCU and memory.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ from pytest_bpflink.vm.kernels import fragment
 from pytest_bpflink.vm.kernels.apt import Apt, AptError, stanzas
 from pytest_bpflink.vm.kernels.config import parse_config
 from pytest_bpflink.vm.kernels.releases import version_key
+
+from .flavours.edits import ORIGINALS, EditError, edit_tree
+from .flavours.flavour import FLAVOURS, Flavour
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -77,16 +83,25 @@ class Recipe:
     without: tuple[str, ...] = ()
     """Options of the fragment, without `CONFIG_`, to set to n."""
 
+    flavour: str = ""
+    """One of FLAVOURS."""
+
     @property
     def name(self) -> str:
         """What the kernel's directory is called, before the key."""
-        return "-".join([SERIES, *(f"without-{name}" for name in self.without)])
+        flavour = [self.flavour] if self.flavour else []
+        return "-".join([SERIES, *flavour, *(f"without-{name}" for name in self.without)])
+
+    @property
+    def additions(self) -> Flavour:
+        """What the flavour adds."""
+        return FLAVOURS[self.flavour] if self.flavour else Flavour(config="")
 
     def text(self) -> str:
         """Return the fragment to merge."""
         whole = fragment.text(fragment.GUESTS | fragment.SELFTESTS)
         left_out = "".join(f"CONFIG_{name}=n\n" for name in self.without)
-        return f"{_OWN}{whole}{left_out}"
+        return f"{_OWN}{whole}{self.additions.config}{left_out}"
 
     def wanted(self) -> dict[str, str]:
         """Return the options that the finished configuration must have."""
@@ -112,7 +127,8 @@ def build(recipe: Recipe, *, tree: Path | None = None) -> Path:
     compilers = "".join(_first_line(name, "--version") for name in ("gcc", "pahole"))
     # Reasons may be put in other words.
     configuration = [line for line in recipe.text().splitlines() if line.startswith("CONFIG_")]
-    parts = "\n".join([version, compilers, *configuration])
+    edits = [repr(edit) for edit in recipe.additions.edits]
+    parts = "\n".join([version, compilers, *configuration, *edits])
     key = hashlib.sha256(parts.encode()).hexdigest()[:_KEY_LENGTH]
     root = cache_part("built-kernels")
     built = root / f"{recipe.name}-{key}"
@@ -124,6 +140,7 @@ def build(recipe: Recipe, *, tree: Path | None = None) -> Path:
                 source = tree or scratch / "tree"
                 _require_space(source)
                 _unpack(version, source)
+                _edit(recipe, source)
                 _configure(recipe, source, scratch / "fragment")
                 _make(source, scratch / "make.log", "bzImage")
                 (scratch / "kernel").mkdir()
@@ -215,7 +232,15 @@ def _unpack(version: str, source: Path) -> None:
     apt.forget()
     if done.returncode:
         raise BuildError(f"{package.name} can't be unpacked: {done.stderr.strip()[-500:]}")
+    shutil.rmtree(source / ORIGINALS, ignore_errors=True)
     mark.write_text(version)
+
+
+def _edit(recipe: Recipe, source: Path) -> None:
+    try:
+        edit_tree(source, recipe.additions.edits)
+    except EditError as error:
+        raise BuildError(f"the sources are not as machines/flavours knows them: {error}") from error
 
 
 def _configure(recipe: Recipe, source: Path, fragment_file: Path) -> None:
@@ -297,10 +322,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="set an option to n (repeatable)",
     )
     parser.add_argument(
+        "--flavour", choices=FLAVOURS, default="", help="what the kernel has beyond"
+    )
+    parser.add_argument(
         "--tree", type=Path, metavar="DIR", help="keep sources and objects for the next build"
     )
     chosen = parser.parse_args(arguments)
-    recipe = Recipe(without=tuple(sorted(chosen.without)))
+    recipe = Recipe(tuple(sorted(chosen.without)), chosen.flavour)
     try:
         print(build(recipe, tree=chosen.tree and chosen.tree.absolute()))
     except BuildError as error:

@@ -1,0 +1,1 @@
+"""Kernels that prove something about the tests: with faults to choose from, or with checks."""
