@@ -9,8 +9,12 @@ export KERNELS ?= 5.10,6.1,6.12,7.2
 # A SPEC of --bpf-libbpf. Link types that are newer than the distribution's newest libbpf need the libbpf
 # of a kernel's sources: LIBBPF=../linux-7.3.
 LIBBPF ?= newest
+# What building a small kernel takes. TREE keeps its sources and objects for the next build.
+KERNEL_PACKAGES = gcc make flex bison bc perl dwarves xz-utils dpkg libelf-dev
+KERNEL_TREE = $(if $(TREE),--tree $(TREE))
 
-.PHONY: help prepare demo test conformance lint docs bench clean link-types selftests-page soak test-machines
+.PHONY: help prepare demo test conformance lint docs bench clean link-types selftests-page kernel-bugs model
+.PHONY: kernel-mutants soak test-machines
 
 help: ## Show these targets
 	@sed -n 's/^\([a-z-]*\):.*## /    make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -39,6 +43,19 @@ selftests-page: prepare ## Write docs/selftests.md: which of the kernel's selfte
 	@page=$$(mktemp) && tools/python -m pytest_bpflink.selftests.upstream.page > $$page && \
 	cat $$page > docs/selftests.md; status=$$?; rm -f $$page; exit $$status
 
+kernel-bugs: prepare ## Write docs/kernel-bugs.md from the rows of selftests/bugs
+	@page=$$(mktemp) && .venv/bin/python -m pytest_bpflink.selftests.bugs.page > $$page && \
+	cat $$page > docs/kernel-bugs.md; status=$$?; rm -f $$page; exit $$status
+
+model: MINUTES = 10
+model: prepare ## Make up lives of links for MINUTES on each of KERNELS, and compare them with an oracle
+	@tools/python -m pytest selftests/test_link_model.py --kernel $(KERNELS) --bpf-libbpf $(LIBBPF) \
+	    --bpf-model-seconds $$(($(MINUTES) * 60)) --kernel-timeout $$(($(MINUTES) * 60 + 600))
+
+kernel-mutants: prepare ## Show which selftest finds each fault of a small kernel with 50 of them, one at a time
+	@tools/prepare $(KERNEL_PACKAGES)
+	@tools/kernel-mutants $(KERNEL_TREE) $(if $(ONLY),--only $(ONLY))
+
 lint: prepare ## Check the code without running it
 	@.venv/bin/tox -e lint
 
@@ -51,6 +68,7 @@ bench: ## Measure the cost of fixtures, link operations and guests, in ten minut
 	@.venv/bin/python bench/bench_run.py
 	@.venv/bin/python bench/bench_maps.py
 	@.venv/bin/python bench/bench_guests.py
+	@.venv/bin/python bench/bench_model.py
 
 soak: MINUTES = 20
 soak: prepare ## Use guests roughly for MINUTES: kills, full disks, damaged caches, 10,000 items

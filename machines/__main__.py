@@ -24,6 +24,7 @@ SESSIONS = {
     "arm64": 2,
     "cloud": 3,
     "kvm": 11,
+    "model": 4,
     "riscv64": 2,
     "s390x": 3,
     "small_kernel": 15,

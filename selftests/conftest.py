@@ -22,6 +22,7 @@ from pytest_bpflink.selftests.conformance.fixtures import (
 )
 from pytest_bpflink.selftests.conformance.outcomes import Outcomes
 from pytest_bpflink.selftests.conformance.row import Row
+from pytest_bpflink.selftests.model.fixtures import model_rows, world
 
 if TYPE_CHECKING:
     import pytest
@@ -30,6 +31,7 @@ __all__ = [
     "found",
     "libc_copy",
     "link",
+    "model_rows",
     "outcome",
     "own_target",
     "pin",
@@ -37,7 +39,26 @@ __all__ = [
     "programs",
     "shared_bpffs",
     "stage",
+    "world",
 ]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of lives that Hypothesis makes up."""
+    model = parser.getgroup("bpflink-model", "BPF links: lives that Hypothesis makes up")
+    model.addoption(
+        "--bpf-model-seconds",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="How long test_link_model makes up lives of links (default: %(default)g)",
+    )
+    model.addoption(
+        "--bpf-model-seed",
+        type=int,
+        metavar="N",
+        help="The seed of lives of test_link_model, which a failure names: live only these",
+    )
 
 
 def pytest_runtest_setup(item: pytest.Function) -> None:

@@ -21,7 +21,7 @@ pytestmark = [
 
 @pytest.fixture
 def link(request: pytest.FixtureRequest) -> Link:
-    """A KPROBE_MULTI link without cookies: 6.18.15 oopses at its fdinfo, see test_known_bugs."""
+    """A KPROBE_MULTI link without cookies: 6.18.15 oopses at its fdinfo, see bugs/rows.py."""
     stage = Functions(request, "on_kprobe_multi")
     del stage.options["cookies"]
     return stage.attach()

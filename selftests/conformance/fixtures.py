@@ -77,7 +77,7 @@ def own_target() -> None:
 @pytest.fixture
 def stage(row: Row, request: pytest.FixtureRequest) -> Stage:
     """The row's target, entered and ready to be triggered."""
-    made: Stage = _or_absent(row, request, partial(_make_stage, row, request))
+    made: Stage = _or_absent(row, request, partial(make_stage, row, request))
     return made
 
 
@@ -116,7 +116,8 @@ def _or_absent(row: Row, request: pytest.FixtureRequest, make: Callable[[], Any]
         raise
 
 
-def _make_stage(row: Row, request: pytest.FixtureRequest) -> Stage:
+def make_stage(row: Row, request: pytest.FixtureRequest) -> Stage:
+    """Make a row's stage. Raises `BpfError` where this kernel or libbpf lacks something for it."""
     if row.libbpf:
         probing.require_libbpf(row.libbpf, what=f"link row {row.id}")
     probing.require_bpf_lsm(row.options, what=f"link row {row.id}")

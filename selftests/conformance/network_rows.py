@@ -65,6 +65,7 @@ def _xdp(name: str, **more: Any) -> Row:
         "5.9",
         "xdp",
         again=always(errno.EBUSY),
+        alone=True,
         sibling=("net", "on_devmap"),
         **more,
     )
@@ -79,6 +80,7 @@ def _ordered(name: str, link_type: LinkType, attach_type: AttachType, **more: An
         attach_type=attach_type,
         libbpf="1.3",
         again=always(errno.EEXIST),
+        distinct=True,
         **more,
     )
 
@@ -90,6 +92,7 @@ NETWORK = [
         AttachType.FLOW_DISSECTOR,
         since="5.8",
         again=always(errno.E2BIG),
+        alone=True,
     ),
     _netns("sk_lookup", network.InNetNs, AttachType.SK_LOOKUP, since="5.9"),
     _xdp("xdp-native", options={"sender": 1} | network.DRV_MODE, config=VETH),
@@ -108,6 +111,7 @@ NETWORK = [
         detach=OK,
         many_targets=True,
         again=always(errno.EBUSY),
+        alone=True,
     ),
     _ordered(
         "tcx_ingress",
@@ -167,6 +171,7 @@ def _sockmap(name: str, attach_type: AttachType, *, sends: bool, **more: Any) ->
         many_targets=True,
         counts_packets=True,
         again=always(errno.EBUSY),
+        alone=True,
         **more,
     )
 

@@ -67,6 +67,10 @@ class Row:
     """`OK`, or the errno of attaching the same program to the same target a second time."""
     again_later: Callable[[KernelInfo], int] = field(default=lambda _kernel: OK)
     """`OK`, or the errno of attaching the program anew when its links are gone."""
+    alone: bool = False
+    """Whether a link keeps every other program off its target, with the errno of `again`."""
+    distinct: bool = False
+    """Whether an update to the program of another link to the target is refused, as `again`."""
     counts_packets: bool = False
     """Whether a trigger makes its program run exactly once, for one packet."""
     brief: bool = False

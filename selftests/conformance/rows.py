@@ -104,7 +104,7 @@ _EVENTS = [
     ),
     _perf("uprobe", events.Uprobe, config=_UPROBES),
     _perf("uretprobe", events.Uprobe, config=_UPROBES, options={"retprobe": True}),
-    _perf("perf_event", events.PageFaults, again=always(errno.EEXIST)),
+    _perf("perf_event", events.PageFaults, again=always(errno.EEXIST), alone=True),
     row_of(
         "kprobe_multi",
         LinkType.KPROBE_MULTI,

@@ -129,13 +129,17 @@ class Stage:
         """What programs are attached to; None if their section says it."""
         return None
 
-    def attach(self, program: Program | Map | None = None) -> Link:
-        """Attach the first program, or another."""
+    def close(self) -> None:
+        """Undo what the stage made for itself, before the test's end."""
+        self._undo.close()
+
+    def attach(
+        self, program: Program | Map | None = None, *, by: Callable[..., Link] | None = None
+    ) -> Link:
+        """Attach the first program, or another, by the fixture `bpf_link` or by another way."""
         given = {} if self.target is None else {"target": self.target}
-        link: Link = self.request.getfixturevalue("bpf_link")(
-            program or self.first, **given, **self.options
-        )
-        return link
+        attach: Callable[..., Link] = by or self.request.getfixturevalue("bpf_link")
+        return attach(program or self.first, **given, **self.options)
 
     def note(self, link_id: int) -> None:
         """Take note of a link that was made by other means than `attach`."""
@@ -173,8 +177,16 @@ class InCgroup(Stage):
         super().__init__(request, program)
         self._action = action
         self._inside = contextlib.ExitStack()
+        self.enter()
+        self._undo.callback(self.leave)
+
+    def enter(self) -> None:
+        """Move the process into the cgroup."""
         self._inside.enter_context(self.target.entered())
-        self._undo.callback(self._inside.close)
+
+    def leave(self) -> None:
+        """Move the process back out of it."""
+        self._inside.close()
 
     @cached_property
     def target(self) -> Cgroup:
@@ -191,7 +203,7 @@ class InCgroup(Stage):
 
     def end_target(self) -> None:
         """Leave the cgroup and remove it."""
-        self._inside.close()
+        self.leave()
         self.target.close()
         self.target.path.rmdir()
 
@@ -205,9 +217,11 @@ class Iterator(Stage):
         super().__init__(request, program, **options)
         self._ids: list[int] = []
 
-    def attach(self, program: Program | Map | None = None) -> Link:
+    def attach(
+        self, program: Program | Map | None = None, *, by: Callable[..., Link] | None = None
+    ) -> Link:
         """Attach, and remember the link for `trigger`."""
-        link = super().attach(program)
+        link = super().attach(program, by=by)
         self.note(link.id)
         return link
 
@@ -217,10 +231,11 @@ class Iterator(Stage):
 
     def trigger(self) -> None:
         """Make and read a file of each link that is still alive."""
-        for link_id in self._ids:
+        for link_id in tuple(self._ids):
             try:
                 link = Link.by_id(link_id)
             except BpfError:
+                self._ids.remove(link_id)
                 continue
             with link:
                 fd = libbpf.call("bpf_iter_create", link.fd, doing="make an iterator")

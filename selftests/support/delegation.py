@@ -15,61 +15,22 @@ import socket
 import struct
 from typing import TYPE_CHECKING, NoReturn
 
-from pytest_bpflink import AttachType, BpfError, ProgType
+from pytest_bpflink import BpfError
 from pytest_bpflink.binding.bpf_syscall import bpf
 from pytest_bpflink.selftests.support.path_fd import mount_bpffs, open_bpffs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_PROG_LOAD, _TOKEN_CREATE = 5, 36
-_TOKEN_FD = 1 << 16  # BPF_F_TOKEN_FD
+_TOKEN_CREATE = 36
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 _NEW_NAMESPACES = 0x10000000 | 0x00020000 | 0x40000000  # CLONE_NEWUSER, NEWNS and NEWNET
-
-
-class _ProgLoad(ctypes.Structure):
-    """The part of `union bpf_attr` for PROG_LOAD, as far as Linux 6.9 has it."""
-
-    _fields_ = (
-        ("prog_type", ctypes.c_uint32),
-        ("insn_cnt", ctypes.c_uint32),
-        ("insns", ctypes.c_uint64),
-        ("license", ctypes.c_uint64),
-        # From log_level to kern_version, which are not used.
-        ("before_flags", ctypes.c_uint32 * 5),
-        ("prog_flags", ctypes.c_uint32),
-        ("prog_name", ctypes.c_char * 16),
-        ("prog_ifindex", ctypes.c_uint32),
-        ("expected_attach_type", ctypes.c_uint32),
-        # From prog_btf_fd to log_true_size, which are not used.
-        ("before_token", ctypes.c_uint32 * 18),
-        ("prog_token_fd", ctypes.c_uint32),
-        ("padding", ctypes.c_uint32),
-    )
 
 
 class _TokenCreate(ctypes.Structure):
     """The part of `union bpf_attr` for TOKEN_CREATE."""
 
     _fields_ = (("flags", ctypes.c_uint32), ("bpffs_fd", ctypes.c_uint32))
-
-
-def prog_load(kind: ProgType, attach_type: AttachType, returns: int, *, token: int = 0) -> int:
-    """Load a program that returns a number, by the right of a token if there is one."""
-    code = struct.pack("=BBhi", 0xB7, 0, 0, returns) + struct.pack("=BBhi", 0x95, 0, 0, 0)
-    insns, gpl = ctypes.create_string_buffer(code), ctypes.create_string_buffer(b"GPL")
-    attributes = _ProgLoad(
-        prog_type=kind,
-        insn_cnt=2,
-        insns=ctypes.addressof(insns),
-        license=ctypes.addressof(gpl),
-        prog_flags=_TOKEN_FD if token else 0,
-        prog_name=b"delegated",
-        expected_attach_type=attach_type,
-        prog_token_fd=token,
-    )
-    return bpf(_PROG_LOAD, attributes, doing=f"load a program of type {kind.name}")
 
 
 def token_create(bpffs: int) -> int:

@@ -23,14 +23,10 @@ import pytest
 from pytest_bpflink import AttachType, BpfError, Link, ProgType
 from pytest_bpflink.selftests.conformance.checks import update_wrongly
 from pytest_bpflink.selftests.support.absence import made_or_absent
-from pytest_bpflink.selftests.support.delegation import (
-    as_delegate,
-    prog_load,
-    require_tokens,
-    token_create,
-)
+from pytest_bpflink.selftests.support.delegation import as_delegate, require_tokens, token_create
 from pytest_bpflink.selftests.support.link_create import link_create
 from pytest_bpflink.selftests.support.path_fd import open_bpffs, pin_at, set_option
+from pytest_bpflink.selftests.support.prog_load import prog_load
 from pytest_bpflink.selftests.support.stranger import drop_privileges_of_thread
 
 if TYPE_CHECKING:

@@ -21,6 +21,8 @@ KNOW_PYTEST = (
     "selftests/conformance/info",
     "selftests/conformance/creating",
     "selftests/upstream",
+    "selftests/bugs",
+    "selftests/model",
     "selftests/conformance",
     "selftests/support",
     "pytest_bpflink/plugin.py",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: From the top. A file is in the room of its own name, or else in the room of its folder.
 ROOMS = (
     "selftests",
+    "selftests/bugs",
+    "selftests/model",
     "selftests/conformance/info",
     "selftests/conformance/creating",
     "selftests/upstream",
