@@ -49,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     model.addoption(
         "--bpf-model-seconds",
         type=float,
-        default=10.0,
+        default=3.0,
         metavar="SECONDS",
         help="How long test_link_model makes up lives of links (default: %(default)g)",
     )
