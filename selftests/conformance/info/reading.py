@@ -7,6 +7,7 @@ expects, too.
 from __future__ import annotations
 
 import ctypes
+import sys
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -56,7 +57,7 @@ class Numbers:
     @property
     def written(self) -> bytes:
         """The bytes of all numbers."""
-        return b"".join(value.to_bytes(self.size, "little") for value in self.value)
+        return b"".join(value.to_bytes(self.size, sys.byteorder) for value in self.value)
 
 
 @cache
@@ -86,12 +87,12 @@ class Info:
     def set(self, path: str, value: int) -> None:
         """Set a field."""
         offset, size = fields()[path]
-        self._bytes[offset : offset + size] = value.to_bytes(size, "little")
+        self._bytes[offset : offset + size] = value.to_bytes(size, sys.byteorder)
 
     def get(self, path: str, *, signed: bool = False) -> int:
         """Return the value of a field."""
         offset, size = fields()[path]
-        return int.from_bytes(self._bytes[offset : offset + size], "little", signed=signed)
+        return int.from_bytes(self._bytes[offset : offset + size], sys.byteorder, signed=signed)
 
     def read(self, fd: int, *, length: int = 0) -> int:
         """Ask the kernel for all or for some bytes, and return how many there are.
