@@ -48,6 +48,8 @@ pytestmark = [
     pytest.mark.guest_only,  # it changes a setting of the whole machine
     pytest.mark.kernel(">=5.19"),
     pytest.mark.bpf_requires("link:perf_event", since="5.15"),
+    # arm64 warns of what processors leak then.
+    pytest.mark.allow_dmesg("WARNING: Unprivileged eBPF is enabled"),
 ]
 
 _SETTING = Path("/proc/sys/kernel/unprivileged_bpf_disabled")
