@@ -24,7 +24,7 @@ from pytest_bpflink.selftests.model.lives import LifeFailedError, Lived, live
 from pytest_bpflink.selftests.model.world import Hook, World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pytest_bpflink import KernelInfo
     from pytest_bpflink.selftests.conformance.row import Row
@@ -32,10 +32,20 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
 _HOOKS = ("egress", "raw_tp", "fentry")
-_BATCHES = 4
+_BATCHES = 40
 _LONGEST = 8  # steps, of which one makes the hook
 
 _update, _destroy, _pin, _by_id, _fork = Link.update, Link.destroy, Link.pin, Link.by_id, World.fork
+
+
+_left: list[int] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    yield
+    while _left:
+        os.close(_left.pop())
 
 
 def _nothing(*_: Any, **__: Any) -> None:
@@ -53,7 +63,7 @@ def _update_to_old(link: Link, program: Any, *, old: Any = None) -> None:
 
 def _destroy_and_leave(link: Link) -> None:
     with contextlib.suppress(OSError):
-        os.dup(link.fd)
+        _left.append(os.dup(link.fd))
     _destroy(link)
 
 
