@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -42,10 +44,13 @@ _left: list[int] = []
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left() -> Iterator[None]:
+def _nothing_is_left(tmp_path: Path) -> Iterator[None]:
     yield
     while _left:
         os.close(_left.pop())
+    for line in Path("/proc/mounts").read_text().splitlines():
+        if line.split()[1].startswith(f"{tmp_path}/"):
+            subprocess.run(["umount", line.split()[1]], check=True)
 
 
 def _nothing(*_: Any, **__: Any) -> None:
