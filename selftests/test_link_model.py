@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_bpflink.selftests.conformance.row import Row
     from pytest_bpflink.selftests.model.world import World
 
-# An update of a struct_ops link kills kernels; a lone life can kill one, too.
+# A life that nobody has tried may kill its kernel.
 pytestmark = [
     pytest.mark.guest_only,
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),

@@ -6,11 +6,10 @@ with the names of its subtests.
 Beyond upstream, the program has run when its info is read, an info that is refused leaves its
 buffers as they were, and a reader without privilege is shown no address of the kernel.
 
-Elsewhere: infos of links to tracing_multi are in test_tracing_multi.py, those of the other types in
-conformance/test_conformance_holding.py.
+Elsewhere: each field of the infos of all types, with buffers that are too short or are missing, is
+in conformance/info, and so is `ref_ctr_offset`.
 
-Left out: `ref_ctr_offset`, which needs a semaphore in the traced file; uprobes of 6.6 to 6.8, whose
-infos have no cookies.
+Left out: uprobes of 6.6 to 6.8, whose infos have no cookies.
 """
 
 from __future__ import annotations
